@@ -1,0 +1,1 @@
+"""The command line: one console script `riffusion`, one thin file per verb."""

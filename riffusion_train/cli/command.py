@@ -1,0 +1,45 @@
+"""What every config-driven verb shares: `--help`, `--show`, free-text flags, and composing the config."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import NoReturn, TypeVar
+
+from riffusion_train.config.compose import compose, conf_dir, config_keys, describe, group_options
+from riffusion_train.config.errors import InputError
+
+Root = TypeVar("Root")
+
+
+class FlagParser(argparse.ArgumentParser):
+    """An argument parser for the words that are not `key=value`; it raises `InputError` instead of exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def parse(verb: str, root: type[Root], words: Sequence[str]) -> Root | None:
+    """Compose the config of a verb that takes only `key=value` words; None when help was asked for and printed."""
+    if any(word in ("-h", "--help") for word in words):
+        print(help_text(verb, root))
+        return None
+    return compose(verb, root, words)
+
+
+def help_text(verb: str, root: type, flags: str = "") -> str:
+    """Return the help of a verb: its presets, and every key with type, default and meaning."""
+    lines = [f"usage: riffusion {verb} {flags}[key=value …]".replace("  ", " "), ""]
+    groups = [f.name for f in dataclasses.fields(root) if (conf_dir() / f.name).is_dir()]
+    if groups:
+        lines += ["presets:", *(f"  {name}={'|'.join(group_options(name))}" for name in groups), ""]
+    lines.append("keys:")
+    lines += [f"  {key}={_default(field)}" for key, field in config_keys(root).items()]
+    return "\n".join([*lines, "", "Every key is explained in docs/config.md."])
+
+
+def _default(field: "dataclasses.Field[object]") -> str:
+    if field.default is not dataclasses.MISSING:
+        return describe(field.default)
+    if field.default_factory is not dataclasses.MISSING:
+        return describe(field.default_factory())
+    return "…"

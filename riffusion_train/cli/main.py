@@ -1,0 +1,69 @@
+"""`riffusion VERB …`: find the verb, run it, turn its end into an exit code."""
+
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+from riffusion_train import __version__
+from riffusion_train.config.errors import EXIT_DONE, EXIT_FAULT, EXIT_INPUT, EXIT_STOPPED, InputError, StoppedError
+
+VERBS = {
+    "prepare": "slice captioned audio into a dataset of spectrogram images",
+    "train": "fine-tune a Stable Diffusion 1.5 model on a dataset",
+    "export": "write the model of a run as a diffusers folder",
+    "sample": "make music from a prompt",
+    "spectrogram": "encode audio to an image, decode an image to audio",
+    "demo": "the whole way on this machine: compose, prepare, train, sample, measure",
+}
+
+_DISK_FULL = 28
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit code: 0 done, 1 our fault, 2 wrong input, 3 stopped with the state saved."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage())
+        return EXIT_DONE if words else EXIT_INPUT
+    if words[0] == "--version":
+        print(f"riffusion-train {__version__}")
+        return EXIT_DONE
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        print(f"riffusion: unknown verb '{verb}'; choose from: {', '.join(VERBS)}", file=sys.stderr)
+        return EXIT_INPUT
+    return _run(verb, rest)
+
+
+def _run(verb: str, words: list[str]) -> int:
+    try:
+        importlib.import_module(f"riffusion_train.cli.{verb}").main(words)
+    except InputError as error:
+        print(f"riffusion {verb}: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    except StoppedError as error:
+        print(f"riffusion {verb}: stopped: {error}", file=sys.stderr)
+        return EXIT_STOPPED
+    except KeyboardInterrupt:
+        print(f"riffusion {verb}: interrupted; the same command goes on where it can", file=sys.stderr)
+        return EXIT_STOPPED
+    except OSError as error:
+        if error.errno != _DISK_FULL:
+            traceback.print_exc()
+            return EXIT_FAULT
+        print(
+            f"riffusion {verb}: no space left on the disk of {error.filename or 'the output'}; "
+            "free some and run the same command again",
+            file=sys.stderr,
+        )
+        return EXIT_INPUT
+    except Exception:
+        traceback.print_exc()
+        return EXIT_FAULT
+    return EXIT_DONE
+
+
+def _usage() -> str:
+    rows = "\n".join(f"  {verb:<12} {text}" for verb, text in VERBS.items())
+    return f"usage: riffusion VERB [key=value …]\n\n{rows}\n\nriffusion VERB --help lists the keys of a verb."

@@ -1,0 +1,131 @@
+"""The parameters of the codec between sound and image, and their on-disk form `spectrogram.json`."""
+
+import dataclasses
+import enum
+import json
+from pathlib import Path
+from typing import Any
+
+from riffusion_train.config.errors import InputError
+
+SPECTROGRAM_FILE = "spectrogram.json"
+SCHEMA_VERSION = 1
+
+
+class Channels(enum.Enum):
+    """How the audio channels are laid into the RGB image."""
+
+    mono = "mono"
+    """One spectrogram, the same grey in R, G and B."""
+    stereo = "stereo"
+    """R is empty (0), G is the left channel and B the right one, on one common scale."""
+
+
+class Rounding(enum.Enum):
+    """How a pixel value becomes an integer."""
+
+    truncate = "truncate"
+    """Cut off the fraction, as the original Riffusion does."""
+    nearest = "nearest"
+    """Round to the nearest of the 256 levels."""
+
+
+@dataclasses.dataclass
+class SpectrogramConfig:
+    """One codec preset. Image height is `n_mels`, image width `width_px`; a clip has `(width_px - 1) * hop_length` samples."""
+
+    name: str = "riffusion_v1"
+    """Name of the preset, for messages and cards."""
+    rate_hz: int = 44100
+    """Sample rate of the audio."""
+    hop_length: int = 441
+    """Samples between two columns of the image."""
+    win_length: int = 4410
+    """Length of the periodic Hann window in samples."""
+    n_fft: int = 17640
+    """Length of the zero-padded FFT of the analysis, in samples."""
+    n_mels: int = 512
+    """Number of mel bands, the height of the image in pixels."""
+    width_px: int = 512
+    """Number of frames in one image, its width in pixels."""
+    f_min_hz: float = 0.0
+    """Lower edge of the lowest band."""
+    f_max_hz: float = 10000.0
+    """Upper edge of the highest band."""
+    mel_corner_hz: float = 700.0
+    """Corner of the warp mel(f) = 2595 log10(1 + f / corner); 700 is the HTK scale."""
+    power: float = 0.25
+    """Exponent from relative magnitude to darkness: pixel = 255 - 255 (magnitude / maximum) ** power."""
+    rounding: Rounding = Rounding.truncate
+    """How the pixel value becomes an integer."""
+    channels: Channels = Channels.mono
+    """How the audio channels are laid into the image."""
+    decode_rate_hz: int = 22400
+    """Sample rate at which the sound is rebuilt before it is resampled to `rate_hz`; a whole number of samples a hop."""
+    decode_n_fft: int = 3360
+    """Length of the FFT with which the sound is rebuilt, at `decode_rate_hz`."""
+
+    @property
+    def clip_samples(self) -> int:
+        """Number of samples that give exactly `width_px` columns."""
+        return (self.width_px - 1) * self.hop_length
+
+    @property
+    def clip_s(self) -> float:
+        """Duration of one image in seconds."""
+        return self.clip_samples / self.rate_hz
+
+
+def to_data(config: SpectrogramConfig) -> dict[str, Any]:
+    """Return the JSON-ready form of `config`: its fields and the schema version."""
+    fields = {
+        name: value.value if isinstance(value, enum.Enum) else value
+        for name, value in dataclasses.asdict(config).items()
+    }
+    return {"schema_version": SCHEMA_VERSION, "spectrogram": fields}
+
+
+def from_data(data: Any, where: str) -> SpectrogramConfig:
+    """Build a config from its JSON form.
+
+    Raises:
+        InputError: If the schema is newer than this version knows, or a field is unknown or missing.
+    """
+    if not isinstance(data, dict) or "spectrogram" not in data:
+        raise InputError(f"{where}: not a spectrogram description (it needs the key 'spectrogram')")
+    version = data.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{where}: schema version {version} is not {SCHEMA_VERSION}; use a matching riffusion-train")
+    fields = {field.name: field for field in dataclasses.fields(SpectrogramConfig)}
+    values = dict(data["spectrogram"])
+    if set(values) != set(fields):
+        odd = ", ".join(sorted(set(values) ^ set(fields)))
+        raise InputError(f"{where}: unknown or missing fields: {odd}")
+    try:
+        values["rounding"] = Rounding(values["rounding"])
+        values["channels"] = Channels(values["channels"])
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
+    return SpectrogramConfig(**values)
+
+
+def write_spectrogram(folder: Path, config: SpectrogramConfig) -> None:
+    """Write `spectrogram.json` into `folder`."""
+    text = json.dumps(to_data(config), indent=2) + "\n"
+    (folder / SPECTROGRAM_FILE).write_text(text, encoding="utf-8")
+
+
+def load_spectrogram(folder: Path) -> SpectrogramConfig | None:
+    """Read `spectrogram.json` from `folder`; None where there is none.
+
+    Raises:
+        InputError: If the file is there and cannot be used.
+    """
+    path = folder / SPECTROGRAM_FILE
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
+    return from_data(data, str(path))

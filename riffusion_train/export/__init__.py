@@ -1,0 +1,1 @@
+"""Checkpoints out, in formats that others read."""

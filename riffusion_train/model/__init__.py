@@ -1,0 +1,1 @@
+"""The model's parts: building, loading, adapting and averaging them."""

@@ -1,0 +1,1 @@
+"""From prompt to image to sound."""
