@@ -15,6 +15,7 @@ class FlagParser(argparse.ArgumentParser):
     """An argument parser for the words that are not `key=value`; it raises `InputError` instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise the message instead of printing it and leaving."""
         raise InputError(message)
 
 

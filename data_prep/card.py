@@ -1,0 +1,120 @@
+"""The dataset card: README.md with the front matter that `datasets` and the Hub read, and a contact sheet."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from riffusion_train.config.spectrogram import SpectrogramConfig, to_data
+from riffusion_train.dataset.layout import COLUMNS, MANIFEST_FILE, SHARD_DIR
+
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_CELL_PX = 224
+_GAP_PX = 8
+_COLUMNS = 4
+
+
+def card_text(
+    stats: Mapping[str, Any],
+    spectrogram: SpectrogramConfig,
+    samples: Sequence[tuple[str, str]],
+    extra_types: Mapping[str, str],
+    command: str,
+) -> str:
+    """Return the dataset card as Markdown.
+
+    Args:
+        stats: The content of `stats.json`.
+        spectrogram: The codec.
+        samples: Some tracks with one caption each.
+        extra_types: Names and types of the table's own columns.
+        command: The command that made the dataset; may be empty.
+    """
+    totals, rejected = stats["totals"], stats["rejected"]
+    splits = "\n".join(
+        f"| {split} | {row['tracks']} | {row['slices']} | {row['hours']:.2f} |"
+        for split, row in stats["splits"].items()
+    )
+    reasons = "\n".join(f"| {reason} | {count} |" for reason, count in rejected.items())
+    left_out = f"| reason | tracks |\n|---|---|\n{reasons}\n\n" if rejected else "No track was rejected. "
+    columns = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in COLUMNS.items())
+    columns += "".join(f"\n| `{name}` | from the source table ({kind}) |" for name, kind in extra_types.items())
+    parameters = "\n".join(f"| `{name}` | {value} |" for name, value in to_data(spectrogram)["spectrogram"].items())
+    lines = "\n".join(f"{track}: {caption}".replace("`", "'") for track, caption in samples)
+    made = f"```\n{command}\n```\n" if command else ""
+    return f"""{_front_matter(stats)}
+# Spectrogram dataset
+
+{totals["slices"]} spectrogram images of {spectrogram.clip_s:.2f} s, cut from {totals["tracks"]} captioned tracks
+({totals["hours"]:.2f} h of audio), with {stats["captions"]} different captions. Made by riffusion-train:
+
+{made}
+![Spectrograms](pictures/contact_sheet.png)
+
+| split | tracks | slices | hours |
+|---|---|---|---|
+{splits}
+
+No track, and no artist where artists are known, is in two splits, unless the source table itself says so.
+
+## Columns
+
+| column | meaning |
+|---|---|
+{columns}
+
+## Captions of the pictures, from left to right and top to bottom
+
+```
+{lines}
+```
+
+## Left out
+
+{left_out}{stats["silent_slices"]} silent windows were left out. What became of each file is in `{MANIFEST_FILE}`.
+
+## Spectrogram
+
+`spectrogram.json` holds these parameters; an image and its `max_value` are enough to make the sound again.
+
+| parameter | value |
+|---|---|
+{parameters}
+"""
+
+
+def contact_sheet(pngs: Sequence[bytes]) -> bytes:
+    """Return one PNG with the given PNGs in rows of four."""
+    from PIL import Image
+
+    columns = min(_COLUMNS, len(pngs))
+    rows = -(-len(pngs) // columns)
+    step = _CELL_PX + _GAP_PX
+    sheet = Image.new("RGB", (columns * step - _GAP_PX, rows * step - _GAP_PX), "white")
+    for index, png in enumerate(pngs):
+        with Image.open(io.BytesIO(png)) as image:
+            cell = image.convert("RGB").resize((_CELL_PX, _CELL_PX), Image.Resampling.BILINEAR)
+        sheet.paste(cell, (index % columns * step, index // columns * step))
+    sink = io.BytesIO()
+    sheet.save(sink, "PNG")
+    return sink.getvalue()
+
+
+def _front_matter(stats: Mapping[str, Any]) -> str:
+    slices = stats["totals"]["slices"]
+    size = next((name for limit, name in _SIZES if slices < limit), "n>1M")
+    files = "\n".join(f"  - split: {split}\n    path: {SHARD_DIR}/{split}-*.parquet" for split in stats["splits"])
+    return f"""---
+pretty_name: Spectrogram dataset
+task_categories:
+- text-to-audio
+tags:
+- music
+- spectrogram
+- riffusion
+size_categories:
+- {size}
+configs:
+- config_name: default
+  data_files:
+{files}
+---"""

@@ -1,0 +1,88 @@
+"""What is kept of a finished track until the shards are written: one Arrow file in `<out>/.work/tracks/`.
+
+The file's name is made of the hash of the audio file and the hash of the cutting parameters, so that nothing is decoded twice
+and nothing made with other parameters is taken for current.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from data_prep.atomic import write_atomically
+
+_SCHEMA = pa.schema(
+    [("png", pa.binary()), ("start_s", pa.float64()), ("duration_s", pa.float64()), ("max_value", pa.float64())]
+)
+_FACTS = b"facts"
+
+
+class Slice(NamedTuple):
+    """One window of a track as an image."""
+
+    png: bytes
+    start_s: float
+    duration_s: float
+    max_value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackFacts:
+    """What became of one audio file; the slices themselves are on the disk."""
+
+    sha256: str
+    slices: int = 0
+    slices_s: float = 0.0
+    """Seconds of audio in all slices."""
+    silent_slices: int = 0
+    """Windows left out as silent."""
+    duration_s: float | None = None
+    rate_hz: int | None = None
+    channels: int | None = None
+    lufs: float | None = None
+    gain_db: float | None = None
+    reason: str | None = None
+    """Why the track is rejected; None for one that is kept."""
+    detail: str | None = None
+
+
+def parameters_key(parameters: Mapping[str, Any]) -> str:
+    """Return a short hash of the parameters that decide what a track's slices are."""
+    return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def kept_path(folder: Path, sha256: str, key: str) -> Path:
+    """Return where the slices of an audio file are kept."""
+    return folder / f"{sha256}-{key}.arrow"
+
+
+def write_kept(path: Path, facts: TrackFacts, slices: Sequence[Slice]) -> None:
+    """Keep a track's facts and slices, whole or not at all."""
+    columns = [pa.array([item[index] for item in slices], type=field.type) for index, field in enumerate(_SCHEMA)]
+    schema = _SCHEMA.with_metadata({_FACTS: json.dumps(dataclasses.asdict(facts))})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pa.record_batch(columns, schema=schema))
+    write_atomically(path, sink.getvalue())
+
+
+def read_facts(path: Path) -> TrackFacts | None:
+    """Read what is kept of a track; None where there is nothing, or nothing that can be read."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            schema = pa.ipc.open_file(source).schema
+        return TrackFacts(**json.loads(schema.metadata[_FACTS]))
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None
+
+
+def read_slices(path: Path) -> Iterator[Slice]:
+    """Read the kept slices of a track."""
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+        for row in zip(*(table.column(name).to_pylist() for name in _SCHEMA.names), strict=True):
+            yield Slice(*row)

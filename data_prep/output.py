@@ -1,0 +1,117 @@
+"""The output folder while it is made: what may be there, who may write, and how a finished dataset takes its place.
+
+Everything is made in `<out>/.work`. `stats.json` goes first from an old dataset and comes last into a new one, so a folder that
+has it is whole.
+"""
+
+import contextlib
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_prep.atomic import write_atomically
+from data_prep.parameters import read_parameters, refuse_differences
+from riffusion_train.config.errors import InputError
+from riffusion_train.config.spectrogram import SPECTROGRAM_FILE
+from riffusion_train.dataset import layout
+
+PICTURES_DIR = "pictures"
+_OURS = (layout.SHARD_DIR, layout.CARD_FILE, layout.MANIFEST_FILE, SPECTROGRAM_FILE, PICTURES_DIR, layout.STATS_FILE)
+
+
+class Output:
+    """The output folder of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.work = folder / layout.WORK_DIR
+        self.tracks = self.work / "tracks"
+        self.assembled = self.work / "assembled"
+        self._parameters = self.work / "parameters.json"
+
+    def is_complete(self, parameters: Mapping[str, Any], digest: str, overwrite: bool) -> bool:
+        """Tell whether the folder holds exactly the dataset that is asked for.
+
+        Args:
+            parameters: The settings asked for.
+            digest: Hash of the sources as they are now.
+            overwrite: Whether a dataset of other settings or sources may be replaced.
+
+        Raises:
+            InputError: If the folder holds something else, or a dataset, finished or not, of other settings or sources.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"out={self.folder}: a file of that name is in the way")
+        stats = layout.read_stats(self.folder) if not overwrite else None
+        begun = read_parameters(self._parameters)
+        if stats is None and begun is None and not overwrite:
+            self._refuse_foreign()
+        if overwrite:
+            if not self.work.is_dir() and not (self.folder / layout.STATS_FILE).is_file():
+                self._refuse_foreign()
+            return False
+        if begun is not None and stats is None:
+            refuse_differences(begun, parameters, self.folder)
+        if stats is None:
+            return False
+        refuse_differences(stats["parameters"], parameters, self.folder)
+        if stats["sources_digest"] != digest:
+            raise InputError(
+                f"{self.folder} is complete, but audio files or captions have changed since; "
+                "make it anew with overwrite=true, or choose another out="
+            )
+        return True
+
+    def _refuse_foreign(self) -> None:
+        if self.folder.is_dir():
+            other = sorted(path.name for path in self.folder.iterdir() if path.name != layout.WORK_DIR)
+            if other:
+                raise InputError(
+                    f"out={self.folder} is not empty and no dataset ({other[0]} is in it); choose an empty or new folder"
+                )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the working folder and hold it against a second command.
+
+        Raises:
+            InputError: If another command is writing to this folder.
+        """
+        self.tracks.mkdir(parents=True, exist_ok=True)
+        with (self.work / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"out={self.folder}: another riffusion prepare is writing to it") from None
+            yield
+
+    def begin(self, parameters: Mapping[str, Any]) -> None:
+        """Note the settings of this run, for the next one to compare; sweep up what a killed run left half written."""
+        for partial in self.work.rglob("*.partial"):
+            partial.unlink(missing_ok=True)
+        write_atomically(self._parameters, json_bytes(parameters))
+        shutil.rmtree(self.assembled, ignore_errors=True)
+        (self.assembled / layout.SHARD_DIR).mkdir(parents=True)
+
+    def finish(self) -> None:
+        """Move the assembled dataset into place, and remove the working folder."""
+        (self.folder / layout.STATS_FILE).unlink(missing_ok=True)
+        for name in _OURS:
+            old, new = self.folder / name, self.assembled / name
+            if old.is_dir():
+                shutil.rmtree(old)
+            if new.exists():
+                new.replace(old)
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the working folder."""
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+def json_bytes(data: Any) -> bytes:
+    """Return `data` as indented JSON with a final newline."""
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,135 @@
+"""`prepare`: from a folder of captioned audio to a finished dataset folder, in processes, stoppable and resumable."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from data_prep.assembly import assemble
+from data_prep.kept import TrackFacts, parameters_key
+from data_prep.output import Output
+from data_prep.parameters import cut_data, make_cut_parameters, parameters_of
+from data_prep.progress import Progress
+from data_prep.report import report_lines
+from data_prep.sources import Sources, Track, make_sources
+from data_prep.work import WorkerSetup, make_track_worker
+from data_prep.workers import WorkerDied, run_here, run_in_processes
+from riffusion_train.config.errors import InputError, StoppedError
+from riffusion_train.config.prepare import PrepareConfig, check_prepare
+from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder
+
+
+def prepare(config: PrepareConfig, command: str = "") -> DatasetFolder:
+    """Make a dataset folder, or go on with one that a stopped or killed run has begun.
+
+    Args:
+        config: What to do.
+        command: The command line, for the dataset card.
+
+    Raises:
+        InputError: If the input cannot be used, or the output folder holds something else.
+        StoppedError: On SIGINT or SIGTERM; the same command goes on.
+        OSError: If the disk is full; the same command goes on.
+    """
+    check_prepare(config)
+    out = Path(config.out)
+    sources = make_sources(config)
+    output = Output(out)
+    parameters = parameters_of(config)
+    digest = sources.digest()
+    if output.is_complete(parameters, digest, config.overwrite):
+        output.clear()
+        print(f"{out} is complete: {_totals(open_dataset_folder(out))}; nothing to do")
+        return open_dataset_folder(out)
+    with output.locked():
+        output.begin(parameters)
+        facts = _work_on_tracks(config, sources, output)
+        _refuse_nothing(sources.tracks, facts)
+        key = parameters_key(cut_data(make_cut_parameters(config)))
+        assemble(config, sources, facts, output, key, parameters, digest, command)
+        output.finish()
+    folder = open_dataset_folder(out)
+    print("\n".join(report_lines(folder)))
+    return folder
+
+
+def _work_on_tracks(config: PrepareConfig, sources: Sources, output: Output) -> list[TrackFacts]:
+    """Cut every track that has captions. Returns what became of each track, in their order."""
+    cut = make_cut_parameters(config)
+    setup = WorkerSetup(cut, str(output.tracks), parameters_key(cut_data(cut)))
+    facts = [
+        TrackFacts("", reason=track.rejection.reason, detail=track.rejection.detail) if track.rejection else None
+        for track in sources.tracks
+    ]
+    todo = [index for index, fact in enumerate(facts) if fact is None]
+    paths = [str(sources.tracks[index].path) for index in todo]
+    slices = done = 0
+    with _stop_signals() as stop, Progress("prepare", len(todo), "tracks") as progress:
+        results = _run(config.num_workers, setup, paths, output.work / "workers.log", stop)
+        with contextlib.closing(results):
+            for number, result in results:
+                fact = _fact_of(result)
+                facts[todo[number]] = fact
+                slices += fact.slices
+                done += 1
+                progress.step(f"{slices} slices")
+                if stop.is_set():
+                    break
+    if done < len(todo):
+        raise StoppedError(f"{done} of {len(todo)} tracks are kept; the same command goes on")
+    return [fact for fact in facts if fact is not None]
+
+
+def _run(
+    num_workers: int | None, setup: WorkerSetup, paths: Sequence[str], log: Path, stop: threading.Event
+) -> Iterator[tuple[int, object]]:
+    if num_workers == 0:
+        return run_here(make_track_worker, setup, paths)
+    crew = num_workers or len(os.sched_getaffinity(0))
+    return run_in_processes(make_track_worker, setup, paths, crew, log, stop.is_set)
+
+
+def _fact_of(result: object) -> TrackFacts:
+    if isinstance(result, WorkerDied):
+        return TrackFacts("", reason="decoder crashed", detail=str(result))
+    assert isinstance(result, TrackFacts)
+    return result
+
+
+def _refuse_nothing(tracks: Sequence[Track], facts: Sequence[TrackFacts]) -> None:
+    if any(fact.reason is None for fact in facts):
+        return
+    first = next((index for index, fact in enumerate(facts) if fact.reason), 0)
+    raise InputError(
+        f"none of {len(tracks)} tracks could be used; the first, {tracks[first].source}: "
+        f"{facts[first].reason}: {facts[first].detail}"
+    )
+
+
+def _totals(folder: DatasetFolder) -> str:
+    totals = folder.stats["totals"]
+    return f"{totals['tracks']} tracks, {totals['slices']} slices, {totals['hours']:.2f} h"
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Turn the first SIGINT or SIGTERM into an event; a second one acts as usual."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask_to_stop(number: int, frame: object) -> None:
+        event.set()
+        signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
+
+    for number in before:
+        signal.signal(number, ask_to_stop)
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)

@@ -1,0 +1,35 @@
+"""What a finished run prints."""
+
+import json
+
+from riffusion_train.dataset.layout import MANIFEST_FILE, DatasetFolder
+
+_SHOWN = 5
+
+
+def report_lines(folder: DatasetFolder) -> list[str]:
+    """Return the report on a dataset: splits, what was left out and why, where it is."""
+    stats = folder.stats
+    lines = [f"{folder.path}: {_counts(stats['totals'])}"]
+    lines += [f"  {split:<11} {_counts(counts)}" for split, counts in stats["splits"].items()]
+    if "validation" not in stats["splits"]:
+        lines.append("  no validation split: it takes at least two tracks or artists, and validation_ratio above 0")
+    if stats["silent_slices"]:
+        lines.append(f"  {stats['silent_slices']} silent windows left out")
+    rejected = stats["rejected"]
+    if rejected:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
+        lines.append(f"  {sum(rejected.values())} tracks rejected: {reasons}; each is listed in {MANIFEST_FILE}")
+        lines += _first_rejected(folder)
+    return lines
+
+
+def _first_rejected(folder: DatasetFolder) -> list[str]:
+    with (folder.path / MANIFEST_FILE).open(encoding="utf-8") as manifest:
+        entries = [entry for entry in map(json.loads, manifest) if entry["status"] == "rejected"]
+    lines = [f"    {entry['source']}: {entry['reason']}: {entry['detail']}" for entry in entries[:_SHOWN]]
+    return lines + ([f"    … and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else [])
+
+
+def _counts(counts: dict[str, float]) -> str:
+    return f"{counts['tracks']} tracks, {counts['slices']} slices, {counts['hours']:.2f} h"

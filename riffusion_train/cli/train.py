@@ -1,0 +1,19 @@
+"""`riffusion train`: fine-tune a model on a dataset."""
+
+from collections.abc import Sequence
+
+from riffusion_train.cli.command import parse
+from riffusion_train.config.train import TrainConfig
+
+
+def main(words: Sequence[str]) -> None:
+    """Run the verb."""
+    config = parse("train", TrainConfig, words)
+    if config is None:
+        return
+    from riffusion_train.cli.quiet import quieten_libraries
+    from riffusion_train.training.setup import run_training
+
+    quieten_libraries()
+    path = run_training(config, words)
+    print(f"trained: {path}")

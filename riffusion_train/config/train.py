@@ -1,0 +1,217 @@
+"""The config of `riffusion train`: one root dataclass, one flat dataclass for each group of presets in `conf/`."""
+
+import dataclasses
+import enum
+
+from omegaconf import MISSING
+
+from riffusion_train.config.model import ModelConfig
+
+
+class MethodName(enum.Enum):
+    """What is trained."""
+
+    full = "full"
+    """Every weight of the UNet."""
+    lora = "lora"
+    """Low-rank adapters on the UNet's attention (Hu et al. 2021)."""
+    vae = "vae"
+    """The VAE, on the pictures themselves."""
+
+
+class OptimizerName(enum.Enum):
+    """The optimizer."""
+
+    adamw = "adamw"
+    """`torch.optim.AdamW`, fused."""
+
+
+class ScheduleName(enum.Enum):
+    """The shape of the learning rate over the steps, by diffusers' names."""
+
+    constant = "constant"
+    constant_with_warmup = "constant_with_warmup"
+    linear = "linear"
+    cosine = "cosine"
+
+
+class PredictionType(enum.Enum):
+    """What the UNet predicts."""
+
+    epsilon = "epsilon"
+    """The noise (Ho et al. 2020); what SD 1.5 was trained on."""
+    v_prediction = "v_prediction"
+    """The velocity (Salimans and Ho 2022)."""
+
+
+class MixedPrecision(enum.Enum):
+    """The dtype of autocast; master weights and EMA are always fp32."""
+
+    no = "no"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+class TrackerName(enum.Enum):
+    """Where metrics go beside `metrics.jsonl`, which is always written."""
+
+    files = "files"
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+
+
+class Resume(enum.Enum):
+    """What to do where the run folder already holds a run."""
+
+    never = "never"
+    """Refuse."""
+    auto = "auto"
+    """Go on from the newest checkpoint; start where there is none."""
+
+
+@dataclasses.dataclass
+class MethodConfig:
+    """What is trained, and how much of it."""
+
+    name: MethodName = MethodName.full
+    """The method."""
+    train_text_encoder: bool = False
+    """Also train the text encoder (full only)."""
+    text_encoder_lr: float | None = None
+    """Learning rate of the text encoder; null is the same as the UNet's."""
+    lora_rank: int = 16
+    """Rank of the adapters."""
+    lora_alpha: float = 16.0
+    """Scale of the adapters: their output is multiplied by alpha / rank."""
+    lora_target_modules: list[str] = dataclasses.field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
+    """Names of the UNet's linear layers that get an adapter."""
+    train_vae_encoder: bool = False
+    """With `vae`: train the encoder too and measure the latents' scale anew, as a VAE built from nothing needs."""
+    kl_weight: float = 1e-6
+    """With `vae` and a trained encoder: weight of the KL divergence."""
+
+
+@dataclasses.dataclass
+class OptimizerConfig:
+    """The optimizer."""
+
+    name: OptimizerName = OptimizerName.adamw
+    """Which one."""
+    lr: float = 1e-5
+    """Peak learning rate."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.999
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the denominator."""
+    weight_decay: float = 1e-2
+    """Decoupled weight decay."""
+
+
+@dataclasses.dataclass
+class ScheduleConfig:
+    """The learning rate over the optimizer steps; it does not depend on the number of processes."""
+
+    name: ScheduleName = ScheduleName.constant_with_warmup
+    """The shape."""
+    num_warmup_steps: int = 500
+    """Steps from zero to the peak."""
+
+
+@dataclasses.dataclass
+class ObjectiveConfig:
+    """The training objective of the UNet."""
+
+    prediction_type: PredictionType = PredictionType.epsilon
+    """What the UNet predicts; the exported scheduler says the same."""
+    snr_gamma: float | None = None
+    """Min-SNR weighting (Hang et al. 2023); 5.0 is the paper's value, null is off."""
+    noise_offset: float = 0.0
+    """Strength of a per-channel offset in the noise."""
+    proportion_empty_prompts: float = 0.1
+    """How often the caption is dropped, so that guidance has an unconditional model to lean on."""
+
+
+@dataclasses.dataclass
+class EmaConfig:
+    """The moving average of the trained weights, in fp32; it is what is previewed and exported."""
+
+    enabled: bool = True
+    """Whether to keep one."""
+    decay: float = 0.9999
+    """Highest decay; in the early steps it is (1 + step) / (10 + step)."""
+
+
+@dataclasses.dataclass
+class PreviewConfig:
+    """What is sampled while training, from the EMA weights, into `previews/`."""
+
+    every_steps: int = 0
+    """Sample every so many steps; 0 is never."""
+    prompts: list[str] = dataclasses.field(default_factory=list)
+    """Prompts to sample; empty takes the captions of the first validation slices."""
+    num_prompts: int = 4
+    """How many captions to take where no prompts are given."""
+    num_inference_steps: int = 20
+    """Denoising steps."""
+    guidance_scale: float = 7.0
+    """Classifier-free guidance."""
+
+
+@dataclasses.dataclass
+class TrackerConfig:
+    """Where metrics go."""
+
+    name: TrackerName = TrackerName.files
+    """The tracker."""
+    project: str = "riffusion-train"
+    """Project name for wandb."""
+
+
+@dataclasses.dataclass
+class TrainConfig:
+    """Everything `riffusion train` can be told."""
+
+    dataset: str = MISSING
+    """Dataset folder made by `riffusion prepare`."""
+    run: str | None = None
+    """Run folder; null makes `runs/<date>-<name>`."""
+    name: str = "train"
+    """Short name for a run folder that is named by the program."""
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
+    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
+    ema: EmaConfig = dataclasses.field(default_factory=EmaConfig)
+    preview: PreviewConfig = dataclasses.field(default_factory=PreviewConfig)
+    tracker: TrackerConfig = dataclasses.field(default_factory=TrackerConfig)
+    seed: int = 0
+    """Every random draw is a function of this, the step and the position in the global batch."""
+    max_train_steps: int = 10000
+    """Optimizer steps."""
+    train_batch_size: int = 4
+    """Slices in one forward pass of one process."""
+    gradient_accumulation_steps: int = 1
+    """Forward passes in one optimizer step."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    mixed_precision: MixedPrecision = MixedPrecision.no
+    """Autocast dtype."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a quarter more work."""
+    cache_latents: bool = True
+    """Encode every slice once with the frozen VAE and keep mean and variance on disk."""
+    dataloader_num_workers: int = 0
+    """Loader processes of one training process."""
+    num_threads: int | None = None
+    """CPU threads of one training process; null leaves it to torch."""
+    logging_steps: int = 10
+    """Log metrics every so many steps."""
+    checkpointing_steps: int = 500
+    """Save a checkpoint every so many steps, and at the end."""
+    checkpoints_total_limit: int = 2
+    """Keep this many checkpoints."""
+    resume: Resume = Resume.never
+    """What to do where the run folder already holds a run."""

@@ -1,0 +1,152 @@
+"""Read a dataset folder for training: pictures, captions, and the random draws that belong to an address."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from riffusion_train.config.errors import InputError
+from riffusion_train.dataset.draws import generator, normal
+from riffusion_train.dataset.layout import DatasetFolder
+from riffusion_train.dataset.order import Address
+
+Tokenize = Callable[[str], torch.Tensor]
+"""Caption to token ids (77,)."""
+
+
+class SliceTable:
+    """The slices of one split, read from the Parquet shards through a memory map.
+
+    Raises:
+        InputError: If the split is empty.
+    """
+
+    def __init__(self, folder: DatasetFolder, split: str) -> None:
+        import datasets
+
+        shards = [str(path) for path in folder.shards(split)]
+        if not shards:
+            raise InputError(f"{folder.path}: the split '{split}' has no slices; prepare more audio, or other ratios")
+        datasets.disable_progress_bars()
+        self.folder = folder
+        self.table = datasets.load_dataset("parquet", data_files=shards, split="train")
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def picture(self, index: int) -> np.ndarray:
+        """Return the image of a slice as it is stored: uint8 (height, width) or (height, width, 3)."""
+        return np.asarray(self.table[index]["image"])
+
+    def pixels(self, index: int) -> torch.Tensor:
+        """Return the image of a slice as the VAE takes it: float32 (3, height, width) in [-1, 1]."""
+        picture = self.picture(index)
+        if picture.ndim == 2:
+            picture = np.repeat(picture[..., None], 3, axis=2)
+        return torch.from_numpy(picture.astype(np.float32)).permute(2, 0, 1) / 127.5 - 1
+
+    def captions(self, index: int) -> list[str]:
+        """Return every caption that holds for a slice.
+
+        Raises:
+            InputError: If there is none.
+        """
+        row = self.table.select_columns(["caption", "track_id", "start_s"])[index]
+        if not row["caption"]:
+            raise InputError(f"{self.folder.path}: slice {row['track_id']} at {row['start_s']} s has no caption")
+        return list(row["caption"])
+
+    def where(self, index: int) -> str:
+        """Name a slice for a message: its source and start."""
+        row = self.table.select_columns(["source", "start_s"])[index]
+        return f"{row['source']} at {row['start_s']:.2f} s"
+
+
+class Moments(Protocol):
+    """Cached means and log-variances of the latents."""
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Return the moments of a slice: float32 (2 * latent_channels, height, width)."""
+        ...
+
+
+class DiffusionSlices(Dataset[dict[str, torch.Tensor]]):
+    """Items for training the UNet, looked up by `Address`.
+
+    An item holds `moments` (2 * C, h, w) where they are cached, else `pixels` (3, H, W); `latent_noise` (C, h, w), which
+    samples the latents; `noise` (C, h, w) and `timestep` (); `input_ids` (77,); and `slice_index` ().
+    """
+
+    def __init__(
+        self,
+        table: SliceTable,
+        tokenize: Tokenize,
+        *,
+        moments: Moments | None,
+        latent_shape: tuple[int, int, int],
+        seed: int,
+        num_train_timesteps: int,
+        proportion_empty_prompts: float,
+        noise_offset: float,
+    ) -> None:
+        self.table = table
+        self.tokenize = tokenize
+        self.moments = moments
+        self.latent_shape = latent_shape
+        self.seed = seed
+        self.num_train_timesteps = num_train_timesteps
+        self.proportion_empty_prompts = proportion_empty_prompts
+        self.noise_offset = noise_offset
+
+    def __getitem__(self, address: Address) -> dict[str, torch.Tensor]:
+        at = (address.step, address.position)
+        noise = normal(self.seed, "noise", self.latent_shape, *at)
+        if self.noise_offset:
+            noise += self.noise_offset * normal(self.seed, "noise offset", (self.latent_shape[0], 1, 1), *at)
+        timestep = generator(self.seed, "timestep", *at).integers(self.num_train_timesteps)
+        item = {
+            "input_ids": self.tokenize(self._caption(address)),
+            "latent_noise": torch.from_numpy(normal(self.seed, "latent", self.latent_shape, *at)),
+            "noise": torch.from_numpy(noise),
+            "slice_index": torch.tensor(address.slice_index),
+            "timestep": torch.tensor(int(timestep)),
+        }
+        if self.moments is None:
+            return item | {"pixels": self.table.pixels(address.slice_index)}
+        return item | {"moments": torch.from_numpy(np.array(self.moments[address.slice_index]))}
+
+    def _caption(self, address: Address) -> str:
+        draw = generator(self.seed, "caption", address.step, address.position)
+        captions = self.table.captions(address.slice_index)
+        chosen = captions[int(draw.integers(len(captions)))]
+        return "" if draw.random() < self.proportion_empty_prompts else chosen
+
+
+class PictureSlices(Dataset[dict[str, torch.Tensor]]):
+    """Items for training the VAE, looked up by `Address`: `pixels` (3, H, W), `latent_noise` (C, h, w), `slice_index` ()."""
+
+    def __init__(self, table: SliceTable, *, latent_shape: tuple[int, int, int], seed: int) -> None:
+        self.table = table
+        self.latent_shape = latent_shape
+        self.seed = seed
+
+    def __getitem__(self, address: Address) -> dict[str, torch.Tensor]:
+        latent_noise = normal(self.seed, "latent", self.latent_shape, address.step, address.position)
+        return {
+            "latent_noise": torch.from_numpy(latent_noise),
+            "pixels": self.table.pixels(address.slice_index),
+            "slice_index": torch.tensor(address.slice_index),
+        }
+
+
+def make_tokenize(tokenizer: Any) -> Tokenize:
+    """Return the function from a caption to its token ids, padded or cut to the model's length."""
+
+    def tokenize(text: str) -> torch.Tensor:
+        length = tokenizer.model_max_length
+        ids = tokenizer(text, padding="max_length", max_length=length, truncation=True)["input_ids"]
+        return torch.tensor(ids)
+
+    return tokenize

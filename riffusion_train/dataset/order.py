@@ -1,0 +1,84 @@
+"""Which slice is trained on at which step and position: a pure function of the seed."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from riffusion_train.dataset.draws import generator
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """One place in the training run."""
+
+    slice_index: int
+    """Row of the dataset."""
+    step: int
+    """Optimizer step, from 0."""
+    position: int
+    """Position in the global batch of that step."""
+
+
+class EpochOrder:
+    """An endless walk over the slices: every epoch is its own shuffle of all of them."""
+
+    def __init__(self, num_slices: int, seed: int) -> None:
+        self.num_slices = num_slices
+        self.seed = seed
+        self._epoch = -1
+        self._shuffle = np.empty(0, dtype=np.int64)
+
+    def slice_index(self, place: int) -> int:
+        """Return the slice at `place`, counted from the start of the run."""
+        epoch, offset = divmod(place, self.num_slices)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._shuffle = generator(self.seed, "epoch order", epoch).permutation(self.num_slices)
+        return int(self._shuffle[offset])
+
+
+class AddressedBatches:
+    """The batches of one rank: a batch sampler whose items are addresses, for any rank, from any step.
+
+    The global batch of a step has `batch_size * accumulation * world_size` positions. Forward pass `m` of rank `r` takes the
+    `batch_size` positions from `(m * world_size + r) * batch_size`, so that the global batch holds the same slices however
+    many processes share it.
+    """
+
+    def __init__(
+        self,
+        order: EpochOrder,
+        *,
+        batch_size: int,
+        accumulation: int,
+        rank: int,
+        world_size: int,
+        first_step: int,
+        last_step: int,
+    ) -> None:
+        self.order = order
+        self.batch_size = batch_size
+        self.accumulation = accumulation
+        self.rank = rank
+        self.world_size = world_size
+        self.first_step = first_step
+        self.last_step = last_step
+
+    @property
+    def global_batch_size(self) -> int:
+        """Slices of one optimizer step over all ranks."""
+        return self.batch_size * self.accumulation * self.world_size
+
+    def __len__(self) -> int:
+        return (self.last_step - self.first_step) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[Address]]:
+        for step in range(self.first_step, self.last_step):
+            for forward in range(self.accumulation):
+                start = (forward * self.world_size + self.rank) * self.batch_size
+                yield [self._address(step, start + offset) for offset in range(self.batch_size)]
+
+    def _address(self, step: int, position: int) -> Address:
+        place = step * self.global_batch_size + position
+        return Address(self.order.slice_index(place), step, position)

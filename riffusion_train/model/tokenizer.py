@@ -1,0 +1,87 @@
+"""The tokenizer of Stable Diffusion 1.5, rebuilt byte for byte from CLIP's published BPE vocabulary file.
+
+The rebuilt `vocab.json` and `merges.txt` have the SHA-256 sums of the files that Stable Diffusion 1.5 ships, and both are
+checked every time.
+"""
+
+import gzip
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+VOCABULARY_SIZE = 49408
+MAX_LENGTH = 77
+START_ID, END_ID = 49406, 49407
+
+_VOCABULARY_FILE = "bpe_simple_vocab_16e6.txt.gz"
+_NUM_MERGES = VOCABULARY_SIZE - 2 * 256 - 2
+_SHA256 = {
+    _VOCABULARY_FILE: "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a",
+    "vocab.json": "e089ad92ba36837a0d31433e555c8f45fe601ab5c221d4f607ded32d9f7a4349",
+    "merges.txt": "9fd691f7c8039210e0fced15865466c65820d09b63988b0174bfe25de299051a",
+}
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+_SETTINGS = {
+    "tokenizer_class": "CLIPTokenizer",
+    "model_max_length": MAX_LENGTH,
+    "bos_token": _START,
+    "eos_token": _END,
+    "unk_token": _END,
+    "pad_token": _END,
+    "do_lower_case": True,
+    "add_prefix_space": False,
+    "errors": "replace",
+}
+
+
+def build_tokenizer() -> "CLIPTokenizer":
+    """Return the Stable Diffusion 1.5 tokenizer, without the network."""
+    import tempfile
+
+    from transformers import CLIPTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_tokenizer(Path(folder))
+        return CLIPTokenizer.from_pretrained(folder)
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write `vocab.json`, `merges.txt` and `tokenizer_config.json` into `folder`.
+
+    Raises:
+        RuntimeError: If the packaged vocabulary or a rebuilt file does not have the published SHA-256.
+    """
+    packed = (resources.files("riffusion_train.model") / "vocabulary" / _VOCABULARY_FILE).read_bytes()
+    _check(_VOCABULARY_FILE, packed)
+    merges = gzip.decompress(packed).decode("utf-8").split("\n")[1 : _NUM_MERGES + 1]
+    symbols = _byte_symbols()
+    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *("".join(merge.split()) for merge in merges)]
+    ids = {token: index for index, token in enumerate([*tokens, _START, _END])}
+    vocabulary = json.dumps(ids, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+    files = {
+        "vocab.json": vocabulary.encode("utf-8"),
+        "merges.txt": ("#version: 0.2\n" + "\n".join(merges) + "\n").encode("utf-8"),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        _check(name, content)
+        (folder / name).write_bytes(content)
+    (folder / "tokenizer_config.json").write_text(json.dumps(_SETTINGS, indent=2) + "\n", encoding="utf-8")
+
+
+def _check(name: str, content: bytes) -> None:
+    found = hashlib.sha256(content).hexdigest()
+    if found != _SHA256[name]:
+        raise RuntimeError(f"{name}: SHA-256 {found} is not {_SHA256[name]}; the installation is damaged")
+
+
+def _byte_symbols() -> list[str]:
+    """Return the printable character that stands for each byte, in the order of GPT-2's byte-level BPE."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]

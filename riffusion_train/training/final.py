@@ -1,0 +1,52 @@
+"""The final model of a run: measured, written beside, and renamed into place."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from riffusion_train.config.spectrogram import write_spectrogram
+from riffusion_train.dataset.draws import generator
+from riffusion_train.dataset.loading import SliceTable
+from riffusion_train.model.adapt import ADAPTER
+from riffusion_train.model.components import Components, write_components
+
+_MEASURED_SLICES = 256
+
+
+@torch.no_grad()
+def measure_scaling_factor(vae: Any, table: SliceTable, *, seed: int) -> float:
+    """Set the VAE's `scaling_factor` so that latents have unit variance (Rombach et al. 2022, appendix G); return it."""
+    count = min(_MEASURED_SLICES, len(table))
+    chosen = generator(seed, "scaling factor").permutation(len(table))[:count]
+    latents = [vae.encode(table.pixels(int(index))[None].to(vae.device)).latent_dist.mode() for index in chosen]
+    factor = 1.0 / float(torch.cat(latents).float().std())
+    vae.register_to_config(scaling_factor=factor)
+    return factor
+
+
+def write_final(target: Path, components: Components, *, lora: bool) -> None:
+    """Write the model that a run ends with: a whole diffusers folder, or the adapters of a LoRA run."""
+    partial = target.with_name(f".partial-{target.name}")
+    if partial.exists():
+        shutil.rmtree(partial)
+    if lora:
+        write_lora(partial, components)
+    else:
+        write_components(partial, components)
+    partial.rename(target)
+
+
+def write_lora(folder: Path, components: Components) -> None:
+    """Write the UNet's adapters as `pytorch_lora_weights.safetensors` in diffusers' layout, with `spectrogram.json`."""
+    from diffusers import StableDiffusionPipeline
+    from peft.utils import get_peft_model_state_dict
+
+    StableDiffusionPipeline.save_lora_weights(
+        folder,
+        unet_lora_layers=get_peft_model_state_dict(components.unet, adapter_name=ADAPTER),
+        unet_lora_adapter_metadata=components.unet.peft_config[ADAPTER].to_dict(),
+    )
+    if components.spectrogram is not None:
+        write_spectrogram(folder, components.spectrogram)

@@ -1,0 +1,118 @@
+"""Training objectives: networks that map a batch to a loss, so that one wrapped module trains under any strategy."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Batch = Mapping[str, Tensor]
+
+
+class DiffusionObjective(nn.Module):
+    """Denoising loss of the latent diffusion model (Rombach et al. 2022), by captions.
+
+    Args:
+        unet: The denoiser.
+        text_encoder: Gives the UNet the captions' hidden states.
+        vae: Encodes pictures where the batch brings no cached moments; never trained here.
+        noise_scheduler: diffusers' `DDPMScheduler`; its `prediction_type` says what the UNet predicts.
+        snr_gamma: Min-SNR weighting (Hang et al. 2023, arXiv:2303.09556), or None.
+        train_text_encoder: Whether gradients reach the text encoder.
+    """
+
+    def __init__(
+        self,
+        unet: Any,
+        text_encoder: Any,
+        vae: Any,
+        noise_scheduler: Any,
+        *,
+        snr_gamma: float | None,
+        train_text_encoder: bool,
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.text_encoder = text_encoder
+        self.vae = vae
+        self.noise_scheduler = noise_scheduler
+        self.snr_gamma = snr_gamma
+        self.train_text_encoder = train_text_encoder
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the mean loss of a batch from `DiffusionSlices`: a scalar."""
+        latents = self._latents(batch)  # (B, C, h, w)
+        noise, timesteps = batch["noise"], batch["timestep"]
+        noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
+        with torch.set_grad_enabled(self.train_text_encoder and torch.is_grad_enabled()):
+            hidden_states = self.text_encoder(batch["input_ids"]).last_hidden_state  # (B, 77, D)
+        prediction = self.unet(noisy, timesteps, hidden_states).sample
+        loss = F.mse_loss(prediction.float(), self._target(latents, noise, timesteps), reduction="none")
+        return (loss.mean(dim=(1, 2, 3)) * self._weight(timesteps)).mean()
+
+    def _latents(self, batch: Batch) -> Tensor:
+        if "moments" in batch:
+            moments = batch["moments"]
+        else:
+            with torch.no_grad():
+                moments = encode_moments(self.vae, batch["pixels"])
+        return sample_moments(moments, batch["latent_noise"]) * self.vae.config.scaling_factor
+
+    def _target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        if self.noise_scheduler.config.prediction_type == "v_prediction":
+            return self.noise_scheduler.get_velocity(latents, noise, timesteps)
+        return noise
+
+    def _weight(self, timesteps: Tensor) -> Tensor:
+        """Return the loss weight of each timestep: min(SNR, gamma) over the SNR that the target itself implies."""
+        if self.snr_gamma is None:
+            return torch.ones_like(timesteps, dtype=torch.float32)
+        from diffusers.training_utils import compute_snr
+
+        snr = compute_snr(self.noise_scheduler, timesteps)
+        clamped = snr.clamp(max=self.snr_gamma)
+        if self.noise_scheduler.config.prediction_type == "v_prediction":
+            return clamped / (snr + 1)
+        return clamped / snr
+
+
+class VaeObjective(nn.Module):
+    """Reconstruction loss of the VAE: mean absolute error, and the KL divergence where the encoder is trained.
+
+    Args:
+        vae: The autoencoder.
+        kl_weight: Weight of the KL divergence, averaged over latents.
+        train_encoder: Whether gradients reach the encoder.
+    """
+
+    def __init__(self, vae: Any, *, kl_weight: float, train_encoder: bool) -> None:
+        super().__init__()
+        self.vae = vae
+        self.kl_weight = kl_weight
+        self.train_encoder = train_encoder
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the mean loss of a batch from `PictureSlices`: a scalar."""
+        pixels = batch["pixels"]
+        with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
+            moments = encode_moments(self.vae, pixels)
+        decoded = self.vae.decode(sample_moments(moments, batch["latent_noise"])).sample
+        loss = F.l1_loss(decoded.float(), pixels)
+        if not self.train_encoder:
+            return loss
+        mean, log_variance = moments.float().chunk(2, dim=1)
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        return loss + self.kl_weight * divergence
+
+
+def encode_moments(vae: Any, pixels: Tensor) -> Tensor:
+    """Encode pictures (B, 3, H, W) to mean and log-variance (B, 2 * C, h, w), clamped as diffusers does."""
+    distribution = vae.encode(pixels).latent_dist
+    return torch.cat([distribution.mean, distribution.logvar], dim=1)
+
+
+def sample_moments(moments: Tensor, noise: Tensor) -> Tensor:
+    """Sample latents (B, C, h, w) from moments (B, 2 * C, h, w) with given standard normal noise."""
+    mean, log_variance = moments.chunk(2, dim=1)
+    return mean + noise * (0.5 * log_variance).exp()

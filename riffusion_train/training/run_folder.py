@@ -1,0 +1,100 @@
+"""The run folder: what a training run leaves on disk, and whether a new start may go on in it."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from riffusion_train.config.compose import config_keys, load_saved, write_config
+from riffusion_train.config.errors import InputError
+from riffusion_train.config.train import Resume, TrainConfig
+
+_FREE_TO_CHANGE = (
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "dataloader_num_workers",
+    "gradient_accumulation_steps",  # the global batch is compared instead, see Checkpoints
+    "logging_steps",
+    "name",
+    "num_threads",
+    "preview.",
+    "resume",
+    "run",
+    "tracker.",
+    "train_batch_size",
+)
+"""Keys that do not change what is learned, so that a resumed run may have other values."""
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.overrides_file = path / "overrides.jsonl"
+        self.manifest_file = path / "manifest.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.previews = path / "previews"
+        self.checkpoints = path / "checkpoints"
+        self.final = path / "final"
+
+    def start(self, config: TrainConfig, words: Sequence[str], manifest: dict[str, Any]) -> None:
+        """Write what a start leaves: the config and manifest once, the command line every time. Rank 0 only."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.config_file.exists():
+            write_config(self.config_file, config)
+            self.manifest_file.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "overrides": list(words)}
+        with self.overrides_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def read_config(self) -> TrainConfig:
+        """Return the config that the run was started with.
+
+        Raises:
+            InputError: If this is no run folder.
+        """
+        if not self.config_file.is_file():
+            raise InputError(f"{self.path}: not a run folder (no config.yaml); give the folder that train wrote")
+        return load_saved(self.config_file, TrainConfig)
+
+
+def new_run_path(config: TrainConfig) -> Path:
+    """Return the folder of a run: what the config says, or a new name from the date."""
+    if config.run is not None:
+        return Path(config.run).expanduser()
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.name}"
+
+
+def check_resumable(run: RunFolder, config: TrainConfig) -> None:
+    """Refuse a run folder that holds something this start must not go on with.
+
+    Raises:
+        InputError: If the folder holds a run and `resume` is not `auto`, or if the two configs would train differently;
+            the message names the keys.
+    """
+    if not run.path.exists() or not any(run.path.iterdir()):
+        return
+    if not run.config_file.is_file():
+        raise InputError(f"run={run.path}: the folder holds files that are not a run; choose another")
+    if config.resume is not Resume.auto:
+        raise InputError(f"run={run.path}: a run is there; resume=auto goes on with it, or choose another folder")
+    before, now = _values(run.read_config()), _values(config)
+    changed = [key for key in now if before[key] != now[key] and not key.startswith(_FREE_TO_CHANGE)]
+    if changed:
+        differences = ", ".join(f"{key} was {before[key]}, now {now[key]}" for key in changed)
+        raise InputError(f"run={run.path}: cannot go on with other settings: {differences}")
+
+
+def _values(config: Any) -> dict[str, Any]:
+    """Return every leaf of a config, dotted."""
+    values: dict[str, Any] = {}
+    for key in config_keys(type(config)):
+        value = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        values[key] = list(value) if dataclasses.is_dataclass(value) is False and isinstance(value, tuple) else value
+    return values
