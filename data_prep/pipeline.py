@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from data_prep.assembly import assemble
@@ -40,7 +40,9 @@ def prepare(config: PrepareConfig, command: str = "") -> DatasetFolder:
     parameters = parameters_of(config)
     digest = sources.digest()
     if output.is_complete(parameters, digest, config.overwrite):
-        output.clear()
+        if output.work.is_dir():  # the last run was killed after its last rename
+            with output.locked():
+                output.clear()
         print(f"{out} is complete: {_totals(open_dataset_folder(out))}; nothing to do")
         return open_dataset_folder(out)
     with output.locked():
@@ -84,7 +86,7 @@ def _work_on_tracks(config: PrepareConfig, sources: Sources, output: Output) -> 
 
 def _run(
     num_workers: int | None, setup: WorkerSetup, paths: Sequence[str], log: Path, stop: threading.Event
-) -> Iterator[tuple[int, object]]:
+) -> Generator[tuple[int, object], None, None]:
     if num_workers == 0:
         return run_here(make_track_worker, setup, paths)
     crew = num_workers or len(os.sched_getaffinity(0))

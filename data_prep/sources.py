@@ -13,9 +13,10 @@ from data_prep.tables import TABLE_NAMES, Table, TableRow, Value, read_table
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import CaptionSource, PrepareConfig
 
-AUDIO_SUFFIXES = frozenset(
-    ".wav .wave .bwf .w64 .rf64 .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .snd .caf "
-    ".m4a .m4b .mp4 .aac .wma .wv .tta .ape .ac3 .mka .webm .amr".split()
+AUDIO_SUFFIXES = (
+    *(".wav", ".wave", ".bwf", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff"),
+    *(".aifc", ".au", ".snd", ".caf", ".m4a", ".m4b", ".mp4", ".aac", ".wma", ".wv", ".tta", ".ape", ".ac3", ".mka"),
+    *(".webm", ".amr"),
 )
 """Which files of a folder are tried. What a file holds is decided by its content, not by this."""
 

@@ -9,15 +9,13 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-_ONE_THREAD = {
-    name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-}
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 _READY = -1
 _POLL_S = 0.2
 _ATTEMPTS_TO_START = 2
@@ -38,7 +36,7 @@ class WorkerDied:
 
 def run_here(
     make: Callable[[Any], Callable[[Any], Any]], setup: Any, tasks: Sequence[Any]
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     """Do the tasks in this process, in order; yields (index, result)."""
     work = make(setup)
     for index, task in enumerate(tasks):
@@ -52,7 +50,7 @@ def run_in_processes(
     num_workers: int,
     log: Path,
     stopped: Callable[[], bool] = lambda: False,
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     """Do the tasks in `num_workers` processes; yields (index, result) in the order they are finished.
 
     The result is a `WorkerDied` for a task whose process crashed. The iteration ends early once `stopped()` is true.

@@ -33,4 +33,4 @@ def _words(attributes: Attributes) -> dict[str, tuple[str, ...]]:
 
 def _fill(template: str, attributes: Attributes, words: dict[str, str]) -> str:
     text = template.format(bpm=attributes.bpm, key=attributes.key, mode=attributes.mode, **words)
-    return text.replace("with without", "without").replace("playing a block", "playing block")
+    return text.replace("with without", "without")

@@ -81,21 +81,21 @@ DRUMS: dict[str, Drums] = {
             *(DrumHit(_SNARE, beat, 112) for beat in (1.0, 3.0)),
             *(DrumHit(_CLOSED_HAT, half / 2, 75) for half in range(8)),
         ),
-        ("rock drums", "a rock beat"),
+        ("rock drums", "rock beat"),
     ),
     "four on the floor": Drums(
         (
             *(DrumHit(_KICK, float(beat), 118) for beat in range(4)),
             *(DrumHit(_OPEN_HAT, beat + 0.5, 88) for beat in range(4)),
         ),
-        ("four on the floor", "a house beat"),
+        ("four on the floor beat", "house beat"),
     ),
 }
 
 PATTERNS: dict[str, tuple[str, ...]] = {
     "melody": ("melody", "tune"),
     "chords": ("chords", "block chords"),
-    "arpeggio": ("arpeggio", "broken chords"),
+    "arpeggio": ("arpeggio", "rippling arpeggio"),
 }
 
 KEYS: dict[str, int] = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9}
@@ -109,10 +109,10 @@ PROGRESSIONS: tuple[tuple[int, ...], ...] = ((0, 4, 5, 3), (0, 3, 4, 4), (0, 5, 
 
 TEMPLATES: tuple[str, ...] = (
     "{tempo} {instrument} {pattern}, {register} register, {drums}",
-    "a {tempo} {pattern} on {instrument} in the {register} register with {drums}",
+    "{tempo} {pattern} on {instrument} in the {register} register, {drums}",
     "{instrument} {pattern}, {tempo}, {register} notes, {drums}",
     "{tempo} {instrument} {pattern} in {key} {mode}, {register} register, {drums}",
     "{tempo} music at {bpm} bpm: {register} {instrument} {pattern}, {drums}",
-    "{drums}, {tempo}, {instrument} playing a {pattern} in the {register} range",
+    "{instrument} with {drums}, {tempo}, {pattern} in the {register} register",
 )
 """The first is the canonical one."""

@@ -73,18 +73,24 @@ class MelInverter:
         """Run fast Griffin-Lim (Perraudin, Balazs, Søndergaard 2013), at the end with magnitudes that may move inside bands."""
         share = _MOMENTUM / (1 + _MOMENTUM)
         tiny = _tiny(mel, 1e-7)
+        spectrum = phasors * magnitudes
         previous: torch.Tensor | None = None
         for iteration in range(effort.phase_iterations + effort.mel_phase_iterations):
             if iteration == effort.phase_iterations:
                 previous = None  # another projection starts: the old direction says nothing about it
-            rebuilt = self.stft.forward(self.stft.inverse(magnitudes * phasors), len(mel))
-            ahead = rebuilt if previous is None else rebuilt - share * previous
-            phasors = ahead / (ahead.abs() + 1e-16)
+            rebuilt = self.stft.forward(self.stft.inverse(spectrum), len(mel))
+            ahead = rebuilt if previous is None else torch.sub(rebuilt, previous, alpha=share)
             previous = rebuilt
             if iteration >= effort.phase_iterations:
-                found = rebuilt.abs()
+                found = _absolute(rebuilt)
                 magnitudes = found * (((mel + tiny) / (found @ self.filters + tiny)) @ self._spread)
-        return self.stft.inverse(magnitudes * phasors)
+            spectrum = ahead * (magnitudes / (_absolute(ahead) + 1e-16))
+        return self.stft.inverse(spectrum)
+
+
+def _absolute(spectrum: torch.Tensor) -> torch.Tensor:
+    """Return the magnitudes; half the time of `abs`, whose care against overflow is not needed here."""
+    return (spectrum.real.square() + spectrum.imag.square()).sqrt()
 
 
 def _tiny(mel: torch.Tensor, relative: float) -> float:

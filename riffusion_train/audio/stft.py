@@ -21,6 +21,7 @@ class DecodingStft:
         self._blocks = -(-win_length // hop_length)
         self._frame_length = self._blocks * hop_length
         window = torch.hann_window(win_length, periodic=True, dtype=torch.float64).float()
+        self._weight: tuple[int, torch.Tensor] | None = None  # of the last number of frames; iterations repeat it
         self._window = F.pad(window, (0, self._frame_length - win_length))
 
     @property
@@ -37,12 +38,17 @@ class DecodingStft:
         """Return the signal, with margins, whose transform is nearest to `spectrum` (Griffin and Lim 1984, eq. 6)."""
         framed = torch.fft.irfft(spectrum, n=self.n_fft)[:, : self._frame_length]
         framed = F.pad(framed, (0, self._frame_length - framed.shape[1])) * self._window
-        weight = self._overlap_add(self._window.square().expand(len(spectrum), -1))
-        return self._overlap_add(framed) / weight.clamp(min=1e-3 * float(weight.max()))
+        return self._overlap_add(framed) * self._inverse_weight(len(spectrum))
 
-    def without_margins(self, signal: torch.Tensor, samples: int) -> torch.Tensor:
-        """Cut the margins off, (samples,)."""
-        return signal[self.margin : self.margin + samples]
+    def without_margins(self, signal: torch.Tensor) -> torch.Tensor:
+        """Cut off the margin at the front, (..., samples); what lies behind the last column stays."""
+        return signal[..., self.margin :]
+
+    def _inverse_weight(self, frames: int) -> torch.Tensor:
+        if self._weight is None or self._weight[0] != frames:
+            weight = self._overlap_add(self._window.square().expand(frames, -1))
+            self._weight = (frames, 1 / weight.clamp(min=1e-3 * float(weight.max())))
+        return self._weight[1]
 
     def _overlap_add(self, framed: torch.Tensor) -> torch.Tensor:
         frames = len(framed)

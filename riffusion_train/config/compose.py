@@ -128,7 +128,7 @@ def _is_text(root: type, key: str) -> bool:
         if not dataclasses.is_dataclass(kind):
             return False
         kind = typing.get_type_hints(kind).get(part)
-    return kind is str or str in typing.get_args(kind)
+    return kind in (str, str | None)
 
 
 def _quoted(value: str) -> str:

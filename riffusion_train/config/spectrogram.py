@@ -129,3 +129,17 @@ def load_spectrogram(folder: Path) -> SpectrogramConfig | None:
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON: {error}") from None
     return from_data(data, str(path))
+
+
+def load_preset(name: str) -> SpectrogramConfig:
+    """Return the preset `conf/spectrogram/<name>.yaml`.
+
+    Raises:
+        InputError: If there is no such preset; the message names the choices.
+    """
+    from riffusion_train.config.compose import conf_dir, group_options, load_saved
+
+    if name not in group_options("spectrogram"):
+        choices = ", ".join(group_options("spectrogram"))
+        raise InputError(f"unknown spectrogram preset '{name}'; choose from: {choices}")
+    return load_saved(conf_dir() / "spectrogram" / f"{name}.yaml", SpectrogramConfig)

@@ -1,0 +1,178 @@
+"""Write the corpus: one audio file and one caption sidecar a clip, and a table of all of them.
+
+DIR/00000.flac      5.12 s of mono audio
+DIR/00000.txt       its captions, one a line
+DIR/metadata.jsonl  file_name, caption (a list), and every attribute, one line a clip; written last
+DIR/corpus.json     what the corpus was made with
+"""
+
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from data_prep.atomic import write_atomically
+from data_prep.corpus import palette
+from data_prep.corpus.captions import captions_of
+from data_prep.corpus.render import (
+    default_soundfont,
+    flac_bytes,
+    load_soundfont,
+    midi_bytes,
+    render_clip,
+    require_renderer,
+)
+from data_prep.corpus.score import attributes_of, compose_notes
+from data_prep.progress import Progress
+from riffusion_train.config.errors import InputError
+
+TABLE_FILE = "metadata.jsonl"
+SETTINGS_FILE = "corpus.json"
+
+_BATCH = 8
+"""Clips one worker renders between two reports."""
+
+
+def write_corpus(
+    out: Path, clips: int = 1800, seed: int = 0, soundfont: Path | None = None, num_workers: int = 2
+) -> bool:
+    """Compose, caption and render a corpus; clips that are there already are kept.
+
+    Args:
+        out: Folder of the corpus; made where missing.
+        clips: Number of clips. A corpus may grow by a later call, and does not shrink.
+        seed: Seed of the whole corpus.
+        soundfont: A SoundFont 2 file with General MIDI programs; None takes the one that `pretty_midi` ships.
+        num_workers: Number of processes; 0 renders in this one.
+
+    Returns:
+        Whether anything was rendered: False where the corpus was complete already.
+
+    Raises:
+        InputError: If the extra `demo` is missing, the SoundFont is of no use, or `out` holds another corpus.
+    """
+    if clips < 1:
+        raise InputError(f"clips={clips}: at least 1")
+    if num_workers < 0:
+        raise InputError(f"num_workers={num_workers}: 0 or more")
+    font_path = soundfont or default_soundfont()
+    font = load_soundfont(font_path)
+    settings = {
+        "seed": seed,
+        "soundfont": font_path.name,
+        "soundfont_sha256": hashlib.sha256(font).hexdigest(),
+        "palette_sha256": _palette_hash(),
+    }
+    _claim(out, settings)
+    done = _table_length(out)
+    if done > clips:
+        raise InputError(f"out={out}: holds {done} clips, more than clips={clips}; choose another out=DIR")
+    wanted = [clip for clip in range(clips) if not _is_finished(out, clip)]
+    if wanted:
+        require_renderer()
+        with Progress("rendering", len(wanted), "clips") as progress:
+            for _ in _render_all(out, wanted, seed, font_path, font, num_workers):
+                progress.step()
+    elif done == clips:
+        return False
+    _write_table(out, clips, seed)
+    return bool(wanted)
+
+
+def file_stem(clip: int) -> str:
+    """Return the file name of a clip without its ending."""
+    return f"{clip:05d}"
+
+
+def _palette_hash() -> str:
+    return hashlib.sha256(Path(palette.__file__).read_bytes()).hexdigest()
+
+
+def _claim(out: Path, settings: dict[str, object]) -> None:
+    """Write the settings into a new folder, or check that a used one holds the same corpus."""
+    path = out / SETTINGS_FILE
+    if path.is_file():
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise InputError(f"{path}: not valid JSON; delete it or choose another out=DIR") from None
+        odd = sorted(key for key in settings if held.get(key) != settings[key])
+        if odd:
+            raise InputError(f"out={out}: holds a corpus with another {', '.join(odd)}; choose another out=DIR")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    _write_text(path, json.dumps(settings, indent=2) + "\n")
+
+
+def _table_length(out: Path) -> int:
+    path = out / TABLE_FILE
+    return len(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else 0
+
+
+def _is_finished(out: Path, clip: int) -> bool:
+    # The audio is renamed into place after the captions, so that it alone tells whether the clip is whole.
+    return (out / f"{file_stem(clip)}.flac").is_file() and (out / f"{file_stem(clip)}.txt").is_file()
+
+
+def _write_clip(out: Path, clip: int, seed: int, font: bytes) -> None:
+    attributes = attributes_of(seed, clip)
+    midi = midi_bytes(compose_notes(attributes, seed, clip), attributes.instrument)
+    audio = render_clip(font, midi)
+    stem = file_stem(clip)
+    _write_text(out / f"{stem}.txt", "\n".join(captions_of(attributes, seed, clip)) + "\n")
+    write_atomically(out / f"{stem}.flac", flac_bytes(audio))
+
+
+def _render_all(
+    out: Path, clips: list[int], seed: int, font_path: Path, font: bytes, num_workers: int
+) -> Iterator[int]:
+    """Render clips and yield each one when it stands."""
+    if num_workers == 0:
+        for clip in clips:
+            _write_clip(out, clip, seed, font)
+            yield clip
+        return
+    batches = [clips[start : start + _BATCH] for start in range(0, len(clips), _BATCH)]
+    # Fresh processes rather than forked ones: the caller may hold torch's threads.
+    context = multiprocessing.get_context("spawn")
+    workers = min(num_workers, len(batches))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(font_path,))
+    try:
+        for future in as_completed([pool.submit(_render_batch, out, batch, seed) for batch in batches]):
+            yield from future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker_font = b""
+
+
+def _start_worker(font_path: Path) -> None:
+    global _worker_font
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _worker_font = load_soundfont(font_path)
+
+
+def _render_batch(out: Path, clips: list[int], seed: int) -> list[int]:
+    for clip in clips:
+        _write_clip(out, clip, seed, _worker_font)
+    return clips
+
+
+def _write_table(out: Path, clips: int, seed: int) -> None:
+    rows = []
+    for clip in range(clips):
+        attributes = attributes_of(seed, clip)
+        captions = captions_of(attributes, seed, clip)
+        row = {"file_name": f"{file_stem(clip)}.flac", "caption": captions, **dataclasses.asdict(attributes)}
+        rows.append(json.dumps(row, ensure_ascii=False))
+    _write_text(out / TABLE_FILE, "\n".join(rows) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, text.encode())

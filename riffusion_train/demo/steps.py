@@ -1,0 +1,131 @@
+"""Run the demo's steps as commands of their own, measure them, and leave out what is done."""
+
+import dataclasses
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from riffusion_train.config.errors import EXIT_FAULT, EXIT_STOPPED, InputError, StoppedError
+
+_RECORD_FILE = "steps.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One command of the demo."""
+
+    name: str
+    """What it does, in a few words."""
+    module: str
+    """The Python module that is run: `riffusion_train` or one of data_prep's."""
+    words: tuple[str, ...]
+    """Its command line."""
+    makes: Path
+    """What stands once it is done."""
+
+    @property
+    def command(self) -> str:
+        """The command as a user would type it."""
+        program = "riffusion" if self.module == "riffusion_train" else f"python -m {self.module}"
+        return f"{program} {shlex.join(self.words)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """How a step went."""
+
+    name: str
+    command: str
+    seconds: float
+    """Wall time of all its starts together."""
+    peak_mb: float
+    """Largest resident memory of one of its processes, in MB."""
+    finished: bool
+
+
+class StepRunner:
+    """Runs steps in order, and remembers in `steps.json` what each of them took."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, **environment}
+        self._results = self._read()
+
+    @property
+    def results(self) -> list[StepResult]:
+        """What every step took, in the order they were first run."""
+        return list(self._results.values())
+
+    def run(self, steps: Sequence[Step]) -> list[StepResult]:
+        """Run every step that is not done with the same command.
+
+        Raises:
+            InputError: If a step refuses its input; it has said why.
+            StoppedError: If a step was stopped; the same command goes on.
+            RuntimeError: If a step failed.
+        """
+        for number, step in enumerate(steps, start=1):
+            before = self._results.get(step.name)
+            if before and before.command != step.command:
+                raise InputError(
+                    f"out={self.folder}: holds a demo with other settings ({before.command}); choose another folder"
+                )
+            title = f"[{number}/{len(steps)}] {step.name}"
+            if before and before.finished and step.makes.exists():
+                print(f"{title}: done before ({before.seconds:.0f} s)", flush=True)
+                continue
+            print(f"{title}\n    {step.command}", flush=True)
+            self._run(step, before.seconds if before else 0.0)
+        return [self._results[step.name] for step in steps]
+
+    def _run(self, step: Step, seconds_before: float) -> None:
+        start = time.monotonic()
+        process = subprocess.Popen([sys.executable, "-m", step.module, *step.words], env=self.environment)
+        code, peak_mb = _wait(process)
+        seconds = seconds_before + time.monotonic() - start
+        self._results[step.name] = StepResult(step.name, step.command, seconds, peak_mb, code == 0)
+        self._write()
+        if code in (EXIT_STOPPED, -signal.SIGINT, -signal.SIGTERM):
+            raise StoppedError(f"in the step '{step.name}'; the same command goes on from there")
+        if code not in (0, EXIT_FAULT):
+            raise InputError(f"the step '{step.name}' did not succeed (exit code {code}); its message is above")
+        if code == EXIT_FAULT:
+            raise RuntimeError(f"the step '{step.name}' failed; its traceback is above")
+
+    def _read(self) -> dict[str, StepResult]:
+        path = self.folder / _RECORD_FILE
+        if not path.is_file():
+            return {}
+        return {row["name"]: StepResult(**row) for row in json.loads(path.read_text(encoding="utf-8"))}
+
+    def _write(self) -> None:
+        partial = self.folder / f".{_RECORD_FILE}"
+        rows = [dataclasses.asdict(result) for result in self._results.values()]
+        partial.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        partial.replace(self.folder / _RECORD_FILE)
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> tuple[int, float]:
+    """Wait for a process; pass on what it is asked to stop with. Returns its exit code and peak memory in MB."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        # A terminal sends Ctrl-C to the child itself; a second one would interrupt it before its state is saved.
+        if number == signal.SIGTERM or not sys.stdin.isatty():
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
+    return process.returncode, usage.ru_maxrss * unit / 1e6

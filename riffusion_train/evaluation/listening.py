@@ -1,0 +1,161 @@
+"""Does a model listen to its captions? A classifier fitted on real clips judges the generated ones.
+
+The control is the same verdicts against the same captions in shuffled order: a model that ignores its captions agrees with
+them no more often than with someone else's.
+"""
+
+import dataclasses
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from riffusion_train.config.errors import InputError
+from riffusion_train.evaluation.features import picture_features
+
+ATTRIBUTES = ("instrument", "drums", "tempo", "register")
+"""What is judged, all of it visible in a spectrogram of 64 x 64 pixels and more."""
+
+_INVERSE_PENALTY = 0.05  # few clips and many correlated features want a strong penalty
+_MAX_ITERATIONS = 1000
+
+Images = Sequence[npt.NDArray[np.uint8]]
+Labels = Mapping[str, Sequence[str]]
+"""For every attribute, its value for each image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How often the judge hears in the generated clips what their captions ask for; all shares are from 0 to 1."""
+
+    attribute: str
+    agreement: float
+    """With its own caption."""
+    shuffled: float
+    """With the captions in shuffled order: the median of all shuffles."""
+    shuffled_min: float
+    shuffled_max: float
+    real: float
+    """The judge's own accuracy on real clips that it was not fitted on: what a perfect model could reach."""
+    clips: int
+    """Number of generated clips."""
+
+
+class ListeningJudge:
+    """Standardised picture features and one logistic regression an attribute.
+
+    Args:
+        images: Real clips, grey, all of one size, (height, width) each; loud is dark, low is at the bottom. They must be
+            clips that the judged model was not trained on.
+        labels: Their true attributes.
+        folds: Number of folds of the cross-validation that tells how good the judge is.
+        seed: Seed of the folds.
+
+    Raises:
+        InputError: If scikit-learn is missing, the clips are too few, or an attribute has a single value.
+    """
+
+    def __init__(self, images: Images, labels: Labels, folds: int = 5, seed: int = 0) -> None:
+        _require_sklearn()
+        from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+        self._shape = images[0].shape if len(images) else (0, 0)
+        self._models: dict[str, Any] = {}
+        self.real_accuracy: dict[str, float] = {}
+        """Share of right verdicts on real clips of other folds, for every attribute."""
+        features = self._features(images)
+        for attribute in ATTRIBUTES:
+            wanted = np.asarray(labels[attribute])
+            values, counts = np.unique(wanted, return_counts=True)
+            if len(values) < 2 or counts.min() < 2:
+                raise InputError(
+                    f"{len(images)} real clips are too few to learn '{attribute}' from: every value needs two; "
+                    "prepare a larger held-out share"
+                )
+            splits = StratifiedKFold(min(folds, int(counts.min())), shuffle=True, random_state=seed)
+            verdicts = cross_val_predict(_make_classifier(), features, wanted, cv=splits)
+            self.real_accuracy[attribute] = float(np.mean(verdicts == wanted))
+            self._models[attribute] = _make_classifier().fit(features, wanted)
+
+    def predict(self, images: Images) -> dict[str, list[str]]:
+        """Return what the judge hears: for every attribute, its value for each image."""
+        features = self._features(images)
+        return {name: [str(value) for value in model.predict(features)] for name, model in self._models.items()}
+
+    def judge(self, images: Images, wanted: Labels) -> dict[str, float]:
+        """Return for every attribute the share of images in which the judge hears what was wanted, from 0 to 1."""
+        heard = self.predict(images)
+        return {name: _share(heard[name], wanted[name]) for name in ATTRIBUTES}
+
+    def listen(self, images: Images, wanted: Labels, shuffles: int = 1000, seed: int = 0) -> list[Agreement]:
+        """Judge generated clips against their own captions and against shuffled ones.
+
+        Args:
+            images: Generated clips, of the size of the real ones.
+            wanted: The attributes that their captions ask for.
+            shuffles: Number of random orders of the captions.
+            seed: Seed of the orders.
+        """
+        return measure_agreement(self.predict(images), wanted, self.real_accuracy, shuffles, seed)
+
+    def _features(self, images: Images) -> npt.NDArray[np.float64]:
+        odd = next((image.shape for image in images if image.shape != self._shape), None)
+        if odd is not None:
+            raise InputError(f"an image of {odd} pixels among images of {self._shape}; use one spectrogram preset")
+        if not len(images):
+            raise InputError("there are no images to judge")
+        return np.stack([picture_features(image) for image in images])
+
+
+def measure_agreement(
+    heard: Labels, wanted: Labels, real: Mapping[str, float], shuffles: int = 1000, seed: int = 0
+) -> list[Agreement]:
+    """Compare verdicts with captions, and with the captions in shuffled order.
+
+    Args:
+        heard: The judge's verdicts.
+        wanted: What the captions ask for, in the same order. A caption is shuffled as a whole.
+        real: The judge's accuracy on real clips, for every attribute.
+        shuffles: Number of random orders.
+        seed: Seed of the orders.
+    """
+    if shuffles < 1:
+        raise ValueError(f"shuffles must be at least 1, not {shuffles}")
+    clips = len(wanted[ATTRIBUTES[0]])
+    rng = np.random.default_rng(seed)
+    orders = [rng.permutation(clips) for _ in range(shuffles)]
+    agreements = []
+    for name in ATTRIBUTES:
+        verdicts, captions = np.asarray(heard[name]), np.asarray(wanted[name])
+        control = np.array([np.mean(verdicts == captions[order]) for order in orders])
+        agreements.append(
+            Agreement(
+                attribute=name,
+                agreement=_share(heard[name], wanted[name]),
+                shuffled=float(np.median(control)),
+                shuffled_min=float(control.min()),
+                shuffled_max=float(control.max()),
+                real=real[name],
+                clips=clips,
+            )
+        )
+    return agreements
+
+
+def _share(heard: Sequence[str], wanted: Sequence[str]) -> float:
+    return float(np.mean(np.asarray(heard) == np.asarray(wanted)))
+
+
+def _make_classifier() -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(C=_INVERSE_PENALTY, max_iter=_MAX_ITERATIONS))
+
+
+def _require_sklearn() -> None:
+    if importlib.util.find_spec("sklearn") is None:
+        raise InputError("judging clips needs the package scikit-learn: pip install 'riffusion-train[demo]'")

@@ -1,0 +1,102 @@
+"""Small worlds for tests: a dataset folder written by the contract, and a model that takes milliseconds a step."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from riffusion_train.config.compose import compose
+from riffusion_train.config.spectrogram import SpectrogramConfig, write_spectrogram
+from riffusion_train.config.train import TrainConfig
+from riffusion_train.dataset.layout import arrow_schema, shard_name
+
+NANO_MODEL = [
+    "model=tiny",
+    "model.sample_size=8",
+    "model.vae_block_out_channels=[8,8,8]",
+    "model.vae_norm_num_groups=4",
+    "model.unet_block_out_channels=[16,16]",
+    "model.unet_attention_head_dim=4",
+    "model.text_hidden_size=16",
+    "model.text_intermediate_size=16",
+    "model.text_num_hidden_layers=1",
+    "model.text_num_attention_heads=2",
+]
+"""SD 1.5's architecture, as small as it goes: 32 x 32 pictures, 8 x 8 latents."""
+
+NANO_SPECTROGRAM = SpectrogramConfig(
+    name="nano",
+    rate_hz=16000,
+    hop_length=400,
+    win_length=1600,
+    n_fft=2048,
+    n_mels=32,
+    width_px=32,
+    f_max_hz=8000.0,
+    decode_rate_hz=16000,
+    decode_n_fft=2048,
+)
+
+
+def write_dataset(folder: Path, num_train: int = 12, num_validation: int = 3, *, seed: int = 0) -> Path:
+    """Write a dataset of bright bands on dark pictures; caption `band k` says which."""
+    (folder / "data").mkdir(parents=True)
+    write_spectrogram(folder, NANO_SPECTROGRAM)
+    rng = np.random.default_rng(seed)
+    shards = []
+    for split, count in (("train", num_train), ("validation", num_validation)):
+        if not count:
+            continue
+        rows = [_row(index, rng) for index in range(count)]
+        path = folder / "data" / shard_name(split, 0)
+        pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema()), path)
+        shards.append({"name": path.name, "split": split, "slices": count, "bytes": path.stat().st_size})
+    fingerprint = hashlib.sha256(b"".join((folder / "data" / shard["name"]).read_bytes() for shard in shards))
+    stats = {"schema_version": 1, "fingerprint": fingerprint.hexdigest(), "shards": shards}
+    (folder / "stats.json").write_text(json.dumps(stats))
+    return folder
+
+
+def train_config(dataset: Path, run: Path, *words: str) -> TrainConfig:
+    """Compose a config for the nano model."""
+    return compose("train", TrainConfig, train_words(dataset, run, *words))
+
+
+def train_words(dataset: Path, run: Path, *words: str) -> list[str]:
+    """Return the command line of a short run of the nano model."""
+    return [
+        f"dataset={dataset}",
+        f"run={run}",
+        *NANO_MODEL,
+        "train_batch_size=4",
+        "optimizer.lr=1e-3",
+        "schedule=cosine",
+        "schedule.num_warmup_steps=2",
+        "logging_steps=1",
+        "checkpointing_steps=100",
+        "num_threads=1",
+        *words,
+    ]
+
+
+def _row(index: int, rng: np.random.Generator) -> dict[str, object]:
+    picture = np.full((32, 32), 230, np.uint8)
+    picture[(5 * index) % 28 : (5 * index) % 28 + 4] = 30
+    picture = np.clip(picture + rng.normal(0, 5, picture.shape), 0, 255).astype(np.uint8)
+    packed = io.BytesIO()
+    Image.fromarray(picture).save(packed, "PNG")
+    return {
+        "image": {"bytes": packed.getvalue(), "path": None},
+        "caption": [f"band {index}", f"a line, number {index}"],
+        "track_id": f"track-{index}",
+        "start_s": 0.0,
+        "duration_s": NANO_SPECTROGRAM.clip_s,
+        "loudness_lufs": -14.0,
+        "max_value": 1e5,
+        "source": f"{index}.wav",
+    }

@@ -1,0 +1,114 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from riffusion_train.config.compose import compose, conf_dir, config_keys, load_saved, write_config
+from riffusion_train.config.demo import DemoConfig
+from riffusion_train.config.errors import InputError
+from riffusion_train.config.export import ExportConfig
+from riffusion_train.config.model import ModelName
+from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.config.sample import SampleConfig
+from riffusion_train.config.train import MethodName, TrainConfig
+
+ROOTS = {
+    "train": (TrainConfig, ["dataset=d"]),
+    "prepare": (PrepareConfig, ["audio=a", "out=o"]),
+    "sample": (SampleConfig, ["out=o"]),
+    "export": (ExportConfig, ["run=r", "out=o"]),
+    "demo": (DemoConfig, []),
+}
+GROUPS = sorted(path for path in conf_dir().rglob("*.yaml") if path.parent != conf_dir())
+
+
+def test_every_command_has_a_root_preset() -> None:
+    assert {path.stem for path in conf_dir().glob("*.yaml")} == set(ROOTS)
+    assert len(GROUPS) >= 20
+
+
+@pytest.mark.parametrize("verb", ROOTS)
+def test_every_command_composes_from_its_mandatory_keys(verb: str) -> None:
+    root, words = ROOTS[verb]
+    assert isinstance(compose(verb, root, words), root)
+
+
+@pytest.mark.parametrize("preset", GROUPS, ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_every_preset_composes_in_the_commands_that_have_its_group(preset: Path) -> None:
+    group = preset.parent.name
+    verbs = [verb for verb in ROOTS if f"{group}:" in (conf_dir() / f"{verb}.yaml").read_text()]
+    assert verbs, f"no command uses conf/{group}"
+    for verb in verbs:
+        root, words = ROOTS[verb]
+        compose(verb, root, [*words, f"{group}={preset.stem}"])
+
+
+def test_no_preset_names_code_to_run() -> None:
+    assert not [path for path in conf_dir().rglob("*.yaml") if "_target_" in path.read_text()]
+
+
+@pytest.mark.parametrize(
+    ("word", "complaint"),
+    [
+        ("max_train_step=3", "unknown key 'max_train_step'; did you mean 'max_train_steps'?"),
+        ("method.rank=3", "unknown key 'method.rank'; did you mean 'method.lora_rank'?"),
+        ("method=foo", "unknown preset 'method=foo'; choose from: full, lora, vae"),
+        ("optimizer.lr=fast", "optimizer.lr: Value 'fast'"),
+        ("mixed_precision=fp17", "mixed_precision: Invalid value 'fp17', expected one of"),
+        ("seed", "'seed' is not key=value"),
+    ],
+)
+def test_a_mistyped_word_is_one_line_that_names_it(word: str, complaint: str) -> None:
+    with pytest.raises(InputError) as error:
+        compose("train", TrainConfig, ["dataset=d", word])
+    assert complaint in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_all_missing_keys_are_named_at_once() -> None:
+    with pytest.raises(InputError, match=r"prepare needs audio=…, out=…"):
+        compose("prepare", PrepareConfig, [])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1).filter(lambda text: text.strip() == text))
+def test_a_path_is_taken_literally(path: str) -> None:
+    if path in ("null", "???") or (path[0] == path[-1] and path[0] in "'\""):
+        return
+    assert compose("train", TrainConfig, [f"dataset={path}"]).dataset == path
+
+
+def test_model_takes_a_preset_or_a_path() -> None:
+    assert compose("train", TrainConfig, ["dataset=d", "model=tiny"]).model.name is ModelName.random
+    loaded = compose("train", TrainConfig, ["dataset=d", "model=my models/a, b"]).model
+    assert (loaded.name, loaded.path) == (ModelName.pretrained, "my models/a, b")
+
+
+def test_an_experiment_is_a_preset_of_presets() -> None:
+    config = compose("train", TrainConfig, ["dataset=d", "experiment=sd15_lora", "optimizer.lr=3e-5"])
+    assert config.method.name is MethodName.lora
+    assert config.optimizer.lr == 3e-5
+
+
+def test_a_saved_config_reads_back_equal(tmp_path: Path) -> None:
+    config = compose("train", TrainConfig, ["dataset=d", "model=tiny", "method=lora", "preview.prompts=[a,b]"])
+    write_config(tmp_path / "config.yaml", config)
+    assert load_saved(tmp_path / "config.yaml", TrainConfig) == config
+
+
+def test_a_saved_config_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    write_config(path, compose("train", TrainConfig, ["dataset=d"]))
+    data = OmegaConf.load(path)
+    data["surprise"] = 1
+    OmegaConf.save(data, path)
+    with pytest.raises(InputError, match="surprise"):
+        load_saved(path, TrainConfig)
+
+
+def test_config_keys_are_dotted_leaves() -> None:
+    keys = config_keys(TrainConfig)
+    assert "optimizer.lr" in keys
+    assert "optimizer" not in keys
