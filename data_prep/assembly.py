@@ -72,7 +72,8 @@ def assemble(
     write_spectrogram(folder, config.spectrogram)
     manifest = "".join(_manifest_line(*pair, split_of) for pair in zip(sources.tracks, facts, strict=True))
     write_atomically(folder / layout.MANIFEST_FILE, manifest.encode())
-    shown = kept[:: max(1, len(kept) // _PICTURES)][:_PICTURES]
+    count = min(_PICTURES, len(kept))
+    shown = [kept[index * len(kept) // count] for index in range(count)]
     (folder / PICTURES_DIR).mkdir()
     pngs = [next(read_slices(kept_path(output.tracks, fact.sha256, key))).png for _, fact in shown]
     write_atomically(folder / PICTURES_DIR / "contact_sheet.png", contact_sheet(pngs))

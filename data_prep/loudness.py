@@ -1,27 +1,62 @@
-"""Loudness of whole tracks, and the gain that brings them to one level (ITU-R BS.1770-4, by pyloudnorm)."""
+"""Loudness of whole tracks, and the gain that brings them to one level (ITU-R BS.1770-4)."""
 
+import functools
 import math
 
 import numpy as np
 import numpy.typing as npt
 
-SHORTEST_S = 0.4
+BLOCK_S = 0.4
 """One gating block of BS.1770; shorter sounds have no integrated loudness."""
+_HOPS_A_BLOCK = 4
+_ABSOLUTE_GATE_LUFS = -70.0
+_RELATIVE_GATE_LU = -10.0
+_OFFSET_LUFS = -0.691
 
 
 def measure_lufs(wav: npt.NDArray[np.float32], rate_hz: int) -> float | None:
     """Return the integrated loudness of a track in LUFS; None where it is silent or shorter than 0.4 s.
 
+    The filters are pyloudnorm's. The gating is written anew: with both filters run as one and the blocks summed by hops it
+    takes less than half the time, which was a quarter of the preparation of short clips. A block that the end cuts off
+    does not count, as the standard says (pyloudnorm counts some).
+
     Args:
-        wav: Sound, shape (channels, samples), at most five channels.
+        wav: Sound, shape (channels, samples), mono or stereo.
         rate_hz: Sample rate.
     """
+    import scipy.signal  # type: ignore[import-untyped]
+
+    hop = BLOCK_S / _HOPS_A_BLOCK * rate_hz
+    edges = np.arange(int(wav.shape[1] / hop + 1e-6) + 1) * hop
+    if len(edges) <= _HOPS_A_BLOCK:
+        return None
+    numerator, denominator = _k_weighting(rate_hz)
+    weighted = scipy.signal.lfilter(numerator, denominator, wav)  # (C, N) float64
+    bounds = edges.astype(np.int64)
+    energy = np.add.reduceat(np.square(weighted, out=weighted)[:, : bounds[-1]], bounds[:-1], axis=1).sum(0)  # (hops,)
+    blocks = np.convolve(energy, np.ones(_HOPS_A_BLOCK), "valid") / (BLOCK_S * rate_hz)
+    for gate in (lambda loud: _ABSOLUTE_GATE_LUFS, lambda loud: _lufs(loud.mean()) + _RELATIVE_GATE_LU):
+        blocks = blocks[blocks > 0]
+        if len(blocks):
+            blocks = blocks[_lufs(blocks) > gate(blocks)]
+    return float(_lufs(blocks.mean())) if len(blocks) else None
+
+
+@functools.cache
+def _k_weighting(rate_hz: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the shelf and the high-pass of BS.1770 as the coefficients of one filter of fourth order."""
     import pyloudnorm
 
-    if wav.shape[1] < math.ceil(SHORTEST_S * rate_hz) + 1:
-        return None
-    lufs = float(pyloudnorm.Meter(rate_hz).integrated_loudness(wav.T))
-    return lufs if math.isfinite(lufs) else None
+    numerator = denominator = np.ones(1)
+    for stage in pyloudnorm.Meter(rate_hz)._filters.values():
+        numerator = np.convolve(numerator, stage.passband_gain * stage.b)
+        denominator = np.convolve(denominator, stage.a)
+    return numerator, denominator
+
+
+def _lufs(mean_square: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return _OFFSET_LUFS + 10 * np.log10(mean_square)
 
 
 def gain_db(
@@ -39,5 +74,5 @@ def gain_db(
 
 def rms_dbfs(wav: npt.NDArray[np.float32]) -> float:
     """Return the RMS level over all channels in dB relative to full scale; minus infinity for digital silence."""
-    mean_square = float(np.mean(np.square(wav, dtype=np.float64)))
+    mean_square = float(sum(np.dot(channel, channel) for channel in wav)) / wav.size
     return 10 * math.log10(mean_square) if mean_square > 0 else -math.inf

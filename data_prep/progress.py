@@ -13,7 +13,7 @@ class Progress:
     def __init__(self, title: str, total: int, unit: str) -> None:
         self._title, self._total, self._unit = title, total, unit
         self._done = 0
-        self._started = self._last_line = time.monotonic()
+        self._first = self._last_line = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
             from rich.console import Console
@@ -42,9 +42,12 @@ class Progress:
             self._bar.update(self._task, advance=1, description=f"{self._title} {note}".strip())
             return
         now = time.monotonic()
+        if self._done == 1:  # the first one waited for the workers to start, so it says nothing about the pace
+            self._first = now
+            return
         if self._done == self._total or now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
-            rate = self._done / max(now - self._started, 1e-9)
+            rate = (self._done - 1) / max(now - self._first, 1e-9)
             left = f", {(self._total - self._done) / rate:.0f} s left" if self._done < self._total else ""
             text = f"{self._title}: {self._done} of {self._total} {self._unit}{', ' + note if note else ''}"
             print(f"{text}, {rate:.1f} a second{left}", file=sys.stderr, flush=True)

@@ -5,7 +5,6 @@ import errno
 import hashlib
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from data_prep.kept import Slice, TrackFacts, kept_path, read_facts, write_kept
 from data_prep.loudness import gain_db, measure_lufs, rms_dbfs
 from data_prep.slicing import fixed_windows
+from riffusion_train.audio.files import read_audio, resample
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import SpectrogramConfig
 
@@ -48,11 +48,9 @@ class TrackWorker:
     """Turns audio files into kept slices. It holds one codec for all of them."""
 
     def __init__(self, cut: CutParameters, kept_dir: Path, key: str) -> None:
-        import riffusion_train.audio.codec as codec
-        import riffusion_train.audio.files as files
+        from riffusion_train.audio.codec import make_codec  # here, so that only workers load torch
 
-        self._files = files
-        self._codec: Any = codec.make_codec(cut.spectrogram)
+        self._codec = make_codec(cut.spectrogram)
         self._cut = cut
         self._kept_dir = kept_dir
         self._key = key
@@ -86,17 +84,16 @@ class TrackWorker:
 
     def _cut_track(self, path: Path, facts: TrackFacts) -> tuple[TrackFacts, list[Slice]]:
         try:
-            wav, rate_hz = self._files.read_audio(path)
+            wav, rate_hz = read_audio(path)
         except InputError as error:
             detail = " ".join(str(error).removeprefix(f"{path}: ").split())
             return dataclasses.replace(facts, reason="unreadable", detail=detail), []
         facts = dataclasses.replace(
             facts, duration_s=wav.shape[1] / rate_hz, rate_hz=int(rate_hz), channels=int(wav.shape[0])
         )
-        problem = _problem_of(wav)
-        if problem is not None:
-            return dataclasses.replace(facts, reason=problem[0], detail=problem[1]), []
-        wav = self._files.resample(_at_most_stereo(wav), rate_hz, self._codec.rate_hz)
+        if not wav.any():
+            return dataclasses.replace(facts, reason="silent", detail="every sample is zero"), []
+        wav = resample(_at_most_stereo(wav), rate_hz, self._codec.rate_hz)
         # Measured on the whole track at the codec's rate: what the model hears, and no quiet passage is blown up.
         lufs = measure_lufs(wav, self._codec.rate_hz)
         gain = gain_db(wav, lufs, self._cut.target_lufs, self._cut.peak_ceiling_dbfs)
@@ -146,16 +143,6 @@ def png_bytes(image: npt.NDArray[np.uint8]) -> bytes:
     sink = io.BytesIO()
     Image.fromarray(image).save(sink, "PNG", compress_level=_PNG_LEVEL)
     return sink.getvalue()
-
-
-def _problem_of(wav: npt.NDArray[np.float32]) -> tuple[str, str] | None:
-    if wav.shape[1] == 0:
-        return "unreadable", "the file holds no samples"
-    if not np.isfinite(wav).all():
-        return "unreadable", "the file holds samples that are no numbers (NaN or infinite)"
-    if not wav.any():
-        return "silent", "every sample is zero"
-    return None
 
 
 def _at_most_stereo(wav: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

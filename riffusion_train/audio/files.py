@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from riffusion_train.audio.tags import TAGS, add_id3_tags, add_riff_tags
 from riffusion_train.config.errors import InputError
 
 FORMATS = {
@@ -23,14 +24,12 @@ FORMATS = {
 }
 """Suffixes that `write_audio` knows, with libsndfile's names for what they mean."""
 
-TAGS = ("title", "artist", "comment", "copyright", "software", "date", "album", "license", "tracknumber", "genre")
-"""Tags that a file can carry, as far as its format has them."""
-
 # The sample rates that a format is limited to, with the one that takes the place of all others.
 _RATES_HZ = {
     ".opus": ((8000, 12000, 16000, 24000, 48000), 48000),
     ".mp3": ((8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000), 44100),
 }
+_TAG_WRITERS = {".wav": add_riff_tags, ".mp3": add_id3_tags}
 _BLOCK_SAMPLES = 1 << 16
 _stderr_lock = threading.Lock()
 
@@ -76,12 +75,15 @@ def write_audio(path: Path, wav: np.ndarray, rate_hz: int, tags: dict[str, str] 
         path: Where to write: .wav, .flac, .ogg, .opus or .mp3.
         wav: The samples.
         rate_hz: Their sample rate.
-        tags: Texts by name, of `TAGS`.
+        tags: Texts by name, of `tags.TAGS`: title, artist, comment, copyright, album, genre, date.
 
     Raises:
         InputError: If the suffix is unknown.
     """
     suffix = path.suffix.lower()
+    tags = tags or {}
+    if unknown := set(tags) - set(TAGS):
+        raise ValueError(f"no audio tag is called {unknown}; choose from: {', '.join(TAGS)}")
     if suffix not in FORMATS:
         raise InputError(f"{path}: cannot write '{suffix}' audio; choose from: {', '.join(FORMATS)}")
     allowed, substitute = _RATES_HZ.get(suffix, ((rate_hz,), rate_hz))
@@ -92,31 +94,19 @@ def write_audio(path: Path, wav: np.ndarray, rate_hz: int, tags: dict[str, str] 
     frames = np.ascontiguousarray(wav.T.clip(-1, 1), np.float32)
     try:
         with soundfile.SoundFile(partial, "w", rate_hz, frames.shape[1], subtype, format=kind) as file:
-            for name, text in (tags or {}).items():
-                if name not in TAGS:
-                    raise ValueError(f"no audio tag is called '{name}'; choose from: {', '.join(TAGS)}")
-                setattr(file, name, text)
+            if suffix not in _TAG_WRITERS:
+                for name, text in tags.items():
+                    setattr(file, name, text)
             # In blocks: libsndfile's Vorbis encoder keeps a whole write on its stack.
             for start in range(0, len(frames), _BLOCK_SAMPLES):
                 file.write(frames[start : start + _BLOCK_SAMPLES])
+        if tags and suffix in _TAG_WRITERS:
+            _TAG_WRITERS[suffix](partial, tags)
         partial.replace(path)
     except soundfile.SoundFileError as error:
         raise InputError(f"{path}: cannot be written: {str(error).rpartition(': ')[2]}") from None
     finally:
         partial.unlink(missing_ok=True)
-
-
-def read_tags(path: Path) -> dict[str, str]:
-    """Return the tags that a file written by `write_audio` carries.
-
-    Raises:
-        InputError: If the file cannot be read.
-    """
-    try:
-        with soundfile.SoundFile(path) as file:
-            return {name: text for name in TAGS if (text := getattr(file, name))}
-    except soundfile.SoundFileError:
-        raise InputError(f"{path}: cannot be read as audio") from None
 
 
 def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:

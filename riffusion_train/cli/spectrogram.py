@@ -113,7 +113,8 @@ def _describe_image(path: Path, loaded: "LoadedImage") -> str:
 
 
 def _describe_audio(path: Path) -> str:
-    from riffusion_train.audio.files import read_audio, read_tags
+    from riffusion_train.audio.files import read_audio
+    from riffusion_train.audio.tags import read_tags
 
     wav, rate_hz = read_audio(path)
     channels, samples = wav.shape
@@ -121,11 +122,7 @@ def _describe_audio(path: Path) -> str:
         f"{path}: {samples / rate_hz:.2f} s, {rate_hz} Hz, {channels} channel{'s' if channels > 1 else ''}, "
         f"peak {abs(wav).max():.3f}"
     ]
-    try:
-        tags = read_tags(path)
-    except InputError:  # a format whose sound PyAV decodes; tags are read from our own formats only
-        tags = {}
-    return "\n".join([*lines, *(f"{name}: {text}" for name, text in tags.items())])
+    return "\n".join([*lines, *(f"{name}: {text}" for name, text in read_tags(path).items())])
 
 
 def _parse(action: str, words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:

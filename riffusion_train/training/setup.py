@@ -80,6 +80,7 @@ def _start_processes(config: TrainConfig) -> tuple[Any, RunFolder]:
     from accelerate.utils import ProjectConfiguration, broadcast_object_list
 
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # unless told so, it takes each of several CPU ranks for the only one
         mixed_precision=config.mixed_precision.value,
         log_with=None if config.tracker.name.value == "files" else config.tracker.name.value,
     )

@@ -1,4 +1,5 @@
 import pytest
+
 from data_prep.captions import clean_caption, clean_captions, read_sidecar, sidecar_of
 from riffusion_train.config.errors import InputError
 

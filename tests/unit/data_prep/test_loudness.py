@@ -1,7 +1,9 @@
 import numpy as np
+import pyloudnorm
 import pytest
+from support.corpus_files import chord, noise, tone
+
 from data_prep.loudness import gain_db, measure_lufs, rms_dbfs
-from support.corpus_files import tone
 
 
 def sine(level_dbfs, duration_s=3.0, rate_hz=48000):
@@ -15,8 +17,8 @@ def test_a_stereo_sine_at_minus_23_dbfs_reads_minus_23_lufs_as_ebu_tech_3341_cas
 
 def test_silence_and_sounds_below_a_gating_block_have_no_loudness():
     assert measure_lufs(np.zeros((2, 48000), np.float32), 48000) is None
-    assert measure_lufs(sine(-10, 0.4), 48000) is None
-    assert measure_lufs(sine(-10, 0.5), 48000) is not None
+    assert measure_lufs(sine(-10, 0.39), 48000) is None
+    assert measure_lufs(sine(-10, 0.4), 48000) is not None
     assert gain_db(sine(-10), None, -14, -1) == 0
 
 
@@ -37,3 +39,11 @@ def test_rms_of_a_sine_is_three_db_below_its_peak():
     assert rms_dbfs(sine(-20)) == pytest.approx(-23.01, abs=0.01)
     assert rms_dbfs(np.zeros((1, 10), np.float32)) == -np.inf
     assert rms_dbfs(tone(440, 1.0)) > -30
+
+
+@pytest.mark.parametrize("rate_hz", [16000, 22050, 44100, 48000])
+def test_the_loudness_is_that_of_pyloudnorm_also_where_the_gates_act(rate_hz):
+    loud, quiet = chord(220, 2.1, rate_hz), 0.02 * np.repeat(noise(1, 3.0, rate_hz), 2, axis=0)
+    wav = np.concatenate([loud, quiet, np.zeros((2, rate_hz), np.float32), loud], axis=1)
+    expected = pyloudnorm.Meter(rate_hz).integrated_loudness(wav.T.astype(np.float64))
+    assert measure_lufs(wav, rate_hz) == pytest.approx(expected, abs=2e-3)

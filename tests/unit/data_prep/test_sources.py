@@ -1,4 +1,5 @@
 import pytest
+
 from data_prep.sources import find_audio, make_sources
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import CaptionSource, PrepareConfig

@@ -1,8 +1,9 @@
 from collections import defaultdict
 
-from data_prep.splits import SplitMember, assign_splits
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from data_prep.splits import SplitMember, assign_splits
 
 members_of_random_corpora = st.lists(
     st.tuples(st.integers(0, 15), st.sampled_from([None, "Ann", "ann", "Bob", "Cy", "Di"])), min_size=1, max_size=60

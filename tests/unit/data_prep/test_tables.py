@@ -1,4 +1,5 @@
 import pytest
+
 from data_prep.tables import read_table
 from riffusion_train.config.errors import InputError
 

@@ -1,0 +1,72 @@
+"""Tags of audio files: title, comment and the like, of any length and in any script.
+
+libsndfile writes the tags of FLAC, Ogg Vorbis and Opus well. In WAV it drops texts beyond 2 kB, and in MP3 it writes UTF-8
+that calls itself Latin-1, so those two are written here.
+"""
+
+import struct
+from pathlib import Path
+
+import av
+
+from riffusion_train.config.errors import InputError
+
+# Name of each tag in ID3v2.4 (https://id3.org/id3v2.4.0-frames) and in the INFO list of RIFF files.
+_FRAMES = {
+    "title": ("TIT2", "INAM"),
+    "artist": ("TPE1", "IART"),
+    "comment": ("COMM", "ICMT"),
+    "copyright": ("TCOP", "ICOP"),
+    "album": ("TALB", "IPRD"),
+    "genre": ("TCON", "IGNR"),
+    "date": ("TDRC", "ICRD"),
+}
+TAGS = tuple(_FRAMES)
+"""The tags that every format can carry."""
+
+_UTF_8 = b"\x03"
+
+
+def add_id3_tags(path: Path, tags: dict[str, str]) -> None:
+    """Put an ID3v2.4 tag in front of an MP3 file."""
+    frames = b""
+    for name, text in tags.items():
+        body = _UTF_8 + (b"eng\0" if name == "comment" else b"") + text.encode()
+        frames += _FRAMES[name][0].encode() + _sync_safe(len(body)) + b"\0\0" + body
+    path.write_bytes(b"ID3\x04\0\0" + _sync_safe(len(frames)) + frames + path.read_bytes())
+
+
+def add_riff_tags(path: Path, tags: dict[str, str]) -> None:
+    """Put an INFO list at the end of a WAV file."""
+    body = b"INFO"
+    for name, text in tags.items():
+        value = text.encode() + b"\0"
+        body += _FRAMES[name][1].encode() + struct.pack("<I", len(value)) + value + b"\0" * (len(value) % 2)
+    with path.open("r+b") as file:
+        end = file.seek(0, 2)
+        file.write(b"\0" * (end % 2) + b"LIST" + struct.pack("<I", len(body)) + body)
+        total = file.tell()
+        file.seek(4)
+        file.write(struct.pack("<I", total - 8))
+
+
+def read_tags(path: Path) -> dict[str, str]:
+    """Return the tags of an audio file by name, of `TAGS`.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            found = dict(container.metadata)
+            for stream in container.streams.audio:  # Ogg keeps them there
+                found |= stream.metadata
+    except (av.FFmpegError, ValueError, OSError):
+        raise InputError(f"{path}: cannot be read as audio") from None
+    lowered = {name.lower(): text for name, text in found.items()}
+    return {name: lowered[name] for name in TAGS if name in lowered}
+
+
+def _sync_safe(size: int) -> bytes:
+    """Write a size in four bytes of seven bits, as ID3v2.4 does."""
+    return bytes((size >> shift) & 0x7F for shift in (21, 14, 7, 0))

@@ -1,0 +1,218 @@
+"""The demo's page: one HTML file that opens from disk, with pictures and players of the clips beside it."""
+
+import dataclasses
+import html
+import string
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import quote
+
+from riffusion_train.config.errors import InputError
+from riffusion_train.demo.curves import Curve, curve_svg
+from riffusion_train.demo.figures import FigureRow
+from riffusion_train.demo.steps import StepResult
+
+PAGE_FILE = "index.html"
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One clip on the page; paths are relative to the page's folder, with forward slashes."""
+
+    image_path: str
+    audio_path: str
+    heard: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What the judge hears in it, attribute by attribute; empty where it was not asked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A generated clip, and a real clip of the same description that the model has never seen."""
+
+    prompt: str
+    wanted: Mapping[str, str]
+    """The attributes that the prompt asks for."""
+    generated: Clip
+    real: Clip | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoPage:
+    """All that the page shows."""
+
+    pairs: Sequence[Pair]
+    figures: Sequence[FigureRow]
+    curves: Sequence[Curve]
+    steps: Sequence[StepResult]
+    command: str
+    """The command that makes all of it."""
+    facts: Mapping[str, str]
+    """Machine, versions, sizes: a name and a value each."""
+    title: str = "Music from words, learned on this machine"
+
+
+def write_page(folder: Path, page: DemoPage) -> Path:
+    """Write `index.html` into `folder` and return its path.
+
+    Raises:
+        InputError: If a picture or a sound that the page shows is not there.
+    """
+    for pair in page.pairs:
+        for clip in filter(None, (pair.generated, pair.real)):
+            for name in (clip.image_path, clip.audio_path):
+                if not (folder / name).is_file():
+                    raise InputError(f"{folder / name}: missing; the page would show an empty place")
+    static = files("riffusion_train.demo") / "static"
+    template = string.Template((static / "page.html").read_text(encoding="utf-8"))
+    text = template.substitute(
+        title=_text(page.title),
+        style=(static / "page.css").read_text(encoding="utf-8"),
+        script=(static / "page.js").read_text(encoding="utf-8"),
+        summary=_summary(page),
+        tiles="".join(_tile(row) for row in page.figures if row.unit == "share of clips"),
+        pairs="".join(_pair(number, pair) for number, pair in enumerate(page.pairs, start=1)),
+        figures="".join(_figure_row(row) for row in page.figures),
+        curves="".join(_curve(curve) for curve in page.curves),
+        steps="".join(_step(number, step) for number, step in enumerate(page.steps, start=1)),
+        command=_text(page.command),
+        total=_text(_duration(sum(step.seconds for step in page.steps))),
+        facts="".join(
+            f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in page.facts.items()
+        ),
+    )
+    path = folder / PAGE_FILE
+    partial = folder / f".{PAGE_FILE}.partial"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value), quote=True)
+
+
+def _summary(page: DemoPage) -> str:
+    clips = len(page.pairs)
+    took = _duration(sum(step.seconds for step in page.steps))
+    return (
+        f"Below are {clips} clips that a small model made from one line of text each. It was trained from nothing, in "
+        f"{_text(took)} in all, by the steps at the end of this page."
+        if page.steps
+        else f"Below are {clips} clips that a small model made from one line of text each."
+    )
+
+
+def _tile(row: FigureRow) -> str:
+    name = row.what.split()[0]
+    return (
+        f'<li><span class="tile-name">{_text(name)}</span><strong>{_percent(row.ours)}</strong>'
+        f'<span class="tile-note">{_percent(row.reference)} by chance</span></li>'
+    )
+
+
+def _pair(number: int, pair: Pair) -> str:
+    panes = _pane("Generated", pair.prompt, pair.generated, pair.wanted)
+    if pair.real is not None:
+        panes += _pane("Real, same description", pair.prompt, pair.real, pair.wanted)
+    return (
+        f'<article class="pair" aria-labelledby="prompt-{number}"><h3 id="prompt-{number}">{_text(pair.prompt)}</h3>'
+        f'<div class="panes">{panes}</div></article>'
+    )
+
+
+def _pane(label: str, prompt: str, clip: Clip, wanted: Mapping[str, str]) -> str:
+    spoken = _text(f"{label}: {prompt}")
+    return (
+        f'<figure class="clip" data-label="{spoken}">'
+        f'<div class="picture"><img src="{_url(clip.image_path)}" alt="Spectrogram. {spoken}" decoding="async">'
+        '<span class="playhead" hidden></span></div>'
+        f'<figcaption><span class="label">{_text(label)}</span></figcaption>'
+        f'<audio controls preload="metadata" src="{_url(clip.audio_path)}" aria-label="{spoken}"></audio>'
+        f"{_verdicts(clip.heard, wanted)}</figure>"
+    )
+
+
+def _verdicts(heard: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+    """Return what the judge hears as a row of small marks; a wrong one names both."""
+    if not heard:
+        return ""
+    marks = []
+    for name, value in heard.items():
+        right = wanted.get(name) == value
+        state, sign, word = ("right", "✓", "as asked") if right else ("wrong", "✗", f"asked for {wanted.get(name)}")
+        marks.append(
+            f'<li class="{state}" title="{_text(f"{name}: {value}, {word}")}"><span aria-hidden="true">{sign}</span> '
+            f'{_text(_as_heard(name, value))}<span class="spoken">, {_text(word)}</span></li>'
+        )
+    return f'<ul class="verdicts" aria-label="What the judge hears">{"".join(marks)}</ul>'
+
+
+def _as_heard(name: str, value: str) -> str:
+    """Return a value that can stand alone: `none` becomes `no drums`, `low` becomes `low register`."""
+    if value == "none":
+        return f"no {name}"
+    return f"{value} {name}" if name in ("register", "tempo") else value
+
+
+def _figure_row(row: FigureRow) -> str:
+    is_share = row.unit.startswith("share") and 0 <= row.ours <= 1
+    show = _percent if is_share else _plain
+    unit = "" if is_share else f" {_text(row.unit)}"
+    target = "–" if row.target is None else f"≥ {show(row.target)}"
+    if row.target is not None:
+        met = row.ours >= row.target
+        target += f' <span class="{"right" if met else "wrong"}">{"met" if met else "missed"}</span>'
+    ratio = "–" if row.ratio is None else f"{row.ratio:.1f}×"
+    spread = "" if row.reference_min == row.reference_max else f"{show(row.reference_min)}–{show(row.reference_max)}"
+    return (
+        f'<tr><th scope="row">{_text(row.what)}{_bar(row) if is_share else ""}</th>'
+        f'<td data-name="this model"><strong>{show(row.ours)}</strong>{unit}</td>'
+        f'<td data-name="shuffled captions">{show(row.reference)}{unit}<small>{spread}</small></td>'
+        f'<td data-name="ratio">{ratio}</td><td data-name="target">{target}</td>'
+        f'<td data-name="real clips">{"–" if row.ceiling is None else show(row.ceiling)}</td></tr>'
+    )
+
+
+def _bar(row: FigureRow) -> str:
+    def mark(kind: str, share: float) -> str:
+        return f'<i class="{kind}" style="left:{100 * min(max(share, 0), 1):.1f}%"></i>'
+
+    marks = mark("target", row.target) if row.target is not None else ""
+    marks += mark("ceiling", row.ceiling) if row.ceiling is not None else ""
+    return (
+        f'<span class="bar" aria-hidden="true"><b class="ours" style="width:{100 * row.ours:.1f}%"></b>'
+        f'<b class="chance" style="width:{100 * row.reference:.1f}%"></b>{marks}</span>'
+    )
+
+
+def _curve(curve: Curve) -> str:
+    return f"<figure><figcaption>{_text(curve.name)}</figcaption>{curve_svg(curve)}</figure>"
+
+
+def _step(number: int, step: StepResult) -> str:
+    return (
+        f'<li><div class="step-head"><h3>{number}. {_text(step.name)}</h3>'
+        f'<p>{_text(_duration(step.seconds))} <span aria-hidden="true">·</span> {step.peak_mb:,.0f} MB</p></div>'
+        f'<div class="command"><pre tabindex="0"><code>{_text(step.command)}</code></pre></div></li>'
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.4g}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _url(path: str) -> str:
+    return _text(quote(path))

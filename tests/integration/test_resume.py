@@ -1,0 +1,134 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from support.worlds import train_config, train_words, write_dataset
+
+from riffusion_train.config.errors import EXIT_STOPPED, InputError, StoppedError
+from riffusion_train.training.setup import run_training
+from riffusion_train.training.trainer import Trainer
+
+TRAINED = ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")
+WHOLE = ["max_train_steps=10", "method.train_text_encoder=true", "objective=min_snr", "gradient_accumulation_steps=2"]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "dataset", num_train=11)
+
+
+@pytest.fixture(scope="module")
+def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of ten steps that nobody stopped."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    return run_training(train_config(dataset, run, *WHOLE), [])
+
+
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the run receive SIGTERM while it does a step."""
+    update = Trainer._update
+
+    def update_and_signal(trainer: Trainer) -> None:
+        update(trainer)
+        if trainer.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "_update", update_and_signal)
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    for name in TRAINED:
+        weights, others = load_file(run / "final" / name), load_file(other / "final" / name)
+        assert weights.keys() == others.keys()
+        different = [key for key in weights if not weights[key].equal(others[key])]
+        assert not different
+    assert losses(run) == losses(other)
+
+
+def losses(run: Path) -> list[tuple[int, float, float]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"], line["lr"]) for line in lines]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ten_steps_equal_five_plus_five_bit_for_bit(
+    dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    words = [*WHOLE, "resume=auto", f"dataloader_num_workers={workers}"]
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        with pytest.raises(StoppedError, match="step 5 is saved"):
+            run_training(train_config(dataset, tmp_path / "run", *words), [])
+    assert not (tmp_path / "run" / "final").exists()
+    run_training(train_config(dataset, tmp_path / "run", *words), [])
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(dataset: Path, whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [*train_words(dataset, run, *WHOLE), "checkpointing_steps=2", "resume=auto"]
+    command = [sys.executable, "-m", "riffusion_train", "train", *words]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not (run / "checkpoints" / "step-000004").exists() and process.poll() is None:
+            assert time.monotonic() < deadline, "no checkpoint in two minutes"
+            time.sleep(0.02)
+        process.kill()
+    run_training(train_config(dataset, run, *WHOLE, "checkpointing_steps=2", "resume=auto"), [])
+    assert_same_run(run, whole)
+
+
+def test_sigterm_ends_the_command_with_its_state_saved_and_its_own_exit_code(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = train_words(dataset, run, "max_train_steps=100000")
+    command = [sys.executable, "-m", "riffusion_train", "train", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (run / "metrics.jsonl").exists():
+            assert time.monotonic() < deadline, "no step in two minutes"
+            time.sleep(0.05)
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == EXIT_STOPPED
+    assert "the same command with resume=auto goes on" in errors
+    assert len(list((run / "checkpoints").iterdir())) == 1
+
+
+def test_a_finished_run_is_left_alone(dataset: Path, whole: Path) -> None:
+    before = (whole / "metrics.jsonl").read_bytes()
+    run_training(train_config(dataset, whole, *WHOLE, "resume=auto"), [])
+    assert (whole / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_folder_is_not_written_over(dataset: Path, whole: Path) -> None:
+    with pytest.raises(InputError, match="resume=auto goes on with it"):
+        run_training(train_config(dataset, whole, *WHOLE), [])
+
+
+def test_other_settings_are_refused_by_name(dataset: Path, whole: Path) -> None:
+    words = [*WHOLE, "resume=auto", "optimizer.lr=5e-4"]
+    with pytest.raises(InputError, match=r"optimizer\.lr was 0\.001, now 0\.0005"):
+        run_training(train_config(dataset, whole, *words), [])
+
+
+def test_another_batch_size_is_refused(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        with pytest.raises(StoppedError):
+            run_training(train_config(dataset, tmp_path / "run", *WHOLE), [])
+    words = [*WHOLE, "resume=auto", "train_batch_size=3"]
+    with pytest.raises(InputError, match="the run has 8 slices in a step, this start 6"):
+        run_training(train_config(dataset, tmp_path / "run", *words), [])
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(dataset: Path, tmp_path: Path) -> None:
+    words = ["max_train_steps=50", "optimizer.lr=1e30", "schedule=constant", "max_grad_norm=1e30"]
+    with pytest.raises(InputError, match=r"loss of step \d+ is not finite; no weight was changed\. Slices .*\.wav"):
+        run_training(train_config(dataset, tmp_path / "run", *words), [])
+    assert not (tmp_path / "run" / "final").exists()

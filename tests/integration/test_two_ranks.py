@@ -1,0 +1,65 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.worlds import train_config, train_words, write_dataset
+
+from riffusion_train.training.setup import run_training
+
+WORDS = ["max_train_steps=20", "method.train_text_encoder=true"]
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611", "-m"],
+    "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1", "-m"],
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "dataset")
+
+
+@pytest.fixture(scope="module")
+def alone(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("alone") / "run"
+    return run_training(train_config(dataset, run, *WORDS), [])
+
+
+def launch(launcher: str, words: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], "riffusion_train", "train", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.two_ranks
+def test_two_processes_train_the_run_of_one(dataset: Path, alone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = launch("torchrun", [*train_words(dataset, run, *WORDS), "train_batch_size=2"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((run / "manifest.json").read_text())["world_size"] == 2
+    assert losses(run) == pytest.approx(losses(alone), rel=1e-3)
+    ours = load_file(run / "final" / "unet" / "diffusion_pytorch_model.safetensors")
+    theirs = load_file(alone / "final" / "unet" / "diffusion_pytorch_model.safetensors")
+    for name, tensor in theirs.items():
+        assert torch.allclose(ours[name], tensor, atol=2e-3), name
+
+
+@pytest.mark.two_ranks
+def test_two_ranks_agree_on_a_run_folder_that_nobody_named(dataset: Path, tmp_path: Path) -> None:
+    words = [word for word in train_words(dataset, tmp_path, "max_train_steps=1") if not word.startswith("run=")]
+    command = [sys.executable, "-m", *LAUNCHERS["torchrun"], "riffusion_train", "train", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_accelerate_launch_runs_the_module(dataset: Path, alone: Path, tmp_path: Path) -> None:
+    done = launch("accelerate", train_words(dataset, tmp_path / "run", *WORDS))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(tmp_path / "run") == losses(alone)
