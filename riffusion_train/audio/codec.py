@@ -42,7 +42,8 @@ class EncodedClip:
 
     Attributes:
         image: uint8, (n_mels, width) for mono, (n_mels, width, 3) for stereo: R is empty, G left, B right.
-        max_value: Largest mel magnitude, on the scale of 16-bit samples; 0 for digital silence.
+        max_value: Largest mel magnitude, on the scale of 16-bit samples; 0 for digital silence, and for a picture
+            whose level nobody knows, such as a model's.
     """
 
     image: np.ndarray
@@ -122,8 +123,8 @@ class SpectrogramCodec:
         Args:
             image: (n_mels, width) or (n_mels, width, 3), uint8 or floats in [0, 1], or a PIL image. The colours of a mono
                 image are averaged.
-            max_value: The magnitude of black, which restores the true level. Without it the peak becomes
-                `UNKNOWN_LEVEL_PEAK`.
+            max_value: The magnitude of black, which restores the true level. Without it, or with 0, the peak becomes
+                `UNKNOWN_LEVEL_PEAK`; a white image is silence in any case.
             quality: draft, normal or best.
             seed: Seed of the phase where there is next to nothing to hear.
 
@@ -137,11 +138,11 @@ class SpectrogramCodec:
             raise InputError(f"quality={quality} is unknown; choose from: {', '.join(Quality.__members__)}")
         darkness = torch.from_numpy(self._darkness(image))  # (channels, n_mels, width)
         samples = (darkness.shape[-1] - 1) * self.config.hop_length
-        if max_value == 0 or not bool(darkness.any()):
+        if not bool(darkness.any()):
             return np.zeros((len(darkness), samples), np.float32)
         mels = darkness.pow(1 / self.config.power).flip(1).transpose(1, 2).contiguous()  # (channels, width, n_mels)
         wav = self._invert(mels, Quality(quality), seed, samples)
-        if max_value is None:
+        if not max_value:
             return np.asarray(wav * (UNKNOWN_LEVEL_PEAK / max(float(np.abs(wav).max()), 1e-9)), np.float32)
         return np.asarray(wav * (max_value / SAMPLE_SCALE), np.float32)
 

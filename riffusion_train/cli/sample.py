@@ -68,8 +68,13 @@ def _fresh(flags: argparse.Namespace, model: str | None, config: SampleConfig) -
         prompts += [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not prompts:
         raise InputError("no prompt: give --prompt TEXT, or --prompts FILE with one prompt a line")
-    seeds = range(config.seed, config.seed + config.num_variations)
-    return Wanted(model, [(prompt, flags.negative, seed) for prompt in prompts for seed in seeds], None)
+    variations = config.num_variations
+    clips = [
+        (prompt, flags.negative, config.seed + variation + (index * variations if config.vary_seed else 0))
+        for index, prompt in enumerate(prompts)
+        for variation in range(variations)
+    ]
+    return Wanted(model, clips, None)
 
 
 def _again(file: str, model: str | None, config: SampleConfig) -> tuple[Wanted, SampleConfig]:

@@ -44,6 +44,8 @@ class SampleConfig:
     """Seed of the first variation; variation n uses seed + n."""
     num_variations: int = 1
     """Clips of each prompt."""
+    vary_seed: bool = False
+    """Also count the seed up from prompt to prompt, so that no two clips start from the same noise."""
     guidance_scale: float = 7.0
     """Classifier-free guidance; 1 is none."""
     num_inference_steps: int = 20

@@ -43,6 +43,7 @@ class DemoPage:
 
     pairs: Sequence[Pair]
     figures: Sequence[FigureRow]
+    """Agreement with the captions; the reference of each row is the shuffled control."""
     curves: Sequence[Curve]
     steps: Sequence[StepResult]
     command: str
@@ -107,14 +108,14 @@ def _tile(row: FigureRow) -> str:
     name = row.what.split()[0]
     return (
         f'<li><span class="tile-name">{_text(name)}</span><strong>{_percent(row.ours)}</strong>'
-        f'<span class="tile-note">{_percent(row.reference)} by chance</span></li>'
+        f'<span class="tile-note">{_percent(row.reference)} with shuffled captions</span></li>'
     )
 
 
 def _pair(number: int, pair: Pair) -> str:
     panes = _pane("Generated", pair.prompt, pair.generated, pair.wanted)
     if pair.real is not None:
-        panes += _pane("Real, same description", pair.prompt, pair.real, pair.wanted)
+        panes += _pane("Real", pair.prompt, pair.real, pair.wanted)
     return (
         f'<article class="pair" aria-labelledby="prompt-{number}"><h3 id="prompt-{number}">{_text(pair.prompt)}</h3>'
         f'<div class="panes">{panes}</div></article>'

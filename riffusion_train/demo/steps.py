@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -29,6 +29,8 @@ class Step:
     """Its command line."""
     makes: Path
     """What stands once it is done."""
+    before: Callable[[], None] | None = None
+    """Called just before the command is run."""
 
     @property
     def command(self) -> str:
@@ -82,6 +84,8 @@ class StepRunner:
                 print(f"{title}: done before ({before.seconds:.0f} s)", flush=True)
                 continue
             print(f"{title}\n    {step.command}", flush=True)
+            if step.before is not None:
+                step.before()
             self._run(step, before.seconds if before else 0.0)
         return [self._results[step.name] for step in steps]
 

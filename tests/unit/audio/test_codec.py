@@ -74,12 +74,13 @@ def test_decoding_an_encoded_tone_keeps_its_pitch_and_level(preset: str, frequen
 @pytest.mark.parametrize("preset", PRESETS)
 def test_decoding_then_encoding_gives_nearly_the_same_image(preset: str):
     codec = codec_of(preset)
-    wav = noise(2.0, codec.rate_hz) * np.linspace(0.1, 1, 2 * codec.rate_hz, dtype=np.float32)
+    # Loudest in the middle: the columns at the edges see a reflection, which no sound can match, and must not set the scale.
+    wav = noise(2.0, codec.rate_hz) * (0.1 + np.hanning(2 * codec.rate_hz)).astype(np.float32)
     encoded = codec.encode_long(wav)
     again = codec.encode_long(codec.decode(encoded.image, encoded.max_value))
     difference = np.abs(again.image.astype(int) - encoded.image.astype(int))
     assert difference.mean() < 4.0
-    assert again.max_value == pytest.approx(encoded.max_value, rel=0.2)
+    assert again.max_value == pytest.approx(encoded.max_value, rel=0.1)
 
 
 def test_a_decoded_column_sounds_at_its_own_time():
@@ -178,10 +179,13 @@ def test_decoding_is_deterministic_and_the_seed_matters_only_in_what_is_next_to_
     assert abs(level_db(first[0]) - level_db(other[0])) < 1.0
 
 
-def test_without_a_maximum_the_peak_is_the_documented_one():
+@pytest.mark.parametrize("max_value", [None, 0.0])
+def test_without_a_maximum_the_peak_is_the_documented_one(max_value: float | None):
     codec = codec_of("tiny")
     encoded = codec.encode(clip_of(codec, 500.0) * 0.01)
-    assert np.abs(codec.decode(encoded.image, quality="draft")).max() == pytest.approx(UNKNOWN_LEVEL_PEAK, rel=1e-5)
+    assert np.abs(codec.decode(encoded.image, max_value, quality="draft")).max() == pytest.approx(
+        UNKNOWN_LEVEL_PEAK, rel=1e-5
+    )
 
 
 def test_every_form_of_an_image_decodes_alike():

@@ -26,9 +26,7 @@ def addresses(num_slices: int, ranks: int, batch: int, accumulation: int, first:
 
 
 @settings(deadline=None)
-@given(
-    st.integers(1, 50), st.sampled_from([(1, 8, 1), (2, 4, 1), (4, 2, 1), (2, 2, 2), (1, 2, 4)]), st.integers(0, 9)
-)
+@given(st.integers(1, 50), st.sampled_from([(1, 8, 1), (2, 4, 1), (4, 2, 1), (2, 2, 2), (1, 2, 4)]), st.integers(0, 9))
 def test_however_the_batch_is_shared_it_holds_the_same_slices(
     num_slices: int, shape: tuple[int, int, int], split_at: int
 ) -> None:

@@ -67,7 +67,7 @@ def test_a_file_with_a_missing_key_is_refused_by_name(
 def test_a_file_of_another_architecture_is_refused(tmp_path: Path, components: Components) -> None:
     path = tmp_path / "model.safetensors"
     write_single_file(path, components)
-    with pytest.raises(InputError, match="is not Stable Diffusion 1.5's"):
+    with pytest.raises(InputError, match=r"is not Stable Diffusion 1\.5's"):
         load_components(str(path))
 
 

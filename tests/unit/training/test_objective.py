@@ -69,7 +69,9 @@ def test_min_snr_weighs_as_in_the_paper(timestep: int) -> None:
 
 
 def test_sampled_moments_have_the_mean_and_deviation_they_say() -> None:
-    moments = torch.cat([torch.full((1, 4, 64, 64), 3.0), torch.full((1, 4, 64, 64), 2 * torch.log(torch.tensor(0.5)))], 1)
+    moments = torch.cat(
+        [torch.full((1, 4, 64, 64), 3.0), torch.full((1, 4, 64, 64), 2 * torch.log(torch.tensor(0.5)))], 1
+    )
     samples = sample_moments(moments, torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0)))
     assert samples.mean().item() == pytest.approx(3.0, abs=0.02)
     assert samples.std().item() == pytest.approx(0.5, abs=0.02)

@@ -1,0 +1,26 @@
+"""Work for worker processes that ends badly on request. Imports nothing heavy, since each process imports it."""
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+
+
+def make_doomed_work(setup: None) -> Callable[[str], str]:
+    """Return work that crashes on `crash`, meets a full disk on `full`, fails on `bug`, and else gives capitals."""
+
+    def work(task: str) -> str:
+        if task == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if task == "full":
+            raise OSError(errno.ENOSPC, "No space left on device", "/there")
+        if task == "bug":
+            raise ZeroDivisionError("of ours")
+        return task.upper()
+
+    return work
+
+
+def make_nothing(setup: None) -> Callable[[str], str]:
+    """Crash before any work."""
+    os._exit(7)

@@ -1,0 +1,29 @@
+import errno
+
+import pytest
+from support.doomed_work import make_doomed_work, make_nothing
+
+from data_prep.workers import WorkerDied, run_in_processes
+
+
+def test_a_worker_that_crashes_costs_its_task_only(tmp_path):
+    tasks = ["a", "crash", "b", "c", "crash", "d"]
+    results = dict(run_in_processes(make_doomed_work, None, tasks, 2, tmp_path / "log"))
+    assert [results[index] for index in (0, 2, 3, 5)] == ["A", "B", "C", "D"]
+    assert all(isinstance(results[index], WorkerDied) and "SIGSEGV" in str(results[index]) for index in (1, 4))
+
+
+def test_a_full_disk_in_a_worker_passes_up_whole(tmp_path):
+    with pytest.raises(OSError) as caught:
+        list(run_in_processes(make_doomed_work, None, ["full"], 1, tmp_path / "log"))
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/there")
+
+
+def test_a_fault_of_ours_in_a_worker_ends_the_run_with_its_traceback(tmp_path):
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: of ours"):
+        list(run_in_processes(make_doomed_work, None, ["a", "bug"], 1, tmp_path / "log"))
+
+
+def test_processes_that_cannot_start_are_not_started_for_ever(tmp_path):
+    with pytest.raises(RuntimeError, match="do not start: its process ended with exit code 7"):
+        list(run_in_processes(make_nothing, None, ["a"], 1, tmp_path / "log"))
