@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data_prep.report import counts_text
 from riffusion_train.config.spectrogram import SpectrogramConfig, to_data
 from riffusion_train.dataset.layout import COLUMNS, MANIFEST_FILE, SHARD_DIR
 
@@ -44,8 +45,8 @@ def card_text(
     return f"""{_front_matter(stats)}
 # Spectrogram dataset
 
-{totals["slices"]} spectrogram images of {spectrogram.clip_s:.2f} s, cut from {totals["tracks"]} captioned tracks
-({totals["hours"]:.2f} h of audio), with {stats["captions"]} different captions. Made by riffusion-train:
+Spectrogram images of {spectrogram.clip_s:.2f} s, cut from captioned tracks: {counts_text(totals)} of audio in the slices,
+different captions: {stats["captions"]}. Made by riffusion-train:
 
 {made}
 ![Spectrograms](pictures/contact_sheet.png)
@@ -70,7 +71,7 @@ No track, and no artist where artists are known, is in two splits, unless the so
 
 ## Left out
 
-{left_out}{stats["silent_slices"]} silent windows were left out. What became of each file is in `{MANIFEST_FILE}`.
+{left_out}{stats["silent_slices"]} windows were left out as silent. What became of each file is in `{MANIFEST_FILE}`.
 
 ## Spectrogram
 

@@ -12,9 +12,9 @@ from data_prep.kept import TrackFacts, parameters_key
 from data_prep.output import Output
 from data_prep.parameters import cut_data, make_cut_parameters, parameters_of
 from data_prep.progress import Progress
-from data_prep.report import report_lines
+from data_prep.report import counts_text, report_lines
 from data_prep.sources import Sources, Track, make_sources
-from data_prep.work import WorkerSetup, make_track_worker
+from data_prep.work import WorkerSetup, make_track_worker, one_thread
 from data_prep.workers import WorkerDied, run_here, run_in_processes
 from riffusion_train.config.errors import InputError, StoppedError
 from riffusion_train.config.prepare import PrepareConfig, check_prepare
@@ -43,12 +43,15 @@ def prepare(config: PrepareConfig, command: str = "") -> DatasetFolder:
         if output.work.is_dir():  # the last run was killed after its last rename
             with output.locked():
                 output.clear()
-        print(f"{out} is complete: {_totals(open_dataset_folder(out))}; nothing to do")
-        return open_dataset_folder(out)
+        folder = open_dataset_folder(out)
+        print(f"{out} is complete: {counts_text(folder.stats['totals'])}; nothing to do")
+        return folder
     with output.locked():
         output.begin(parameters)
         facts = _work_on_tracks(config, sources, output)
-        _refuse_nothing(sources.tracks, facts)
+        if all(fact.reason is not None for fact in facts):
+            output.clear()  # nothing is worth keeping, and the mend may be another setting
+            raise InputError(_why_nothing(sources.tracks, facts))
         key = parameters_key(cut_data(make_cut_parameters(config)))
         assemble(config, sources, facts, output, key, parameters, digest, command)
         output.finish()
@@ -88,9 +91,17 @@ def _run(
     num_workers: int | None, setup: WorkerSetup, paths: Sequence[str], log: Path, stop: threading.Event
 ) -> Generator[tuple[int, object], None, None]:
     if num_workers == 0:
-        return run_here(make_track_worker, setup, paths)
-    crew = num_workers or len(os.sched_getaffinity(0))
-    return run_in_processes(make_track_worker, setup, paths, crew, log, stop.is_set)
+        with one_thread():
+            yield from run_here(make_track_worker, setup, paths)
+        return
+    crew = num_workers or _usable_cores()
+    yield from run_in_processes(make_track_worker, setup, paths, crew, log, stop.is_set)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux; a container may have fewer cores than the machine
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _fact_of(result: object) -> TrackFacts:
@@ -100,19 +111,9 @@ def _fact_of(result: object) -> TrackFacts:
     return result
 
 
-def _refuse_nothing(tracks: Sequence[Track], facts: Sequence[TrackFacts]) -> None:
-    if any(fact.reason is None for fact in facts):
-        return
-    first = next((index for index, fact in enumerate(facts) if fact.reason), 0)
-    raise InputError(
-        f"none of {len(tracks)} tracks could be used; the first, {tracks[first].source}: "
-        f"{facts[first].reason}: {facts[first].detail}"
-    )
-
-
-def _totals(folder: DatasetFolder) -> str:
-    totals = folder.stats["totals"]
-    return f"{totals['tracks']} tracks, {totals['slices']} slices, {totals['hours']:.2f} h"
+def _why_nothing(tracks: Sequence[Track], facts: Sequence[TrackFacts]) -> str:
+    counted = "the one track" if len(tracks) == 1 else f"any of {len(tracks)} tracks"
+    return f"cannot use {counted}; the first, {tracks[0].source}: {facts[0].reason}: {facts[0].detail}"
 
 
 @contextlib.contextmanager

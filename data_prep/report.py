@@ -1,6 +1,7 @@
 """What a finished run prints."""
 
 import json
+from collections.abc import Mapping
 
 from riffusion_train.dataset.layout import MANIFEST_FILE, DatasetFolder
 
@@ -10,8 +11,8 @@ _SHOWN = 5
 def report_lines(folder: DatasetFolder) -> list[str]:
     """Return the report on a dataset: splits, what was left out and why, where it is."""
     stats = folder.stats
-    lines = [f"{folder.path}: {_counts(stats['totals'])}"]
-    lines += [f"  {split:<11} {_counts(counts)}" for split, counts in stats["splits"].items()]
+    lines = [f"{folder.path}: {counts_text(stats['totals'])}"]
+    lines += [f"  {split:<11} {counts_text(counts)}" for split, counts in stats["splits"].items()]
     if "validation" not in stats["splits"]:
         lines.append("  no validation split: it takes at least two tracks or artists, and validation_ratio above 0")
     if stats["silent_slices"]:
@@ -19,7 +20,7 @@ def report_lines(folder: DatasetFolder) -> list[str]:
     rejected = stats["rejected"]
     if rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
-        lines.append(f"  {sum(rejected.values())} tracks rejected: {reasons}; each is listed in {MANIFEST_FILE}")
+        lines.append(f"  {sum(rejected.values())} rejected: {reasons}; each is listed in {MANIFEST_FILE}")
         lines += _first_rejected(folder)
     return lines
 
@@ -31,5 +32,7 @@ def _first_rejected(folder: DatasetFolder) -> list[str]:
     return lines + ([f"    … and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else [])
 
 
-def _counts(counts: dict[str, float]) -> str:
-    return f"{counts['tracks']} tracks, {counts['slices']} slices, {counts['hours']:.2f} h"
+def counts_text(counts: Mapping[str, float]) -> str:
+    """Return for example `1 track, 12 slices, 0.02 h`."""
+    named = [f"{counts[name]} {name if counts[name] != 1 else name[:-1]}" for name in ("tracks", "slices")]
+    return ", ".join([*named, f"{counts['hours']:.2f} h"])

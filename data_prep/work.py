@@ -1,9 +1,11 @@
 """One track from file to slices: hash, decode, resample, measure, bring to one loudness, cut, encode, keep."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +136,19 @@ class TrackWorker:
 def make_track_worker(setup: WorkerSetup) -> TrackWorker:
     """Build the worker that a process runs."""
     return TrackWorker(setup.cut, Path(setup.kept_dir), setup.key)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread meanwhile, as the worker processes do: the order of sums decides the last bit of a pixel."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def png_bytes(image: npt.NDArray[np.uint8]) -> bytes:

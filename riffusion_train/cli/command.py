@@ -2,10 +2,11 @@
 
 import argparse
 import dataclasses
+import textwrap
 from collections.abc import Sequence
 from typing import NoReturn, TypeVar
 
-from riffusion_train.config.compose import compose, conf_dir, config_keys, describe, group_options
+from riffusion_train.config.compose import compose, conf_dir, group_options
 from riffusion_train.config.errors import InputError
 
 Root = TypeVar("Root")
@@ -28,19 +29,14 @@ def parse(verb: str, root: type[Root], words: Sequence[str]) -> Root | None:
 
 
 def help_text(verb: str, root: type, flags: str = "") -> str:
-    """Return the help of a verb: its presets, and every key with type, default and meaning."""
-    lines = [f"usage: riffusion {verb} {flags}[key=value …]".replace("  ", " "), ""]
-    groups = [f.name for f in dataclasses.fields(root) if (conf_dir() / f.name).is_dir()]
+    """Return the help of a verb: its presets, and every key with its default and meaning."""
+    from riffusion_train.config.reference import key_rows
+
+    lines = [f"usage: riffusion {verb} {flags}[key=value …]", ""]
+    groups = [field.name for field in dataclasses.fields(root) if (conf_dir() / field.name).is_dir()]
     if groups:
         lines += ["presets:", *(f"  {name}={'|'.join(group_options(name))}" for name in groups), ""]
     lines.append("keys:")
-    lines += [f"  {key}={_default(field)}" for key, field in config_keys(root).items()]
-    return "\n".join([*lines, "", "Every key is explained in docs/config.md."])
-
-
-def _default(field: "dataclasses.Field[object]") -> str:
-    if field.default is not dataclasses.MISSING:
-        return describe(field.default)
-    if field.default_factory is not dataclasses.MISSING:
-        return describe(field.default_factory())
-    return "…"
+    for key, default, meaning in key_rows(root):
+        lines += [f"  {key}={default}", *textwrap.wrap(meaning, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+    return "\n".join(lines)

@@ -105,6 +105,10 @@ def check_prepare(config: PrepareConfig) -> None:
         raise InputError(f"stride_s={config.stride_s}: it is a number of seconds from 0.01 up")
     if config.min_clip_s is not None and not 0 < config.min_clip_s <= clip_s:
         raise InputError(f"min_clip_s={config.min_clip_s}: it lies between 0 and the clip's {clip_s:.2f} s")
+    if config.min_clip_s is not None and config.tail is Tail.drop:
+        raise InputError(
+            "min_clip_s= has no meaning with tail=drop, which keeps full clips only; leave out one of them"
+        )
     for key in ("validation_ratio", "test_ratio"):
         if not 0 <= getattr(config, key) < 1:
             raise InputError(f"{key}={getattr(config, key)}: it is a share from 0 to below 1")

@@ -256,11 +256,33 @@ def test_wrong_input_is_one_line_and_exit_code_two(tmp_path, capsys):
     for audio, message in (
         (tmp_path / "nowhere", "no such folder"),
         (empty, "no audio files"),
-        (silent, "none of 1 tracks could be used; the first, a.wav: silent"),
+        (silent, "cannot use the one track; the first, a.wav: silent"),
     ):
         assert main(["prepare", f"audio={audio}", f"out={tmp_path / 'out'}", "spectrogram=tiny", "num_workers=0"]) == 2
         error = capsys.readouterr().err.strip()
         assert message in error and "\n" not in error
+    assert not (tmp_path / "out" / ".work").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("stride_s=0", "stride_s=0.0"),
+        ("min_clip_s=6", "min_clip_s=6.0: it lies between 0 and the clip's 5.08 s"),
+        ("validation_ratio=1", "validation_ratio=1.0"),
+        ("peak_ceiling_dbfs=3", "clips"),
+        ("target_lufs=14", "target_lufs=14.0"),
+        ("num_workers=-1", "num_workers=-1"),
+        ("shard_size_mb=0", "shard_size_mb=0"),
+        ("strides=3", "unknown key 'strides'; did you mean 'stride_s'"),
+        ("table=gone.csv", "table=gone.csv: no such file"),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_refused_by_its_key(tmp_path, word, message):
+    with pytest.raises(InputError) as caught:
+        prepared(write_tones(tmp_path / "audio", 1), tmp_path / "out", word)
+    assert message in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_ends_the_run_and_it_goes_on_when_there_is_room(tmp_path):

@@ -1,13 +1,28 @@
-"""Clips of the demo's corpus, rendered in this process and drawn as 128 x 128 pictures."""
+"""Clips of the demo's corpus, rendered in this process and drawn as the demo's 128 x 128 pictures."""
 
+import dataclasses
 import functools
 
 import numpy as np
-import torch
 
 from data_prep.corpus.render import default_soundfont, load_soundfont, midi_bytes, render_clip
 from data_prep.corpus.score import Attributes, attributes_of, compose_notes
-from riffusion_train.audio.mel import mel_filter_bank  # noqa: F401  (the real front end, used through torch below)
+from riffusion_train.audio.codec import make_codec
+from riffusion_train.config.spectrogram import SpectrogramConfig
+
+CODEC = make_codec(
+    SpectrogramConfig(
+        name="tiny",
+        rate_hz=22050,
+        hop_length=882,
+        win_length=3528,
+        n_fft=4096,
+        n_mels=128,
+        width_px=128,
+        decode_rate_hz=22050,
+        decode_n_fft=4096,
+    )
+)
 
 
 @functools.cache
@@ -17,3 +32,15 @@ def soundfont() -> bytes:
 
 def render(attributes: Attributes, seed: int = 0, clip: int = 0) -> np.ndarray:
     return render_clip(soundfont(), midi_bytes(compose_notes(attributes, seed, clip), attributes.instrument))
+
+
+def pictures_and_labels(clips: range, seed: int = 0) -> tuple[list[np.ndarray], dict[str, list[str]]]:
+    pictures = []
+    labels: dict[str, list[str]] = {}
+    for clip in clips:
+        attributes = attributes_of(seed, clip)
+        wav = render(attributes, seed, clip)
+        pictures.append(np.asarray(CODEC.encode(wav[None, : CODEC.clip_samples]).image))
+        for name, value in dataclasses.asdict(attributes).items():
+            labels.setdefault(name, []).append(value)
+    return pictures, labels

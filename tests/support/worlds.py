@@ -43,16 +43,23 @@ NANO_SPECTROGRAM = SpectrogramConfig(
 )
 
 
-def write_dataset(folder: Path, num_train: int = 12, num_validation: int = 3, *, seed: int = 0) -> Path:
-    """Write a dataset of bright bands on dark pictures; caption `band k` says which."""
+def write_dataset(
+    folder: Path,
+    num_train: int = 12,
+    num_validation: int = 3,
+    *,
+    seed: int = 0,
+    spectrogram: SpectrogramConfig = NANO_SPECTROGRAM,
+) -> Path:
+    """Write a dataset of pictures with one dark band each; caption `band k` says which."""
     (folder / "data").mkdir(parents=True)
-    write_spectrogram(folder, NANO_SPECTROGRAM)
+    write_spectrogram(folder, spectrogram)
     rng = np.random.default_rng(seed)
     shards = []
     for split, count in (("train", num_train), ("validation", num_validation)):
         if not count:
             continue
-        rows = [_row(index, rng) for index in range(count)]
+        rows = [_row(index, spectrogram, rng) for index in range(count)]
         path = folder / "data" / shard_name(split, 0)
         pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema()), path)
         shards.append({"name": path.name, "split": split, "slices": count, "bytes": path.stat().st_size})
@@ -84,8 +91,8 @@ def train_words(dataset: Path, run: Path, *words: str) -> list[str]:
     ]
 
 
-def _row(index: int, rng: np.random.Generator) -> dict[str, object]:
-    picture = np.full((32, 32), 230, np.uint8)
+def _row(index: int, spectrogram: SpectrogramConfig, rng: np.random.Generator) -> dict[str, object]:
+    picture = np.full((spectrogram.n_mels, spectrogram.width_px), 230, np.uint8)
     picture[(5 * index) % 28 : (5 * index) % 28 + 4] = 30
     picture = np.clip(picture + rng.normal(0, 5, picture.shape), 0, 255).astype(np.uint8)
     packed = io.BytesIO()
@@ -95,7 +102,7 @@ def _row(index: int, rng: np.random.Generator) -> dict[str, object]:
         "caption": [f"band {index}", f"a line, number {index}"],
         "track_id": f"track-{index}",
         "start_s": 0.0,
-        "duration_s": NANO_SPECTROGRAM.clip_s,
+        "duration_s": spectrogram.clip_s,
         "loudness_lufs": -14.0,
         "max_value": 1e5,
         "source": f"{index}.wav",

@@ -1,0 +1,48 @@
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= runs/demo
+AUDIO ?=
+SEED ?= 0
+NAME ?= codec
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test check bench docs clean
+
+help:
+	@echo "make demo    compose music, prepare, train, sample, measure: open $(OUT)/index.html   [AUDIO=DIR SEED=N OUT=DIR]"
+	@echo "make test    every test"
+	@echo "make check   format, lint, types, layers, presets, docs"
+	@echo "make bench   one benchmark   [NAME=…]"
+	@echo "make docs    write docs/config.md anew"
+	@echo "make env     the environment that all of them use (.venv)"
+
+env: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12 …')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,dev,tensorboard]"
+	touch $@
+
+demo: env
+	$(BIN)/riffusion demo out="$(OUT)" seed=$(SEED) $(if $(AUDIO),audio_dir="$(AUDIO)")
+
+test: env
+	$(BIN)/python -m pytest
+
+check: env
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m riffusion_train.config.reference --check docs/config.md
+	$(BIN)/python -m pytest --quiet tests/unit/config
+
+bench: env
+	$(BIN)/python -m benchmarks.$(NAME)
+
+docs: env
+	$(BIN)/python -m riffusion_train.config.reference docs/config.md
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,112 @@
+"""The config reference: every key with type, default and meaning, read from the dataclasses themselves.
+
+`python -m riffusion_train.config.reference docs/config.md` writes it, `--check` before the path compares it.
+"""
+
+import ast
+import dataclasses
+import enum
+import functools
+import inspect
+import sys
+import textwrap
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from riffusion_train.config.compose import conf_dir, describe, group_options
+from riffusion_train.config.demo import DemoConfig
+from riffusion_train.config.export import ExportConfig
+from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.config.sample import SampleConfig
+from riffusion_train.config.train import TrainConfig
+
+ROOTS: dict[str, type] = {
+    "prepare": PrepareConfig,
+    "train": TrainConfig,
+    "export": ExportConfig,
+    "sample": SampleConfig,
+    "demo": DemoConfig,
+}
+"""The root dataclass of every command that is driven by a config."""
+
+_HEAD = """# Every key
+
+Written by `make docs` from the dataclasses in `riffusion_train/config/`; do not edit. A key is set on the command line as
+`key=value`, and a group as a whole by naming a preset of `conf/`: `method=lora`.
+"""
+
+
+@functools.cache
+def field_meanings(kind: type) -> dict[str, str]:
+    """Return the text below each field or member in the source of a dataclass or enum, on one line each."""
+    body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]).body
+    meanings = {}
+    for statement, after in zip(body, body[1:], strict=False):
+        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if isinstance(statement, ast.AnnAssign | ast.Assign) and is_text:
+            target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]
+            text = typing.cast(ast.Constant, typing.cast(ast.Expr, after).value).value
+            meanings[typing.cast(ast.Name, target).id] = " ".join(str(text).split())
+    return meanings
+
+
+def key_rows(root: type, prefix: str = "") -> list[tuple[str, str, str]]:
+    """Return (key, default, meaning) of every leaf of a config dataclass, dotted, in order."""
+    rows = []
+    hints = typing.get_type_hints(root)
+    for field in dataclasses.fields(root):
+        kind = hints[field.name]
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            rows += key_rows(kind, f"{prefix}{field.name}.")
+        else:
+            rows.append((prefix + field.name, _default(field), _meaning(root, field.name, kind)))
+    return rows
+
+
+def reference() -> str:
+    """Return the whole reference as Markdown."""
+    parts = [_HEAD]
+    for verb, root in ROOTS.items():
+        parts.append(f"\n## riffusion {verb}\n")
+        groups = [field.name for field in dataclasses.fields(root) if (conf_dir() / field.name).is_dir()]
+        parts += [f"- `{name}=` {', '.join(f'`{option}`' for option in group_options(name))}" for name in groups]
+        parts.append(
+            "\n| key | default | meaning |\n|---|---|---|" if groups else "| key | default | meaning |\n|---|---|---|"
+        )
+        parts += [f"| `{key}` | `{default}` | {meaning} |" for key, default, meaning in key_rows(root)]
+    return "\n".join(parts) + "\n"
+
+
+def main(words: Sequence[str]) -> int:
+    """Write the reference, or with `--check` say whether the file is up to date; the exit code says so too."""
+    path = Path(words[-1])
+    if "--check" not in words:
+        path.write_text(reference(), encoding="utf-8")
+        return 0
+    if path.is_file() and path.read_text(encoding="utf-8") == reference():
+        return 0
+    print(f"{path} is not up to date: make docs", file=sys.stderr)
+    return 1
+
+
+def _default(field: "dataclasses.Field[Any]") -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        return describe(field.default_factory())
+    return "…" if field.default == "???" else describe(field.default)
+
+
+def _meaning(root: type, name: str, kind: Any) -> str:
+    text = field_meanings(root).get(name, "")
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        meanings = field_meanings(kind)
+        text += " " + "; ".join(
+            f"`{member.name}`" + (f": {meanings[member.name].rstrip('.')}" if member.name in meanings else "")
+            for member in kind
+        )
+    return text.replace("|", "\\|").strip()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,143 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.worlds import train_config, write_dataset
+
+from riffusion_train.audio.codec import make_codec
+from riffusion_train.audio.files import read_audio
+from riffusion_train.audio.image import load_image
+from riffusion_train.cli.main import main
+from riffusion_train.config.errors import EXIT_INPUT
+from riffusion_train.export.folder import export_diffusers
+from riffusion_train.sampling.denoise import initial_noise
+from riffusion_train.sampling.sampler import Sampler
+from riffusion_train.training.setup import run_training
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sample")
+    words = ["max_train_steps=5", "method.train_text_encoder=true"]
+    run = run_training(train_config(write_dataset(folder / "dataset"), folder / "run", *words), [])
+    export_diffusers(run, folder / "model")
+    return folder / "model"
+
+
+def sample(*words: str) -> int:
+    return main(["sample", *words, "num_inference_steps=3", "device=cpu"])
+
+
+def test_a_prompt_becomes_sound_picture_and_settings(model: Path, tmp_path: Path) -> None:
+    assert sample(str(model), "--prompt", "band 3", "--prompt", "a line", f"out={tmp_path}", "num_variations=2") == 0
+    for kind in ("wav", "png", "json"):
+        assert len(list(tmp_path.glob(f"*.{kind}"))) == 4
+    seeds = sorted(json.loads(path.read_text())["seed"] for path in tmp_path.glob("*.json"))
+    assert seeds == [0, 0, 1, 1]
+    assert load_image(next(tmp_path.glob("*.png"))).config.name == "nano"
+
+
+def test_the_same_seed_gives_the_same_clip_and_another_seed_another(model: Path) -> None:
+    sampler = Sampler.load(model, device="cpu", num_inference_steps=3)
+    first, again, other = (sampler.text_to_audio("band 3", seed=seed) for seed in (1, 1, 2))
+    assert np.array_equal(first.audio, again.audio)
+    assert np.array_equal(first.image, again.image)
+    assert not np.array_equal(first.image, other.image)
+
+
+def test_the_prompt_the_negative_prompt_and_guidance_all_act(model: Path) -> None:
+    def image(guidance_scale: float, **texts: str) -> np.ndarray:
+        sampler = Sampler.load(model, device="cpu", num_inference_steps=3, guidance_scale=guidance_scale)
+        return sampler.text_to_audio(texts.pop("prompt"), **texts).image
+
+    plain = image(7.0, prompt="band 3")
+    assert not np.array_equal(plain, image(7.0, prompt="a line, number 5"))
+    assert not np.array_equal(plain, image(7.0, prompt="band 3", negative_prompt="a line"))
+    assert not np.array_equal(plain, image(2.0, prompt="band 3"))
+    assert np.array_equal(image(1.0, prompt="band 3"), image(1.0, prompt="band 3", negative_prompt="a line"))
+
+
+def test_the_sound_is_the_picture_inverted_as_the_model_says(model: Path) -> None:
+    clip = Sampler.load(model, device="cpu", num_inference_steps=3).text_to_audio("band 3", seed=1)
+    assert clip.rate_hz == 16000
+    assert np.array_equal(clip.audio, make_codec(clip.spectrogram).decode(clip.image, seed=1))
+    assert np.isfinite(clip.audio).all()
+
+
+def test_the_picture_is_the_one_that_the_pipeline_of_diffusers_draws(model: Path) -> None:
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(model)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
+        pipeline.scheduler.config, algorithm_type="dpmsolver++", use_karras_sigmas=True
+    )
+    latents = initial_noise(4, (4, 8, 8))[None]
+    theirs = pipeline("band 3", latents=latents, num_inference_steps=5, guidance_scale=7.0, output_type="np").images[0]
+    ours = Sampler.load(model, device="cpu", num_inference_steps=5, guidance_scale=7.0).text_to_audio("band 3", seed=4)
+    assert np.abs(theirs.mean(axis=2) * 255 - ours.image).max() <= 1.0
+
+
+def test_every_scheduler_and_format_works(model: Path, tmp_path: Path) -> None:
+    for scheduler in ("dpmsolver", "ddim", "euler"):
+        for kind in ("wav", "flac", "mp3", "ogg"):
+            out = tmp_path / scheduler / kind
+            assert sample(str(model), "--prompt", "x", f"out={out}", f"scheduler={scheduler}", f"format={kind}") == 0
+            wav, _ = read_audio(next(out.glob(f"*.{kind}")))
+            assert np.abs(wav).max() > 0.05
+
+
+@pytest.mark.parametrize("kind", ["json", "png"])
+def test_a_clip_is_made_again_from_its_own_file(model: Path, tmp_path: Path, kind: str) -> None:
+    words = ["--negative", "a line", f"out={tmp_path / 'first'}", "seed=5", "guidance_scale=3"]
+    assert sample(str(model), "--prompt", "band 2", *words) == 0
+    file = next((tmp_path / "first").glob(f"*.{kind}"))
+    assert main(["sample", "--again", str(file), f"out={tmp_path / 'second'}", "device=cpu"]) == 0
+    first, second = (next((tmp_path / name).glob("*.wav")) for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_model_that_says_nothing_of_its_codec_is_taken_for_riffusion(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    (copy / "spectrogram.json").unlink()
+    assert sample(str(copy), "--prompt", "x", f"out={tmp_path / 'out'}", "quality=draft") == 0
+    assert "riffusion_v1 is assumed" in capsys.readouterr().err
+
+
+def test_initial_noise_is_standard_normal_and_its_own_for_each_seed() -> None:
+    noise = torch.stack([initial_noise(seed, (4, 64, 64)) for seed in range(4)])
+    assert noise.std().item() == pytest.approx(1.0, abs=0.01)
+    assert torch.corrcoef(noise.flatten(1)).fill_diagonal_(0).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["MODEL", "out=o"], "no prompt: give --prompt TEXT"),
+        (["--prompt", "x", "out=o"], "no model"),
+        (["MODEL", "--prompt", "x"], "sample needs out=…"),
+        (["MODEL", "--prompts", "nowhere.txt", "out=o"], "no such file"),
+        (["MODEL", "--promt", "x", "out=o"], "unknown flag --promt"),
+        (["MODEL", "--prompt"], "expected one argument"),
+        (["MODEL", "--prompt", "x", "out=o", "guidance=3"], "no such file or folder|unknown key|more than one model"),
+        (["nowhere/at/all", "--prompt", "x", "out=o"], "no such file or folder"),
+        (["--again", "nowhere.json", "out=o"], "no such file"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    model: Path, tmp_path: Path, words: list[str], complaint: str, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    assert sample(*[str(model) if word == "MODEL" else word for word in words]) == EXIT_INPUT
+    message = capsys.readouterr().err
+    assert re.search(complaint, message), message
+    assert message.count("\n") == 1

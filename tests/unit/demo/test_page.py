@@ -1,0 +1,145 @@
+import json
+import re
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import numpy as np
+import PIL.Image
+import pytest
+import soundfile
+
+from riffusion_train.config.errors import InputError
+from riffusion_train.demo.curves import Curve, curve_svg
+from riffusion_train.demo.figures import FigureRow, agreement_rows, write_figures
+from riffusion_train.demo.page import Clip, DemoPage, Pair, write_page
+from riffusion_train.demo.steps import StepResult
+from riffusion_train.evaluation.listening import Agreement
+
+EVIL = "<script>alert('&\"$x')</script>"
+ROWS = agreement_rows([Agreement("instrument", 0.8, 0.16, 0.1, 0.2, 0.94, 96)], {"instrument": 0.6})
+
+
+class Reader(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.links, self.words, self.open = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "link", "img", "br", "line"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def make_page(folder, **changes):
+    (folder / "samples").mkdir(exist_ok=True)
+    for name in ("a b#1", "real"):
+        PIL.Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "samples" / f"{name}.png")
+        soundfile.write(folder / "samples" / f"{name}.wav", np.zeros(100), 22050)
+    made = Clip("samples/a b#1.png", "samples/a b#1.wav", {"instrument": EVIL, "drums": "none"})
+    real = Clip("samples/real.png", "samples/real.wav")
+    content = {
+        "pairs": [Pair(EVIL, {"instrument": "piano", "drums": "none"}, made, real), Pair("slow piano", {}, made)],
+        "figures": ROWS,
+        "curves": [Curve(EVIL, [(step, 1 / (step + 1)) for step in range(50)], y_label=EVIL)],
+        "steps": [StepResult(EVIL, f"riffusion sample --prompt {EVIL}", 61.0, 512.0, True)],
+        "command": EVIL,
+        "facts": {EVIL: EVIL},
+        "title": EVIL,
+    }
+    return DemoPage(**{**content, **changes})
+
+
+def read(path):
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def test_texts_are_escaped_everywhere(tmp_path):
+    path = write_page(tmp_path, make_page(tmp_path))
+    reader = read(path)
+    assert reader.tags.count("script") == 1
+    assert "alert" not in re.findall(r"<script>(.*?)</script>", path.read_text(), re.DOTALL)[0]
+    assert "".join(reader.words).count(EVIL) >= 8
+
+
+def test_all_links_lead_to_files_beside_the_page_and_nothing_is_fetched(tmp_path):
+    write_figures(tmp_path / "figures.json", "riffusion demo", ROWS)
+    path = write_page(tmp_path, make_page(tmp_path))
+    links = [link for link in read(path).links if not link.startswith(("#", "data:"))]
+    assert len(links) == 2 * 3 + 1
+    assert all((tmp_path / unquote(link)).is_file() for link in links)
+    assert "//" not in "".join(links)
+    assert not re.search(r"https?://|@import|url\(", path.read_text())
+
+
+def test_inner_links_have_their_targets(tmp_path):
+    text = write_page(tmp_path, make_page(tmp_path)).read_text()
+    for target in re.findall(r'href="#([^"]+)"', text):
+        assert f'id="{target}"' in text
+
+
+def test_a_missing_sound_is_named(tmp_path):
+    page = make_page(tmp_path)
+    (tmp_path / "samples" / "real.wav").unlink()
+    with pytest.raises(InputError, match=r"real\.wav: missing"):
+        write_page(tmp_path, page)
+
+
+def test_the_page_shows_figures_verdicts_and_costs(tmp_path):
+    words = " ".join("".join(read(write_page(tmp_path, make_page(tmp_path, title="T"))).words).split())
+    for shown in ("80 %", "16 %", "5.0×", "≥ 60 % met", "94 %", "no drums", "1 min 1 s", "512 MB"):
+        assert shown in words
+
+
+def test_a_page_without_figures_curves_and_steps_is_whole(tmp_path):
+    read(write_page(tmp_path, make_page(tmp_path, pairs=[], figures=[], curves=[], steps=[], facts={})))
+
+
+def test_figures_hold_command_git_machine_versions_and_rows(tmp_path):
+    extra = FigureRow("sampling", "s", 2.0, 1.0, 3.0, 0.0, 0.0, 0.0)
+    write_figures(tmp_path / "figures.json", "riffusion demo", [*ROWS, extra], repository=tmp_path)
+    data = json.loads((tmp_path / "figures.json").read_text())
+    assert list(data) == ["command", "git", "machine", "versions", "rows"]
+    assert data["git"] is None
+    assert data["versions"]["torch"] and data["machine"]["cores"]
+    first, second = data["rows"]
+    assert first["ratio"] == pytest.approx(0.8 / 0.16)
+    assert (first["ours"], first["reference"], first["reference_max"]) == (0.8, 0.16, 0.2)
+    assert second["ratio"] is None
+
+
+def polyline(svg, name):
+    points = re.search(rf'class="{name}" points="([^"]+)"', svg)[1]
+    return np.array([[float(number) for number in point.split(",")] for point in points.split()])
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4, 1e5])
+def test_a_falling_loss_falls_on_the_picture_and_stays_inside(scale):
+    rng = np.random.default_rng(0)
+    values = scale * (np.exp(-np.arange(300) / 80) + 0.05 + 0.02 * rng.random(300))
+    svg = curve_svg(Curve("loss", list(enumerate(values))))
+    smooth, raw = polyline(svg, "smooth"), polyline(svg, "raw")
+    assert smooth[-1, 1] > smooth[0, 1] + 100  # y grows downwards
+    assert np.diff(smooth[:, 0]).min() > 0
+    assert raw.min() >= 0 and raw[:, 0].max() <= 560 and raw[:, 1].max() <= 260
+    assert np.abs(np.diff(smooth[:, 1])).sum() < np.abs(np.diff(raw[:, 1])).sum()
+    assert svg.count('class="tick"') >= 5
+
+
+def test_odd_curves_are_drawn_all_the_same():
+    assert "too few" in curve_svg(Curve("x", [(0, 1.0), (1, float("nan"))]))
+    for points in ([(0, 2.0), (5, 2.0)], [(0, 0.0), (1, 0.0), (2, 0.0)], [(0, -1.0), (3, 5.0)]):
+        assert polyline(curve_svg(Curve("x", points)), "smooth").shape == (len(points), 2)
