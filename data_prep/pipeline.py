@@ -11,13 +11,13 @@ from data_prep.assembly import assemble
 from data_prep.kept import TrackFacts, parameters_key
 from data_prep.output import Output
 from data_prep.parameters import cut_data, make_cut_parameters, parameters_of
-from data_prep.progress import Progress
 from data_prep.report import counts_text, report_lines
 from data_prep.sources import Sources, Track, make_sources
 from data_prep.work import WorkerSetup, make_track_worker, one_thread
 from data_prep.workers import WorkerDied, run_here, run_in_processes
 from riffusion_train.config.errors import InputError, StoppedError
 from riffusion_train.config.prepare import PrepareConfig, check_prepare
+from riffusion_train.config.progress import ProgressReport
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder
 
 
@@ -71,7 +71,7 @@ def _work_on_tracks(config: PrepareConfig, sources: Sources, output: Output) -> 
     todo = [index for index, fact in enumerate(facts) if fact is None]
     paths = [str(sources.tracks[index].path) for index in todo]
     slices = done = 0
-    with _stop_signals() as stop, Progress("prepare", len(todo), "tracks") as progress:
+    with _stop_signals() as stop, ProgressReport("prepare tracks", len(todo)) as progress:
         results = _run(config.num_workers, setup, paths, output.work / "workers.log", stop)
         with contextlib.closing(results):
             for number, result in results:
@@ -79,7 +79,7 @@ def _work_on_tracks(config: PrepareConfig, sources: Sources, output: Output) -> 
                 facts[todo[number]] = fact
                 slices += fact.slices
                 done += 1
-                progress.step(f"{slices} slices")
+                progress.update(done, f"{slices} slices")
                 if stop.is_set():
                     break
     if done < len(todo):

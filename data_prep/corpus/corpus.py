@@ -27,8 +27,8 @@ from data_prep.corpus.render import (
     require_renderer,
 )
 from data_prep.corpus.score import attributes_of, compose_notes
-from data_prep.progress import Progress
 from riffusion_train.config.errors import InputError
+from riffusion_train.config.progress import ProgressReport
 
 TABLE_FILE = "metadata.jsonl"
 SETTINGS_FILE = "corpus.json"
@@ -74,9 +74,10 @@ def write_corpus(
     wanted = [clip for clip in range(clips) if not _is_finished(out, clip)]
     if wanted:
         require_renderer()
-        with Progress("rendering", len(wanted), "clips") as progress:
-            for _ in _render_all(out, wanted, seed, font_path, font, num_workers):
-                progress.step()
+        with ProgressReport("render clips", len(wanted)) as progress:
+            rendered = _render_all(out, wanted, seed, font_path, font, num_workers)
+            for done_now, _ in enumerate(rendered, start=1):
+                progress.update(done_now)
     elif done == clips:
         return False
     _write_table(out, clips, seed)

@@ -1,6 +1,8 @@
 """`riffusion VERB …`: find the verb, run it, turn its end into an exit code."""
 
+import errno
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -17,7 +19,13 @@ VERBS = {
     "demo": "the whole way on this machine: compose, prepare, train, sample, measure",
 }
 
-_DISK_FULL = 28
+_OUTPUT_ERRORS = {
+    errno.ENOSPC: "no space left on the disk of",
+    errno.EDQUOT: "the disk quota is used up for",
+    errno.EFBIG: "the file system allows no file as large as",
+    errno.EROFS: "the file system is read-only at",
+    errno.EACCES: "no permission to write",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,15 +56,16 @@ def _run(verb: str, words: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"riffusion {verb}: interrupted; the same command goes on where it can", file=sys.stderr)
         return EXIT_STOPPED
+    except BrokenPipeError:
+        # Whoever read our output has had enough, as in `riffusion train --help | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
     except OSError as error:
-        if error.errno != _DISK_FULL:
+        if error.errno not in _OUTPUT_ERRORS:
             traceback.print_exc()
             return EXIT_FAULT
-        print(
-            f"riffusion {verb}: no space left on the disk of {error.filename or 'the output'}; "
-            "free some and run the same command again",
-            file=sys.stderr,
-        )
+        what = f"{_OUTPUT_ERRORS[error.errno]} {error.filename or 'the output'}"
+        print(f"riffusion {verb}: {what}; mend that and run the same command again", file=sys.stderr)
         return EXIT_INPUT
     except Exception:
         traceback.print_exc()

@@ -8,6 +8,7 @@ import dataclasses
 import enum
 import functools
 import inspect
+import itertools
 import sys
 import textwrap
 import typing
@@ -43,7 +44,7 @@ def field_meanings(kind: type) -> dict[str, str]:
     """Return the text below each field or member in the source of a dataclass or enum, on one line each."""
     body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]).body
     meanings = {}
-    for statement, after in zip(body, body[1:], strict=False):
+    for statement, after in itertools.pairwise(body):
         is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
         if isinstance(statement, ast.AnnAssign | ast.Assign) and is_text:
             target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]

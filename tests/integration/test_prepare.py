@@ -187,7 +187,9 @@ def test_sigterm_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
 
 def test_ctrl_c_in_this_process_raises_stopped(tmp_path, monkeypatch):
     audio = write_tones(tmp_path / "audio", 6)
-    monkeypatch.setattr("data_prep.progress.Progress.step", lambda self, note: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(
+        "riffusion_train.config.progress.ProgressReport.update", lambda *arguments: os.kill(os.getpid(), signal.SIGINT)
+    )
     with pytest.raises(StoppedError, match="1 of 6 tracks are kept"):
         prepared(audio, tmp_path / "out")
     monkeypatch.undo()

@@ -110,10 +110,9 @@ def test_a_page_without_figures_curves_and_steps_is_whole(tmp_path):
 
 def test_figures_hold_command_git_machine_versions_and_rows(tmp_path):
     extra = FigureRow("sampling", "s", 2.0, 1.0, 3.0, 0.0, 0.0, 0.0)
-    write_figures(tmp_path / "figures.json", "riffusion demo", [*ROWS, extra], repository=tmp_path)
+    write_figures(tmp_path / "figures.json", "riffusion demo", [*ROWS, extra])
     data = json.loads((tmp_path / "figures.json").read_text())
     assert list(data) == ["command", "git", "machine", "versions", "rows"]
-    assert data["git"] is None
     assert data["versions"]["torch"] and data["machine"]["cores"]
     first, second = data["rows"]
     assert first["ratio"] == pytest.approx(0.8 / 0.16)
