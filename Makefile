@@ -3,16 +3,14 @@ BIN := .venv/bin
 OUT ?= runs/demo
 AUDIO ?=
 SEED ?= 0
-NAME ?= codec
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check bench docs clean
+.PHONY: help env demo test check docs clean
 
 help:
 	@echo "make demo    compose music, prepare, train, sample, measure: open $(OUT)/index.html   [AUDIO=DIR SEED=N OUT=DIR]"
 	@echo "make test    every test"
 	@echo "make check   format, lint, types, layers, presets, docs"
-	@echo "make bench   one benchmark   [NAME=…]"
 	@echo "make docs    write docs/config.md anew"
 	@echo "make env     the environment that all of them use (.venv)"
 
@@ -37,9 +35,6 @@ check: env
 	$(BIN)/lint-imports
 	$(BIN)/python -m riffusion_train.config.reference --check docs/config.md
 	$(BIN)/python -m pytest --quiet tests/unit/config
-
-bench: env
-	$(BIN)/python -m benchmarks.$(NAME)
 
 docs: env
 	$(BIN)/python -m riffusion_train.config.reference docs/config.md

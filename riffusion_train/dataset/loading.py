@@ -32,13 +32,15 @@ class SliceTable:
         datasets.disable_progress_bars()
         self.folder = folder
         self.table = datasets.load_dataset("parquet", data_files=shards, split="train")
+        self._pictures = self.table.select_columns(["image"])  # made once: it costs more than reading a row
+        self._texts = self.table.select_columns(["caption", "source", "start_s"])
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
     def picture(self, index: int) -> np.ndarray:
         """Return the image of a slice as it is stored: uint8 (height, width) or (height, width, 3)."""
-        return np.asarray(self.table[index]["image"])
+        return np.asarray(self._pictures[index]["image"])
 
     def pixels(self, index: int) -> torch.Tensor:
         """Return the image of a slice as the VAE takes it: float32 (3, height, width) in [-1, 1]."""
@@ -53,14 +55,14 @@ class SliceTable:
         Raises:
             InputError: If there is none.
         """
-        row = self.table.select_columns(["caption", "track_id", "start_s"])[index]
-        if not row["caption"]:
-            raise InputError(f"{self.folder.path}: slice {row['track_id']} at {row['start_s']} s has no caption")
-        return list(row["caption"])
+        captions = self._texts[index]["caption"]
+        if not captions:
+            raise InputError(f"{self.folder.path}: the slice {self.where(index)} has no caption; prepare it anew")
+        return list(captions)
 
     def where(self, index: int) -> str:
         """Name a slice for a message: its source and start."""
-        row = self.table.select_columns(["source", "start_s"])[index]
+        row = self._texts[index]
         return f"{row['source']} at {row['start_s']:.2f} s"
 
 

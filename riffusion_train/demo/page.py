@@ -74,6 +74,8 @@ def write_page(folder: Path, page: DemoPage) -> Path:
         tiles="".join(_tile(row) for row in page.figures if row.unit == "share of clips"),
         pairs="".join(_pair(number, pair) for number, pair in enumerate(page.pairs, start=1)),
         figures="".join(_figure_row(row) for row in page.figures),
+        note_hidden=" hidden" if page.figures else "",
+        table_hidden="" if page.figures else " hidden",
         curves="".join(_curve(curve) for curve in page.curves),
         steps="".join(_step(number, step) for number, step in enumerate(page.steps, start=1)),
         command=_text(page.command),

@@ -114,7 +114,10 @@ def _listen(
     sounds = [_grey(codec.encode(read_audio(sample.stem.with_suffix(".wav"))[0]).image) for sample in samples]
     rows = agreement_rows(judge.listen(pictures, wanted), TARGETS)
     by_sound = agreement_rows(judge.listen(sounds, wanted))
-    rows += [dataclasses.replace(row, what=f"{row.what}, judged from the sound") for row in by_sound]
+    rows += [
+        dataclasses.replace(row, what=f"{row.what}, judged from the sound", unit=f"{row.unit}, by sound")
+        for row in by_sound
+    ]
     return rows, judge.predict(pictures)
 
 

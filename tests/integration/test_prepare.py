@@ -28,7 +28,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def config_for(audio, out, *words):
-    return compose("prepare", PrepareConfig, [f"audio={audio}", f"out={out}", "spectrogram=tiny", *words])
+    return compose("prepare", PrepareConfig, [f"audio={audio}", f"out={out}", "spectrogram=small", *words])
 
 
 def prepared(audio, out, *words):
@@ -36,7 +36,7 @@ def prepared(audio, out, *words):
 
 
 def start(audio, out, *words):
-    command = [sys.executable, "-m", "riffusion_train", "prepare", f"audio={audio}", f"out={out}", "spectrogram=tiny"]
+    command = [sys.executable, "-m", "riffusion_train", "prepare", f"audio={audio}", f"out={out}", "spectrogram=small"]
     return subprocess.Popen([*command, *words], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
 
 
@@ -260,7 +260,7 @@ def test_wrong_input_is_one_line_and_exit_code_two(tmp_path, capsys):
         (empty, "no audio files"),
         (silent, "cannot use the one track; the first, a.wav: silent"),
     ):
-        assert main(["prepare", f"audio={audio}", f"out={tmp_path / 'out'}", "spectrogram=tiny", "num_workers=0"]) == 2
+        assert main(["prepare", f"audio={audio}", f"out={tmp_path / 'out'}", "spectrogram=small", "num_workers=0"]) == 2
         error = capsys.readouterr().err.strip()
         assert message in error and "\n" not in error
     assert not (tmp_path / "out" / ".work").exists()

@@ -8,21 +8,9 @@ import numpy as np
 from data_prep.corpus.render import default_soundfont, load_soundfont, midi_bytes, render_clip
 from data_prep.corpus.score import Attributes, attributes_of, compose_notes
 from riffusion_train.audio.codec import make_codec
-from riffusion_train.config.spectrogram import SpectrogramConfig
+from riffusion_train.config.spectrogram import load_preset
 
-CODEC = make_codec(
-    SpectrogramConfig(
-        name="tiny",
-        rate_hz=22050,
-        hop_length=882,
-        win_length=3528,
-        n_fft=4096,
-        n_mels=128,
-        width_px=128,
-        decode_rate_hz=22050,
-        decode_n_fft=4096,
-    )
-)
+CODEC = make_codec(load_preset("small"))
 
 
 @functools.cache

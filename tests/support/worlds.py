@@ -21,6 +21,7 @@ NANO_MODEL = [
     "model.vae_block_out_channels=[8,8,8]",
     "model.vae_norm_num_groups=4",
     "model.unet_block_out_channels=[16,16]",
+    "model.unet_attention_levels=[true,false]",
     "model.unet_attention_head_dim=4",
     "model.text_hidden_size=16",
     "model.text_intermediate_size=16",

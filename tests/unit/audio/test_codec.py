@@ -11,7 +11,7 @@ from riffusion_train.audio.codec import UNKNOWN_LEVEL_PEAK, SpectrogramCodec, ma
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import Channels, SpectrogramConfig, load_preset
 
-PRESETS = ("riffusion_v1", "hifi", "tiny")
+PRESETS = ("riffusion_v1", "hifi", "small")
 
 
 @functools.cache
@@ -65,10 +65,10 @@ def test_decoding_an_encoded_tone_keeps_its_pitch_and_level(preset: str, frequen
     encoded = codec.encode(wav)
     decoded = codec.decode(encoded.image[:, : codec.config.width_px // 2], encoded.max_value)
     assert decoded.dtype == np.float32
-    # A band of `tiny` is 4 % wide here; the others tell 1 % apart.
-    assert pitch_hz(decoded[0], codec.rate_hz) == pytest.approx(frequency_hz, rel=0.03 if preset == "tiny" else 0.01)
+    # A band of `small` is 4 % wide here; the others tell 1 % apart.
+    assert pitch_hz(decoded[0], codec.rate_hz) == pytest.approx(frequency_hz, rel=0.03 if preset == "small" else 0.01)
     # A band says how much, not how it is spread inside: a tone in a wide band comes back as a narrow noise, and softer.
-    assert level_db(decoded[0]) == pytest.approx(level_db(wav[0]), abs=5.0 if preset == "tiny" else 1.0)
+    assert level_db(decoded[0]) == pytest.approx(level_db(wav[0]), abs=5.0 if preset == "small" else 1.0)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -84,7 +84,7 @@ def test_decoding_then_encoding_gives_nearly_the_same_image(preset: str):
 
 
 def test_a_decoded_column_sounds_at_its_own_time():
-    codec = codec_of("tiny")
+    codec = codec_of("small")
     wav = np.zeros((1, codec.clip_samples), np.float32)
     middle = codec.clip_samples // 2
     wav[:, middle : middle + codec.rate_hz // 4] = tone(1000, 0.25, codec.rate_hz)
@@ -95,7 +95,7 @@ def test_a_decoded_column_sounds_at_its_own_time():
 
 
 def test_stereo_keeps_left_and_right_apart_and_their_levels():
-    codec = codec_of("tiny", Channels.stereo)
+    codec = codec_of("small", Channels.stereo)
     wav = np.concatenate([clip_of(codec, 300.0), 0.5 * clip_of(codec, 900.0)])
     encoded = codec.encode(wav)
     left, right = codec.decode(encoded.image, encoded.max_value)
@@ -105,14 +105,14 @@ def test_stereo_keeps_left_and_right_apart_and_their_levels():
 
 
 def test_equal_stereo_channels_stay_in_phase():
-    codec = codec_of("tiny", Channels.stereo)
+    codec = codec_of("small", Channels.stereo)
     encoded = codec.encode(noise(codec.clip_s, codec.rate_hz))
     left, right = codec.decode(encoded.image, encoded.max_value)
     np.testing.assert_allclose(left, right, atol=1e-5)
 
 
 def test_a_stereo_clip_with_one_silent_channel_decodes_to_one_silent_channel():
-    codec = codec_of("tiny", Channels.stereo)
+    codec = codec_of("small", Channels.stereo)
     wav = np.concatenate([clip_of(codec, 300.0), np.zeros((1, codec.clip_samples), np.float32)])
     encoded = codec.encode(wav)
     left, right = codec.decode(encoded.image, encoded.max_value, quality="draft")
@@ -121,7 +121,7 @@ def test_a_stereo_clip_with_one_silent_channel_decodes_to_one_silent_channel():
 
 
 def test_a_mono_codec_encodes_the_mean_of_the_channels():
-    codec = codec_of("tiny")
+    codec = codec_of("small")
     left, right = clip_of(codec, 300.0), clip_of(codec, 900.0)
     both = codec.encode(np.concatenate([left, right]))
     np.testing.assert_array_equal(both.image, codec.encode((left + right) / 2).image)
@@ -129,7 +129,7 @@ def test_a_mono_codec_encodes_the_mean_of_the_channels():
 
 @pytest.mark.parametrize("channels", list(Channels))
 def test_silence_is_white_and_decodes_to_silence(channels: Channels):
-    codec = codec_of("tiny", channels)
+    codec = codec_of("small", channels)
     encoded = codec.encode(np.zeros((1, codec.clip_samples), np.float32))
     assert encoded.max_value == 0
     assert (encoded.image[..., 1:] == 255).all()
@@ -140,7 +140,7 @@ def test_silence_is_white_and_decodes_to_silence(channels: Channels):
 
 
 def test_a_short_clip_is_padded_with_silence_and_a_long_one_is_cut():
-    codec = codec_of("tiny")
+    codec = codec_of("small")
     short = codec.encode(tone(440, 1.0, codec.rate_hz))
     assert short.image.shape == (128, 128)
     assert (short.image[:, 60:] == 255).mean() > 0.95
@@ -150,14 +150,14 @@ def test_a_short_clip_is_padded_with_silence_and_a_long_one_is_cut():
 
 @pytest.mark.parametrize("samples", [1, 100, 882 * 40, 882 * 40 + 881, 882 * 200])
 def test_encode_long_gives_a_column_for_every_hop_begun(samples: int):
-    codec = codec_of("tiny")
+    codec = codec_of("small")
     width = codec.encode_long(noise(10.0, codec.rate_hz)[:, :samples]).image.shape[1]
     # The reflection at the edges needs half an FFT of sound, so the shortest images have three columns.
     assert width == max(1 + samples // 882, 1 + (4096 // 2 + 1) // 882)
 
 
 def test_a_batch_gives_the_images_of_its_clips():
-    codec = codec_of("tiny")
+    codec = codec_of("small")
     wavs = np.stack([noise(2.0, codec.rate_hz, seed) * (seed + 1) for seed in range(3)])
     images, maxima = codec.encode_batch(torch.from_numpy(wavs))
     assert images.dtype == torch.uint8
@@ -171,7 +171,7 @@ def test_a_batch_gives_the_images_of_its_clips():
 
 
 def test_decoding_is_deterministic_and_the_seed_matters_only_in_what_is_next_to_silent():
-    codec = codec_of("tiny")
+    codec = codec_of("small")
     image = codec.encode(clip_of(codec, 500.0)).image
     first, again, other = (codec.decode(image, seed=seed, quality="draft") for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
@@ -181,7 +181,7 @@ def test_decoding_is_deterministic_and_the_seed_matters_only_in_what_is_next_to_
 
 @pytest.mark.parametrize("max_value", [None, 0.0])
 def test_without_a_maximum_the_peak_is_the_documented_one(max_value: float | None):
-    codec = codec_of("tiny")
+    codec = codec_of("small")
     encoded = codec.encode(clip_of(codec, 500.0) * 0.01)
     assert np.abs(codec.decode(encoded.image, max_value, quality="draft")).max() == pytest.approx(
         UNKNOWN_LEVEL_PEAK, rel=1e-5
@@ -189,7 +189,7 @@ def test_without_a_maximum_the_peak_is_the_documented_one(max_value: float | Non
 
 
 def test_every_form_of_an_image_decodes_alike():
-    codec = codec_of("tiny")
+    codec = codec_of("small")
     grey = codec.encode(clip_of(codec, 500.0)).image[:, :40]
     colour = np.repeat(grey[..., None], 3, 2)
     expected = codec.decode(grey, quality="draft")
@@ -199,7 +199,7 @@ def test_every_form_of_an_image_decodes_alike():
 
 
 def test_more_work_comes_nearer_to_the_image():
-    codec = codec_of("tiny")
+    codec = codec_of("small")
     encoded = codec.encode_long(sum(tone(220.0 * k, 2.0, codec.rate_hz) / k for k in range(1, 12)) * 0.5)
 
     def error(quality: str) -> float:
@@ -212,19 +212,19 @@ def test_more_work_comes_nearer_to_the_image():
 @pytest.mark.parametrize(
     ("image", "part"),
     [
-        (np.zeros((64, 128), np.uint8), "128x64 px does not fit 'tiny', which is 128 px high"),
+        (np.zeros((64, 128), np.uint8), "128x64 px does not fit 'small', which is 128 px high"),
         (np.zeros((128, 1), np.uint8), "1x128 px"),
         (np.zeros(128, np.uint8), "does not fit"),
     ],
 )
 def test_an_image_of_another_size_is_refused_with_the_height_it_needs(image: np.ndarray, part: str):
     with pytest.raises(InputError, match=part):
-        codec_of("tiny").decode(image)
+        codec_of("small").decode(image)
 
 
 def test_an_unknown_quality_is_refused_with_the_choices():
     with pytest.raises(InputError, match="draft, normal, best"):
-        codec_of("tiny").decode(np.zeros((128, 8), np.uint8), quality="high")
+        codec_of("small").decode(np.zeros((128, 8), np.uint8), quality="high")
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_contradictory_parameters_are_refused(change: dict[str, float], part: st
 
 
 def test_a_window_that_is_no_whole_number_of_hops_decodes_all_the_same():
-    config = dataclasses.replace(load_preset("tiny"), hop_length=800)
+    config = dataclasses.replace(load_preset("small"), hop_length=800)
     codec = make_codec(config)
     encoded = codec.encode(clip_of(codec, 440.0))
     assert pitch_hz(codec.decode(encoded.image)[0], codec.rate_hz) == pytest.approx(440.0, rel=0.03)

@@ -29,7 +29,7 @@ def write_with_tags(path: Path, tags: dict[int, float]) -> None:
 
 
 @pytest.mark.parametrize("channels", list(Channels))
-@pytest.mark.parametrize("preset", ["riffusion_v1", "hifi", "tiny"])
+@pytest.mark.parametrize("preset", ["riffusion_v1", "hifi", "small"])
 def test_a_saved_image_gives_back_pixels_codec_maximum_and_texts(tmp_path: Path, preset: str, channels: Channels):
     path = tmp_path / "clip.png"
     config = dataclasses.replace(load_preset(preset), channels=channels)
@@ -43,7 +43,7 @@ def test_a_saved_image_gives_back_pixels_codec_maximum_and_texts(tmp_path: Path,
 
 def test_the_png_text_is_the_json_of_the_codec(tmp_path: Path):
     path = tmp_path / "clip.png"
-    save_image(path, EncodedClip(picture(128), 5.0), load_preset("tiny"))
+    save_image(path, EncodedClip(picture(128), 5.0), load_preset("small"))
     with PIL.Image.open(path) as file:
         data = json.loads(file.text["spectrogram"])
     assert data["max_value"] == 5.0
@@ -57,7 +57,7 @@ def test_riffusion_v1_images_carry_the_tags_of_the_original(tmp_path: Path):
         assert dict(file.getexif()) == ORIGINAL_TAGS
 
 
-@pytest.mark.parametrize("preset", ["hifi", "tiny"])
+@pytest.mark.parametrize("preset", ["hifi", "small"])
 def test_presets_that_the_original_tags_cannot_express_carry_none(tmp_path: Path, preset: str):
     path = tmp_path / "clip.png"
     config = load_preset(preset)

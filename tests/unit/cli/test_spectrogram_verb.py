@@ -26,10 +26,10 @@ def run(*words: object) -> int:
 
 def test_encode_then_decode_gives_the_song_back(song: Path, capsys: pytest.CaptureFixture[str]):
     image, audio = song.with_suffix(".png"), song.with_suffix(".ogg")
-    assert run("encode", song, image, "preset=tiny") == EXIT_DONE
-    assert capsys.readouterr().out == f"wrote {image}: 76x128 px for 3.00 s of audio, preset tiny\n"
+    assert run("encode", song, image, "preset=small") == EXIT_DONE
+    assert capsys.readouterr().out == f"wrote {image}: 76x128 px for 3.00 s of audio, preset small\n"
     assert run("decode", image, audio) == EXIT_DONE
-    assert capsys.readouterr().out == f"wrote {audio}: 3.00 s at 22050 Hz from 76x128 px, preset tiny\n"
+    assert capsys.readouterr().out == f"wrote {audio}: 3.00 s at 22050 Hz from 76x128 px, preset small\n"
     wav, rate_hz = read_audio(audio)
     assert pitch_hz(wav[0], rate_hz) == pytest.approx(440, rel=0.03)
 
@@ -40,7 +40,7 @@ def test_encode_takes_riffusion_v1_unless_told_otherwise(song: Path, tmp_path: P
 
 
 def test_the_preset_may_be_a_spectrogram_json_or_its_folder(song: Path, tmp_path: Path):
-    config = dataclasses.replace(load_preset("tiny"), name="mine", n_mels=100)
+    config = dataclasses.replace(load_preset("small"), name="mine", n_mels=100)
     write_spectrogram(tmp_path, config)
     for preset in (tmp_path, tmp_path / "spectrogram.json"):
         assert run("encode", song, tmp_path / "a.png", f"preset={preset}") == EXIT_DONE
@@ -48,7 +48,7 @@ def test_the_preset_may_be_a_spectrogram_json_or_its_folder(song: Path, tmp_path
 
 
 def test_channels_stereo_makes_a_stereo_image(song: Path, tmp_path: Path):
-    assert run("encode", song, tmp_path / "a.png", "preset=tiny", "channels=stereo") == EXIT_DONE
+    assert run("encode", song, tmp_path / "a.png", "preset=small", "channels=stereo") == EXIT_DONE
     loaded = load_image(tmp_path / "a.png")
     assert loaded.config is not None
     assert loaded.config.channels is Channels.stereo
@@ -63,7 +63,7 @@ def test_decode_says_which_preset_it_assumed(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_inspect_tells_what_a_file_holds(song: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    run("encode", song, tmp_path / "a.png", "preset=tiny")
+    run("encode", song, tmp_path / "a.png", "preset=small")
     capsys.readouterr()
     assert run("inspect", tmp_path / "a.png") == EXIT_DONE
     shown = capsys.readouterr().out
@@ -80,7 +80,7 @@ def test_inspect_tells_what_a_file_holds(song: Path, tmp_path: Path, capsys: pyt
         (["enocde"], "unknown action 'enocde'"),
         (["encode", "SONG"], "usage: riffusion spectrogram encode AUDIO IMAGE"),
         (["encode", "SONG", "a.png", "presett=tiny"], "got"),
-        (["encode", "SONG", "a.png", "preset=loud"], "choose from: hifi, riffusion_v1, tiny"),
+        (["encode", "SONG", "a.png", "preset=loud"], "choose from: hifi, riffusion_v1, small, tiny"),
         (["encode", "SONG", "a.png", "channels=5.1"], "choose from: mono, stereo"),
         (["encode", "SONG", "a.jpg"], "must be a .png"),
         (["encode", "absent.wav", "a.png"], "absent.wav: No such file"),
@@ -101,4 +101,4 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 
 def test_help_names_the_presets(capsys: pytest.CaptureFixture[str]):
     assert run("--help") == EXIT_DONE
-    assert "hifi|riffusion_v1|tiny|PATH" in capsys.readouterr().out
+    assert "hifi|riffusion_v1|small|tiny|PATH" in capsys.readouterr().out

@@ -1,0 +1,114 @@
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from support.worlds import train_words, write_dataset
+
+from riffusion_train import __version__
+from riffusion_train.cli.main import VERBS, main
+from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "riffusion_train", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["train", "dataset=d", "modle=tiny"]])
+def test_help_and_config_errors_do_not_import_torch(words: list[str]) -> None:
+    code = f"import sys; from riffusion_train.cli.main import main; main({words!r}); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False).returncode == 0
+
+
+def test_help_lists_every_verb_and_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == EXIT_DONE
+    shown = capsys.readouterr().out
+    assert all(verb in shown for verb in VERBS)
+    for verb in VERBS:
+        assert main([verb, "--help"]) == EXIT_DONE
+        assert f"usage: riffusion {verb}" in capsys.readouterr().out
+
+
+def test_the_help_of_a_key_says_what_it_means(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", "--help"])
+    shown = capsys.readouterr().out
+    assert "method=full|lora|vae" in shown
+    assert "objective.snr_gamma=null\n      Min-SNR weighting" in shown
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == EXIT_DONE
+    assert capsys.readouterr().out == f"riffusion-train {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ([], ""),
+        (["trian"], "unknown verb 'trian'; choose from: prepare, train"),
+        (["train", "dataset=nowhere"], "nowhere: no such dataset folder"),
+        (["export", "run=nowhere", "out=o"], "nowhere: not a run folder"),
+    ],
+)
+def test_wrong_words_are_one_line_and_exit_code_two(
+    words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == EXIT_INPUT
+    message = capsys.readouterr().err
+    assert complaint in message
+    assert message.count("\n") <= 1
+
+
+def test_a_reader_that_leaves_early_is_no_fault() -> None:
+    command = f"{sys.executable} -m riffusion_train train --help | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        words = train_words(
+            write_dataset(tmp_path / "dataset"), disk / "run", "max_train_steps=50", "checkpointing_steps=1"
+        )
+        done = run("train", *words, "method.train_text_encoder=true", "checkpoints_total_limit=5")
+        assert done.returncode == EXIT_INPUT, done.stderr
+        assert "no space left on the disk" in done.stderr.splitlines()[-1]
+        whole = sorted(path.name for path in (disk / "run" / "checkpoints").glob("step-*"))
+        assert whole
+        subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
+        again = run("train", *words, "method.train_text_encoder=true", "checkpoints_total_limit=2", "resume=auto")
+        assert again.returncode == EXIT_DONE, again.stderr
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_the_wheel_holds_presets_page_and_vocabulary(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path], cwd=ROOT, check=True)
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    presets = [path.relative_to(ROOT) for path in (ROOT / "conf").rglob("*.yaml")]
+    assert {f"riffusion_train/{preset}" for preset in presets} <= set(names)
+    assert "riffusion_train/demo/static/page.html" in names
+    assert "riffusion_train/model/vocabulary/bpe_simple_vocab_16e6.txt.gz" in names
+    assert "riffusion_train/py.typed" in names
+    assert not [name for name in names if name.startswith("tests")]
+
+
+def test_help_answers_within_a_second() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        assert run("--help").returncode == EXIT_DONE
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(5)) < 1.0

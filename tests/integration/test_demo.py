@@ -1,0 +1,56 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from riffusion_train.cli.main import main
+from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "my demo"
+    assert main(["demo", f"out={out}", "scale=0.02"]) == EXIT_DONE
+    return out
+
+
+def test_the_demo_leaves_everything_it_promises(demo: Path) -> None:
+    for name in ("audio", "dataset", "run", "model", "samples"):
+        assert (demo / name).is_dir()
+    figures = json.loads((demo / "figures.json").read_text())
+    assert list(figures) == ["command", "git", "machine", "versions", "rows"]
+    assert "scale=0.02" in figures["command"]
+    steps = json.loads((demo / "steps.json").read_text())
+    assert all(step["finished"] and step["seconds"] > 0 and step["peak_mb"] > 10 for step in steps)
+
+
+def test_the_page_shows_the_samples_the_curves_and_the_commands(demo: Path) -> None:
+    page = (demo / "index.html").read_text()
+    shown = set(re.findall(r'(?:src|href)="([^"#:]+)"', page))
+    assert len([name for name in shown if name.startswith("samples/") and name.endswith(".wav")]) >= 4
+    assert page.count("<svg") >= 2
+    for verb in ("prepare", "train", "export", "sample"):
+        assert f"riffusion {verb} " in page
+    from urllib.parse import unquote
+
+    assert all((demo / unquote(name)).is_file() for name in shown if not name.startswith("data"))
+
+
+def test_the_same_command_again_does_nothing_twice(demo: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = (demo / "steps.json").read_bytes()
+    assert main(["demo", f"out={demo}", "scale=0.02"]) == EXIT_DONE
+    assert capfd.readouterr().out.count("done before") == 6
+    assert (demo / "steps.json").read_bytes() == before
+
+
+def test_other_settings_want_another_folder(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", f"out={demo}", "scale=0.03"]) == EXIT_INPUT
+    assert "holds a demo with other settings" in capsys.readouterr().err
+
+
+def test_a_step_that_fails_ends_the_demo_with_its_message(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "audio").mkdir()
+    words = [f"out={tmp_path / 'demo'}", f"audio_dir={tmp_path / 'audio'}", "scale=0.02"]
+    assert main(["demo", *words]) == EXIT_INPUT
+    assert "no audio files" in capfd.readouterr().err
