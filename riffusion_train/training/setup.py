@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.progress import ProgressReport
 from riffusion_train.config.provenance import git_state, machine, versions
-from riffusion_train.config.train import MethodName, TrainConfig
+from riffusion_train.config.train import MethodName, TrackerName, TrainConfig
 from riffusion_train.dataset.latents import LatentCache
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder
 from riffusion_train.dataset.loading import DiffusionSlices, Moments, PictureSlices, SliceTable, make_tokenize
@@ -60,7 +60,7 @@ def run_training(config: TrainConfig, words: Sequence[str]) -> Path:
     if accelerator.is_main_process:
         run.start(config, words, _manifest(config, folder, components, accelerator.num_processes))
     components.to(accelerator.device)
-    accelerator.init_trackers(config.tracker.project)
+    accelerator.init_trackers(config.tracker.project, init_kwargs={"wandb": {"dir": str(run.path)}})
     table = SliceTable(folder, "train")
     trainer = _make_trainer(config, run, accelerator, components, table)
     trainer.train()
@@ -79,11 +79,14 @@ def _start_processes(config: TrainConfig) -> tuple[Any, RunFolder]:
     from accelerate import Accelerator
     from accelerate.utils import ProjectConfiguration, broadcast_object_list
 
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # unless told so, it takes each of several CPU ranks for the only one
-        mixed_precision=config.mixed_precision.value,
-        log_with=None if config.tracker.name.value == "files" else config.tracker.name.value,
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),  # unless told so, it takes each of several CPU ranks for the only one
+            mixed_precision=config.mixed_precision.value,
+            log_with=None if config.tracker.name is TrackerName.files else config.tracker.name.value,
+        )
+    except ValueError as error:
+        raise InputError(f"mixed_precision={config.mixed_precision.value} cannot be used here ({error})") from None
     path = [new_run_path(config)]
     if accelerator.num_processes > 1:
         broadcast_object_list(path)

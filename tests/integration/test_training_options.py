@@ -1,0 +1,138 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from support.worlds import train_config, write_dataset
+
+from riffusion_train.config.errors import InputError
+from riffusion_train.model.components import load_components
+from riffusion_train.training.setup import run_training
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "dataset")
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["mixed_precision=bf16"],
+        ["cache_latents=false"],
+        ["gradient_checkpointing=true"],
+        ["objective.prediction_type=v_prediction", "objective.snr_gamma=5"],
+        ["objective.noise_offset=0.1"],
+        ["ema=none"],
+        ["method=lora", "mixed_precision=bf16"],
+        ["method=vae"],
+        ["method=vae", "method.train_vae_encoder=true", "gradient_checkpointing=true"],
+        ["method.train_text_encoder=true", "method.text_encoder_lr=1e-5"],
+    ],
+    ids=" ".join,
+)
+def test_every_way_of_training_ends_in_a_model(dataset: Path, tmp_path: Path, words: list[str]) -> None:
+    run = run_training(train_config(dataset, tmp_path / "run", "max_train_steps=3", *words), words)
+    assert len(losses(run)) == 3
+    assert all(math.isfinite(loss) for loss in losses(run))
+    tensors = [tensor for file in (run / "final").rglob("*.safetensors") for tensor in load_file(file).values()]
+    assert tensors
+    assert all(tensor.isfinite().all() for tensor in tensors)
+    assert {str(tensor.dtype) for tensor in tensors} == {"torch.float32"}
+
+
+def test_training_overfits_a_single_slice(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset", num_train=1, num_validation=0)
+    words = ["max_train_steps=150", "schedule=constant", "optimizer.lr=1e-2", "objective.proportion_empty_prompts=0"]
+    found = losses(run_training(train_config(dataset, tmp_path / "run", *words), []))
+    assert sum(found[-20:]) / 20 < 0.5 * sum(found[:5]) / 5
+
+
+def test_a_cached_run_and_an_uncached_one_have_the_same_losses(dataset: Path, tmp_path: Path) -> None:
+    runs = {}
+    for cached in ("true", "false"):
+        words = ["max_train_steps=4", f"cache_latents={cached}"]
+        runs[cached] = losses(run_training(train_config(dataset, tmp_path / cached, *words), []))
+    assert runs["true"] == pytest.approx(runs["false"], rel=1e-4)
+
+
+def test_a_trained_vae_says_the_scale_of_its_latents(dataset: Path, tmp_path: Path) -> None:
+    words = ["max_train_steps=3", "method=vae", "method.train_vae_encoder=true"]
+    run = run_training(train_config(dataset, tmp_path / "run", *words), [])
+    factor = load_components(str(run / "final")).vae.config.scaling_factor
+    assert factor != 0.18215
+    assert 1e-3 < factor < 1e3
+
+
+def test_only_what_the_method_names_is_trained(dataset: Path, tmp_path: Path) -> None:
+    words = ["max_train_steps=2", "ema=none"]
+    for method, trained in (("full", {"unet"}), ("vae", {"vae"})):
+        run = run_training(train_config(dataset, tmp_path / method, f"method={method}", *words), [])
+        before = json.loads((run / "manifest.json").read_text())["base_model"]["fingerprints"]
+        from riffusion_train.model.components import fingerprint
+
+        after = load_components(str(run / "final")).modules
+        assert {name for name in before if fingerprint(after[name]) != before[name]} == trained
+
+
+def test_the_manifest_and_the_command_lines_are_kept(dataset: Path, tmp_path: Path) -> None:
+    run = run_training(train_config(dataset, tmp_path / "run", "max_train_steps=1"), ["seed=0", "name=x"])
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["versions"]["torch"]
+    assert manifest["world_size"] == 1
+    assert json.loads((run / "overrides.jsonl").read_text())["overrides"] == ["seed=0", "name=x"]
+
+
+def test_tensorboard_gets_the_scalars(dataset: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = run_training(train_config(dataset, tmp_path / "run", "max_train_steps=3", "tracker=tensorboard"), [])
+    events = next(path for path in run.rglob("events.out.tfevents.*"))
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    assert [event.value for event in accumulator.Scalars("loss")] == pytest.approx(losses(run))
+
+
+def test_wandb_runs_offline_inside_the_run_folder(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = run_training(train_config(dataset, tmp_path / "run", "max_train_steps=2", "tracker=wandb"), [])
+    assert next((run / "wandb").rglob("*.wandb")).stat().st_size > 0
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_done(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="tracker=tensorboard is not installed; pip install tensorboard"):
+        run_training(train_config(dataset, tmp_path / "run", "tracker=tensorboard"), [])
+    assert not (tmp_path / "run").exists()
+
+
+def test_fp16_without_a_gpu_is_one_line(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="mixed_precision=fp16 cannot be used here"):
+        run_training(train_config(dataset, tmp_path / "run", "mixed_precision=fp16"), [])
+
+
+def test_pictures_that_do_not_fit_the_model_are_refused(dataset: Path, tmp_path: Path) -> None:
+    words = ["model.unet_block_out_channels=[16,16,16,16,16]", "model.unet_attention_levels=[true,true,true,true,true]"]
+    with pytest.raises(InputError, match="its pictures are 32 x 32, the model needs multiples of 64"):
+        run_training(train_config(dataset, tmp_path / "run", *words), [])
+
+
+def test_a_hub_id_that_cannot_be_fetched_is_one_line(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="nobody/nothing: cannot") as error:
+        run_training(train_config(dataset, tmp_path / "run", "model=nobody/nothing"), [])
+    assert "\n" not in str(error.value)
