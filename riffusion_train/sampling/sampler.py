@@ -21,6 +21,8 @@ from riffusion_train.sampling.settings import Settings
 ASSUMED_PRESET = "riffusion_v1"
 """What a model's pictures are taken to mean where it does not say."""
 
+_FADE_S = 0.005
+
 
 class Sampler:
     """Makes clips with one model.
@@ -78,7 +80,8 @@ class Sampler:
             batch = wanted[start : start + batch_size]
             for (prompt, negative, seed), image in zip(batch, self._images(batch, report), strict=True):
                 audio = self.codec.decode(image, quality=self.quality.value, seed=seed)
-                yield Clip(image, audio, self.codec.config, self._settings(prompt, negative, seed))
+                faded = _fade_edges(audio, self.codec.rate_hz)
+                yield Clip(image, faded, self.codec.config, self._settings(prompt, negative, seed))
 
     def _images(self, batch: Sequence[tuple[str, str, int]], report: StepReport | None) -> list[np.ndarray]:
         """Return the pictures of a batch: uint8 (height, width) for mono, (height, width, 3) for stereo."""
@@ -125,6 +128,15 @@ class Sampler:
             model_fingerprint=self.model_fingerprint,
             assumed_spectrogram=self.assumed_spectrogram,
         )
+
+
+def _fade_edges(audio: np.ndarray, rate_hz: int) -> np.ndarray:
+    """Fade the first and last 5 ms of (channels, samples) in and out: a picture begins and ends in the middle of sound."""
+    length = min(round(_FADE_S * rate_hz), audio.shape[1] // 2)
+    gain = np.ones(audio.shape[1], dtype=np.float32)
+    gain[:length] = np.sin(np.linspace(0, np.pi / 2, length)) ** 2
+    gain[-length:] = gain[:length][::-1]
+    return audio * gain
 
 
 def best_device() -> str:

@@ -62,7 +62,9 @@ def test_the_prompt_the_negative_prompt_and_guidance_all_act(model: Path) -> Non
 def test_the_sound_is_the_picture_inverted_as_the_model_says(model: Path) -> None:
     clip = Sampler.load(model, device="cpu", num_inference_steps=3).text_to_audio("band 3", seed=1)
     assert clip.rate_hz == 16000
-    assert np.array_equal(clip.audio, make_codec(clip.spectrogram).decode(clip.image, seed=1))
+    inner = slice(80, -80)  # the first and last 5 ms are faded, or every clip would begin and end with a click
+    assert np.array_equal(clip.audio[:, inner], make_codec(clip.spectrogram).decode(clip.image, seed=1)[:, inner])
+    assert np.abs(clip.audio[:, [0, -1]]).max() < 1e-3
     assert np.isfinite(clip.audio).all()
 
 
