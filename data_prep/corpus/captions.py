@@ -7,10 +7,13 @@ CAPTIONS_PER_CLIP = 3
 
 
 def captions_of(attributes: Attributes, seed: int, clip: int) -> list[str]:
-    """Return the captions of one clip: different templates, each naming instrument, tempo, drums, register, pattern."""
+    """Return the captions of one clip: the canonical one, then others from different templates with words drawn by chance.
+
+    Each names instrument, tempo, drums, register and pattern.
+    """
     rng = address(seed, clip, "captions")
-    captions = []
-    for template in rng.sample(TEMPLATES, CAPTIONS_PER_CLIP):
+    captions = [prompt_of(attributes)]
+    for template in rng.sample(TEMPLATES[1:], CAPTIONS_PER_CLIP - 1):
         words = {name: rng.choice(choices) for name, choices in _words(attributes).items()}
         captions.append(_fill(template, attributes, words))
     return captions

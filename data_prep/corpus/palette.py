@@ -67,9 +67,9 @@ TEMPI: dict[str, Tempo] = {
 }
 
 REGISTERS: dict[str, Register] = {
-    "low": Register(33, ("low", "deep")),
-    "middle": Register(57, ("middle", "mid-range")),
-    "high": Register(81, ("high", "bright high")),
+    "low": Register(34, ("low", "deep")),
+    "middle": Register(55, ("middle", "mid-range")),
+    "high": Register(76, ("high", "bright high")),
 }
 
 _KICK, _SNARE, _CLOSED_HAT, _OPEN_HAT = 36, 38, 42, 46

@@ -14,7 +14,7 @@ NUM_INFERENCE_STEPS = 25
 VALIDATION_RATIO = 0.18
 
 _PROGRAM = "riffusion_train"
-_VAE_STEPS, _UNET_STEPS = 900, 1400  # of conf/experiment/demo_vae.yaml and demo.yaml, at scale 1
+_VAE_STEPS, _UNET_STEPS = 700, 1500  # of conf/experiment/demo_vae.yaml and demo.yaml, at scale 1
 _FEWEST_CLIPS, _FEWEST_STEPS, _FEWEST_SAMPLES = 24, 4, 4
 
 

@@ -77,8 +77,13 @@ def run_training(config: TrainConfig, words: Sequence[str]) -> Path:
 def _start_processes(config: TrainConfig) -> tuple[Any, RunFolder]:
     """Join the other processes, agree on the run folder, and set up the tracker."""
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     from accelerate.utils import ProjectConfiguration, broadcast_object_list
 
+    if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
+        AcceleratorState._reset_state(
+            reset_partial_state=True
+        )  # a run before this one in the same process, a notebook's
     try:
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # unless told so, it takes each of several CPU ranks for the only one
