@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.progress import ProgressReport
 from riffusion_train.config.provenance import git_state, machine, versions
-from riffusion_train.config.train import MethodName, TrackerName, TrainConfig
+from riffusion_train.config.train import MethodName, MixedPrecision, TrackerName, TrainConfig
 from riffusion_train.dataset.latents import LatentCache
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder
 from riffusion_train.dataset.loading import DiffusionSlices, Moments, PictureSlices, SliceTable, make_tokenize
@@ -75,8 +75,12 @@ def run_training(config: TrainConfig, words: Sequence[str]) -> Path:
 
 
 def _start_processes(config: TrainConfig) -> tuple[Any, RunFolder]:
-    """Join the other processes, agree on the run folder, and set up the tracker."""
-    from accelerate import Accelerator
+    """Join the other processes, agree on the run folder, and set up the tracker.
+
+    Raises:
+        InputError: If this device cannot compute in the precision that was asked for.
+    """
+    from accelerate import Accelerator, PartialState
     from accelerate.state import AcceleratorState
     from accelerate.utils import ProjectConfiguration, broadcast_object_list
 
@@ -84,19 +88,23 @@ def _start_processes(config: TrainConfig) -> tuple[Any, RunFolder]:
         AcceleratorState._reset_state(
             reset_partial_state=True
         )  # a run before this one in the same process, a notebook's
-    try:
-        accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # unless told so, it takes each of several CPU ranks for the only one
-            mixed_precision=config.mixed_precision.value,
-            log_with=None if config.tracker.name is TrackerName.files else config.tracker.name.value,
-        )
-    except ValueError as error:
-        raise InputError(f"mixed_precision={config.mixed_precision.value} cannot be used here ({error})") from None
+    on_cpu = (
+        not torch.accelerator.is_available()
+    )  # unless told so, accelerate takes each of several CPU ranks for the only one
+    precision = config.mixed_precision
+    if on_cpu and precision is MixedPrecision.fp16:
+        raise InputError("mixed_precision=fp16 needs a GPU; take bf16 or no")
+    processes = PartialState(cpu=on_cpu)
     path = [new_run_path(config)]
-    if accelerator.num_processes > 1:
+    if processes.num_processes > 1:
         broadcast_object_list(path)
     run = RunFolder(path[0])
-    accelerator.project_configuration = ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run.path))
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision=precision.value,
+        log_with=None if config.tracker.name is TrackerName.files else config.tracker.name.value,
+        project_config=ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run.path)),
+    )
     return accelerator, run
 
 
