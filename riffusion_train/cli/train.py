@@ -1,5 +1,6 @@
 """`riffusion train`: fine-tune a model on a dataset."""
 
+import os
 from collections.abc import Sequence
 
 from riffusion_train.cli.command import parse
@@ -16,4 +17,5 @@ def main(words: Sequence[str]) -> None:
 
     quieten_libraries()
     path = run_training(config, words)
-    print(f"trained: {path}")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"trained: {path}")
