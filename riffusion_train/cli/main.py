@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ VERBS = {
     "demo": "the whole way on this machine: compose, prepare, train, sample, measure",
 }
 
-_OUTPUT_ERRORS = {
+_OUTPUT_ERRORS: dict[int | None, str] = {
     errno.ENOSPC: "no space left on the disk of",
     errno.EDQUOT: "the disk quota is used up for",
     errno.EFBIG: "the file system allows no file as large as",
@@ -60,17 +61,23 @@ def _run(verb: str, words: list[str]) -> int:
         # Whoever read our output has had enough, as in `riffusion train --help | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
-    except OSError as error:
-        if error.errno not in _OUTPUT_ERRORS:
+    except Exception as error:
+        problem = _OUTPUT_ERRORS.get(_system_error(error))
+        if problem is None:
             traceback.print_exc()
             return EXIT_FAULT
-        what = f"{_OUTPUT_ERRORS[error.errno]} {error.filename or 'the output'}"
+        what = f"{problem} {getattr(error, 'filename', None) or 'the output'}"
         print(f"riffusion {verb}: {what}; mend that and run the same command again", file=sys.stderr)
         return EXIT_INPUT
-    except Exception:
-        traceback.print_exc()
-        return EXIT_FAULT
     return EXIT_DONE
+
+
+def _system_error(error: Exception) -> int | None:
+    """Return the system's error number; safetensors, which is written in Rust, has it in the text alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def _usage() -> str:
