@@ -100,6 +100,15 @@ def contact_sheet(pngs: Sequence[bytes]) -> bytes:
     return sink.getvalue()
 
 
+def _version(fingerprint: str) -> str:
+    """Return a version that changes with the content.
+
+    `datasets` keeps what it has read under the folder's last name and this version, so without it two datasets that are both
+    called `dataset`, or one that was made anew, would be taken for each other.
+    """
+    return f"1.0.{int(fingerprint[:7], 16)}"
+
+
 def _front_matter(stats: Mapping[str, Any]) -> str:
     slices = stats["totals"]["slices"]
     size = next((name for limit, name in _SIZES if slices < limit), "n>1M")
@@ -116,6 +125,7 @@ size_categories:
 - {size}
 configs:
 - config_name: default
+  version: {_version(stats["fingerprint"])}
   data_files:
 {files}
 ---"""

@@ -96,6 +96,15 @@ def test_datasets_opens_the_folder_with_pictures_and_captions(dataset, tmp_path)
     assert opened["train"].features == layout.features()
 
 
+def test_a_dataset_made_anew_is_not_taken_for_the_one_before(tmp_path):
+    captions = []
+    for round_number in (1, 2):
+        audio = write_tones(tmp_path / f"audio-{round_number}", round_number)
+        folder = prepared(audio, tmp_path / "dataset", "overwrite=true", "validation_ratio=0")
+        captions.append(len(datasets.load_dataset(str(folder.path), cache_dir=str(tmp_path / "cache"))["train"]))
+    assert captions == [1, 2]
+
+
 def test_plain_parquet_gives_pictures_too(dataset, tmp_path):
     files = [str(path) for path in dataset.shards("train")]
     opened = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
@@ -261,8 +270,9 @@ def test_wrong_input_is_one_line_and_exit_code_two(tmp_path, capsys):
         (silent, "cannot use the one track; the first, a.wav: silent"),
     ):
         assert main(["prepare", f"audio={audio}", f"out={tmp_path / 'out'}", "spectrogram=small", "num_workers=0"]) == 2
-        error = capsys.readouterr().err.strip()
-        assert message in error and "\n" not in error
+        *progress, error = capsys.readouterr().err.strip().splitlines()
+        assert message in error
+        assert all(line.startswith("prepare tracks: ") for line in progress)
     assert not (tmp_path / "out" / ".work").exists()
 
 
