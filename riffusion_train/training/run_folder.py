@@ -1,6 +1,5 @@
 """The run folder: what a training run leaves on disk, and whether a new start may go on in it."""
 
-import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -96,5 +95,5 @@ def _values(config: Any) -> dict[str, Any]:
         value = config
         for part in key.split("."):
             value = getattr(value, part)
-        values[key] = list(value) if dataclasses.is_dataclass(value) is False and isinstance(value, tuple) else value
+        values[key] = value
     return values

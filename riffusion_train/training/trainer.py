@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -188,13 +187,11 @@ class Trainer:
     def _figures(self) -> str:
         return "" if self.metrics.last_loss is None else f"loss {self.metrics.last_loss:.4f}"
 
-    def _save(self) -> Path | None:
+    def _save(self) -> None:
         self.accelerator.wait_for_everyone()
-        saved = None
         if self.accelerator.is_main_process and not self._saved_already():
-            saved = self.checkpoints.save(self._state())
+            self.checkpoints.save(self._state())
         self.accelerator.wait_for_everyone()
-        return saved
 
     def _saved_already(self) -> bool:
         steps = self.checkpoints.steps()
