@@ -5,7 +5,6 @@ pixel = 255 - 255 (magnitude / maximum) ** power, the format of the original Rif
 """
 
 import dataclasses
-import enum
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import torch
 
 from riffusion_train.audio.mel import mel_filter_bank, onto_grid
 from riffusion_train.config.errors import InputError
+from riffusion_train.config.sample import Quality
 from riffusion_train.config.spectrogram import Channels, Rounding, SpectrogramConfig
 
 if TYPE_CHECKING:
@@ -26,14 +26,6 @@ SAMPLE_SCALE = 32768.0
 
 UNKNOWN_LEVEL_PEAK = 0.5
 """Peak of a decoded sound whose maximum is not known, as with a model's images."""
-
-
-class Quality(enum.Enum):
-    """How much work the decoder does; the default is `normal`."""
-
-    draft = "draft"
-    normal = "normal"
-    best = "best"
 
 
 @dataclasses.dataclass(frozen=True)

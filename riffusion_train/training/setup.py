@@ -153,7 +153,7 @@ def _make_trainer(
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     moments = None
     if config.cache_latents and config.method.name is not MethodName.vae:
-        moments = _cached_moments(components.vae, table, accelerator)
+        moments = _cached_moments(components, table, accelerator)
     slices = _make_slices(config, components, table, moments)
     global_batch_size = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
     return Trainer(
@@ -237,10 +237,9 @@ def _make_batches(config: TrainConfig, slices: Any, num_slices: int, accelerator
     return batches
 
 
-def _cached_moments(vae: Any, table: SliceTable, accelerator: Any) -> Moments:
+def _cached_moments(components: Components, table: SliceTable, accelerator: Any) -> Moments:
     """Open the latent cache; let all ranks build it together where it is missing."""
-    scale = 2 ** (len(vae.config.block_out_channels) - 1)
-    size = table.folder.spectrogram
+    vae, scale, size = components.vae, components.downsampling, table.folder.spectrogram
     shape = (2 * int(vae.config.latent_channels), size.n_mels // scale, size.width_px // scale)
     cache = LatentCache(table, f"{table.folder.fingerprint[:16]}-{fingerprint(vae)[:16]}", shape)
     there = cache.exists()
