@@ -10,11 +10,11 @@ from riffusion_train.demo.steps import Step
 NUM_CLIPS = 1800
 NUM_SAMPLES = 96
 GUIDANCE_SCALE = 5.0
-NUM_INFERENCE_STEPS = 25
+NUM_INFERENCE_STEPS = 20
 VALIDATION_RATIO = 0.18
 
 _PROGRAM = "riffusion_train"
-_VAE_STEPS, _UNET_STEPS = 700, 1500  # of conf/experiment/demo_vae.yaml and demo.yaml, at scale 1
+_VAE_STEPS, _UNET_STEPS = 500, 1800  # of conf/experiment/demo_vae.yaml and demo.yaml, at scale 1
 _FEWEST_CLIPS, _FEWEST_STEPS, _FEWEST_SAMPLES = 24, 4, 4
 
 

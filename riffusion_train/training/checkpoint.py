@@ -129,15 +129,22 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> tup
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, names: list[str], tensors: dict[str, Tensor], groups: list[Any]
 ) -> None:
-    """Put back what `optimizer_tensors` took."""
+    """Put back what `optimizer_tensors` took, in the memory layout of the weights, which the fused kernel relies on."""
     state: dict[int, dict[str, Tensor]] = {}
     index_of = {name: index for index, name in enumerate(names)}
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     for key, tensor in tensors.items():
         name, _, moment = key.rpartition(".")
-        state.setdefault(index_of[name], {})[moment] = tensor
+        index = index_of[name]
+        state.setdefault(index, {})[moment] = like_weight(tensor, weights[index]) if tensor.dim() else tensor
     now = optimizer.state_dict()["param_groups"]
     merged = [{**saved, "params": group["params"]} for saved, group in zip(groups, now, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": merged})
+
+
+def like_weight(tensor: Tensor, weight: Tensor) -> Tensor:
+    """Return a copy of a tensor in the memory layout and on the device of a weight of its shape."""
+    return torch.empty_like(weight, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from riffusion_train.config.errors import InputError, StoppedError
 from riffusion_train.config.progress import ProgressReport
-from riffusion_train.training.checkpoint import Checkpoints, TrainingState, optimizer_tensors, restore_optimizer
+from riffusion_train.training.checkpoint import Checkpoints, TrainingState, like_weight, optimizer_tensors, restore_optimizer
 from riffusion_train.training.metrics import MetricsLog
 from riffusion_train.training.stop import StopRequest
 
@@ -233,7 +233,7 @@ class Trainer:
                 weight.copy_(state.trained[name])
         if self.ema is not None:
             self.ema.shadow_params = [
-                state.ema[name].to(weight) for name, weight in zip(self.names, self.parameters, strict=True)
+                like_weight(state.ema[name], weight) for name, weight in zip(self.names, self.parameters, strict=True)
             ]
             self.ema.optimization_step = state.scalars["ema_step"]
         restore_optimizer(self._plain_optimizer, self.names, state.optimizer, state.scalars["optimizer_groups"])
