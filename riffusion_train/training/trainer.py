@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from riffusion_train.config.errors import InputError, StoppedError
 from riffusion_train.config.progress import ProgressReport
-from riffusion_train.training.checkpoint import Checkpoints, TrainingState, like_weight, optimizer_tensors, restore_optimizer
+from riffusion_train.training.checkpoint import (
+    Checkpoints,
+    TrainingState,
+    like_weight,
+    optimizer_tensors,
+    restore_optimizer,
+)
 from riffusion_train.training.metrics import MetricsLog
 from riffusion_train.training.stop import StopRequest
 

@@ -58,6 +58,15 @@ def test_timesteps_cover_the_whole_range(table: SliceTable) -> None:
     assert max(steps) > 950
 
 
+def test_the_timesteps_of_one_step_are_spread_evenly(table: SliceTable) -> None:
+    items = slices(table)
+    for step in range(5):
+        places = sorted(int(items[Address(0, step, position)]["timestep"]) / 1000 for position in range(16))
+        gaps = [after - before for before, after in zip(places, [*places[1:], places[0] + 1], strict=True)]
+        assert max(gaps) < 3 / 16, "sixteen independent draws leave a gap twice as wide"
+        assert min(gaps) > 0.2 / 16
+
+
 def test_a_noise_offset_shifts_whole_channels(table: SliceTable) -> None:
     plain, shifted = slices(table)[Address(0, 0, 0)], slices(table, noise_offset=1.0)[Address(0, 0, 0)]
     difference = shifted["noise"] - plain["noise"]
