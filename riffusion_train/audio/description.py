@@ -112,7 +112,7 @@ def _from_exif(exif: Mapping[int, Any], source: str, where: str) -> tuple[Spectr
     except KeyError as error:
         raise InputError(f"{where}: its {source} are incomplete (no {error}); {_MEND}") from None
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
-        raise InputError(f"{where}: its {source} cannot be read as numbers; {_MEND}") from None
+        raise InputError(f"{where}: its {source} are no numbers that make a codec; {_MEND}") from None
 
 
 def _config_of_exif(exif: Mapping[int, Any]) -> SpectrogramConfig:

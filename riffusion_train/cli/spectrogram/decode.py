@@ -68,6 +68,9 @@ def decode_images(sources: Sequence[Path], options: Mapping[str, str]) -> Decode
     quality = choice("quality", options.get("quality", Quality.normal.value), Quality.__members__)
     paths = _image_paths(sources)
     images = [load_image(path, use_description="preset" not in options) for path in paths]
+    for path, loaded in zip(paths, images, strict=True):
+        if loaded.image.shape[1] < 2:
+            raise InputError(f"{path}: is one column wide; a sound needs at least two")
     config, origin = _codec_of(paths, images, options)
     for path, loaded in zip(paths, images, strict=True):
         warn(path, [*loaded.warnings, *_colour_warnings(loaded, config)])
