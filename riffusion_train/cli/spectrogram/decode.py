@@ -151,7 +151,7 @@ def _colour_warnings(loaded: "LoadedImage", config: SpectrogramConfig) -> list[s
 def _strip(
     paths: Sequence[Path], images: Sequence["LoadedImage"], config: SpectrogramConfig, options: Mapping[str, str]
 ) -> tuple["np.ndarray", float | None]:
-    from riffusion_train.audio.stitching import Slice, stitch
+    from riffusion_train.audio.slices import Slice, join_slices
 
     places = [_place(path, loaded) for path, loaded in zip(paths, images, strict=True)]
     slices: list[Slice] = []
@@ -167,7 +167,7 @@ def _strip(
             start_px, strip_px = place["start_px"], place["strip_px"]
         slices.append(Slice(loaded.image, start_px, loaded.max_value))
         start_px += loaded.image.shape[1] - whole_number(options, "overlap", 0)
-    strip, max_value = stitch(slices, config.power, str(paths[0].parent))
+    strip, max_value = join_slices(slices, config.power, str(paths[0].parent))
     return strip[:, :strip_px], max_value
 
 

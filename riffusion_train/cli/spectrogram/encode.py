@@ -70,7 +70,7 @@ def _write_slices(
     audio: Path, folder: Path, wav: "np.ndarray", codec: "SpectrogramCodec", options: Mapping[str, str]
 ) -> str:
     from riffusion_train.audio.image import save_image
-    from riffusion_train.audio.stitching import OVERLAP_PX, slice_starts
+    from riffusion_train.audio.slices import OVERLAP_PX, slice_starts
 
     config = codec.config
     strip_px = _strip_px(wav, config)

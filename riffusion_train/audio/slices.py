@@ -44,7 +44,7 @@ def slice_starts(strip_px: int, width_px: int, overlap_px: int) -> list[int]:
     return [0, *range(step, max(strip_px - overlap_px, 0), step)]
 
 
-def stitch(slices: Sequence[Slice], power: float, where: str) -> tuple[np.ndarray, float | None]:
+def join_slices(slices: Sequence[Slice], power: float, where: str) -> tuple[np.ndarray, float | None]:
     """Join slices into one strip; where they overlap, they fade into each other.
 
     Args:
