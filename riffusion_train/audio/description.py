@@ -150,7 +150,7 @@ def _problem(config: SpectrogramConfig, max_value: float | None) -> str | None:
         value = getattr(config, field.name)
         if field.type in (int, "int") and not (type(value) is int and 0 < value <= _LARGEST.get(field.name, 1 << 18)):
             return f"{field.name}={value!r}"
-        if field.type in (float, "float") and not (_is_number(value) and 0 <= value <= 1e6):
+        if field.type in (float, "float") and not (_is_number(value) and 0 <= value <= 1e12):
             return f"{field.name}={value!r}"
     if config.n_fft * config.n_mels > _MOST_WEIGHTS:
         return f"n_fft={config.n_fft} with n_mels={config.n_mels}"
