@@ -49,10 +49,10 @@ def fill(text: str, results: dict[str, Any]) -> str:
         "machine": _machine(results),
     }
     for name, table in tables.items():
-        text = re.sub(
-            rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda found, table=table: found[1] + table + "\n" + found[2],
-            text, flags=re.DOTALL,
-        )  # fmt: skip
+        before, start, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        if start and end:
+            text = f"{before}{start}{table}\n{end}{after}"
     return text
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from riffusion_train.audio.mel import HTK_CORNER_HZ
 from riffusion_train.config.errors import InputError
-from riffusion_train.config.spectrogram import Channels, Rounding, SpectrogramConfig, from_data, to_data
+from riffusion_train.config.spectrogram import Channels, Rounding, Scale, SpectrogramConfig, from_data, to_data
 
 TEXT_KEY = "spectrogram"
 """The PNG text that holds the codec's parameters and the maximum, as JSON."""
@@ -35,13 +35,14 @@ def text_of(config: SpectrogramConfig, max_value: float) -> str:
 def exif_tags_of(config: SpectrogramConfig, max_value: float) -> dict[int, Any]:
     """Return the original's EXIF tags; none where they cannot express the codec.
 
-    They know the HTK scale, whole milliseconds and whole Hertz only; for other parameters they would mislead the original's
-    decoder.
+    They know a scale per image, the HTK scale, whole milliseconds and whole Hertz only; for other parameters they would
+    mislead the original's decoder.
     """
     lengths = (config.hop_length, config.win_length, config.n_fft)
     whole_ms = all(length * 1000 % config.rate_hz == 0 for length in lengths)
     whole_hz = config.f_min_hz == int(config.f_min_hz) and config.f_max_hz == int(config.f_max_hz)
-    if config.mel_corner_hz != HTK_CORNER_HZ or not whole_ms or not whole_hz:
+    plain = config.scale is Scale.per_image and config.channels is not Channels.stereo_phase
+    if not plain or config.mel_corner_hz != HTK_CORNER_HZ or not whole_ms or not whole_hz:
         return {}
     step_ms, window_ms, padded_ms = (length * 1000 // config.rate_hz for length in lengths)
     return {

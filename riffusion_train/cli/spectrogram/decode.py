@@ -1,13 +1,12 @@
 """`riffusion spectrogram decode IMAGE… AUDIO`: one image, several, or a folder of slices."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from riffusion_train.cli.spectrogram.encode import SLICE_KEY
+from riffusion_train.cli.spectrogram.slices import join
 from riffusion_train.cli.spectrogram.words import (
     DEFAULT_PRESET,
     IMAGE_SUFFIXES,
@@ -18,7 +17,7 @@ from riffusion_train.cli.spectrogram.words import (
 )
 from riffusion_train.config.compose import group_options
 from riffusion_train.config.errors import InputError
-from riffusion_train.config.sample import Quality
+from riffusion_train.config.sample import Inverter, Quality
 from riffusion_train.config.spectrogram import Channels, SpectrogramConfig, load_preset
 
 if TYPE_CHECKING:
@@ -66,6 +65,7 @@ def decode_images(sources: Sequence[Path], options: Mapping[str, str]) -> Decode
     from riffusion_train.audio.image import load_image
 
     quality = choice("quality", options.get("quality", Quality.normal.value), Quality.__members__)
+    inverter = choice("inverter", options.get("inverter", Inverter.pghi.value), Inverter.__members__)
     paths = _image_paths(sources)
     images = [load_image(path, use_description="preset" not in options) for path in paths]
     for path, loaded in zip(paths, images, strict=True):
@@ -79,9 +79,11 @@ def decode_images(sources: Sequence[Path], options: Mapping[str, str]) -> Decode
         pixels, max_value = images[0].image, images[0].max_value
         story = "{width}x{height} px"
     else:
-        pixels, max_value = _strip(paths, images, config, options)
+        overlap_px = whole_number(options, "overlap", 0) if "overlap" in options else None
+        strip = join(paths, images, codec, overlap_px)
+        pixels, max_value = strip.image, strip.max_value
         story = f"{len(images)} images, {{width}}x{{height}} px"
-    wav = codec.decode(pixels, max_value, quality=quality)
+    wav = codec.decode(pixels, max_value, quality=quality, inverter=inverter)
     height, width = pixels.shape[:2]
     return Decoded(wav, codec.rate_hz, f"{story.format(width=width, height=height)}, {origin} {config.name}")
 
@@ -146,37 +148,3 @@ def _colour_warnings(loaded: "LoadedImage", config: SpectrogramConfig) -> list[s
     if apart < _COLOURED:
         return []
     return [f"its colours differ by {apart:.0f} levels, though '{config.name}' is grey; they are averaged"]
-
-
-def _strip(
-    paths: Sequence[Path], images: Sequence["LoadedImage"], config: SpectrogramConfig, options: Mapping[str, str]
-) -> tuple["np.ndarray", float | None]:
-    from riffusion_train.audio.slices import Slice, join_slices
-
-    places = [_place(path, loaded) for path, loaded in zip(paths, images, strict=True)]
-    slices: list[Slice] = []
-    strip_px = None
-    start_px = 0
-    by_name = "overlap" in options or None in places
-    if not by_name and len({(place["source"], place["strip_px"]) for place in places if place}) > 1:
-        raise InputError(
-            f"{paths[0].parent}: slices of several sounds; give the files of one, or overlap=0 to join all"
-        )
-    for place, loaded in zip(places, images, strict=True):
-        if place is not None and not by_name:
-            start_px, strip_px = place["start_px"], place["strip_px"]
-        slices.append(Slice(loaded.image, start_px, loaded.max_value))
-        start_px += loaded.image.shape[1] - whole_number(options, "overlap", 0)
-    strip, max_value = join_slices(slices, config.power, str(paths[0].parent))
-    return strip[:, :strip_px], max_value
-
-
-def _place(path: Path, loaded: "LoadedImage") -> dict[str, Any] | None:
-    """Return where in its strip a slice lies; None where the image does not say."""
-    try:
-        place = json.loads(loaded.texts[SLICE_KEY])
-        return {"start_px": int(place["start_px"]), "strip_px": int(place["strip_px"]), "source": str(place["source"])}
-    except KeyError:
-        return None
-    except (ValueError, TypeError):
-        raise InputError(f"{path}: its text '{SLICE_KEY}' is damaged; give overlap= to join by name") from None

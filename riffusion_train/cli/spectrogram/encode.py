@@ -1,11 +1,11 @@
 """`riffusion spectrogram encode AUDIO IMAGE.png`, or into a folder of slices."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from riffusion_train.cli.spectrogram.slices import OVERLAP_PX, SLICE_KEY, place_text, slice_starts
 from riffusion_train.cli.spectrogram.words import (
     DEFAULT_PRESET,
     channels_of,
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from riffusion_train.audio.codec import SpectrogramCodec
-
-SLICE_KEY = "slice"
-"""The PNG text that says where in the strip a slice lies, as JSON."""
 
 
 def run(files: Sequence[Path], options: Mapping[str, str]) -> None:
@@ -70,7 +67,6 @@ def _write_slices(
     audio: Path, folder: Path, wav: "np.ndarray", codec: "SpectrogramCodec", options: Mapping[str, str]
 ) -> str:
     from riffusion_train.audio.image import save_image
-    from riffusion_train.audio.slices import OVERLAP_PX, slice_starts
 
     config = codec.config
     strip_px = _strip_px(wav, config)
@@ -85,9 +81,8 @@ def _write_slices(
     digits = max(3, len(str(len(starts) - 1)))
     for index, start_px in enumerate(starts):
         encoded = codec.encode(wav[:, start_px * config.hop_length :][:, : config.clip_samples])
-        place = {"index": index, "count": len(starts), "start_px": start_px, "strip_px": strip_px, "source": audio.name}
         path = folder / f"{audio.stem}-{index:0{digits}d}.png"
-        save_image(path, encoded, config, {SLICE_KEY: json.dumps(place, ensure_ascii=False)})
+        save_image(path, encoded, config, {SLICE_KEY: place_text(index, starts, strip_px, audio.name)})
     plural = "s" if len(starts) > 1 else ""
     return f"{folder}: {len(starts)} slice{plural} of {config.width_px}x{config.n_mels} px, {overlap_px} px shared,"
 

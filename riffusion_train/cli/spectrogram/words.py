@@ -8,7 +8,7 @@ from pathlib import Path
 
 from riffusion_train.config.compose import group_options
 from riffusion_train.config.errors import InputError
-from riffusion_train.config.sample import Quality
+from riffusion_train.config.sample import Inverter, Quality
 from riffusion_train.config.spectrogram import (
     Channels,
     SpectrogramConfig,
@@ -43,9 +43,9 @@ class Action:
 
 ACTIONS = {
     "encode": Action(("AUDIO", "IMAGE.png|FOLDER"), ("preset", "channels", "slices", "width", "overlap")),
-    "decode": Action(("IMAGE|FOLDER", "AUDIO"), ("preset", "quality", "overlap"), repeats=True),
+    "decode": Action(("IMAGE|FOLDER", "AUDIO"), ("preset", "quality", "inverter", "overlap"), repeats=True),
     "inspect": Action(("FILE",), ()),
-    "compare": Action(("A", "B", "OUT.png"), ("preset", "quality", "level"), optional=1),
+    "compare": Action(("A", "B", "OUT.png"), ("preset", "quality", "inverter", "level"), optional=1),
 }
 
 
@@ -152,5 +152,9 @@ def _values(key: str) -> str:
     fixed = {"slices": "true", "width": "PX", "overlap": "PX", "level": "match|keep"}
     if key == "preset":
         return "|".join([*group_options("spectrogram"), "PATH"])
-    members: dict[str, Iterable[str]] = {"channels": Channels.__members__, "quality": Quality.__members__}
+    members: dict[str, Iterable[str]] = {
+        "channels": Channels.__members__,
+        "quality": Quality.__members__,
+        "inverter": Inverter.__members__,
+    }
     return fixed[key] if key in fixed else "|".join(members[key])
