@@ -24,7 +24,7 @@ from riffusion_train.config.spectrogram import load_preset
 
 RATE_HZ = 44100
 _ENCODINGS = 5
-_QUICK_PX = 128
+_QUICK_PX = 64
 _SLOW_CLIPS = 4
 _AS_SHIPPED_CLIPS = 2
 

@@ -116,11 +116,12 @@ def write_audio(path: Path, wav: np.ndarray, rate_hz: int, tags: dict[str, str] 
 
 
 def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    """Change the sample rate of (channels, samples) by soxr at its HQ setting; float32."""
+    """Change the sample rate of (channels, samples) by soxr at its HQ setting; float32, and never nothing of something."""
     if from_hz == to_hz:
         return np.asarray(wav, np.float32)
     frames = np.ascontiguousarray(wav.T, np.float32)
-    return np.ascontiguousarray(soxr.resample(frames, from_hz, to_hz, quality="HQ").T)
+    out = soxr.resample(frames, from_hz, to_hz, quality="HQ").T
+    return np.ascontiguousarray(np.pad(out, ((0, 0), (0, int(out.shape[1] == 0 and len(frames) > 0)))))
 
 
 def _read(path: Path) -> tuple[np.ndarray, int]:
