@@ -7,6 +7,7 @@ pixel = 255 - 255 (magnitude / black) ** power, the format of the original Riffu
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from riffusion_train.config.spectrogram import Channels, Scale, SpectrogramConfi
 
 if TYPE_CHECKING:
     from riffusion_train.audio.decoding import Decoder
+    from riffusion_train.audio.vocoder import Vocoder
 
 SAMPLE_SCALE = 32768.0
 """Magnitudes are those of 16-bit samples, as in the original, whose `max_value` is on this scale."""
@@ -49,12 +51,17 @@ class EncodedClip:
 class SpectrogramCodec:
     """Turns sound into images and back by one set of parameters; build it with `make_codec`, which checks them.
 
+    Args:
+        config: The parameters.
+        vocoder: A network that decodes in place of the inverters.
+
     Attributes:
         config: The parameters.
     """
 
-    def __init__(self, config: SpectrogramConfig) -> None:
+    def __init__(self, config: SpectrogramConfig, vocoder: "Vocoder | None" = None) -> None:
         self.config = config
+        self._vocoder = vocoder
         self._filters = mel_filter_bank(
             config.n_fft, config.rate_hz, config.n_mels, config.f_min_hz, config.f_max_hz, config.mel_corner_hz
         )
@@ -130,7 +137,8 @@ class SpectrogramCodec:
                 `UNKNOWN_LEVEL_PEAK`; a white image is silence in any case. An absolute scale knows it and does not look.
             quality: draft, normal or best.
             seed: Seed of the phase where there is next to nothing to hear.
-            inverter: How the phase is found: pghi, fast_griffin_lim or griffin_lim.
+            inverter: How the phase is found: pghi, fast_griffin_lim or griffin_lim. A codec with a vocoder leaves quality,
+                seed and inverter aside.
 
         Returns:
             float32 samples at `rate_hz`, (channels, (width - 1) * hop_length). At their true level they may pass 1.
@@ -178,9 +186,12 @@ class SpectrogramCodec:
             InputError: As `decode`.
         """
         planes = read_planes(images, self.config)
-        wavs = self.decoder.decode(
-            planes, choice(Quality, "quality", quality), choice(Inverter, "inverter", inverter), seed
-        )
+        effort, method = choice(Quality, "quality", quality), choice(Inverter, "inverter", inverter)
+        if self._vocoder is None:
+            wavs = self.decoder.decode(planes, effort, method, seed)
+        else:
+            heard = planes.darkness.flatten(1).any(1)[:, None]
+            wavs = torch.where(heard, self._vocoder.to(images.device)(planes.darkness[:, 0]), 0.0)[:, None]
         return wavs * self._gains(wavs, max_values)[:, None, None]
 
     @property
@@ -263,16 +274,20 @@ def choice(kind: Any, name: str, word: str) -> Any:
     return kind[word]
 
 
-def make_codec(config: SpectrogramConfig) -> SpectrogramCodec:
-    """Build the codec of `config`.
+def make_codec(config: SpectrogramConfig, vocoder: Path | None = None) -> SpectrogramCodec:
+    """Build the codec of `config`, with the neural vocoder of a folder where one is named.
 
     Raises:
-        InputError: If the parameters contradict each other.
+        InputError: If the parameters contradict each other, or the vocoder is not made for them.
     """
     for holds, mend in _conditions(config):
         if not holds:
             raise InputError(f"spectrogram '{config.name}': {mend}")
-    return SpectrogramCodec(config)
+    if vocoder is None:
+        return SpectrogramCodec(config)
+    from riffusion_train.audio.vocoder import load_vocoder
+
+    return SpectrogramCodec(config, load_vocoder(vocoder, config))
 
 
 def _conditions(config: SpectrogramConfig) -> list[tuple[bool, str]]:

@@ -4,6 +4,7 @@ import soxr
 import torch
 from torch import Tensor
 
+from riffusion_train.audio.denoising import denoise
 from riffusion_train.audio.griffin_lim import GriffinLimInverter
 from riffusion_train.audio.inversion import EFFORTS, MelInverter
 from riffusion_train.audio.mel import onto_grid
@@ -28,7 +29,7 @@ class Decoder:
     def __init__(self, config: SpectrogramConfig, filters: Tensor) -> None:
         self._config = config
         self._filters = filters
-        self._inverters: dict[tuple[int, str], MelInverter] = {}
+        self._inverters: dict[str, MelInverter] = {}
 
     def decode(self, planes: Planes, quality: Quality, inverter: Inverter, seed: int) -> Tensor:
         """Return the sounds at a magnitude of black of 1, (clips, channels, (frames - 1) * hop_length)."""
@@ -41,7 +42,7 @@ class Decoder:
         for rows in groups:
             if len(rows):
                 cosine = None if planes.cosine is None else planes.cosine[rows]
-                mels = self.magnitudes(planes.darkness[rows])
+                mels = self.magnitudes(denoise(planes.darkness[rows], self._config))
                 wavs[rows] = self._invert(mels, cosine, quality, inverter, seed)[..., :samples]
         return wavs
 
@@ -56,7 +57,7 @@ class Decoder:
 
         The sounds are to be taken times `gain`.
         """
-        return PieceInverter(self._inverter(quality, device), EFFORTS[inverter][quality], seed, inverter)
+        return PieceInverter(self._inverter(device), EFFORTS[inverter][quality], seed, inverter)
 
     @property
     def gain(self) -> float:
@@ -90,18 +91,26 @@ class Decoder:
             wav = torch.from_numpy(high.copy()).to(wav.device).unflatten(0, wav.shape[:2])
         return torch.nn.functional.pad(wav, (0, max(samples - wav.shape[-1], 0)))
 
-    def _inverter(self, quality: Quality, device: torch.device | str) -> MelInverter:
+    def _inverter(self, device: torch.device | str) -> MelInverter:
         config = self._config
         win_length, hop_length = (
             round(length * config.decode_rate_hz / config.rate_hz) for length in (config.win_length, config.hop_length)
         )
-        n_fft = config.decode_n_fft
-        if quality is Quality.best:
-            n_fft = max(n_fft, 2 * win_length)
-        key = (n_fft, str(device))
+        key = str(device)
         if key not in self._inverters:
-            stft = DecodingStft(win_length, hop_length, n_fft, device)
-            bin_hz, grid_bin_hz = config.rate_hz / config.n_fft, config.decode_rate_hz / n_fft
-            filters = onto_grid(self._filters, bin_hz, grid_bin_hz, stft.bins)
-            self._inverters[key] = MelInverter(stft, filters)
+            finer = self._made(max(config.decode_n_fft, 2 * win_length), win_length, hop_length, device)
+            self._inverters[key] = self._made(config.decode_n_fft, win_length, hop_length, device, finer)
         return self._inverters[key]
+
+    def _made(
+        self,
+        n_fft: int,
+        win_length: int,
+        hop_length: int,
+        device: torch.device | str,
+        finer: MelInverter | None = None,
+    ) -> MelInverter:
+        config = self._config
+        stft = DecodingStft(win_length, hop_length, n_fft, device)
+        bin_hz, grid_bin_hz = config.rate_hz / config.n_fft, config.decode_rate_hz / n_fft
+        return MelInverter(stft, onto_grid(self._filters, bin_hz, grid_bin_hz, stft.bins), finer)

@@ -23,24 +23,27 @@ _MOMENTUM = 0.99
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How many iterations each step of the inversion takes."""
+    """How many iterations each step of the inversion takes; the fine ones are mel-domain ones with a doubled FFT."""
 
     mel_iterations: int
     phase_iterations: int
     mel_phase_iterations: int
+    fine_iterations: int
 
 
+# Iterations of mel inversion, of the phase alone, of phase and mels, and of these on the finer grid. Between two of the
+# decoder's frequencies a magnitude need not run in a straight line, as the coarse grid takes it; the finer grid mends that.
 EFFORTS = {
     Inverter.pghi: {
-        Quality.draft: Effort(mel_iterations=5, phase_iterations=4, mel_phase_iterations=4),
-        Quality.normal: Effort(mel_iterations=15, phase_iterations=8, mel_phase_iterations=16),
-        Quality.best: Effort(mel_iterations=15, phase_iterations=8, mel_phase_iterations=64),
+        Quality.draft: Effort(5, 4, 4, 0),
+        Quality.normal: Effort(10, 8, 8, 6),
+        Quality.best: Effort(15, 8, 16, 48),
     },
     # A random start has further to go.
     Inverter.fast_griffin_lim: {
-        Quality.draft: Effort(mel_iterations=5, phase_iterations=12, mel_phase_iterations=4),
-        Quality.normal: Effort(mel_iterations=15, phase_iterations=32, mel_phase_iterations=16),
-        Quality.best: Effort(mel_iterations=15, phase_iterations=64, mel_phase_iterations=64),
+        Quality.draft: Effort(5, 12, 4, 0),
+        Quality.normal: Effort(10, 32, 8, 6),
+        Quality.best: Effort(15, 64, 16, 48),
     },
 }
 
@@ -72,10 +75,12 @@ class MelInverter:
     Args:
         stft: The transform on whose grid the sound is rebuilt.
         filters: Mel filters on that grid, (bins, n_mels).
+        finer: The same with a larger FFT, for the last iterations.
     """
 
-    def __init__(self, stft: DecodingStft, filters: Tensor) -> None:
+    def __init__(self, stft: DecodingStft, filters: Tensor, finer: "MelInverter | None" = None) -> None:
         self.stft = stft
+        self.finer = finer
         self._band_weight = filters.sum(0) + 1e-9
         self._to_mels = BandedProduct(filters)
         self._spread = BandedProduct((filters / (filters.sum(1, keepdim=True) + 1e-9)).t().contiguous(), columns=64)
@@ -105,7 +110,7 @@ class MelInverter:
         magnitudes = self.magnitudes(mels, effort.mel_iterations)
         known = None if past is None else self.stft.forward(past.signal, past.columns)
         phasors = self._first_phase(magnitudes.sum(1), seed, method, None if known is None else known.sum(1))
-        shift = None if cosine is None else self._spread(cosine).clamp(-1, 1)
+        shift = self._shift(cosine)
         if shift is None:
             spectrum = phasors[:, None] * magnitudes
         else:
@@ -113,7 +118,19 @@ class MelInverter:
             spectrum = torch.stack([phasors * half, phasors * half.conj()], 1) * magnitudes
         if known is not None:
             spectrum[..., : known.shape[-2], :] = known
-        return self._refine(mels, magnitudes, spectrum, shift, past, effort)
+        steps = effort.phase_iterations, effort.mel_phase_iterations
+        sound = self._refine(mels, magnitudes, spectrum, shift, past, *steps)
+        if self.finer is None or not effort.fine_iterations:
+            return sound
+        return self.finer.refine(mels, sound, effort.fine_iterations, cosine, past)
+
+    def refine(self, mels: Tensor, sound: Tensor, iterations: int, cosine: Tensor | None, past: Past | None) -> Tensor:
+        """Return a sound nearer to the mel magnitudes than `sound` is; arguments as of `invert`."""
+        spectrum = self.stft.forward(sound, mels.shape[-2])
+        return self._refine(mels, magnitude(spectrum), spectrum, self._shift(cosine), past, 0, iterations)
+
+    def _shift(self, cosine: Tensor | None) -> Tensor | None:
+        return None if cosine is None else self._spread(cosine).clamp(-1, 1)
 
     def magnitudes(self, mels: Tensor, iterations: int) -> Tensor:
         """Return non-negative magnitudes (..., frames, bins) whose mel magnitudes are nearest to `mels`.
@@ -156,20 +173,22 @@ class MelInverter:
         spectrum: Tensor,
         shift: Tensor | None,
         past: Past | None,
-        effort: Effort,
+        phase_iterations: int,
+        mel_phase_iterations: int,
     ) -> Tensor:
         """Run fast Griffin-Lim (Perraudin, Balazs, Søndergaard 2013), at the end with magnitudes that may move inside bands."""
         share = _MOMENTUM / (1 + _MOMENTUM)
         tiny = _tiny(mels, 1e-7)
         wanted = mels + tiny
         previous: Tensor | None = None
-        for iteration in range(effort.phase_iterations + effort.mel_phase_iterations):
-            if iteration == effort.phase_iterations:
+        for iteration in range(phase_iterations + mel_phase_iterations):
+            if iteration == phase_iterations:
                 previous = None  # another projection starts: the old direction says nothing about it
             rebuilt = self.stft.forward(self._sound(spectrum, past), mels.shape[-2])
-            if iteration >= effort.phase_iterations:
+            if iteration >= phase_iterations:
                 found = magnitude(rebuilt)
-                magnitudes = self._spread(wanted / self._to_mels(found).add_(tiny)).mul_(found)
+                ratio = wanted / self._to_mels(found).add_(tiny)
+                magnitudes = self._spread(ratio).mul_(found)
             if shift is None:
                 spectrum = project(rebuilt, previous, share, magnitudes)
             else:

@@ -71,7 +71,7 @@ class SpectrogramConfig:
     """Exponent from relative magnitude to darkness: pixel = 255 - 255 (magnitude / black) ** power."""
     scale: Scale = Scale.per_image
     """What black stands for: the image's own maximum, or `reference_value`."""
-    reference_value: float = 12_000_000.0
+    reference_value: float = 10_000_000.0
     """Mel magnitude of black under `scale=absolute`, on the scale of 16-bit samples; louder bands are cut to it."""
     rounding: Rounding = Rounding.truncate
     """How the pixel value becomes an integer."""
