@@ -25,8 +25,9 @@ from riffusion_train.config.spectrogram import load_preset
 RATE_HZ = 44100
 _ENCODINGS = 5
 _QUICK_PX = 64
-_SLOW_CLIPS = 4
-_AS_SHIPPED_CLIPS = 2
+_SLOW_CLIPS = 2
+_AS_SHIPPED_CLIPS = 1
+_WARM_UP_SAMPLES = 30_000
 
 _PRESETS = ("riffusion_v1", "hifi")
 _METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,7 +47,7 @@ _DAMAGES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "24 kB bottleneck": lambda image, seed: bottleneck(image, 24),
     "12 kB bottleneck": lambda image, seed: bottleneck(image, 12),
 }
-_REFERENCE_DAMAGES = ("noise of 4/255", "24 kB bottleneck")  # ten seconds a clip each
+_REFERENCE_DAMAGES = ("24 kB bottleneck",)  # ten seconds a clip each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _encoding(clips: Sequence[Clip], codecs: dict[str, SpectrogramCodec], origin
             median=True,
         )
     yield Row("riffusion_v1 pixels equal to the original's", "share", equal, (), Goal.ours_at_least, 0.9995)
-    yield Row("riffusion_v1 largest difference of a pixel", "levels of 255", largest, (), Goal.ours_at_most, 1)
+    yield Row("riffusion_v1 largest difference of a pixel", "levels of 255", [max(largest)], (), Goal.ours_at_most, 1)
 
 
 def _decode_all(
@@ -120,12 +121,13 @@ def _decode_all(
 ) -> dict[str, list[Outcome]]:
     """Decode every clip by every method, in turns; `original` and its `phase alone` are the references."""
     outcomes: dict[str, list[Outcome]] = {}
-    for index, clip in enumerate([clips[0], *clips]):
+    warm_up = Clip("warm-up", clips[0].wav[:, :_WARM_UP_SAMPLES])
+    for index, clip in enumerate([warm_up, *clips]):
         found = _decode_by_original(clip, original)
         for method, (preset, options) in _METHODS.items():
             if method.endswith(" griffin_lim") and index > _SLOW_CLIPS:
                 continue
-            encoded = codecs[preset].encode(clip.mono)
+            encoded = codecs[preset].encode_long(clip.mono)
             start = time.process_time()
             wav = codecs[preset].decode(encoded.image, encoded.max_value, **options)
             found[method] = Outcome(time.process_time() - start, _distance(clip, wav))
