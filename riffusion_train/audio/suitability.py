@@ -1,8 +1,10 @@
 """What a codec will not keep of a sound, said before it is lost."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from riffusion_train.config.spectrogram import Channels, SpectrogramConfig
+from riffusion_train.config.spectrogram import Channels, Scale, SpectrogramConfig
 
 _CANCELLED_DB = 12.0
 
@@ -34,3 +36,24 @@ def sound_warnings(wav: np.ndarray, rate_hz: int, config: SpectrogramConfig) -> 
             f"has peaks of {float(np.abs(wav).max()):.2f}, beyond full scale; they are kept, but a player clips them"
         )
     return found
+
+
+def clipping_warnings(images: Sequence[np.ndarray], config: SpectrogramConfig) -> list[str]:
+    """Return whether moments of a sound were louder than black, which an absolute scale cuts off.
+
+    Args:
+        images: What was encoded, uint8 (n_mels, width) or (n_mels, width, 3).
+        config: The codec.
+    """
+    if config.scale is not Scale.absolute:
+        return []
+    # Of three colours the first two are loudness, or the first is empty and the others are.
+    first = 0 if config.channels is Channels.stereo_phase else 1
+    planes = [image if image.ndim == 2 else image[..., first : first + 2].min(2) for image in images]
+    cut = sum(int((plane == 0).any(0).sum()) for plane in planes)
+    if not cut:
+        return []
+    total = sum(plane.shape[1] for plane in planes)
+    return [
+        f"{cut} of {total} columns reach black, the loudest that '{config.name}' draws; turn the sound down to keep them"
+    ]

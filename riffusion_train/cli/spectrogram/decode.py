@@ -74,7 +74,7 @@ def decode_images(sources: Sequence[Path], options: Mapping[str, str]) -> Decode
     config, origin = _codec_of(paths, images, options)
     for path, loaded in zip(paths, images, strict=True):
         warn(path, [*loaded.warnings, *_colour_warnings(loaded, config)])
-    codec = make_codec(config)
+    codec = make_codec(config, Path(options["vocoder"]) if "vocoder" in options else None)
     if len(images) == 1:
         pixels, max_value = images[0].image, images[0].max_value
         story = "{width}x{height} px"

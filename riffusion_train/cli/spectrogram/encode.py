@@ -49,16 +49,18 @@ def run(files: Sequence[Path], options: Mapping[str, str]) -> None:
     warn(audio, [*loaded.warnings, *sound_warnings(loaded.wav, loaded.rate_hz, config)])
     wav = resample(loaded.wav, loaded.rate_hz, codec.rate_hz)
     duration_s = loaded.wav.shape[1] / loaded.rate_hz
-    written = _write_slices(audio, out, wav, codec, options) if sliced else _write_strip(out, wav, codec)
+    written = _write_slices(audio, out, wav, codec, options) if sliced else _write_strip(audio, out, wav, codec)
     print(f"wrote {written} for {duration_s:.2f} s of audio, preset {config.name}")
 
 
-def _write_strip(out: Path, wav: "np.ndarray", codec: "SpectrogramCodec") -> str:
+def _write_strip(audio: Path, out: Path, wav: "np.ndarray", codec: "SpectrogramCodec") -> str:
     from riffusion_train.audio.image import require_size, save_image
+    from riffusion_train.audio.suitability import clipping_warnings
 
     require_size(_strip_px(wav, codec.config), codec.config.n_mels, str(out))  # before the work, not after
     encoded = codec.encode_long(wav)
     save_image(out, encoded, codec.config)
+    warn(audio, clipping_warnings([encoded.image], codec.config))
     height, width = encoded.image.shape[:2]
     return f"{out}: {width}x{height} px"
 
@@ -67,6 +69,7 @@ def _write_slices(
     audio: Path, folder: Path, wav: "np.ndarray", codec: "SpectrogramCodec", options: Mapping[str, str]
 ) -> str:
     from riffusion_train.audio.image import save_image
+    from riffusion_train.audio.suitability import clipping_warnings
 
     config = codec.config
     strip_px = _strip_px(wav, config)
@@ -78,11 +81,14 @@ def _write_slices(
         raise InputError(f"{folder}: is a file; name a folder for the slices") from None
     if any(folder.glob("*.png")):
         raise InputError(f"{folder}: holds images already, which decode would mix with these; name another folder")
+    images = []
     digits = max(3, len(str(len(starts) - 1)))
     for index, start_px in enumerate(starts):
         encoded = codec.encode(wav[:, start_px * config.hop_length :][:, : config.clip_samples])
+        images.append(encoded.image)
         path = folder / f"{audio.stem}-{index:0{digits}d}.png"
         save_image(path, encoded, config, {SLICE_KEY: place_text(index, starts, strip_px, audio.name)})
+    warn(audio, clipping_warnings(images, config))
     plural = "s" if len(starts) > 1 else ""
     return f"{folder}: {len(starts)} slice{plural} of {config.width_px}x{config.n_mels} px, {overlap_px} px shared,"
 

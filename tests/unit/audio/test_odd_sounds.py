@@ -9,8 +9,9 @@ import pytest
 import soundfile
 from support.sounds import noise, tone
 
+from riffusion_train.audio.codec import make_codec
 from riffusion_train.audio.files import load_audio, write_audio
-from riffusion_train.audio.suitability import sound_warnings
+from riffusion_train.audio.suitability import clipping_warnings, sound_warnings
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import Channels, load_preset
 
@@ -108,3 +109,17 @@ def test_an_ordinary_sound_gives_no_warning(rate_hz: int):
     for config in (V1, STEREO):
         assert sound_warnings(wide, rate_hz, config) == []
         assert sound_warnings(wide[:1], rate_hz, config) == []
+
+
+@pytest.mark.parametrize("preset", ["hifi", "hifi_stereo"])
+def test_what_is_louder_than_black_is_said(preset: str):
+    codec = make_codec(load_preset(preset))
+    quiet, loud = (tone(440, 1.0, 44100, amplitude=level) for level in (0.1, 1.0))
+    for wav, is_cut in ((quiet, False), (loud, True)):
+        found = clipping_warnings([codec.encode_long(wav).image], codec.config)
+        assert bool(found) is is_cut
+    assert found == [
+        f"99 of 101 columns reach black, the loudest that '{preset}' draws; turn the sound down to keep them"
+    ]
+    v1 = make_codec(V1)
+    assert clipping_warnings([v1.encode_long(loud).image], V1) == []
