@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME [--quick] [out=DIR]`: measure, print the rows, and write DIR/NAME.json."""
+"""`python -m benchmarks NAME [--quick] [clips=N] [out=DIR]`: measure, print the rows, and write DIR/NAME.json."""
 
 import importlib
 import sys
@@ -16,12 +16,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one benchmark. Returns the exit code: 0 done, 2 wrong input."""
     words = list(sys.argv[1:] if argv is None else argv)
     if any(word in ("-h", "--help") for word in words):
-        print(f"usage: {__doc__[1:-1]}\nNAME: {', '.join(NAMES)}")
+        print(f"usage: {__doc__}\nNAME: {', '.join(NAMES)}")
         return EXIT_DONE
     try:
-        name, quick, out = _parse(words)
-        rows = importlib.import_module(f"benchmarks.{name}").run(quick=quick)
-        command = " ".join(["python -m benchmarks", name, *(["--quick"] if quick else [])])
+        name, quick, clips, out = _parse(words)
+        rows = importlib.import_module(f"benchmarks.{name}").run(quick=quick, most_clips=clips)
+        command = " ".join(
+            ["python -m benchmarks", name, *(["--quick"] if quick else []), *([f"clips={clips}"] if clips else [])]
+        )
         path = write_results(out / f"{name}.json", command, rows)
     except InputError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
@@ -31,22 +33,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_DONE
 
 
-def _parse(words: Sequence[str]) -> tuple[str, bool, Path]:
-    name, quick, out = "", False, RESULTS
+def _parse(words: Sequence[str]) -> tuple[str, bool, int | None, Path]:
+    name, quick, clips, out = "", False, None, RESULTS
     for word in words:
         if word == "--quick":
             quick = True
+        elif word.startswith("clips=") and word.removeprefix("clips=").isdecimal():
+            clips = max(1, int(word.removeprefix("clips=")))
         elif word.startswith("out="):
             out = Path(word.removeprefix("out="))
         elif not name:
             name = word
         else:
-            raise InputError(f"'{word}': give one NAME, --quick or out=DIR")
+            raise InputError(f"'{word}': give one NAME, --quick, clips=N or out=DIR")
     if name not in NAMES:
         raise InputError(f"unknown benchmark '{name}'; choose from: {', '.join(NAMES)}")
     if quick and out == RESULTS:
         raise InputError("--quick gives no result worth keeping; name a folder with out=DIR")
-    return name, quick, out
+    return name, quick, clips, out
 
 
 if __name__ == "__main__":

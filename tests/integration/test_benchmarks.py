@@ -88,7 +88,7 @@ def test_the_tables_of_the_page_are_those_of_the_kept_results():
     [
         (["codecs"], "unknown benchmark 'codecs'; choose from: codec"),
         (["codec", "--quick"], "name a folder with out=DIR"),
-        (["codec", "quick"], "'quick': give one NAME"),
+        (["codec", "quick"], "'quick': give one NAME, --quick, clips=N or out=DIR"),
     ],
 )
 def test_wrong_words_are_one_line(words: list[str], part: str):
