@@ -57,7 +57,9 @@ class Decoder:
 
         The sounds are to be taken times `gain`.
         """
-        return PieceInverter(self._inverter(device), EFFORTS[inverter][quality], seed, inverter)
+        coarse = self._inverter(device)
+        chosen = coarse.finer if quality is Quality.best and coarse.finer is not None else coarse
+        return PieceInverter(chosen, EFFORTS[inverter][quality], seed, inverter)
 
     @property
     def gain(self) -> float:

@@ -33,17 +33,18 @@ class Effort:
 
 # Iterations of mel inversion, of the phase alone, of phase and mels, and of these on the finer grid. Between two of the
 # decoder's frequencies a magnitude need not run in a straight line, as the coarse grid takes it; the finer grid mends that.
+# The best quality works on the finer grid throughout.
 EFFORTS = {
     Inverter.pghi: {
         Quality.draft: Effort(5, 4, 4, 0),
-        Quality.normal: Effort(10, 8, 8, 6),
-        Quality.best: Effort(15, 8, 16, 48),
+        Quality.normal: Effort(8, 8, 8, 6),
+        Quality.best: Effort(15, 8, 80, 0),
     },
     # A random start has further to go.
     Inverter.fast_griffin_lim: {
         Quality.draft: Effort(5, 12, 4, 0),
         Quality.normal: Effort(10, 32, 8, 6),
-        Quality.best: Effort(15, 64, 16, 48),
+        Quality.best: Effort(15, 64, 80, 0),
     },
 }
 

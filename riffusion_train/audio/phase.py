@@ -26,7 +26,7 @@ def heap_integrated_phase(
     seed: int = 0,
     *,
     known: torch.Tensor | None = None,
-    tolerance: float = 1e-4,
+    tolerance: float = 3e-4,
 ) -> torch.Tensor:
     """Estimate the phase of a Hann-window STFT from its magnitudes.
 
