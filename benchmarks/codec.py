@@ -82,7 +82,7 @@ def run(*, quick: bool = False, most_clips: int | None = None) -> list[Row]:
     rows += _damaged(clips, codecs, original, quick)
     if not quick and most_clips is None:
         rows += _as_shipped(clips[:_AS_SHIPPED_CLIPS], codecs["riffusion_v1"], original)
-    rows += stereo_rows(clips[:1] if quick else clips, quick)
+    rows += stereo_rows(clips[:1] if quick else clips)
     return rows + width_rows(quick)
 
 

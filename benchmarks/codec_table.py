@@ -1,12 +1,13 @@
 """`python -m benchmarks.codec_table [--check] docs/codec.md`: fill the tables of the page from results/codec.json.
 
-Each table stands between `<!-- NAME -->` and `<!-- /NAME -->`, so that no figure in the page is typed by hand.
+Each table stands between `<!-- NAME -->` and `<!-- /NAME -->`, so that no figure in the page is typed by hand. Without
+results the tables are empty.
 """
 
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check = "--check" in words
     (page,) = (Path(word) for word in words if word != "--check")
     text = page.read_text(encoding="utf-8")
-    filled = fill(text, json.loads(RESULTS.read_text(encoding="utf-8")))
+    filled = fill(text, json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else None)
     if check and filled != text:
         print(f"{page}: its tables are not those of {RESULTS.name}; run make docs", file=sys.stderr)
         return EXIT_FAULT
@@ -36,23 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_DONE
 
 
-def fill(text: str, results: dict[str, Any]) -> str:
+def fill(text: str, results: dict[str, Any] | None) -> str:
     """Return the page with its tables made from the results."""
-    rows = {row["what"]: row for row in results["rows"]}
-    tables = {
-        "sound": _sound(rows),
-        "damage": _damage(rows),
-        "inverters": _inverters(rows),
-        "stereo": _stereo(rows),
-        "width": _width(rows),
-        "targets": _targets(results["rows"]),
-        "machine": _machine(results),
-    }
-    for name, table in tables.items():
+    rows = {row["what"]: row for row in results["rows"]} if results else {}
+    for name, make in _TABLES.items():
         before, start, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- /{name} -->")
         if start and end:
-            text = f"{before}{start}{table}\n{end}{after}"
+            table = _machine(results) if results and name == "machine" else make(rows) if rows else ""
+            text = f"{before}{start}{table}{chr(10) if table else ''}{end}{after}"
     return text
 
 
@@ -115,7 +108,8 @@ def _stereo(rows: dict[str, Any]) -> str:
 
 
 def _width(rows: dict[str, Any]) -> str:
-    widths = sorted({int(found[1]) for what in rows if (found := re.match(r"hifi (\d+) px wide", what))})
+    found = [match.groups() for what in rows if (match := re.match(r"hifi (\d+) px wide, against (\d+) px", what))]
+    widths, narrowest = sorted({int(wide) for wide, _ in found}), found[0][1]
     lines = [
         "| preset | width | " + " | ".join(f"{band} Hz" for band in _BANDS) + " |",
         "|---|---|" + "---|" * len(_BANDS),
@@ -124,13 +118,14 @@ def _width(rows: dict[str, Any]) -> str:
         for width in widths:
             cells = []
             for band in _BANDS:
-                row = rows.get(f"{preset} {width} px wide, against 512 px, {band} Hz: log-mel error")
+                row = rows.get(f"{preset} {width} px wide, against {narrowest} px, {band} Hz: log-mel error")
                 cells.append("" if row is None else f"{row['ours']:.2f} ({row['ours'] - row['reference']:+.2f})")
             lines.append(_line([f"`{preset}`", str(width), *cells]))
     return "\n".join(lines)
 
 
-def _targets(rows: Sequence[dict[str, Any]]) -> str:
+def _targets(found: dict[str, Any]) -> str:
+    rows = list(found.values())
     lines = ["| what | unit | ours | reference | ratio | target | |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         if row["target"] is None or " px wide" in row["what"]:
@@ -155,6 +150,12 @@ def _machine(results: dict[str, Any]) -> str:
         f"Measured by `{results['command']}` at `{results['git']}` on {machine['processor']} ({machine['system']}), "
         f"one thread; torch {versions['torch']}, torchaudio {versions['torchaudio']}, numpy {versions['numpy']}."
     )
+
+
+_TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "sound": _sound, "damage": _damage, "inverters": _inverters, "stereo": _stereo, "width": _width, "targets": _targets,
+    "machine": _machine,
+}  # fmt: skip
 
 
 def _errors(values: Sequence[float]) -> list[str]:
