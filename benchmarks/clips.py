@@ -5,9 +5,11 @@ the General MIDI SoundFont of the demo, four are made by formula to be hard for 
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import io
 import wave
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,19 +43,22 @@ class Clip:
         return self.wav.mean(0, keepdims=True)
 
 
-def make_clips(samples: int = CLIP_SAMPLES) -> list[Clip]:
-    """Make the whole set, the same every time.
+def make_clips(samples: int = CLIP_SAMPLES, names: Sequence[str] | None = None) -> list[Clip]:
+    """Make the set, the same every time.
 
     Args:
         samples: Length of each clip.
+        names: Which clips; None makes all.
 
     Raises:
         InputError: If the packages that hold the music are not installed.
     """
-    clips = [Clip(name, _cut(load_track(name), samples)) for name in _TRACKS]
-    clips += [Clip(f"rendered {name}", _cut_at(_rendered(name, drums), 0, samples)) for name, drums in _RENDERED]
-    made = {"noise bursts": _bursts, "sweep": _sweep, "quiet tones": _quiet_tones, "vowels": _vowels}
-    return clips + [Clip(name, _cut_at(make(), 0, samples)) for name, make in made.items()]
+    makers: dict[str, Callable[[], np.ndarray]] = {
+        name: functools.partial(_track_cut, name, samples) for name in _TRACKS
+    }
+    makers |= {f"rendered {name}": functools.partial(_rendered, name, drums) for name, drums in _RENDERED}
+    makers |= {"noise bursts": _bursts, "sweep": _sweep, "quiet tones": _quiet_tones, "vowels": _vowels}
+    return [Clip(name, _cut_at(make(), 0, samples)) for name, make in makers.items() if names is None or name in names]
 
 
 def load_track(name: str) -> np.ndarray:
@@ -71,7 +76,8 @@ def load_track(name: str) -> np.ndarray:
     return resample(wav, rate_hz, RATE_HZ)
 
 
-def _cut(wav: np.ndarray, samples: int) -> np.ndarray:
+def _track_cut(name: str, samples: int) -> np.ndarray:
+    wav = load_track(name)
     return _cut_at(wav, int(_START_SHARE * wav.shape[1]), samples)
 
 

@@ -55,7 +55,7 @@ def write_examples(out: Path, *, as_shipped: bool = True, names: Sequence[str] =
     """
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
-    for clip in (clip for clip in make_clips() if clip.name in names):
+    for clip in make_clips(names=names):
         stem = clip.name.replace(" ", "_")
         versions = list(_versions(clip, as_shipped))
         # One gain for the original and levels matched to it: louder always sounds better.
@@ -75,7 +75,7 @@ def write_pictures(folder: Path) -> None:
         "original": "the sound", "riffusion-original-recipe": "original Riffusion: its image, its decoder",
         "riffusion_v1": "riffusion_v1: the same image, decoded here", "hifi": "hifi: an image of the same size",
     }  # fmt: skip
-    for clip in (clip for clip in make_clips() if clip.name in PICTURED):
+    for clip in make_clips(names=PICTURED):
         panels = [
             draw_spectrogram(wav[:, : round(_PICTURED_S * RATE_HZ)].mean(0, keepdims=True), RATE_HZ, shown[name])
             for name, wav in _versions(clip, as_shipped=False)
