@@ -3,14 +3,16 @@ BIN := .venv/bin
 OUT ?= runs/demo
 AUDIO ?=
 SEED ?= 0
+NAME ?= codec
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check docs clean
+.PHONY: help env demo test check bench docs clean
 
 help:
 	@echo "make demo    compose music, prepare, train, sample, measure: open $(OUT)/index.html   [AUDIO=DIR SEED=N OUT=DIR]"
 	@echo "make test    every test"
 	@echo "make check   format, lint, types, layers, presets, docs"
+	@echo "make bench   measure beside the reference: benchmarks/results/NAME.json   [NAME=codec]"
 	@echo "make docs    write docs/config.md anew"
 	@echo "make env     the environment that all of them use (.venv)"
 
@@ -34,10 +36,15 @@ check: env
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m riffusion_train.config.reference --check docs/config.md
+	$(BIN)/python -m benchmarks.codec_table --check docs/codec.md
 	$(BIN)/python -m pytest --quiet tests/unit/config
+
+bench: env
+	$(BIN)/python -m benchmarks $(NAME)
 
 docs: env
 	$(BIN)/python -m riffusion_train.config.reference docs/config.md
+	$(BIN)/python -m benchmarks.codec_table docs/codec.md
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

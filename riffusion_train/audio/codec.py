@@ -1,41 +1,47 @@
 """The codec between sound and spectrogram image.
 
 A column of the image is a frame, a row a mel band with the lowest at the bottom, and dark is loud:
-pixel = 255 - 255 (magnitude / maximum) ** power, the format of the original Riffusion.
+pixel = 255 - 255 (magnitude / black) ** power, the format of the original Riffusion.
 """
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
-import soxr
 import torch
+from torch import Tensor
 
-from riffusion_train.audio.mel import mel_filter_bank, onto_grid
+from riffusion_train.audio.mel import mel_filter_bank
+from riffusion_train.audio.pixels import as_tensor, draw, read_planes
+from riffusion_train.audio.stft import MelAnalysis
 from riffusion_train.config.errors import InputError
-from riffusion_train.config.sample import Quality
-from riffusion_train.config.spectrogram import Channels, Rounding, SpectrogramConfig
+from riffusion_train.config.sample import Inverter, Quality
+from riffusion_train.config.spectrogram import Channels, Scale, SpectrogramConfig
 
 if TYPE_CHECKING:
-    from riffusion_train.audio.inversion import MelInverter
+    from riffusion_train.audio.decoding import Decoder
+    from riffusion_train.audio.vocoder import Vocoder
 
 SAMPLE_SCALE = 32768.0
 """Magnitudes are those of 16-bit samples, as in the original, whose `max_value` is on this scale."""
 
 UNKNOWN_LEVEL_PEAK = 0.5
-"""Peak of a decoded sound whose maximum is not known, as with a model's images."""
+"""Peak of a decoded sound whose maximum is not known, as with a model's images under a scale per image."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodedClip:
-    """A spectrogram image and the maximum that its darkest pixel stands for.
+    """A spectrogram image and the magnitude that black stands for.
 
     Attributes:
-        image: uint8, (n_mels, width) for mono, (n_mels, width, 3) for stereo: R is empty, G left, B right.
-        max_value: Largest mel magnitude, on the scale of 16-bit samples; 0 for digital silence, and for a picture
-            whose level nobody knows, such as a model's.
+        image: uint8, (n_mels, width) for mono, (n_mels, width, 3) for stereo; `Channels` says what the colours are.
+        max_value: Mel magnitude of black, on the scale of 16-bit samples: the image's largest or, under an absolute
+            scale, the reference. 0 for digital silence under a scale per image, and for a picture whose level nobody
+            knows, such as a model's.
     """
 
     image: np.ndarray
@@ -45,17 +51,22 @@ class EncodedClip:
 class SpectrogramCodec:
     """Turns sound into images and back by one set of parameters; build it with `make_codec`, which checks them.
 
+    Args:
+        config: The parameters.
+        vocoder: A network that decodes in place of the inverters.
+
     Attributes:
         config: The parameters.
     """
 
-    def __init__(self, config: SpectrogramConfig) -> None:
+    def __init__(self, config: SpectrogramConfig, vocoder: "Vocoder | None" = None) -> None:
         self.config = config
-        self._window = torch.hann_window(config.win_length, periodic=True)
+        self._vocoder = vocoder
         self._filters = mel_filter_bank(
             config.n_fft, config.rate_hz, config.n_mels, config.f_min_hz, config.f_max_hz, config.mel_corner_hz
         )
-        self._inverters: dict[int, MelInverter] = {}
+        self._analysis = MelAnalysis(self._filters, config.win_length, config.hop_length, SAMPLE_SCALE)
+        self._decoder: Decoder | None = None
 
     @property
     def clip_samples(self) -> int:
@@ -72,171 +83,211 @@ class SpectrogramCodec:
         """Sample rate of the sound that goes in and comes out."""
         return self.config.rate_hz
 
-    def encode(self, wav: np.ndarray | torch.Tensor) -> EncodedClip:
+    def encode(self, wav: np.ndarray | Tensor) -> EncodedClip:
         """Encode the first `clip_samples` of a sound; a shorter one is followed by silence.
 
         Args:
             wav: Samples in [-1, 1] at `rate_hz`, (channels, samples). A mono codec takes the mean of the channels; a
                 stereo codec the first two, or the only one twice.
+
+        Raises:
+            InputError: If there are no samples, or some are not numbers.
         """
         images, maxima = self.encode_batch(torch.as_tensor(wav)[None])
         return EncodedClip(images[0].numpy(), float(maxima[0]))
 
-    def encode_long(self, wav: np.ndarray | torch.Tensor) -> EncodedClip:
-        """Encode a whole sound, (channels, samples), as one image with a column for every hop begun."""
+    def encode_long(self, wav: np.ndarray | Tensor) -> EncodedClip:
+        """Encode a whole sound, (channels, samples), as one image with a column for every hop begun.
+
+        Raises:
+            InputError: If there are no samples, or some are not numbers.
+        """
         clip = torch.as_tensor(wav)[None]
         # The reflection at the ends needs more than half an FFT of sound.
-        samples = max(clip.shape[-1], self.config.n_fft // 2 + 1)
-        images, maxima = self._encode(torch.nn.functional.pad(clip, (0, samples - clip.shape[-1])))
+        images, maxima = self._encode(clip, max(clip.shape[-1], self.config.n_fft // 2 + 1))
         return EncodedClip(images[0].numpy(), float(maxima[0]))
 
-    @torch.no_grad()
-    def encode_batch(self, wavs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_batch(self, wavs: Tensor) -> tuple[Tensor, Tensor]:
         """Encode clips, (batch, channels, samples), on the device they lie on.
 
         Returns:
             Images, uint8 (batch, n_mels, width_px) or, for a stereo codec, (batch, n_mels, width_px, 3), and their
             maxima, float32 (batch,).
-        """
-        wavs = wavs[..., : self.clip_samples]
-        return self._encode(torch.nn.functional.pad(wavs, (0, self.clip_samples - wavs.shape[-1])))
 
-    @torch.no_grad()
+        Raises:
+            InputError: If there are no samples, or some are not numbers.
+        """
+        return self._encode(wavs[..., : self.clip_samples], self.clip_samples)
+
     def decode(
         self,
-        image: np.ndarray | PIL.Image.Image,
+        image: np.ndarray | PIL.Image.Image | Tensor,
         max_value: float | None = None,
         *,
         quality: str = "normal",
         seed: int = 0,
+        inverter: str = "pghi",
     ) -> np.ndarray:
         """Rebuild the sound of an image of any width; the same arguments give the same sound.
 
         Args:
-            image: (n_mels, width) or (n_mels, width, 3), uint8 or floats in [0, 1], or a PIL image. The colours of a mono
-                image are averaged.
+            image: (n_mels, width) or (n_mels, width, 3), uint8 or floats from 0 to 1, or a PIL image. The colours of a
+                mono image are averaged.
             max_value: The magnitude of black, which restores the true level. Without it, or with 0, the peak becomes
-                `UNKNOWN_LEVEL_PEAK`; a white image is silence in any case.
+                `UNKNOWN_LEVEL_PEAK`; a white image is silence in any case. An absolute scale knows it and does not look.
             quality: draft, normal or best.
             seed: Seed of the phase where there is next to nothing to hear.
+            inverter: How the phase is found: pghi, fast_griffin_lim or griffin_lim. A codec with a vocoder leaves quality,
+                seed and inverter aside.
 
         Returns:
-            float32 samples at `rate_hz`, (channels, (width - 1) * hop_length). With a `max_value` they may pass 1.
+            float32 samples at `rate_hz`, (channels, (width - 1) * hop_length). At their true level they may pass 1.
 
         Raises:
-            InputError: If the image does not have the height or kind that the codec makes, or the quality is unknown.
+            InputError: If the image does not have the height or kind that the codec makes, or a word is unknown.
         """
-        if quality not in Quality.__members__:
-            raise InputError(f"quality={quality} is unknown; choose from: {', '.join(Quality.__members__)}")
-        darkness = torch.from_numpy(self._darkness(image))  # (channels, n_mels, width)
-        samples = (darkness.shape[-1] - 1) * self.config.hop_length
-        if not bool(darkness.any()):
-            return np.zeros((len(darkness), samples), np.float32)
-        mels = darkness.pow(1 / self.config.power).flip(1).transpose(1, 2).contiguous()  # (channels, width, n_mels)
-        wav = self._invert(mels, Quality(quality), seed, samples)
-        if not max_value:
-            return np.asarray(wav * (UNKNOWN_LEVEL_PEAK / max(float(np.abs(wav).max()), 1e-9)), np.float32)
-        return np.asarray(wav * (max_value / SAMPLE_SCALE), np.float32)
+        wavs = self.decode_batch(
+            as_tensor(image)[None],
+            None if max_value is None else [max_value],
+            quality=quality,
+            seed=seed,
+            inverter=inverter,
+        )
+        return np.asarray(wavs[0].cpu().numpy(), np.float32)
 
-    def _encode(self, wavs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        config = self.config
-        wavs = self._with_channels(wavs.float()) * SAMPLE_SCALE
-        batch, channels, samples = wavs.shape
-        spectrum = torch.stft(
-            wavs.reshape(-1, samples), config.n_fft, config.hop_length, config.win_length,
-            self._window.to(wavs.device), center=True, pad_mode="reflect", return_complex=True,
-        ).abs()  # fmt: skip
-        mels = (spectrum.transpose(1, 2) @ self._filters.to(wavs.device)).transpose(1, 2)
-        mels = mels.reshape(batch, channels, config.n_mels, -1)
-        maxima = mels.amax((1, 2, 3))
-        # Digital silence is divided by one, not by zero, and comes out white.
-        relative = mels / torch.where(maxima > 0, maxima, torch.ones_like(maxima))[:, None, None, None]
-        levels = 255 - _power(relative, config.power) * 255
-        if config.rounding is Rounding.nearest:
-            levels = levels.round()
-        images = levels.clamp(0, 255).to(torch.uint8).flip(2)
-        if config.channels is Channels.mono:
-            return images[:, 0], maxima
-        empty = torch.zeros_like(images[:, 0])
-        return torch.stack([empty, images[:, 0], images[:, 1]], -1), maxima
+    @torch.no_grad()
+    def decode_batch(
+        self,
+        images: Tensor,
+        max_values: Sequence[float] | Tensor | None = None,
+        *,
+        quality: str = "normal",
+        seed: int = 0,
+        inverter: str = "pghi",
+    ) -> Tensor:
+        """Rebuild the sounds of images of one width, on the device they lie on; a clip does not depend on its neighbours.
 
-    def _with_channels(self, wavs: torch.Tensor) -> torch.Tensor:
+        On a CPU clips are inverted one by one, which is quickest, and `pghi` gives the best sound for the time. On a GPU
+        they are inverted together, but heap integration is a sequential algorithm that runs on the host, one clip after
+        another; `fast_griffin_lim` never leaves the GPU and is expected to be the quicker one there for large batches.
+        That has not been measured.
+
+        Args:
+            images: (batch, n_mels, width) or (batch, n_mels, width, 3), uint8 or floats from 0 to 1.
+            max_values: The magnitudes of black, as in `decode`.
+            quality: draft, normal or best.
+            seed: Seed of the phase, the same for every clip.
+            inverter: How the phase is found.
+
+        Returns:
+            float32 (batch, channels, (width - 1) * hop_length).
+
+        Raises:
+            InputError: As `decode`.
+        """
+        planes = read_planes(images, self.config)
+        effort, method = choice(Quality, "quality", quality), choice(Inverter, "inverter", inverter)
+        if self._vocoder is None:
+            wavs = self.decoder.decode(planes, effort, method, seed)
+        else:
+            heard = planes.darkness.flatten(1).any(1)[:, None]
+            wavs = torch.where(heard, self._vocoder.to(images.device)(planes.darkness[:, 0]), 0.0)[:, None]
+        return wavs * self._gains(wavs, max_values)[:, None, None]
+
+    @property
+    def decoder(self) -> "Decoder":
+        """What turns magnitudes into sound; made at the first use, as numba takes a second to load."""
+        if self._decoder is None:
+            from riffusion_train.audio.decoding import Decoder
+
+            self._decoder = Decoder(self.config, self._filters)
+        return self._decoder
+
+    def black(self, max_value: float | None) -> float | None:
+        """Return the magnitude of black relative to that of samples in [-1, 1]; None where nobody knows it."""
+        if self.config.scale is Scale.absolute:
+            return self.config.reference_value / SAMPLE_SCALE
+        return max_value / SAMPLE_SCALE if max_value else None
+
+    @torch.no_grad()
+    def stitch(self, clips: Sequence[EncodedClip], overlap_px: int) -> EncodedClip:
+        """Join images that share `overlap_px` columns with their neighbours; the magnitudes cross over in between.
+
+        Args:
+            clips: Images of this codec in order, each wider than twice the overlap. Under a scale per image, a level that
+                nobody knows is taken to be that of the loudest neighbour.
+            overlap_px: Columns that two neighbours share; 0 puts them side by side.
+
+        Raises:
+            InputError: If there is no image, or one does not fit or is too narrow.
+        """
+        from riffusion_train.audio.stitching import stitch
+
+        levels = [self.black(clip.max_value) for clip in clips]
+        known = max((level for level in levels if level is not None), default=1 / SAMPLE_SCALE)
+        planes = [read_planes(as_tensor(clip.image)[None], self.config) for clip in clips]
+        mels = [
+            plane.darkness.pow(1 / self.config.power) * ((known if level is None else level) * SAMPLE_SCALE)
+            for plane, level in zip(planes, levels, strict=True)
+        ]
+        joined, cosine = stitch(mels, [plane.cosine for plane in planes], overlap_px)
+        images, maxima = draw(joined, cosine, self.config)
+        is_known = self.config.scale is Scale.absolute or any(level is not None for level in levels)
+        return EncodedClip(images[0].numpy(), float(maxima[0]) if is_known else 0.0)
+
+    def _gains(self, wavs: Tensor, max_values: Sequence[float] | Tensor | None) -> Tensor:
+        values = [None] * len(wavs) if max_values is None else [float(value) for value in max_values]
+        peaks = wavs.abs().amax((1, 2)).clamp(min=1e-9)
+        gains = [self.black(value) for value in values]
+        known = [float("nan") if gain is None else gain for gain in gains]
+        return torch.tensor(known, device=wavs.device).nan_to_num(0.0) + torch.where(
+            torch.tensor([gain is None for gain in gains], device=wavs.device), UNKNOWN_LEVEL_PEAK / peaks, 0.0
+        )
+
+    @torch.no_grad()
+    def _encode(self, wavs: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+        if wavs.shape[-1] == 0:
+            raise InputError("the sound is empty; give at least one sample")
+        wavs = self._with_channels(wavs.float())
+        wavs = torch.nn.functional.pad(wavs, (0, samples - wavs.shape[-1]))
+        cosine = None
+        if self.config.channels is Channels.stereo_phase:
+            mels, cosine = self._analysis.stereo(wavs)
+        else:
+            mels = self._analysis(wavs.flatten(0, 1)).unflatten(0, wavs.shape[:2])
+        return draw(mels, cosine, self.config)
+
+    def _with_channels(self, wavs: Tensor) -> Tensor:
         if self.config.channels is Channels.mono:
             return wavs.mean(1, keepdim=True)
         return wavs.expand(-1, 2, -1) if wavs.shape[1] == 1 else wavs[:, :2]
 
-    def _darkness(self, image: np.ndarray | PIL.Image.Image) -> np.ndarray:
-        """Return 0 for white to 1 for black, float32 (channels, n_mels, width)."""
-        if isinstance(image, PIL.Image.Image):
-            image = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-        levels = image.astype(np.float32) / 255 if image.dtype == np.uint8 else image.astype(np.float32)
-        shape = "x".join(str(size) for size in image.shape[1::-1])
-        if image.ndim not in (2, 3) or image.shape[0] != self.config.n_mels or image.shape[1] < 2:
-            height = self.config.n_mels
-            raise InputError(
-                f"an image of {shape} px does not fit '{self.config.name}', which is {height} px high; name its preset"
-            )
-        if self.config.channels is Channels.mono:
-            planes = levels[None] if levels.ndim == 2 else levels.mean(2)[None]
-        elif levels.ndim == 2:
-            planes = np.stack([levels, levels])
-        else:
-            planes = np.moveaxis(levels[..., 1:3], 2, 0)
-        return np.ascontiguousarray(1 - planes.clip(0, 1))
 
-    def _invert(self, mels: torch.Tensor, quality: Quality, seed: int, samples: int) -> np.ndarray:
-        """Return the sound of mel magnitudes (channels, frames, n_mels), (channels, samples), on their own scale."""
-        from riffusion_train.audio.inversion import Effort
-
-        efforts = {
-            Quality.draft: Effort(mel_iterations=5, phase_iterations=4, mel_phase_iterations=4),
-            Quality.normal: Effort(mel_iterations=15, phase_iterations=8, mel_phase_iterations=16),
-            Quality.best: Effort(mel_iterations=15, phase_iterations=8, mel_phase_iterations=64),
-        }
-        config = self.config
-        n_fft = config.decode_n_fft
-        if quality is Quality.best:
-            n_fft = max(n_fft, 2 * _at_decode_rate(config, config.win_length))
-        inverter = self._inverter(n_fft)
-        wav = inverter.stft.without_margins(inverter.invert(mels, efforts[quality], seed)).numpy()
-        if config.decode_rate_hz != config.rate_hz:
-            wav = soxr.resample(wav.T, config.decode_rate_hz, config.rate_hz, quality="HQ").T
-        # At a lower rate the window covers fewer samples, so the same magnitude stands for a louder sound.
-        wav = wav[:, :samples] * (config.decode_rate_hz / config.rate_hz)
-        return np.asarray(np.pad(wav, ((0, 0), (0, samples - wav.shape[1]))), np.float32)
-
-    def _inverter(self, n_fft: int) -> "MelInverter":
-        # Imported at the first decoding: numba takes a second to load, and encoding does without it.
-        from riffusion_train.audio.inversion import MelInverter
-        from riffusion_train.audio.stft import DecodingStft
-
-        if n_fft not in self._inverters:
-            config = self.config
-            stft = DecodingStft(
-                _at_decode_rate(config, config.win_length), _at_decode_rate(config, config.hop_length), n_fft
-            )
-            bin_hz, grid_bin_hz = config.rate_hz / config.n_fft, config.decode_rate_hz / n_fft
-            self._inverters[n_fft] = MelInverter(stft, onto_grid(self._filters, bin_hz, grid_bin_hz, stft.bins))
-        return self._inverters[n_fft]
-
-
-def _power(values: torch.Tensor, exponent: float) -> torch.Tensor:
-    """Raise to a power; on the CPU by numpy, as the original does: torch differs in the last bit and so in some pixels."""
-    if values.device.type != "cpu":
-        return values.pow(exponent)
-    return torch.from_numpy(np.power(values.numpy(), np.float32(exponent)))
-
-
-def make_codec(config: SpectrogramConfig) -> SpectrogramCodec:
-    """Build the codec of `config`.
+def choice(kind: Any, name: str, word: str) -> Any:
+    """Return the member of an enum.
 
     Raises:
-        InputError: If the parameters contradict each other.
+        InputError: If there is none of that name; the message names the choices.
+    """
+    if word not in kind.__members__:
+        raise InputError(f"{name}={word} is unknown; choose from: {', '.join(kind.__members__)}")
+    return kind[word]
+
+
+def make_codec(config: SpectrogramConfig, vocoder: Path | None = None) -> SpectrogramCodec:
+    """Build the codec of `config`, with the neural vocoder of a folder where one is named.
+
+    Raises:
+        InputError: If the parameters contradict each other, or the vocoder is not made for them.
     """
     for holds, mend in _conditions(config):
         if not holds:
             raise InputError(f"spectrogram '{config.name}': {mend}")
-    return SpectrogramCodec(config)
+    if vocoder is None:
+        return SpectrogramCodec(config)
+    from riffusion_train.audio.vocoder import load_vocoder
+
+    return SpectrogramCodec(config, load_vocoder(vocoder, config))
 
 
 def _conditions(config: SpectrogramConfig) -> list[tuple[bool, str]]:
@@ -255,12 +306,14 @@ def _conditions(config: SpectrogramConfig) -> list[tuple[bool, str]]:
             0 <= config.f_min_hz < config.f_max_hz <= min(config.rate_hz, config.decode_rate_hz) / 2,
             "f_min_hz < f_max_hz must lie between 0 and half of rate_hz and of decode_rate_hz",
         ),
-        (config.mel_corner_hz > 0 and config.power > 0, "mel_corner_hz and power must be above 0"),
+        (
+            config.mel_corner_hz > 0 and config.power > 0 and config.reference_value > 0,
+            "mel_corner_hz, power and reference_value must be above 0",
+        ),
         (decode_hop == math.floor(decode_hop) > 0, "hop_length must be a whole number of samples at decode_rate_hz"),
-        (config.decode_n_fft >= _at_decode_rate(config, config.win_length), "decode_n_fft must hold the window"),
+        (
+            config.decode_n_fft >= round(config.win_length * config.decode_rate_hz / max(config.rate_hz, 1)),
+            "decode_n_fft must hold the window",
+        ),
         (config.clip_samples > config.n_fft // 2, "a clip must be longer than half of n_fft; raise width_px"),
     ]
-
-
-def _at_decode_rate(config: SpectrogramConfig, samples: int) -> int:
-    return round(samples * config.decode_rate_hz / max(config.rate_hz, 1))

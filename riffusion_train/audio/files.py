@@ -1,6 +1,7 @@
 """Audio files: read anything, write the common formats, change the sample rate."""
 
 import contextlib
+import dataclasses
 import os
 import sys
 import threading
@@ -13,6 +14,7 @@ import soundfile
 import soxr
 
 from riffusion_train.audio.tags import TAGS, add_id3_tags, add_riff_tags
+from riffusion_train.audio.truncation import truncation
 from riffusion_train.config.errors import InputError
 
 FORMATS = {
@@ -30,40 +32,44 @@ _RATES_HZ = {
     ".mp3": ((8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000), 44100),
 }
 _TAG_WRITERS = {".wav": add_riff_tags, ".mp3": add_id3_tags}
+_LOWEST_HZ, _HIGHEST_HZ = 1000, 768_000
 _BLOCK_SAMPLES = 1 << 16
 _stderr_lock = threading.Lock()
 
 
+@dataclasses.dataclass(frozen=True)
+class LoadedAudio:
+    """The sound of a file, and what a listener should know about the file.
+
+    Attributes:
+        wav: Samples in [-1, 1], float32 (channels, samples).
+        rate_hz: Their sample rate.
+        warnings: One line each, without the file's name: that it is truncated or silent.
+    """
+
+    wav: np.ndarray
+    rate_hz: int
+    warnings: tuple[str, ...]
+
+
 def read_audio(path: Path) -> tuple[np.ndarray, int]:
+    """Return the samples and the sample rate of an audio file as `load_audio` does, without its warnings."""
+    wav, rate_hz = _read(path)
+    return wav, rate_hz
+
+
+def load_audio(path: Path) -> LoadedAudio:
     """Read an audio file of any kind, judged by its content and not by its name.
 
     Broken packets inside a compressed file are left out; what can be decoded is returned.
 
-    Returns:
-        Samples in [-1, 1], float32 (channels, samples), and the sample rate in Hz.
-
     Raises:
-        InputError: If the file is missing, empty, not audio, or holds no sample or samples that are not numbers.
+        InputError: If the file is missing, empty, not audio, has a sample rate that cannot be, or holds no sample or samples
+            that are not numbers.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, not an audio file")
-    try:
-        if path.stat().st_size == 0:
-            raise InputError(f"{path}: the file is empty")
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    with _silent_stderr():
-        try:
-            wav, rate_hz = _read_soundfile(path)
-        except (soundfile.SoundFileError, RuntimeError, MemoryError):
-            wav, rate_hz = _read_av(path)
-    if wav.shape[1] == 0:
-        raise InputError(f"{path}: holds no audio samples")
-    if not np.isfinite(wav).all():
-        raise InputError(f"{path}: holds samples that are not numbers")
-    return wav, rate_hz
+    wav, rate_hz = _read(path)
+    found = [truncation(path, wav.shape[1] / rate_hz), None if np.any(wav) else "is silent from end to end"]
+    return LoadedAudio(wav, rate_hz, tuple(warning for warning in found if warning))
 
 
 def write_audio(path: Path, wav: np.ndarray, rate_hz: int, tags: dict[str, str] | None = None) -> None:
@@ -110,11 +116,38 @@ def write_audio(path: Path, wav: np.ndarray, rate_hz: int, tags: dict[str, str] 
 
 
 def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    """Change the sample rate of (channels, samples) by soxr at its HQ setting; float32."""
+    """Change the sample rate of (channels, samples) by soxr at its HQ setting; float32, and never nothing of something."""
     if from_hz == to_hz:
         return np.asarray(wav, np.float32)
     frames = np.ascontiguousarray(wav.T, np.float32)
-    return np.ascontiguousarray(soxr.resample(frames, from_hz, to_hz, quality="HQ").T)
+    out = soxr.resample(frames, from_hz, to_hz, quality="HQ").T
+    return np.ascontiguousarray(np.pad(out, ((0, 0), (0, int(out.shape[1] == 0 and len(frames) > 0)))))
+
+
+def _read(path: Path) -> tuple[np.ndarray, int]:
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, not an audio file")
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{path}: the file is empty")
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    with _silent_stderr():
+        try:
+            wav, rate_hz = _read_soundfile(path)
+        except (soundfile.SoundFileError, RuntimeError, MemoryError):
+            wav, rate_hz = _read_av(path)
+    if wav.shape[1] == 0:
+        raise InputError(f"{path}: holds no audio samples; export it again")
+    if not _LOWEST_HZ <= rate_hz <= _HIGHEST_HZ:
+        raise InputError(
+            f"{path}: a sample rate of {rate_hz} Hz is outside {_LOWEST_HZ} to {_HIGHEST_HZ} Hz; its header must be wrong"
+        )
+    if wrong := wav.size - int(np.isfinite(wav).sum()):
+        raise InputError(f"{path}: holds {wrong} samples that are not numbers (NaN or infinity); export it again")
+    return wav, rate_hz
 
 
 def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:

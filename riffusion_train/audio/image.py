@@ -5,8 +5,8 @@ original's decoder and the common image trainers make RGB of whatever they read.
 """
 
 import dataclasses
-import json
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,15 @@ import PIL.Image
 from PIL.PngImagePlugin import PngInfo
 
 from riffusion_train.audio.codec import EncodedClip
-from riffusion_train.audio.mel import HTK_CORNER_HZ
+from riffusion_train.audio.description import TEXT_KEY, exif_tags_of, read_description, text_of
 from riffusion_train.config.errors import InputError
-from riffusion_train.config.spectrogram import Channels, Rounding, SpectrogramConfig, from_data, to_data
+from riffusion_train.config.spectrogram import SpectrogramConfig
 
-TEXT_KEY = "spectrogram"
-"""The PNG text that holds the codec's parameters and the maximum, as JSON."""
+MAX_PIXELS = 1 << 27
+"""The most pixels that an image may have, 44 minutes at 512 bands and 100 columns a second."""
 
-# The original's EXIF tags.
-_RATE_HZ, _STEREO, _STEP_MS, _WINDOW_MS, _PADDED_MS = 11000, 11005, 11010, 11020, 11030
-_BANDS, _F_MIN_HZ, _F_MAX_HZ, _POWER, _MAX_VALUE = 11040, 11050, 11060, 11070, 11080
-
-_DECODE_MARGIN_PERCENT = 112
-"""Where the decoder's Nyquist frequency must lie at least, in percent of the top band's upper edge."""
+_MOSTLY_BLACK = 64
+_LARGEST_SIDE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +35,14 @@ class LoadedImage:
         config: The codec's parameters; None where the file does not give them.
         max_value: The magnitude of black; None where the file does not give it.
         texts: All other PNG texts.
+        warnings: What was lost in the file or in reading it, one line each, without the file's name.
     """
 
     image: np.ndarray
     config: SpectrogramConfig | None
     max_value: float | None
     texts: dict[str, str]
+    warnings: tuple[str, ...] = ()
 
 
 def save_image(
@@ -52,109 +50,137 @@ def save_image(
 ) -> None:
     """Write a PNG that carries its codec: as a PNG text and, where the original's EXIF tags can express it, as those.
 
-    The EXIF tags know the HTK scale and whole milliseconds only; for other parameters they would mislead the original's
-    decoder and are left out. The file appears only when it is whole.
+    The file appears only when it is whole.
+
+    Raises:
+        InputError: If it cannot be written, or would be larger than `load_image` reads.
     """
+    height, width = encoded.image.shape[:2]
+    require_size(width, height, str(path))
     info = PngInfo()
-    max_value = encoded.max_value
-    info.add_text(TEXT_KEY, json.dumps({**to_data(config), "max_value": max_value}))
+    info.add_text(TEXT_KEY, text_of(config, encoded.max_value))
     for name, text in (texts or {}).items():
         info.add_text(name, text)
     exif = PIL.Image.Exif()
-    exif.update(_exif_tags(config, max_value))
+    exif.update(exif_tags_of(config, encoded.max_value))
     partial = path.with_name(f".{path.name}.partial")
     try:
         PIL.Image.fromarray(encoded.image).save(partial, "PNG", pnginfo=info, exif=exif)
         partial.replace(path)
-    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+    except (FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError) as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
         partial.unlink(missing_ok=True)
 
 
-def load_image(path: Path) -> LoadedImage:
+def load_image(path: Path, *, use_description: bool = True) -> LoadedImage:
     """Read an image and its codec: from the PNG text, else from the original's EXIF tags, else None.
 
+    Transparent parts become white, which is silence; 16-bit levels are rounded to 8; palettes become colours.
+
+    Args:
+        path: A file of any format that Pillow reads.
+        use_description: Raise where the file's description of its codec cannot be used; else it becomes a warning.
+
     Raises:
-        InputError: If the file is missing or not an image, or its description cannot be used.
+        InputError: If the file is missing, not an image or too large, or its description cannot be used.
     """
+    noted: list[str] = []
     try:
-        with PIL.Image.open(path) as file:
-            file.load()
-            exif = dict(file.getexif())
-            texts = {name: str(text) for name, text in getattr(file, "text", {}).items()}
-            pixels = np.asarray(file.convert("RGB"))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with PIL.Image.open(path) as file:
+                require_size(file.width, file.height, str(path))
+                file.load()
+                texts = {name: str(text) for name, text in getattr(file, "text", {}).items()}
+                exif = _exif(file, noted)
+                noted += _losses(file, path)
+                pixels = _rgb(file)
+        noted += {"its EXIF data is corrupt" for warning in caught if "EXIF" in str(warning.message)}
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise InputError(f"{path}: {error.strerror}") from None
-    except (OSError, SyntaxError, ValueError, struct.error, PIL.Image.DecompressionBombError):
+    except PIL.Image.DecompressionBombError:
+        raise InputError(f"{path}: has more than {MAX_PIXELS} px, too many to read; cut it into slices") from None
+    except (OSError, SyntaxError, ValueError, struct.error):
         raise InputError(f"{path}: cannot be read as an image") from None
-    grey = bool((pixels[..., :1] == pixels[..., 1:]).all())
-    config, max_value = _described(texts.pop(TEXT_KEY, None), exif, str(path))
-    return LoadedImage(pixels[..., 0] if grey else pixels, config, max_value, texts)
-
-
-def _described(text: str | None, exif: dict[int, Any], where: str) -> tuple[SpectrogramConfig | None, float | None]:
-    if text is not None:
-        try:
-            data = json.loads(text)
-        except ValueError:
-            raise InputError(f"{where}: its text '{TEXT_KEY}' is not valid JSON") from None
-        config = from_data(data, where)
-        max_value = data.get("max_value")
-        return config, None if max_value is None else float(max_value)
-    if _RATE_HZ not in exif:
-        return None, None
     try:
-        return _config_of_exif(exif), float(exif[_MAX_VALUE]) if _MAX_VALUE in exif else None
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        raise InputError(f"{where}: its EXIF tags {_RATE_HZ} to {_MAX_VALUE} are incomplete") from None
+        config, max_value = read_description(texts.pop(TEXT_KEY, None), exif, len(pixels), str(path))
+    except InputError as error:
+        if use_description:
+            raise
+        config, max_value = None, None
+        noted.append(str(error).removeprefix(f"{path}: ").rpartition("; ")[0])
+    if pixels.mean(dtype=np.float64) < _MOSTLY_BLACK:
+        noted.append("is mostly black, which is loud here; if it draws loud as bright, invert it")
+    grey = bool((pixels[..., :1] == pixels[..., 1:]).all())
+    return LoadedImage(pixels[..., 0] if grey else pixels, config, max_value, texts, tuple(noted))
 
 
-def _exif_tags(config: SpectrogramConfig, max_value: float) -> dict[int, Any]:
-    lengths = (config.hop_length, config.win_length, config.n_fft)
-    whole_ms = all(length * 1000 % config.rate_hz == 0 for length in lengths)
-    whole_hz = config.f_min_hz == int(config.f_min_hz) and config.f_max_hz == int(config.f_max_hz)
-    if config.mel_corner_hz != HTK_CORNER_HZ or not whole_ms or not whole_hz:
+def require_size(width: int, height: int, where: str) -> None:
+    """Check that an image is not larger than what is read and written.
+
+    Raises:
+        InputError: If it is; the message names the way out.
+    """
+    if width * height > MAX_PIXELS or max(width, height) > _LARGEST_SIDE:
+        raise InputError(
+            f"{where}: {width}x{height} px are more than {MAX_PIXELS} px or {_LARGEST_SIDE} on a side; "
+            "cut it into slices (encode with slices=true)"
+        )
+
+
+def _exif(file: PIL.Image.Image, noted: list[str]) -> dict[int, Any]:
+    try:
+        return dict(file.getexif())
+    except (SyntaxError, ValueError, struct.error, OSError):
+        noted.append("its EXIF data is corrupt")
         return {}
-    step_ms, window_ms, padded_ms = (length * 1000 // config.rate_hz for length in lengths)
-    return {
-        _RATE_HZ: config.rate_hz,
-        _STEREO: int(config.channels is Channels.stereo),
-        _STEP_MS: step_ms,
-        _WINDOW_MS: window_ms,
-        _PADDED_MS: padded_ms,
-        _BANDS: config.n_mels,
-        _F_MIN_HZ: int(config.f_min_hz),
-        _F_MAX_HZ: int(config.f_max_hz),
-        _POWER: config.power,
-        _MAX_VALUE: max_value,
-    }
 
 
-def _config_of_exif(exif: dict[int, Any]) -> SpectrogramConfig:
-    rate_hz = int(exif[_RATE_HZ])
-    # Truncated as the original does it.
-    hop_length, win_length, n_fft = (int(exif[tag] / 1000 * rate_hz) for tag in (_STEP_MS, _WINDOW_MS, _PADDED_MS))
-    f_max_hz = float(exif[_F_MAX_HZ])
-    # The lowest rate at which a hop is a whole number of samples and the top band has room.
-    decode_hop = int(-(-2 * _DECODE_MARGIN_PERCENT * f_max_hz * hop_length // (100 * rate_hz)))
-    if decode_hop >= hop_length or rate_hz * decode_hop % hop_length:
-        decode_hop = hop_length
-    decode_win = round(win_length * decode_hop / hop_length)
-    config = SpectrogramConfig(
-        name="exif",
-        rate_hz=rate_hz,
-        hop_length=hop_length,
-        win_length=win_length,
-        n_fft=n_fft,
-        n_mels=int(exif[_BANDS]),
-        f_min_hz=float(exif[_F_MIN_HZ]),
-        f_max_hz=f_max_hz,
-        power=float(exif[_POWER]),
-        rounding=Rounding.truncate,
-        channels=Channels.stereo if exif[_STEREO] else Channels.mono,
-        decode_rate_hz=rate_hz * decode_hop // hop_length,
-        decode_n_fft=decode_win + decode_win // 2,
-    )
-    original = SpectrogramConfig(channels=config.channels)
-    return original if dataclasses.replace(config, name=original.name) == original else config
+def _losses(file: PIL.Image.Image, path: Path) -> list[str]:
+    """Return what the form of an image file costs."""
+    found = []
+    size_kb = path.stat().st_size / 1000
+    lossy_webp = file.format == "WEBP" and b"VP8L" not in path.read_bytes()[:4096]
+    if file.format in ("JPEG", "MPO", "JPEG2000") or lossy_webp:
+        found.append(
+            f"{'WebP' if lossy_webp else 'JPEG'} compression ({size_kb:.0f} kB) has changed the sound: a 512x512 hifi image "
+            "loses about 1 dB of every band at 24 kB and 2.5 dB at 12 kB; keep PNG"
+        )
+    if file.mode == "P":
+        colours = len(file.getcolors(256) or range(256))
+        found.append(f"has a palette of {colours} colours; if it was made to save space, the sound is coarser")
+    if file.has_transparency_data and _transparent(file):
+        found.append("is partly transparent; transparent parts are read as white, which is silence")
+    if file.mode.startswith(("I", "F")):
+        found.append(f"has levels of more than 8 bits ({file.mode}); they are rounded to 8")
+    if file.mode == "1":
+        found.append("is black and white without greys: every level of loudness but two is lost")
+    if getattr(file, "n_frames", 1) > 1:
+        found.append("holds several pictures; the first is read")
+    return found
+
+
+def _transparent(file: PIL.Image.Image) -> bool:
+    low, _ = file.convert("RGBA").getchannel("A").getextrema()
+    return bool(float(str(low)) < 255)
+
+
+def _rgb(file: PIL.Image.Image) -> np.ndarray:
+    """Return uint8 (height, width, 3)."""
+    if file.mode.startswith(("I", "F")):
+        values = np.asarray(file, np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("levels that are not numbers")
+        # Whole numbers are 16-bit levels; Pillow reads 16-bit files as I too. Floats run to 1, 255 or 65535.
+        full = (
+            65535.0
+            if file.mode.startswith("I")
+            else next(top for top in (1, 255, 65535, np.inf) if values.max() <= top)
+        )
+        levels = np.rint(values.clip(0) * (255 / full)).clip(0, 255).astype(np.uint8)
+        return np.repeat(levels[..., None], 3, 2)
+    if file.has_transparency_data:
+        white = PIL.Image.new("RGBA", file.size, (255, 255, 255, 255))
+        return np.asarray(PIL.Image.alpha_composite(white, file.convert("RGBA")).convert("RGB"))
+    return np.asarray(file.convert("RGB"))

@@ -1,15 +1,21 @@
 """From mel magnitudes back to sound.
 
-Four steps: magnitudes on the decoder's frequency grid by Richardson-Lucy iterations, a first phase by heap integration,
-fast Griffin-Lim on fixed magnitudes, and Griffin-Lim that holds on to the mel magnitudes only.
+Four steps: magnitudes on the decoder's frequency grid by Richardson-Lucy iterations, a first phase, fast Griffin-Lim on
+fixed magnitudes, and Griffin-Lim that holds on to the mel magnitudes only. The first phase is found by heap integration, or
+drawn at random.
 """
 
 import dataclasses
+import math
 
 import torch
+from torch import Tensor
 
+from riffusion_train.audio.bands import BandedProduct
 from riffusion_train.audio.phase import heap_integrated_phase
+from riffusion_train.audio.projection import ahead_of, magnitude, project
 from riffusion_train.audio.stft import DecodingStft
+from riffusion_train.config.sample import Inverter, Quality
 
 _MOMENTUM = 0.99
 """Momentum of fast Griffin-Lim; its share m / (1 + m) follows torchaudio's convention."""
@@ -17,82 +23,205 @@ _MOMENTUM = 0.99
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How many iterations each step of the inversion takes."""
+    """How many iterations each step of the inversion takes; the fine ones are mel-domain ones with a doubled FFT."""
 
     mel_iterations: int
     phase_iterations: int
     mel_phase_iterations: int
+    fine_iterations: int
+
+
+# Iterations of mel inversion, of the phase alone, of phase and mels, and of these on the finer grid. Between two of the
+# decoder's frequencies a magnitude need not run in a straight line, as the coarse grid takes it; the finer grid mends that.
+# The best quality works on the finer grid throughout.
+EFFORTS = {
+    Inverter.pghi: {
+        Quality.draft: Effort(5, 4, 4, 0),
+        Quality.normal: Effort(8, 8, 8, 6),
+        Quality.best: Effort(15, 8, 80, 0),
+    },
+    # A random start has further to go.
+    Inverter.fast_griffin_lim: {
+        Quality.draft: Effort(5, 12, 4, 0),
+        Quality.normal: Effort(10, 32, 8, 6),
+        Quality.best: Effort(15, 64, 80, 0),
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Past:
+    """The sound of an earlier piece, which the next one goes on with.
+
+    Attributes:
+        signal: The sound from the first sample of column 0's frame, (clips, channels, samples).
+        fade: (samples,), 1 where the earlier sound stands, falling to 0 where the new one has taken over.
+        columns: Columns at the front whose phase the earlier sound gives.
+    """
+
+    signal: Tensor
+    fade: Tensor
+    columns: int
+
+    def hold(self, signal: Tensor) -> Tensor:
+        """Return `signal` with the past put back into its front."""
+        length = len(self.fade)
+        front = torch.lerp(signal[..., :length], self.signal, self.fade)
+        return torch.cat([front, signal[..., length:]], -1)
 
 
 class MelInverter:
-    """Finds a sound whose mel spectrogram is the given one.
+    """Finds sounds whose mel spectrograms are the given ones.
 
     Args:
         stft: The transform on whose grid the sound is rebuilt.
         filters: Mel filters on that grid, (bins, n_mels).
+        finer: The same with a larger FFT, for the last iterations.
     """
 
-    def __init__(self, stft: DecodingStft, filters: torch.Tensor) -> None:
+    def __init__(self, stft: DecodingStft, filters: Tensor, finer: "MelInverter | None" = None) -> None:
         self.stft = stft
-        self.filters = filters
-        self._spread = (filters / (filters.sum(1, keepdim=True) + 1e-9)).t().contiguous()  # (n_mels, bins)
+        self.finer = finer
+        self._band_weight = filters.sum(0) + 1e-9
+        self._to_mels = BandedProduct(filters)
+        self._spread = BandedProduct((filters / (filters.sum(1, keepdim=True) + 1e-9)).t().contiguous(), columns=64)
 
-    def invert(self, mels: torch.Tensor, effort: Effort, seed: int) -> torch.Tensor:
-        """Return the sound, with the margins of `stft`, (channels, samples).
+    def invert(
+        self,
+        mels: Tensor,
+        effort: Effort,
+        seed: int,
+        *,
+        method: Inverter = Inverter.pghi,
+        cosine: Tensor | None = None,
+        past: Past | None = None,
+    ) -> Tensor:
+        """Return the sounds, with the margins of `stft`, (clips, channels, samples).
 
         Channels start from one common phase, which keeps their inter-channel coherence and a clean mono sum.
 
         Args:
-            mels: Mel magnitudes, (channels, frames, n_mels), not all zero.
+            mels: Mel magnitudes, (clips, channels, frames, n_mels), no clip all zero.
             effort: Number of iterations of each step.
-            seed: Seed of the phase where there is nothing to hear.
+            seed: Seed of the phase where there is nothing to hear or, with `fast_griffin_lim`, everywhere.
+            method: Where the first phase comes from.
+            cosine: Cosine of the phase between the two channels, (clips, frames, n_mels), which is held on to.
+            past: The sound to go on with.
         """
-        magnitudes = [self.magnitudes(mel, effort.mel_iterations) for mel in mels]
-        stft = self.stft
-        phasors = heap_integrated_phase(
-            torch.stack(magnitudes).sum(0), stft.win_length, stft.hop_length, stft.n_fft, seed
-        )
-        channels = [self._refine(mel, start, phasors, effort) for mel, start in zip(mels, magnitudes, strict=True)]
-        return torch.stack(channels)
+        magnitudes = self.magnitudes(mels, effort.mel_iterations)
+        known = None if past is None else self.stft.forward(past.signal, past.columns)
+        phasors = self._first_phase(magnitudes.sum(1), seed, method, None if known is None else known.sum(1))
+        shift = self._shift(cosine)
+        if shift is None:
+            spectrum = phasors[:, None] * magnitudes
+        else:
+            half = torch.complex(((1 + shift) / 2).sqrt(), ((1 - shift) / 2).sqrt())
+            spectrum = torch.stack([phasors * half, phasors * half.conj()], 1) * magnitudes
+        if known is not None:
+            spectrum[..., : known.shape[-2], :] = known
+        steps = effort.phase_iterations, effort.mel_phase_iterations
+        sound = self._refine(mels, magnitudes, spectrum, shift, past, *steps)
+        if self.finer is None or not effort.fine_iterations:
+            return sound
+        return self.finer.refine(mels, sound, effort.fine_iterations, cosine, past)
 
-    def magnitudes(self, mel: torch.Tensor, iterations: int) -> torch.Tensor:
-        """Return non-negative magnitudes (frames, bins) whose mel magnitudes are nearest to `mel`, (frames, n_mels).
+    def refine(self, mels: Tensor, sound: Tensor, iterations: int, cosine: Tensor | None, past: Past | None) -> Tensor:
+        """Return a sound nearer to the mel magnitudes than `sound` is; arguments as of `invert`."""
+        spectrum = self.stft.forward(sound, mels.shape[-2])
+        return self._refine(mels, magnitude(spectrum), spectrum, self._shift(cosine), past, 0, iterations)
+
+    def _shift(self, cosine: Tensor | None) -> Tensor | None:
+        return None if cosine is None else self._spread(cosine).clamp(-1, 1)
+
+    def magnitudes(self, mels: Tensor, iterations: int) -> Tensor:
+        """Return non-negative magnitudes (..., frames, bins) whose mel magnitudes are nearest to `mels`.
 
         Nearest in Kullback-Leibler divergence, by Richardson-Lucy iterations (Richardson 1972, Lucy 1974; the
         multiplicative update of Lee and Seung 2001 with one factor fixed).
+
+        Args:
+            mels: (..., frames, n_mels).
+            iterations: Number of iterations.
         """
-        guess = (mel / (self.filters.sum(0) + 1e-9)) @ self._spread
-        tiny = _tiny(mel, 1e-8)
+        self._band_weight = self._band_weight.to(mels.device)
+        guess = self._spread(mels / self._band_weight)
+        tiny = _tiny(mels, 1e-8)
+        wanted = mels + tiny
         for _ in range(iterations):
-            guess = guess * (((mel + tiny) / (guess @ self.filters + tiny)) @ self._spread)
+            guess *= self._spread(wanted / self._to_mels(guess).add_(tiny))
         return guess
 
+    def _first_phase(self, magnitudes: Tensor, seed: int, method: Inverter, known: Tensor | None) -> Tensor:
+        """Return complex numbers of magnitude one, (clips, frames, bins)."""
+        if method is Inverter.fast_griffin_lim:
+            generator = torch.Generator().manual_seed(seed)
+            angle = 2 * math.pi * torch.rand(magnitudes.shape[1:], generator=generator)
+            return torch.polar(torch.ones_like(angle), angle).to(magnitudes.device).expand_as(magnitudes)
+        stft = self.stft
+        phasors = [
+            heap_integrated_phase(
+                clip.cpu(), stft.win_length, stft.hop_length, stft.n_fft, seed,
+                known=None if known is None else known[row].cpu(),
+            )
+            for row, clip in enumerate(magnitudes)
+        ]  # fmt: skip
+        return torch.stack(phasors).to(magnitudes.device)
+
     def _refine(
-        self, mel: torch.Tensor, magnitudes: torch.Tensor, phasors: torch.Tensor, effort: Effort
-    ) -> torch.Tensor:
+        self,
+        mels: Tensor,
+        magnitudes: Tensor,
+        spectrum: Tensor,
+        shift: Tensor | None,
+        past: Past | None,
+        phase_iterations: int,
+        mel_phase_iterations: int,
+    ) -> Tensor:
         """Run fast Griffin-Lim (Perraudin, Balazs, Søndergaard 2013), at the end with magnitudes that may move inside bands."""
         share = _MOMENTUM / (1 + _MOMENTUM)
-        tiny = _tiny(mel, 1e-7)
-        spectrum = phasors * magnitudes
-        previous: torch.Tensor | None = None
-        for iteration in range(effort.phase_iterations + effort.mel_phase_iterations):
-            if iteration == effort.phase_iterations:
+        tiny = _tiny(mels, 1e-7)
+        wanted = mels + tiny
+        previous: Tensor | None = None
+        for iteration in range(phase_iterations + mel_phase_iterations):
+            if iteration == phase_iterations:
                 previous = None  # another projection starts: the old direction says nothing about it
-            rebuilt = self.stft.forward(self.stft.inverse(spectrum), len(mel))
-            ahead = rebuilt if previous is None else torch.sub(rebuilt, previous, alpha=share)
+            rebuilt = self.stft.forward(self._sound(spectrum, past), mels.shape[-2])
+            if iteration >= phase_iterations:
+                found = magnitude(rebuilt)
+                ratio = wanted / self._to_mels(found).add_(tiny)
+                magnitudes = self._spread(ratio).mul_(found)
+            if shift is None:
+                spectrum = project(rebuilt, previous, share, magnitudes)
+            else:
+                spectrum = _project_pair(ahead_of(rebuilt, previous, share), magnitudes, shift)
             previous = rebuilt
-            if iteration >= effort.phase_iterations:
-                found = _absolute(rebuilt)
-                magnitudes = found * (((mel + tiny) / (found @ self.filters + tiny)) @ self._spread)
-            spectrum = ahead * (magnitudes / (_absolute(ahead) + 1e-16))
-        return self.stft.inverse(spectrum)
+        return self._sound(spectrum, past)
+
+    def _sound(self, spectrum: Tensor, past: Past | None) -> Tensor:
+        signal = self.stft.inverse(spectrum)
+        return signal if past is None else past.hold(signal)
 
 
-def _absolute(spectrum: torch.Tensor) -> torch.Tensor:
-    """Return the magnitudes; half the time of `abs`, whose care against overflow is not needed here."""
-    return (spectrum.real.square() + spectrum.imag.square()).sqrt()
+def _project_pair(spectrum: Tensor, magnitudes: Tensor, shift: Tensor) -> Tensor:
+    """Return the numbers nearest to `spectrum` that have the magnitudes and the cosine between the channels.
+
+    The sign of the phase between the channels is free, and follows `spectrum`; one common turn remains, for which the
+    nearest pair has a closed form.
+
+    Args:
+        spectrum: Complex (clips, 2, frames, bins).
+        magnitudes: The magnitudes it shall have.
+        shift: Cosine of the phase from the second channel to the first, (clips, frames, bins), in [-1, 1].
+    """
+    left, right = spectrum.unbind(1)
+    sine = (1 - shift.square()).sqrt()
+    turned_left = left.imag * right.real - left.real * right.imag >= 0  # the sign of Im(left conj(right))
+    turn = torch.complex(shift, torch.where(turned_left, sine, -sine))
+    common = left * magnitudes[:, 0] + right * magnitudes[:, 1] * turn
+    common = common / magnitude(common).add_(1e-16)
+    return torch.stack([common, common * turn.conj()], 1) * magnitudes
 
 
-def _tiny(mel: torch.Tensor, relative: float) -> float:
-    """Return a magnitude that keeps quotients finite, also in a channel that is silent throughout."""
-    return max(relative * float(mel.max()), 1e-12)
+def _tiny(mels: Tensor, relative: float) -> Tensor:
+    """Return a magnitude for each channel that keeps quotients finite, also in one that is silent throughout."""
+    return (relative * mels.amax((-2, -1), keepdim=True)).clamp(min=1e-12)

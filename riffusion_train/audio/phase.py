@@ -19,29 +19,42 @@ _SILENT = 1e-10
 
 
 def heap_integrated_phase(
-    magnitudes: torch.Tensor, win_length: int, hop_length: int, n_fft: int, seed: int = 0, tolerance: float = 1e-4
+    magnitudes: torch.Tensor,
+    win_length: int,
+    hop_length: int,
+    n_fft: int,
+    seed: int = 0,
+    *,
+    known: torch.Tensor | None = None,
+    tolerance: float = 3e-4,
 ) -> torch.Tensor:
     """Estimate the phase of a Hann-window STFT from its magnitudes.
 
     Args:
-        magnitudes: (frames, bins), not all zero.
+        magnitudes: (frames, bins).
         win_length: Length of the window in samples.
         hop_length: Samples between frames.
         n_fft: Length of the FFT in samples.
         seed: Points quieter than `tolerance` times the maximum get a random phase that is a function of this seed.
+        known: Numbers of the first frames whose phase is known, complex (fewer frames, bins); the others go on from them.
         tolerance: Magnitude, relative to the maximum, below which the gradient means nothing.
 
     Returns:
         Complex numbers of magnitude one, (frames, bins), the phase counted from the first sample of each frame.
     """
-    maximum = float(magnitudes.max())
+    maximum = max(float(magnitudes.max()), 1e-30)
     log_magnitudes = torch.log(magnitudes.clamp(min=_SILENT * maximum)).numpy()
     frames, bins = log_magnitudes.shape
     phase = np.random.default_rng(seed).uniform(0, 2 * math.pi, (frames, bins))
     ratio = HANN_GAMMA * win_length**2 / (hop_length * n_fft)
     floor = np.float32(math.log(tolerance * maximum))
-    _integrate(log_magnitudes, phase, ratio, hop_length / n_fft, floor)
-    phase -= math.pi * np.arange(bins) * win_length / n_fft  # from the centre of the frame to its first sample
+    to_first_sample = math.pi * np.arange(bins) * win_length / n_fft  # from the centre of the frame
+    given = 0
+    if known is not None:
+        given = len(known)
+        phase[:given] = np.angle(known.numpy()) + to_first_sample
+    _integrate(log_magnitudes, phase, ratio, hop_length / n_fft, floor, given)
+    phase -= to_first_sample
     return torch.polar(torch.ones_like(magnitudes), torch.from_numpy(np.mod(phase, 2 * math.pi)).float())
 
 
@@ -95,9 +108,42 @@ def _pop(values: Any, points: Any, size: int) -> int:
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _integrate(log_magnitudes: Any, phase: Any, ratio: float, hop_share: float, floor: float) -> None:
-    """Fill `phase` wherever the log-magnitude is at least `floor`; leave it as it is elsewhere."""
+def _grow(
+    log_magnitudes: Any, phase: Any, done: Any, values: Any, points: Any, size: int, ratio: float, hop_share: float
+) -> None:
+    """Integrate outwards from the `size` points on the heap, until it is empty."""
     frames, bins = log_magnitudes.shape
+    loudness = log_magnitudes.reshape(-1)
+    angles = phase.reshape(-1)
+    while size > 0:
+        here = _pop(values, points, size)
+        size -= 1
+        t, k = here // bins, here % bins
+        for side in range(4):
+            along_time = side < 2
+            sign = 1 if side % 2 == 0 else -1
+            t2, k2 = (t + sign, k) if along_time else (t, k + sign)
+            if t2 < 0 or t2 >= frames or k2 < 0 or k2 >= bins:
+                continue
+            there = t2 * bins + k2
+            if done[there]:
+                continue
+            if along_time:
+                here_step = _time_step(log_magnitudes, t, k, ratio, hop_share)
+                there_step = _time_step(log_magnitudes, t2, k2, ratio, hop_share)
+            else:
+                here_step = _frequency_step(log_magnitudes, t, k, ratio)
+                there_step = _frequency_step(log_magnitudes, t2, k2, ratio)
+            angles[there] = angles[here] + sign * (here_step + there_step) / 2
+            done[there] = True
+            _push(values, points, size, loudness[there], there)
+            size += 1
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _integrate(log_magnitudes: Any, phase: Any, ratio: float, hop_share: float, floor: float, given: int) -> None:
+    """Fill `phase` after the first `given` frames wherever the log-magnitude is at least `floor`; leave the rest."""
+    bins = log_magnitudes.shape[1]
     loudness = log_magnitudes.reshape(-1)
     angles = phase.reshape(-1)
     candidates = np.nonzero(loudness >= floor)[0]
@@ -105,33 +151,17 @@ def _integrate(log_magnitudes: Any, phase: Any, ratio: float, hop_share: float, 
     done = loudness < floor
     values = np.empty(len(starts) + 1, np.float32)
     points = np.empty(len(starts) + 1, np.int64)
+    size = 0
+    for point in range(given * bins):
+        if not done[point]:
+            done[point] = True
+            _push(values, points, size, loudness[point], point)
+            size += 1
+    _grow(log_magnitudes, phase, done, values, points, size, ratio, hop_share)
     for start in starts:
         if done[start]:
             continue
         angles[start] = 0.0
         done[start] = True
         _push(values, points, 0, loudness[start], start)
-        size = 1
-        while size > 0:
-            here = _pop(values, points, size)
-            size -= 1
-            t, k = here // bins, here % bins
-            for side in range(4):
-                along_time = side < 2
-                sign = 1 if side % 2 == 0 else -1
-                t2, k2 = (t + sign, k) if along_time else (t, k + sign)
-                if t2 < 0 or t2 >= frames or k2 < 0 or k2 >= bins:
-                    continue
-                there = t2 * bins + k2
-                if done[there]:
-                    continue
-                if along_time:
-                    here_step = _time_step(log_magnitudes, t, k, ratio, hop_share)
-                    there_step = _time_step(log_magnitudes, t2, k2, ratio, hop_share)
-                else:
-                    here_step = _frequency_step(log_magnitudes, t, k, ratio)
-                    there_step = _frequency_step(log_magnitudes, t2, k2, ratio)
-                angles[there] = angles[here] + sign * (here_step + there_step) / 2
-                done[there] = True
-                _push(values, points, size, loudness[there], there)
-                size += 1
+        _grow(log_magnitudes, phase, done, values, points, 1, ratio, hop_share)

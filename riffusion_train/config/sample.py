@@ -26,6 +26,17 @@ class AudioFormat(enum.Enum):
     ogg = "ogg"
 
 
+class Inverter(enum.Enum):
+    """How a spectrogram becomes sound."""
+
+    pghi = "pghi"
+    """Phase-gradient heap integration, then refinement by the image: the best sound for the time on a CPU."""
+    fast_griffin_lim = "fast_griffin_lim"
+    """Griffin-Lim with momentum from a random phase, then the same refinement."""
+    griffin_lim = "griffin_lim"
+    """torchaudio's least squares and Griffin-Lim: the compatible reference, slow."""
+
+
 class Quality(enum.Enum):
     """How long to search for the phase."""
 

@@ -9,7 +9,8 @@ from typing import Any
 from riffusion_train.config.errors import InputError
 
 SPECTROGRAM_FILE = "spectrogram.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 1 knew no `scale` and no `reference_value`: its images were all scaled to their own maximum."""
 
 
 class Channels(enum.Enum):
@@ -19,6 +20,18 @@ class Channels(enum.Enum):
     """One spectrogram, the same grey in R, G and B."""
     stereo = "stereo"
     """R is empty (0), G is the left channel and B the right one, on one common scale."""
+    stereo_phase = "stereo_phase"
+    """R is the left channel and G the right one, on one common scale; B is the cosine of the phase between them, 255 for
+    in phase (and for silence), 0 for opposite."""
+
+
+class Scale(enum.Enum):
+    """What black stands for."""
+
+    per_image = "per_image"
+    """The loudest band of the image itself; the true level is kept beside the image."""
+    absolute = "absolute"
+    """`reference_value`, the same for every image: silence is white and quiet is pale."""
 
 
 class Rounding(enum.Enum):
@@ -55,7 +68,11 @@ class SpectrogramConfig:
     mel_corner_hz: float = 700.0
     """Corner of the warp mel(f) = 2595 log10(1 + f / corner); 700 is the HTK scale."""
     power: float = 0.25
-    """Exponent from relative magnitude to darkness: pixel = 255 - 255 (magnitude / maximum) ** power."""
+    """Exponent from relative magnitude to darkness: pixel = 255 - 255 (magnitude / black) ** power."""
+    scale: Scale = Scale.per_image
+    """What black stands for: the image's own maximum, or `reference_value`."""
+    reference_value: float = 10_000_000.0
+    """Mel magnitude of black under `scale=absolute`, on the scale of 16-bit samples; louder bands are cut to it."""
     rounding: Rounding = Rounding.truncate
     """How the pixel value becomes an integer."""
     channels: Channels = Channels.mono
@@ -76,6 +93,11 @@ class SpectrogramConfig:
         return self.clip_samples / self.rate_hz
 
 
+_NEW_IN_VERSION_2 = {"scale", "reference_value"}
+
+_ENUMS: dict[str, type[enum.Enum]] = {"rounding": Rounding, "channels": Channels, "scale": Scale}
+
+
 def to_data(config: SpectrogramConfig) -> dict[str, Any]:
     """Return the JSON-ready form of `config`: its fields and the schema version."""
     fields = {
@@ -89,23 +111,34 @@ def from_data(data: Any, where: str) -> SpectrogramConfig:
     """Build a config from its JSON form.
 
     Raises:
-        InputError: If the schema is newer than this version knows, or a field is unknown or missing.
+        InputError: If the schema is newer than this version knows, or a field is unknown, missing or of another kind.
     """
     if not isinstance(data, dict) or "spectrogram" not in data:
         raise InputError(f"{where}: not a spectrogram description (it needs the key 'spectrogram')")
     version = data.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise InputError(f"{where}: schema version {version} is not {SCHEMA_VERSION}; use a matching riffusion-train")
-    fields = {field.name: field for field in dataclasses.fields(SpectrogramConfig)}
+    if version not in range(1, SCHEMA_VERSION + 1):
+        raise InputError(
+            f"{where}: schema version {version} is not one of 1 to {SCHEMA_VERSION}; use a matching riffusion-train"
+        )
+    fields = {field.name for field in dataclasses.fields(SpectrogramConfig)}
+    if version == 1:
+        fields -= _NEW_IN_VERSION_2
+    if not isinstance(data["spectrogram"], dict):
+        raise InputError(f"{where}: 'spectrogram' must be an object of named parameters")
     values = dict(data["spectrogram"])
-    if set(values) != set(fields):
-        odd = ", ".join(sorted(set(values) ^ set(fields)))
+    if set(values) != fields:
+        odd = ", ".join(sorted(set(values) ^ fields))
         raise InputError(f"{where}: unknown or missing fields: {odd}")
     try:
-        values["rounding"] = Rounding(values["rounding"])
-        values["channels"] = Channels(values["channels"])
+        for name, kind in _ENUMS.items():
+            if name in values:
+                values[name] = kind(values[name])
     except ValueError as error:
         raise InputError(f"{where}: {error}") from None
+    for field in dataclasses.fields(SpectrogramConfig):
+        value = values.get(field.name, 0)
+        if field.type in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise InputError(f"{where}: {field.name} must be a number, not {value!r}")
     return SpectrogramConfig(**values)
 
 

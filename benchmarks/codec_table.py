@@ -1,0 +1,170 @@
+"""`python -m benchmarks.codec_table [--check] docs/codec.md`: fill the tables of the page from results/codec.json.
+
+Each table stands between `<!-- NAME -->` and `<!-- /NAME -->`, so that no figure in the page is typed by hand. Without
+results the tables are empty.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from riffusion_train.config.errors import EXIT_DONE, EXIT_FAULT
+
+RESULTS = Path(__file__).parent / "results" / "codec.json"
+
+_METHODS = (
+    ("riffusion_v1", "draft"), ("riffusion_v1", "normal"), ("riffusion_v1", "best"),
+    ("hifi", "draft"), ("hifi", "normal"), ("hifi", "best"),
+)  # fmt: skip
+_COLUMNS = ("log-mel error 0-16 kHz", "log-mel error 0-10 kHz", "spectral convergence", "multi-resolution STFT")
+_BANDS = ("0-100", "100-300", "300-1000", "1000-3000", "3000-10000", "10000-16000")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the tables into a page, or only check them. Returns 0, or 1 where `--check` finds another table."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    check = "--check" in words
+    (page,) = (Path(word) for word in words if word != "--check")
+    text = page.read_text(encoding="utf-8")
+    filled = fill(text, json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else None)
+    if check and filled != text:
+        print(f"{page}: its tables are not those of {RESULTS.name}; run make docs", file=sys.stderr)
+        return EXIT_FAULT
+    page.write_text(filled, encoding="utf-8")
+    return EXIT_DONE
+
+
+def fill(text: str, results: dict[str, Any] | None) -> str:
+    """Return the page with its tables made from the results."""
+    rows = {row["what"]: row for row in results["rows"]} if results else {}
+    for name, make in _TABLES.items():
+        before, start, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        if start and end:
+            table = _machine(results) if results and name == "machine" else make(rows) if rows else ""
+            text = f"{before}{start}{table}{chr(10) if table else ''}{end}{after}"
+    return text
+
+
+def _sound(rows: dict[str, Any]) -> str:
+    lines = [
+        "| codec | log-mel 0–16 kHz | log-mel 0–10 kHz | spectral convergence | multi-resolution STFT | CPU s per clip |",
+        "|---|---|---|---|---|---|",
+    ]
+    first = [rows[f"riffusion_v1 normal {column}"]["reference"] for column in _COLUMNS]
+    seconds = rows["riffusion_v1 normal decode"]["reference"]
+    lines.append(_line(["original recipe (least squares + Griffin-Lim 32)", *_errors(first), f"{seconds:.1f}"]))
+    for preset, quality in _METHODS:
+        found = [rows[f"{preset} {quality} {column}"]["ours"] for column in _COLUMNS]
+        factor = rows[f"{preset} {quality} real-time factor of decode"]
+        own = factor["ours"] * seconds / factor["reference"]
+        lines.append(_line([f"`{preset}`, `quality={quality}`", *_errors(found), f"{own:.2f}"]))
+    return "\n".join(lines)
+
+
+def _damage(rows: dict[str, Any]) -> str:
+    lines = ["| image after | original recipe | `riffusion_v1` | `hifi` |", "|---|---|---|---|"]
+    column = "log-mel error 0-10 kHz"
+    clean = [rows[f"{preset} normal {column}"] for preset in ("riffusion_v1", "hifi")]
+    lines.append(
+        _line(["nothing", *(f"{value:.2f}" for value in (clean[0]["reference"], *(row["ours"] for row in clean)))])
+    )
+    for damage in ("noise of 2/255", "noise of 4/255", "24 kB bottleneck", "12 kB bottleneck"):
+        found = [rows[f"{preset} normal after {damage}: {column}"] for preset in ("riffusion_v1", "hifi")]
+        reference = found[0]["reference"]
+        shown = "" if reference is None else f"{reference:.2f}"
+        lines.append(_line([damage, shown, *(f"{row['ours']:.2f}" for row in found)]))
+    return "\n".join(lines)
+
+
+def _inverters(rows: dict[str, Any]) -> str:
+    lines = [
+        "| preset | inverter | log-mel 0–10 kHz | spectral convergence | CPU s per clip | time against `pghi` |",
+        "|---|---|---|---|---|---|",
+    ]
+    for preset in ("riffusion_v1", "hifi"):
+        for inverter in ("fast_griffin_lim", "griffin_lim"):
+            what = f"{preset} inverter={inverter}, against pghi:"
+            time, error, convergence = (rows[f"{what} {figure}"] for figure in ("decode", _COLUMNS[1], _COLUMNS[2]))
+            lines.append(
+                _line(
+                    [f"`{preset}`", f"`{inverter}`", f"{error['ours']:.2f} dB (`pghi` {error['reference']:.2f})",
+                     f"{convergence['ours']:.3f} ({convergence['reference']:.3f})", f"{time['ours']:.2f}",
+                     f"{time['ratio']:.1f}×"]
+                )
+            )  # fmt: skip
+    return "\n".join(lines)
+
+
+def _stereo(rows: dict[str, Any]) -> str:
+    lines = ["| | `hifi_stereo` | channels apart |", "|---|---|---|"]
+    for figure in ("inter-channel coherence error", "log-mel error 0-16 kHz", "spectral convergence"):
+        row = rows[f"hifi_stereo {figure}, against channels apart"]
+        lines.append(_line([figure, f"{row['ours']:.3f}", f"{row['reference']:.3f}"]))
+    return "\n".join(lines)
+
+
+def _width(rows: dict[str, Any]) -> str:
+    found = [match.groups() for what in rows if (match := re.match(r"hifi (\d+) px wide, against (\d+) px", what))]
+    widths, narrowest = sorted({int(wide) for wide, _ in found}), found[0][1]
+    lines = [
+        "| preset | width | " + " | ".join(f"{band} Hz" for band in _BANDS) + " |",
+        "|---|---|" + "---|" * len(_BANDS),
+    ]
+    for preset in ("riffusion_v1", "hifi"):
+        for width in widths:
+            cells = []
+            for band in _BANDS:
+                row = rows.get(f"{preset} {width} px wide, against {narrowest} px, {band} Hz: log-mel error")
+                cells.append("" if row is None else f"{row['ours']:.2f} ({row['ours'] - row['reference']:+.2f})")
+            lines.append(_line([f"`{preset}`", str(width), *cells]))
+    return "\n".join(lines)
+
+
+def _targets(found: dict[str, Any]) -> str:
+    rows = list(found.values())
+    lines = ["| what | unit | ours | reference | ratio | target | |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        if row["target"] is None or " px wide" in row["what"]:
+            continue
+        ours, reference, ratio = (
+            "" if value is None else f"{value:.3g}" for value in (row["ours"], row["reference"], row["ratio"])
+        )
+        target = row["target"].replace("<=", "≤").replace(">=", "≥")
+        lines.append(
+            _line([row["what"], row["unit"], ours, reference, ratio, target, "met" if row["met"] else "**missed**"])
+        )
+    wide = [row for row in rows if " px wide" in row["what"]]
+    met = sum(bool(row["met"]) for row in wide)
+    lines.append(_line([f"width: {met} of {len(wide)} bands and levels", "dB", "", "", "", "within 0.1 of 512 px",
+                        "met" if met == len(wide) else "**missed**"]))  # fmt: skip
+    return "\n".join(lines)
+
+
+def _machine(results: dict[str, Any]) -> str:
+    machine, versions = results["machine"], results["versions"]
+    return (
+        f"Measured by `{results['command']}` at `{results['git']}` on {machine['processor']} ({machine['system']}), "
+        f"one thread; torch {versions['torch']}, torchaudio {versions['torchaudio']}, numpy {versions['numpy']}."
+    )
+
+
+_TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "sound": _sound, "damage": _damage, "inverters": _inverters, "stereo": _stereo, "width": _width, "targets": _targets,
+    "machine": _machine,
+}  # fmt: skip
+
+
+def _errors(values: Sequence[float]) -> list[str]:
+    return [f"{values[0]:.2f} dB", f"{values[1]:.2f} dB", f"{values[2]:.3f}", f"{values[3]:.3f}"]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""From what an image says to sound: the inverters of one codec, pieces for long images, and the way back to its rate."""
+
+import soxr
+import torch
+from torch import Tensor
+
+from riffusion_train.audio.denoising import denoise
+from riffusion_train.audio.griffin_lim import GriffinLimInverter
+from riffusion_train.audio.inversion import EFFORTS, MelInverter
+from riffusion_train.audio.mel import onto_grid
+from riffusion_train.audio.pieces import PieceInverter
+from riffusion_train.audio.pixels import Planes
+from riffusion_train.audio.stft import DecodingStft
+from riffusion_train.config.sample import Inverter, Quality
+from riffusion_train.config.spectrogram import SpectrogramConfig
+
+_PIECE_COLUMNS = 1024
+"""Columns that are inverted at once; longer images are taken in pieces of this size, so that memory stays bounded."""
+
+
+class Decoder:
+    """Inverts the spectrograms of one codec.
+
+    Args:
+        config: The codec's parameters.
+        filters: Its mel filters, (n_fft // 2 + 1, n_mels).
+    """
+
+    def __init__(self, config: SpectrogramConfig, filters: Tensor) -> None:
+        self._config = config
+        self._filters = filters
+        self._inverters: dict[str, MelInverter] = {}
+
+    def decode(self, planes: Planes, quality: Quality, inverter: Inverter, seed: int) -> Tensor:
+        """Return the sounds at a magnitude of black of 1, (clips, channels, (frames - 1) * hop_length)."""
+        clips, channels, frames, _ = planes.darkness.shape
+        samples = (frames - 1) * self._config.hop_length
+        wavs = planes.darkness.new_zeros(clips, channels, samples)
+        heard = torch.nonzero(planes.darkness.flatten(1).any(1))[:, 0]
+        # One by one on a CPU: a clip then stays in the cache.
+        groups = heard.split(1) if wavs.device.type == "cpu" else heard.split(max(len(heard), 1))
+        for rows in groups:
+            if len(rows):
+                cosine = None if planes.cosine is None else planes.cosine[rows]
+                mels = self.magnitudes(denoise(planes.darkness[rows], self._config))
+                wavs[rows] = self._invert(mels, cosine, quality, inverter, seed)[..., :samples]
+        return wavs
+
+    def magnitudes(self, darkness: Tensor) -> Tensor:
+        """Return mel magnitudes relative to black."""
+        power = self._config.power
+        # Two squares are a tenth of the time of a general power.
+        return darkness.square().square() if power == 0.25 else darkness.pow(1 / power)
+
+    def pieces(self, quality: Quality, inverter: Inverter, seed: int, device: torch.device | str) -> PieceInverter:
+        """Return what inverts a spectrogram in pieces, at `decode_rate_hz`.
+
+        The sounds are to be taken times `gain`.
+        """
+        coarse = self._inverter(device)
+        chosen = coarse.finer if quality is Quality.best and coarse.finer is not None else coarse
+        return PieceInverter(chosen, EFFORTS[inverter][quality], seed, inverter)
+
+    @property
+    def gain(self) -> float:
+        """Factor of what `pieces` gives: at a lower rate the window has fewer samples, so a magnitude means a louder sound."""
+        return self._config.decode_rate_hz / self._config.rate_hz
+
+    def _invert(self, mels: Tensor, cosine: Tensor | None, quality: Quality, inverter: Inverter, seed: int) -> Tensor:
+        if inverter is Inverter.griffin_lim:
+            return GriffinLimInverter(self._config, self._filters).invert(mels, quality, seed)
+        pieces = self.pieces(quality, inverter, seed, mels.device)
+        frames = mels.shape[2]
+        # The last piece is made up to a full one and a half, so that it is never too short to stand alone.
+        starts = list(range(0, max(frames - _PIECE_COLUMNS // 2, 1), _PIECE_COLUMNS))
+        wavs = [
+            pieces.push(
+                mels[:, :, start:end],
+                None if cosine is None else cosine[:, start:end],
+                last=end == frames,
+            )
+            for start, end in zip(starts, [*starts[1:], frames], strict=True)
+        ]
+        wav = torch.cat(wavs, -1) * self.gain
+        return self._at_rate(wav, (frames - 1) * self._config.hop_length)
+
+    def _at_rate(self, wav: Tensor, samples: int) -> Tensor:
+        """Resample to `rate_hz`, on the host."""
+        config = self._config
+        if config.decode_rate_hz != config.rate_hz:
+            rows = wav.flatten(0, 1).cpu().numpy()
+            high = soxr.resample(rows.T, config.decode_rate_hz, config.rate_hz, quality="HQ").T
+            wav = torch.from_numpy(high.copy()).to(wav.device).unflatten(0, wav.shape[:2])
+        return torch.nn.functional.pad(wav, (0, max(samples - wav.shape[-1], 0)))
+
+    def _inverter(self, device: torch.device | str) -> MelInverter:
+        config = self._config
+        win_length, hop_length = (
+            round(length * config.decode_rate_hz / config.rate_hz) for length in (config.win_length, config.hop_length)
+        )
+        key = str(device)
+        if key not in self._inverters:
+            finer = self._made(max(config.decode_n_fft, 2 * win_length), win_length, hop_length, device)
+            self._inverters[key] = self._made(config.decode_n_fft, win_length, hop_length, device, finer)
+        return self._inverters[key]
+
+    def _made(
+        self,
+        n_fft: int,
+        win_length: int,
+        hop_length: int,
+        device: torch.device | str,
+        finer: MelInverter | None = None,
+    ) -> MelInverter:
+        config = self._config
+        stft = DecodingStft(win_length, hop_length, n_fft, device)
+        bin_hz, grid_bin_hz = config.rate_hz / config.n_fft, config.decode_rate_hz / n_fft
+        return MelInverter(stft, onto_grid(self._filters, bin_hz, grid_bin_hz, stft.bins), finer)

@@ -1,0 +1,102 @@
+"""A long sound as a folder of images: where each one lies, and how they become one strip again.
+
+A slice is made as every clip of its preset is, so that a model may work on it. Its columns at the edges saw a reflection where
+its neighbour has sound, so neighbours share some columns and give way to each other there. They are joined on the image, before
+the phase is rebuilt, so that no seam is heard.
+"""
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from riffusion_train.config.errors import InputError
+
+if TYPE_CHECKING:
+    from riffusion_train.audio.codec import EncodedClip, SpectrogramCodec
+    from riffusion_train.audio.image import LoadedImage
+
+SLICE_KEY = "slice"
+"""The PNG text that says where in the strip a slice lies, as JSON."""
+
+OVERLAP_PX = 16
+"""Columns that neighbours share unless told otherwise, at most a quarter of the width; the window of no preset covers more."""
+
+
+def slice_starts(strip_px: int, width_px: int, overlap_px: int) -> list[int]:
+    """Return the first columns of slices that cover a strip; the last one may reach beyond its end.
+
+    Raises:
+        InputError: If the overlap leaves no step forward.
+    """
+    if not 0 <= overlap_px <= width_px // 2:
+        raise InputError(f"overlap={overlap_px} must lie between 0 and half of the width, {width_px // 2}")
+    step = width_px - overlap_px
+    return [0, *range(step, max(strip_px - overlap_px, 0), step)]
+
+
+def place_text(index: int, starts: Sequence[int], strip_px: int, source: str) -> str:
+    """Return the PNG text of one slice."""
+    place = {
+        "index": index, "count": len(starts), "start_px": starts[index], "strip_px": strip_px, "source": source,
+    }  # fmt: skip
+    return json.dumps(place, ensure_ascii=False)
+
+
+def join(
+    paths: Sequence[Path], images: Sequence["LoadedImage"], codec: "SpectrogramCodec", overlap_px: int | None
+) -> "EncodedClip":
+    """Join several images into one strip: slices by their places, others in the order given.
+
+    Args:
+        paths: Where the images are from, for messages.
+        images: At least two.
+        codec: Their codec.
+        overlap_px: Columns that neighbours share; None takes it from the slices, and 0 for other images.
+
+    Raises:
+        InputError: If a slice is missing, slices of several sounds are mixed, or the images do not fit each other.
+    """
+    from riffusion_train.audio.codec import EncodedClip
+
+    places = [_place(path, loaded) for path, loaded in zip(paths, images, strict=True)]
+    strip_px = None
+    known = [place for place in places if place is not None]
+    if overlap_px is None and len(known) == len(images):
+        if len({(place["source"], place["strip_px"]) for place in known}) > 1:
+            raise InputError(
+                f"{paths[0].parent}: slices of several sounds; give the files of one, or overlap=0 to join all"
+            )
+        order = sorted(range(len(known)), key=lambda index: known[index]["start_px"])
+        overlap_px = _overlap(paths[0].parent, [known[index]["start_px"] for index in order], images[0].image.shape[1])
+        strip_px = known[0]["strip_px"] - known[order[0]]["start_px"]
+        images = [images[index] for index in order]
+    clips = [EncodedClip(loaded.image, loaded.max_value or 0.0) for loaded in images]
+    try:
+        joined = codec.stitch(clips, overlap_px or 0)
+    except InputError as error:
+        raise InputError(f"{paths[0].parent}: {error}") from None
+    return EncodedClip(joined.image[:, :strip_px], joined.max_value)
+
+
+def _overlap(folder: Path, starts: Sequence[int], width_px: int) -> int:
+    overlaps = set()
+    for before, after in itertools.pairwise(starts):
+        if after > before + width_px:
+            raise InputError(f"{folder}: columns {before + width_px} to {after} are in no image; add the missing slice")
+        overlaps.add(before + width_px - after)
+    if len(overlaps) > 1:
+        raise InputError(f"{folder}: the slices do not lie evenly; a slice is missing, or there twice")
+    return overlaps.pop()
+
+
+def _place(path: Path, loaded: "LoadedImage") -> dict[str, Any] | None:
+    """Return where in its strip a slice lies; None where the image does not say."""
+    try:
+        place = json.loads(loaded.texts[SLICE_KEY])
+        return {"start_px": int(place["start_px"]), "strip_px": int(place["strip_px"]), "source": str(place["source"])}
+    except KeyError:
+        return None
+    except (ValueError, TypeError):
+        raise InputError(f"{path}: its text '{SLICE_KEY}' is damaged; give overlap= to join by name") from None

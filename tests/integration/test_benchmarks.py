@@ -1,0 +1,127 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.codec_table import RESULTS, fill
+from benchmarks.report import Goal, Row
+
+ROOT = Path(__file__).parents[2]
+ROW_KEYS = {
+    "what", "unit", "ours", "ours_min", "ours_max", "reference", "reference_min", "reference_max", "ratio", "target", "met",
+}  # fmt: skip
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("results")
+    done = run("codec", "--quick", f"out={out}")
+    assert done.returncode == 0, done.stderr
+    assert f"wrote {out / 'codec.json'}" in done.stdout
+    return json.loads((out / "codec.json").read_text())
+
+
+def test_the_codec_benchmark_writes_what_the_contract_asks_for(quick: dict[str, Any]):
+    assert set(quick) == {"command", "git", "machine", "versions", "rows"}
+    assert quick["command"] == "python -m benchmarks codec --quick"
+    assert {"torch", "torchaudio", "riffusion-train"} <= set(quick["versions"])
+    for row in quick["rows"]:
+        assert set(row) == ROW_KEYS
+        assert row["ours_min"] <= row["ours"] <= row["ours_max"], row
+        if row["reference"] is not None:
+            assert row["reference_min"] <= row["reference"] <= row["reference_max"], row
+    names = [row["what"] for row in quick["rows"]]
+    assert len(names) == len(set(names))
+
+
+def test_the_codec_benchmark_finds_the_order_of_the_codecs(quick: dict[str, Any]):
+    rows = {row["what"]: row for row in quick["rows"]}
+    assert rows["riffusion_v1 pixels equal to the original's"]["ours"] > 0.9995
+    assert rows["riffusion_v1 normal log-mel error 0-10 kHz"]["ratio"] < 0.8
+    assert rows["hifi normal log-mel error 0-16 kHz"]["ratio"] < 0.3
+    assert rows["hifi_stereo inter-channel coherence error, against channels apart"]["ratio"] < 0.7
+    assert (
+        rows["hifi normal after noise of 4/255: log-mel error 0-16 kHz"]["ours"]
+        > rows["hifi normal log-mel error 0-16 kHz"]["ours"]
+    )
+
+
+def test_every_figure_asked_for_is_a_row(quick: dict[str, Any]):
+    rows = {row["what"]: row for row in quick["rows"]}
+    asked = {what: row["target"] for what, row in rows.items() if row["target"] and " px wide" not in what}
+    assert asked == {
+        "riffusion_v1 encode": "reference / ours >= 1.3",
+        "hifi encode": "reference / ours >= 4",
+        "riffusion_v1 pixels equal to the original's": "ours >= 0.9995",
+        "riffusion_v1 largest difference of a pixel": "ours <= 1",
+        "riffusion_v1 normal decode": "reference / ours >= 7",
+        "riffusion_v1 normal decode, against Griffin-Lim alone": "reference / ours >= 7",
+        "riffusion_v1 normal log-mel error 0-10 kHz": "ours / reference <= 0.5",
+        "hifi normal decode": "reference / ours >= 12",
+        "hifi normal log-mel error 0-16 kHz": "ours <= 0.35",
+        "hifi normal spectral convergence": "ours <= 0.075",
+        "hifi best spectral convergence": "ours <= 0.05",
+        "hifi normal after noise of 4/255: log-mel error 0-16 kHz": "ours <= 0.8",
+        "riffusion_v1 draft real-time factor of decode": "ours <= 0.06",
+        "riffusion_v1 normal real-time factor of decode": "ours <= 0.15",
+        "hifi draft real-time factor of decode": "ours <= 0.06",
+        "hifi normal real-time factor of decode": "ours <= 0.15",
+        "hifi_stereo inter-channel coherence error, against channels apart": "ours <= 0.05",
+    }
+
+
+def test_every_table_of_the_page_is_filled_from_results(quick: dict[str, Any]):
+    page = (ROOT / "docs" / "codec.md").read_text(encoding="utf-8")
+    filled = fill(fill(page, None), quick)
+    tables = re.findall(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", filled, re.DOTALL)
+    assert [name for name, _ in tables] == ["sound", "damage", "targets", "machine", "width", "stereo", "inverters"]
+    assert all(len(table.splitlines()) >= (1 if name == "machine" else 4) for name, table in tables)
+    assert fill(filled, quick) == filled
+
+
+def test_the_page_holds_the_kept_results():
+    page = (ROOT / "docs" / "codec.md").read_text(encoding="utf-8")
+    assert fill(page, json.loads(RESULTS.read_text()) if RESULTS.is_file() else None) == page
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["codecs"], "unknown benchmark 'codecs'; choose from: codec"),
+        (["codec", "--quick"], "name a folder with out=DIR"),
+        (["codec", "quick"], "'quick': give one NAME, --quick, clips=N or out=DIR"),
+    ],
+)
+def test_wrong_words_are_one_line(words: list[str], part: str):
+    done = run(*words)
+    assert done.returncode == 2
+    assert part in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("goal", "limit", "met"),
+    [
+        (Goal.ours_at_most, 2.0, True), (Goal.ours_at_most, 1.9, False),
+        (Goal.ours_at_least, 2.0, True), (Goal.ours_at_least, 2.1, False),
+        (Goal.ratio_at_most, 0.25, True), (Goal.ratio_at_most, 0.2, False),
+        (Goal.speedup_at_least, 4.0, True), (Goal.speedup_at_least, 5.0, False),
+        (Goal.apart_at_most, 6.0, True), (Goal.apart_at_most, 5.9, False),
+    ],
+)  # fmt: skip
+def test_a_goal_is_met_or_missed_by_the_summed_up_figures(goal: Goal, limit: float, met: bool):
+    assert Row("it", "s", [1.0, 3.0], [4.0, 12.0], goal, limit).met is met
+
+
+def test_times_are_compared_repeat_by_repeat():
+    row = Row("it", "s", [1.0, 2.0, 30.0], [2.0, 8.0, 90.0], median=True)
+    assert (row.value, row.reference_value, row.ratio) == (2.0, 8.0, pytest.approx(1 / 3))
