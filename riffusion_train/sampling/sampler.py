@@ -11,7 +11,7 @@ from torch import Tensor
 
 from riffusion_train.audio.codec import make_codec
 from riffusion_train.config.sample import Quality, SchedulerName
-from riffusion_train.config.spectrogram import load_preset
+from riffusion_train.config.spectrogram import Channels, load_preset
 from riffusion_train.model.adapt import freeze
 from riffusion_train.model.components import Components, fingerprint, load_components
 from riffusion_train.sampling.clip import Clip
@@ -107,7 +107,7 @@ class Sampler:
 
     def _to_picture(self, pixels: Tensor) -> np.ndarray:
         levels = ((pixels + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu()  # (H, W, 3)
-        if self.codec.config.channels.value == "stereo":
+        if self.codec.config.channels is not Channels.mono:
             return levels.numpy()
         return levels.float().mean(dim=2).round().to(torch.uint8).numpy()
 
