@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel
 
+_FIRST_LOG_VARIANCE = -4.0
+
 
 def make_components(config: ModelConfig, seed: int) -> Components:
     """Load or build the model that `config` describes.
@@ -58,7 +60,7 @@ def _build_vae(config: ModelConfig) -> "AutoencoderKL":
     from diffusers import AutoencoderKL
 
     levels = len(config.vae_block_out_channels)
-    return AutoencoderKL(
+    vae = AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -70,6 +72,22 @@ def _build_vae(config: ModelConfig) -> "AutoencoderKL":
         sample_size=config.sample_size * 2 ** (levels - 1),
         scaling_factor=0.18215,
     )
+    _open_bottleneck(vae)
+    return vae
+
+
+def _open_bottleneck(vae: "AutoencoderKL") -> None:
+    """Let a new VAE's latents through its narrowest place from the first step.
+
+    At random the two 1 x 1 convolutions there can be nearly singular, and noise of variance one drowns latents that are still
+    small; a channel lost in this way is not found again for hundreds of steps.
+    """
+    channels = int(vae.config.latent_channels)
+    with torch.no_grad():
+        for convolution in (vae.quant_conv, vae.post_quant_conv):
+            torch.nn.init.dirac_(convolution.weight)
+            torch.nn.init.zeros_(convolution.bias)
+        vae.quant_conv.bias[channels:] = _FIRST_LOG_VARIANCE
 
 
 def _build_text_encoder(config: ModelConfig) -> "CLIPTextModel":
