@@ -61,6 +61,7 @@ def assemble(
             for split in used_splits(split_of.values())
         },
         "rejected": dict(sorted(rejects.items())),
+        "warnings": dict(sorted(Counter(doubt for _, fact in kept for doubt in fact.warnings).items())),
         "silent_slices": sum(fact.silent_slices for fact in facts),
         "captions": len({caption for track, _ in kept for caption in track.captions}),
         "loudness_lufs": _spread([fact.lufs for _, fact in kept if fact.lufs is not None]),

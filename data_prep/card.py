@@ -71,7 +71,8 @@ No track, and no artist where artists are known, is in two splits, unless the so
 
 ## Left out
 
-{left_out}{stats["silent_slices"]} windows were left out as silent. What became of each file is in `{MANIFEST_FILE}`.
+{left_out}{_warnings_text(stats["warnings"])}{stats["silent_slices"]} windows were left out as silent. What became of each
+file is in `{MANIFEST_FILE}`.
 
 ## Spectrogram
 
@@ -98,6 +99,11 @@ def contact_sheet(pngs: Sequence[bytes]) -> bytes:
     sink = io.BytesIO()
     sheet.save(sink, "PNG")
     return sink.getvalue()
+
+
+def _warnings_text(warnings: Mapping[str, int]) -> str:
+    told = ", ".join(f"{count} {doubt}" for doubt, count in warnings.items())
+    return f"Used, but with a warning in the manifest: {told}. " if told else ""
 
 
 def _version(fingerprint: str) -> str:

@@ -43,8 +43,12 @@ class TrackFacts:
     duration_s: float | None = None
     rate_hz: int | None = None
     channels: int | None = None
+    container: str | None = None
+    """The container that was found, in libsndfile's or FFmpeg's words."""
     lufs: float | None = None
     gain_db: float | None = None
+    warnings: dict[str, str] = dataclasses.field(default_factory=dict)
+    """What speaks against the file, though it can be used: a few words, and what was found."""
     reason: str | None = None
     """Why the track is rejected; None for one that is kept."""
     detail: str | None = None

@@ -51,10 +51,12 @@ def refuse_differences(made: Mapping[str, Any], asked: Mapping[str, Any], where:
     Raises:
         InputError: Naming the first keys that differ, with both values.
     """
-    differing = [key for key in {**asked, **made} if made.get(key) != asked.get(key)]
+    defaults = {field.name: _plain(field.default) for field in dataclasses.fields(PrepareConfig)}
+    made = {**defaults, **made}  # what an older version did not know, it did not change
+    differing = [key for key in {**made, **asked} if key in asked and made.get(key) != asked[key]]
     if not differing:
         return
-    shown = ", ".join(f"{key}={_typed(made.get(key))} (now {_typed(asked.get(key))})" for key in differing[:3])
+    shown = ", ".join(f"{key}={_typed(made.get(key))} (now {_typed(asked[key])})" for key in differing[:3])
     more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
     raise InputError(f"{where} was made with {shown}{more}; choose another out=, or replace it with overwrite=true")
 

@@ -11,12 +11,14 @@ from data_prep.assembly import assemble
 from data_prep.kept import TrackFacts, parameters_key
 from data_prep.output import Output
 from data_prep.parameters import cut_data, make_cut_parameters, parameters_of
+from data_prep.policy import judge
 from data_prep.report import counts_text, report_lines
 from data_prep.sources import Sources, Track, make_sources
 from data_prep.work import WorkerSetup, make_track_worker, one_thread
 from data_prep.workers import WorkerDied, run_here, run_in_processes
 from riffusion_train.config.errors import InputError, StoppedError
-from riffusion_train.config.prepare import PrepareConfig, check_prepare
+from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.config.prepare_checks import check_prepare
 from riffusion_train.config.progress import ProgressReport
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder
 
@@ -48,7 +50,7 @@ def prepare(config: PrepareConfig, command: str = "") -> DatasetFolder:
         return folder
     with output.locked():
         output.begin(parameters)
-        facts = _work_on_tracks(config, sources, output)
+        facts = judge(sources.tracks, _work_on_tracks(config, sources, output), config)
         if all(fact.reason is not None for fact in facts):
             output.clear()  # nothing is worth keeping, and the mend may be another setting
             raise InputError(_why_nothing(sources.tracks, facts))

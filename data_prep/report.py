@@ -17,6 +17,9 @@ def report_lines(folder: DatasetFolder) -> list[str]:
         lines.append("  no validation split: it takes at least two tracks or artists, and validation_ratio above 0")
     if stats["silent_slices"]:
         lines.append(f"  {stats['silent_slices']} silent windows left out")
+    if warnings := stats.get("warnings"):
+        told = ", ".join(f"{count} {doubt}" for doubt, count in warnings.items())
+        lines.append(f"  used with a warning: {told}; each is listed in {MANIFEST_FILE}")
     rejected = stats["rejected"]
     if rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.decoding import decode, doubts
 from data_prep.kept import Slice, TrackFacts, kept_path, read_facts, write_kept
 from data_prep.loudness import gain_db, measure_lufs, rms_dbfs
 from data_prep.slicing import fixed_windows
-from riffusion_train.audio.files import read_audio, resample
+from riffusion_train.audio.files import resample
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import SpectrogramConfig
 
@@ -86,12 +87,22 @@ class TrackWorker:
 
     def _cut_track(self, path: Path, facts: TrackFacts) -> tuple[TrackFacts, list[Slice]]:
         try:
-            wav, rate_hz = read_audio(path)
+            decoded = decode(path)
         except InputError as error:
             detail = " ".join(str(error).removeprefix(f"{path}: ").split())
             return dataclasses.replace(facts, reason="unreadable", detail=detail), []
+        wav, rate_hz = decoded.wav, decoded.rate_hz
+        if wav.shape[1] == 0:
+            return dataclasses.replace(facts, reason="no samples", detail="it has a head and no audio samples"), []
+        if not np.isfinite(wav).all():
+            return dataclasses.replace(facts, reason="not numbers", detail="it holds samples that are not numbers"), []
         facts = dataclasses.replace(
-            facts, duration_s=wav.shape[1] / rate_hz, rate_hz=int(rate_hz), channels=int(wav.shape[0])
+            facts,
+            duration_s=decoded.duration_s,
+            rate_hz=rate_hz,
+            channels=int(wav.shape[0]),
+            container=decoded.container,
+            warnings=doubts(decoded),
         )
         if not wav.any():
             return dataclasses.replace(facts, reason="silent", detail="every sample is zero"), []

@@ -2,11 +2,9 @@
 
 import dataclasses
 import enum
-import math
 
 from omegaconf import MISSING
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import SpectrogramConfig
 
 
@@ -29,6 +27,15 @@ class Tail(enum.Enum):
     """It is left out; a file shorter than one clip is rejected."""
     pad = "pad"
     """It is filled up with silence where it lasts at least `min_clip_s`; the rest is left out."""
+
+
+class Truncated(enum.Enum):
+    """What becomes of a file that holds less audio than it declares."""
+
+    keep = "keep"
+    """What can be decoded is used, and the file is listed with a warning."""
+    reject = "reject"
+    """It is left out."""
 
 
 @dataclasses.dataclass
@@ -62,6 +69,8 @@ class PrepareConfig:
     """What becomes of audio that does not fill the last window."""
     min_clip_s: float | None = None
     """Shortest audio that tail=pad fills up, in seconds; null is nine tenths of a clip."""
+    truncated: Truncated = Truncated.keep
+    """What becomes of a file that holds less than 95 % of the audio its container declares."""
     silence_dbfs: float = -60.0
     """Windows whose RMS level after the gain lies below this are left out."""
     target_lufs: float | None = -14.0
@@ -92,35 +101,3 @@ class PrepareConfig:
         if self.tail is Tail.drop:
             return self.spectrogram.clip_s
         return 0.9 * self.spectrogram.clip_s if self.min_clip_s is None else self.min_clip_s
-
-
-def check_prepare(config: PrepareConfig) -> None:
-    """Check what the types cannot say.
-
-    Raises:
-        InputError: With the first key whose value cannot be used.
-    """
-    clip_s = config.spectrogram.clip_s
-    if config.stride_s is not None and not (math.isfinite(config.stride_s) and config.stride_s >= 0.01):
-        raise InputError(f"stride_s={config.stride_s}: it is a number of seconds from 0.01 up")
-    if config.min_clip_s is not None and not 0 < config.min_clip_s <= clip_s:
-        raise InputError(f"min_clip_s={config.min_clip_s}: it lies between 0 and the clip's {clip_s:.2f} s")
-    if config.min_clip_s is not None and config.tail is Tail.drop:
-        raise InputError(
-            "min_clip_s= has no meaning with tail=drop, which keeps full clips only; leave out one of them"
-        )
-    for key in ("validation_ratio", "test_ratio"):
-        if not 0 <= getattr(config, key) < 1:
-            raise InputError(f"{key}={getattr(config, key)}: it is a share from 0 to below 1")
-    if config.validation_ratio + config.test_ratio >= 1:
-        raise InputError("validation_ratio and test_ratio leave nothing to train on; their sum must be below 1")
-    if config.peak_ceiling_dbfs > 0:
-        raise InputError(f"peak_ceiling_dbfs={config.peak_ceiling_dbfs}: a peak above 0 dBFS clips; use 0 or below")
-    if config.target_lufs is not None and not -70 <= config.target_lufs <= 0:
-        raise InputError(f"target_lufs={config.target_lufs}: it lies between -70 and 0, or is null")
-    if config.num_workers is not None and config.num_workers < 0:
-        raise InputError(f"num_workers={config.num_workers}: it is 0 or more, or null for one a core")
-    if config.shard_size_mb < 1:
-        raise InputError(f"shard_size_mb={config.shard_size_mb}: it is at least 1")
-    if config.captions is CaptionSource.sidecar and config.table is not None:
-        raise InputError("captions=sidecar reads no table; leave out table= or say captions=table")
