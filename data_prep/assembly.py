@@ -10,8 +10,9 @@ from data_prep.atomic import write_atomically
 from data_prep.card import card_text, contact_sheet
 from data_prep.kept import TrackFacts, kept_path, read_slices
 from data_prep.output import PICTURES_DIR, Output, json_bytes
-from data_prep.sources import Sources, Track
+from data_prep.tracks import Sources, Track
 from data_prep.splits import SplitMember, assign_splits, used_splits
+from data_prep.tokens import MAX_TOKENS, count_tokens
 from data_prep.writer import Shard, ShardWriter, fingerprint
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.config.spectrogram import write_spectrogram
@@ -51,6 +52,7 @@ def assemble(
         chosen = [(track, fact) for track, fact in kept if split_of[track.track_id] == split]
         writer = ShardWriter(output.assembled / layout.SHARD_DIR, split, schema, config.shard_size_mb * 2**20)
         shards += writer.write(_rows(chosen, output, key))
+    captions = sorted({caption for track, _ in kept for caption in track.captions})
     rejects = Counter(fact.reason for fact in facts if fact.reason is not None)
     stats = {
         "schema_version": layout.SCHEMA_VERSION,
@@ -63,7 +65,8 @@ def assemble(
         "rejected": dict(sorted(rejects.items())),
         "warnings": dict(sorted(Counter(doubt for _, fact in kept for doubt in fact.warnings).items())),
         "silent_slices": sum(fact.silent_slices for fact in facts),
-        "captions": len({caption for track, _ in kept for caption in track.captions}),
+        "captions": len(captions),
+        "captions_cut_off": sum(count > MAX_TOKENS for count in count_tokens(captions)),
         "loudness_lufs": _spread([fact.lufs for _, fact in kept if fact.lufs is not None]),
         "parameters": dict(parameters),
         "sources_digest": digest,

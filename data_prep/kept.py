@@ -49,6 +49,8 @@ class TrackFacts:
     gain_db: float | None = None
     warnings: dict[str, str] = dataclasses.field(default_factory=dict)
     """What speaks against the file, though it can be used: a few words, and what was found."""
+    tags: dict[str, str] = dataclasses.field(default_factory=dict)
+    measured: dict[str, str | int | float | bool | None] = dataclasses.field(default_factory=dict)
     reason: str | None = None
     """Why the track is rejected; None for one that is kept."""
     detail: str | None = None

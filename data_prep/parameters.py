@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_prep.measuring import parse_attributes
+from data_prep.places import is_url
 from data_prep.work import CutParameters
 from riffusion_train.config.errors import InputError
-from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.config.prepare import CaptionSource, PrepareConfig
 from riffusion_train.config.spectrogram import to_data
 
 _FREE = ("out", "num_workers", "overwrite", "spectrogram")
@@ -25,6 +27,8 @@ def make_cut_parameters(config: PrepareConfig) -> CutParameters:
         silence_dbfs=config.silence_dbfs,
         target_lufs=config.target_lufs,
         peak_ceiling_dbfs=config.peak_ceiling_dbfs,
+        measure=parse_attributes(config.measure),
+        tags=config.captions is CaptionSource.tags,
     )
 
 
@@ -42,7 +46,7 @@ def parameters_of(config: PrepareConfig) -> dict[str, Any]:
         if field.name not in _FREE
     }
     codec = to_data(config.spectrogram)["spectrogram"]
-    return plain | {"audio": str(Path(config.audio).resolve())} | {f"spectrogram.{key}": codec[key] for key in codec}
+    return plain | {"audio": _absolute(config.audio)} | {f"spectrogram.{key}": codec[key] for key in codec}
 
 
 def refuse_differences(made: Mapping[str, Any], asked: Mapping[str, Any], where: Path) -> None:
@@ -67,6 +71,10 @@ def read_parameters(path: Path) -> dict[str, Any] | None:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
+
+
+def _absolute(audio: str) -> str:
+    return audio if is_url(audio) else str(Path(audio).resolve())
 
 
 def _plain(value: Any) -> Any:

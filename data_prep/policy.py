@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from data_prep.decoding import misnamed
 from data_prep.kept import TrackFacts
-from data_prep.sources import Track
+from data_prep.tracks import Track
 from riffusion_train.config.prepare import PrepareConfig, Truncated
 
 
@@ -26,6 +26,8 @@ def _judge_one(track: Track, fact: TrackFacts, config: PrepareConfig) -> TrackFa
     wrong_name = misnamed(track.source, fact.container) if fact.container else None
     if wrong_name:  # not in what is kept: that goes by content, and a copy may have another name
         fact = dataclasses.replace(fact, warnings=fact.warnings | {"misnamed": wrong_name})
+    if track.rejection and fact.reason is None:  # its captions waited for what the workers found
+        return dataclasses.replace(fact, reason=track.rejection.reason, detail=track.rejection.detail)
     if fact.reason is None and config.truncated is Truncated.reject and "truncated" in fact.warnings:
         return dataclasses.replace(fact, reason="truncated", detail=fact.warnings["truncated"])
     return fact

@@ -12,9 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.decoding import decode, doubts
+from data_prep.inputs import open_input
 from data_prep.kept import Slice, TrackFacts, kept_path, read_facts, write_kept
 from data_prep.loudness import gain_db, measure_lufs, rms_dbfs
+from data_prep.measuring import measure
 from data_prep.slicing import fixed_windows
+from data_prep.tags import read_tags
 from riffusion_train.audio.files import resample
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import SpectrogramConfig
@@ -35,6 +38,10 @@ class CutParameters:
     silence_dbfs: float
     target_lufs: float | None
     peak_ceiling_dbfs: float
+    measure: tuple[str, ...] = ()
+    """Attributes to measure."""
+    tags: bool = False
+    """Whether to read the file's tags."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +65,24 @@ class TrackWorker:
         self._kept_dir = kept_dir
         self._key = key
 
-    def __call__(self, path: str) -> TrackFacts:
-        """Return what became of the audio file at `path`; what is kept already is not decoded again.
+    def __call__(self, locator: str) -> TrackFacts:
+        """Return what became of an audio file; what is kept already is not decoded again.
+
+        Args:
+            locator: What a `Track` bears.
 
         Raises:
             OSError: If the slices cannot be written.
         """
         try:
-            with Path(path).open("rb") as file:
+            with open_input(locator) as path:
+                return self._work(path)
+        except InputError as error:
+            return TrackFacts("", reason="unreadable", detail=str(error))
+
+    def _work(self, path: Path) -> TrackFacts:
+        try:
+            with path.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             return TrackFacts("", reason="unreadable", detail=error.strerror or str(error))
@@ -74,7 +91,7 @@ class TrackWorker:
         if facts is not None:
             return facts
         try:
-            facts, slices = self._cut_track(Path(path), TrackFacts(sha256))
+            facts, slices = self._cut_track(path, TrackFacts(sha256))
         except OSError as error:
             if error.errno in DISK_ERRORS:
                 raise
@@ -111,6 +128,11 @@ class TrackWorker:
         lufs = measure_lufs(wav, self._codec.rate_hz)
         gain = gain_db(wav, lufs, self._cut.target_lufs, self._cut.peak_ceiling_dbfs)
         facts = dataclasses.replace(facts, lufs=lufs, gain_db=gain)
+        if self._cut.tags:
+            facts = dataclasses.replace(facts, tags=read_tags(path))
+        if self._cut.measure:
+            found = measure(wav, self._codec.rate_hz, lufs, self._cut.measure)
+            facts = dataclasses.replace(facts, measured=found)
         slices, silent = self._slices(wav * np.float32(10 ** (gain / 20)))
         facts = dataclasses.replace(
             facts, slices=len(slices), slices_s=float(sum(item.duration_s for item in slices)), silent_slices=silent

@@ -17,7 +17,22 @@ class CaptionSource(enum.Enum):
     sidecar = "sidecar"
     """`song.txt` beside `song.wav`, one caption a line."""
     table = "table"
-    """A CSV, TSV or JSONL file with one row a file."""
+    """A CSV, TSV, JSONL or Parquet file with one row a file."""
+    tags = "tags"
+    """The ID3, Vorbis, MP4 or other tags in the files, which become columns too; captions in tables and sidecars come
+    first."""
+    review = "review"
+    """All that is found is written into a table to edit, `table` or `<out>.captions.csv`; the same command reads it
+    back."""
+
+
+class TemplateUse(enum.Enum):
+    """Which tracks get a composed caption."""
+
+    missing = "missing"
+    """Those that have no caption."""
+    add = "add"
+    """All; it comes after their own."""
 
 
 class Tail(enum.Enum):
@@ -44,7 +59,7 @@ class PrepareConfig:
 
     audio: str = MISSING
     """Folder of audio files (wav, flac, ogg, opus, mp3, aiff, m4a and what else PyAV opens), searched with its
-    subfolders."""
+    subfolders; or a pattern (`songs/**/*.mp3`), a .txt or .m3u list of files, or a URL that fsspec opens."""
     out: str = MISSING
     """The dataset folder to make."""
     spectrogram: SpectrogramConfig = dataclasses.field(default_factory=SpectrogramConfig)
@@ -63,6 +78,18 @@ class PrepareConfig:
     """Column that says train, validation or test; null takes `split` where there is one."""
     default_caption: str | None = None
     """Caption of files that have none; null rejects them."""
+    path_template: str | None = None
+    """Columns to read out of the files' paths, for example `{genre}/{artist} - {title}`."""
+    caption_template: str | None = None
+    """Composes captions of columns, for example `{genre|style} {instrument|"music"}, {bpm:.0f} bpm, in {key}`; a part
+    between commas of which nothing is known is left out."""
+    template_use: TemplateUse = TemplateUse.missing
+    """Which tracks get a composed caption."""
+    trigger: str | None = None
+    """Word or words put before every caption, by which the model is to know this music."""
+    measure: str | None = None
+    """Attributes to measure in the sound and keep as columns, for example `bpm,key`: bpm, key, loudness, brightness,
+    drums, or all; what a table says already is kept."""
     stride_s: float | None = None
     """Seconds between the starts of two windows; null is the length of a clip, so that windows touch."""
     tail: Tail = Tail.pad

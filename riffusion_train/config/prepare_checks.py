@@ -3,7 +3,7 @@
 import math
 
 from riffusion_train.config.errors import InputError
-from riffusion_train.config.prepare import CaptionSource, PrepareConfig, Tail
+from riffusion_train.config.prepare import CaptionSource, PrepareConfig, Tail, TemplateUse
 
 
 def check_prepare(config: PrepareConfig) -> None:
@@ -36,3 +36,5 @@ def check_prepare(config: PrepareConfig) -> None:
         raise InputError(f"shard_size_mb={config.shard_size_mb}: it is at least 1")
     if config.captions is CaptionSource.sidecar and config.table is not None:
         raise InputError("captions=sidecar reads no table; leave out table= or say captions=table")
+    if config.template_use is TemplateUse.add and config.caption_template is None:
+        raise InputError("template_use=add needs a caption_template=")

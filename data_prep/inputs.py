@@ -1,0 +1,38 @@
+"""Opening an input for a worker: a path as it is, a URL as a copy that lasts as long as it is needed."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from data_prep.places import is_url, one_line
+from riffusion_train.config.errors import InputError
+
+
+@contextlib.contextmanager
+def open_input(locator: str) -> Iterator[Path]:
+    """Give a local file with the content of an input.
+
+    Args:
+        locator: What a `Track` bears.
+
+    Raises:
+        InputError: If it cannot be fetched.
+    """
+    if not is_url(locator):
+        yield Path(locator)
+        return
+    with tempfile.TemporaryDirectory(prefix="riffusion-") as folder:
+        path = Path(folder, "input" + PurePosixPath(locator).suffix)
+        _fetch(locator, path)
+        yield path
+
+
+def _fetch(url: str, path: Path) -> None:
+    import fsspec
+
+    try:
+        files, name = fsspec.core.url_to_fs(url)
+        files.get_file(name, str(path))
+    except Exception as error:  # each kind of store has its own
+        raise InputError(f"cannot be fetched: {one_line(error)}") from None
