@@ -10,9 +10,9 @@ from data_prep.atomic import write_atomically
 from data_prep.card import card_text, contact_sheet
 from data_prep.kept import TrackFacts, kept_path, read_slices
 from data_prep.output import PICTURES_DIR, Output, json_bytes
-from data_prep.tracks import Sources, Track
 from data_prep.splits import SplitMember, assign_splits, used_splits
 from data_prep.tokens import MAX_TOKENS, count_tokens
+from data_prep.tracks import Sources, Track
 from data_prep.writer import Shard, ShardWriter, fingerprint
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.config.spectrogram import write_spectrogram

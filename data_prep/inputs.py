@@ -1,10 +1,11 @@
-"""Opening an input for a worker: a path as it is, a URL as a copy that lasts as long as it is needed."""
+"""Opening an input for a worker: a path as it is, a URL or a row of a data set as a copy for the time being."""
 
 import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from data_prep.hub import PREFIX, write_row_audio
 from data_prep.places import is_url, one_line
 from riffusion_train.config.errors import InputError
 
@@ -19,12 +20,15 @@ def open_input(locator: str) -> Iterator[Path]:
     Raises:
         InputError: If it cannot be fetched.
     """
-    if not is_url(locator):
+    if not is_url(locator) and not locator.startswith(PREFIX):
         yield Path(locator)
         return
     with tempfile.TemporaryDirectory(prefix="riffusion-") as folder:
-        path = Path(folder, "input" + PurePosixPath(locator).suffix)
-        _fetch(locator, path)
+        path = Path(folder, "input" + PurePosixPath(locator).suffix[:8])
+        if locator.startswith(PREFIX):
+            write_row_audio(locator, path)
+        else:
+            _fetch(locator, path)
         yield path
 
 

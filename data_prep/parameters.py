@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_prep.hub import PREFIX
 from data_prep.measuring import parse_attributes
 from data_prep.places import is_url
 from data_prep.work import CutParameters
@@ -74,7 +75,7 @@ def read_parameters(path: Path) -> dict[str, Any] | None:
 
 
 def _absolute(audio: str) -> str:
-    return audio if is_url(audio) else str(Path(audio).resolve())
+    return audio if is_url(audio) or audio.startswith(PREFIX) else str(Path(audio).resolve())
 
 
 def _plain(value: Any) -> Any:

@@ -71,6 +71,8 @@ class LocalFolder:
 
     def name_of(self, locator: str) -> str:
         """Return the path in this folder, or the whole path of a file elsewhere."""
+        if is_url(locator):
+            return locator
         path = Path(locator)
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.as_posix()
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from data_prep.atomic import write_atomically
 from data_prep.captioning import add_path_fields, finish_captions
-from data_prep.places import is_url
 from data_prep.sources import find_sources
-from data_prep.tracks import Sources, with_columns
 from data_prep.tags import read_tags
+from data_prep.tracks import Sources, with_columns
 from riffusion_train.config.prepare import PrepareConfig
 
 
@@ -26,7 +25,7 @@ def write_review(config: PrepareConfig, path: Path) -> str:
         What to tell the user.
     """
     sources = add_path_fields(find_sources(config), config)
-    tags = [{} if is_url(track.locator) else read_tags(Path(track.locator)) for track in sources.tracks]
+    tags = [read_tags(Path(track.locator)) if Path(track.locator).is_file() else {} for track in sources.tracks]
     sources = finish_captions(with_columns(sources, tags) if any(tags) else sources, config)
     tracks = [track for track in sources.tracks if track.rejection is None or track.rejection.reason == "no caption"]
     write_atomically(path, _table(Sources(tracks, sources.extra_types)))

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from data_prep.hub import PREFIX, dataset_sources
 from data_prep.places import LocalFolder, Place, is_url, make_place, one_line
 from data_prep.sidecars import read_sidecars
 from data_prep.tables import TABLE_NAMES, ColumnNames, Table, TableRow, parse_table, read_table
@@ -19,6 +20,8 @@ def find_sources(config: PrepareConfig) -> Sources:
     Raises:
         InputError: If there is no audio, or the table cannot be used.
     """
+    if config.audio.startswith(PREFIX):
+        return dataset_sources(config.audio, column_names(config))
     place = make_place(config.audio, Path(config.out))
     table = find_table(config, place)
     return sidecar_sources(place) if table is None else table_sources(place, table)

@@ -59,7 +59,8 @@ class PrepareConfig:
 
     audio: str = MISSING
     """Folder of audio files (wav, flac, ogg, opus, mp3, aiff, m4a and what else PyAV opens), searched with its
-    subfolders; or a pattern (`songs/**/*.mp3`), a .txt or .m3u list of files, or a URL that fsspec opens."""
+    subfolders; or a pattern (`songs/**/*.mp3`), a .txt or .m3u list of files, a URL that fsspec opens, or
+    `datasets:ID` for a data set of the Hub or a local copy."""
     out: str = MISSING
     """The dataset folder to make."""
     spectrogram: SpectrogramConfig = dataclasses.field(default_factory=SpectrogramConfig)
