@@ -47,6 +47,12 @@ class TrackFacts:
     """The container that was found, in libsndfile's or FFmpeg's words."""
     lufs: float | None = None
     gain_db: float | None = None
+    pcm_hash: str | None = None
+    """Hash of the decoded samples and their rate: equal for copies in different lossless formats."""
+    acoustic: str | None = None
+    """Acoustic fingerprint, where near-duplicates are looked for."""
+    clipped_share: float = 0.0
+    """Share of the samples that lie in flat tops at full scale."""
     warnings: dict[str, str] = dataclasses.field(default_factory=dict)
     """What speaks against the file, though it can be used: a few words, and what was found."""
     tags: dict[str, str] = dataclasses.field(default_factory=dict)

@@ -12,7 +12,7 @@ from data_prep.measuring import parse_attributes
 from data_prep.places import is_url
 from data_prep.work import CutParameters
 from riffusion_train.config.errors import InputError
-from riffusion_train.config.prepare import CaptionSource, PrepareConfig
+from riffusion_train.config.prepare import CaptionSource, Duplicates, PrepareConfig
 from riffusion_train.config.spectrogram import to_data
 
 _FREE = ("out", "num_workers", "overwrite", "spectrogram")
@@ -30,12 +30,20 @@ def make_cut_parameters(config: PrepareConfig) -> CutParameters:
         peak_ceiling_dbfs=config.peak_ceiling_dbfs,
         measure=parse_attributes(config.measure),
         tags=config.captions is CaptionSource.tags,
+        acoustic=config.near_duplicates is not Duplicates.off,
+        windows=config.windows,
+        tail=config.tail,
+        skip_silence=config.skip_silence,
+        random_crops=config.random_crops,
+        most_slices=config.max_slices_per_track,
+        seed=config.seed if config.random_crops else 0,
+        remove_dc=config.remove_dc,
     )
 
 
 def cut_data(cut: CutParameters) -> dict[str, Any]:
     """Return the JSON-ready form of the cutting parameters."""
-    fields = {field.name: getattr(cut, field.name) for field in dataclasses.fields(cut)}
+    fields = {field.name: _plain(getattr(cut, field.name)) for field in dataclasses.fields(cut)}
     return fields | {"spectrogram": to_data(cut.spectrogram)}
 
 

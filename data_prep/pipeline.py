@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.assembly import assemble
+from data_prep.beats import check_librosa
 from data_prep.captioning import add_path_fields, finish_captions, needs_work_first
 from data_prep.kept import TrackFacts, parameters_key
 from data_prep.output import Output
@@ -16,7 +17,7 @@ from data_prep.running import work_on_tracks
 from data_prep.sources import find_sources
 from data_prep.tracks import Sources, Track, with_columns
 from riffusion_train.config.errors import InputError
-from riffusion_train.config.prepare import CaptionSource, PrepareConfig
+from riffusion_train.config.prepare import CaptionSource, PrepareConfig, Windows
 from riffusion_train.config.prepare_checks import check_prepare
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder
 
@@ -43,6 +44,8 @@ def prepare(config: PrepareConfig, command: str = "") -> DatasetFolder:
         OSError: If the disk is full; the same command goes on.
     """
     check_prepare(config)
+    if config.windows is not Windows.fixed:
+        check_librosa()
     out = Path(config.out)
     sources = make_sources(config)
     output = Output(out)

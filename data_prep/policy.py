@@ -3,7 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
+from data_prep.clipping import CLIPPED_SHARE
 from data_prep.decoding import misnamed
+from data_prep.duplicates import drop_duplicates
 from data_prep.kept import TrackFacts
 from data_prep.tracks import Track
 from riffusion_train.config.prepare import PrepareConfig, Truncated
@@ -19,13 +21,19 @@ def judge(tracks: Sequence[Track], facts: Sequence[TrackFacts], config: PrepareC
         facts: What is known of each, in the same order.
         config: The run's config.
     """
-    return [_judge_one(track, fact, config) for track, fact in zip(tracks, facts, strict=True)]
+    judged = [_judge_one(track, fact, config) for track, fact in zip(tracks, facts, strict=True)]
+    return drop_duplicates(tracks, judged, config)
 
 
 def _judge_one(track: Track, fact: TrackFacts, config: PrepareConfig) -> TrackFacts:
     wrong_name = misnamed(track.source, fact.container) if fact.container else None
     if wrong_name:  # not in what is kept: that goes by content, and a copy may have another name
         fact = dataclasses.replace(fact, warnings=fact.warnings | {"misnamed": wrong_name})
+    if fact.clipped_share >= CLIPPED_SHARE:
+        told = f"{fact.clipped_share:.2%} of its samples are cut off at full scale"
+        fact = dataclasses.replace(fact, warnings=fact.warnings | {"clipped": told})
+        if fact.reason is None and config.max_clipped is not None and fact.clipped_share > config.max_clipped:
+            return dataclasses.replace(fact, reason="clipped", detail=told)
     if track.rejection and fact.reason is None:  # its captions waited for what the workers found
         return dataclasses.replace(fact, reason=track.rejection.reason, detail=track.rejection.detail)
     if fact.reason is None and config.truncated is Truncated.reject and "truncated" in fact.warnings:

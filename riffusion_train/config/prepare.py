@@ -26,6 +26,17 @@ class CaptionSource(enum.Enum):
     back."""
 
 
+class Duplicates(enum.Enum):
+    """What becomes of tracks that are the same sound."""
+
+    off = "off"
+    """They are not looked for."""
+    group = "group"
+    """They stay in one split."""
+    drop = "drop"
+    """All but the first, by their names' order, are left out."""
+
+
 class TemplateUse(enum.Enum):
     """Which tracks get a composed caption."""
 
@@ -42,6 +53,19 @@ class Tail(enum.Enum):
     """It is left out; a file shorter than one clip is rejected."""
     pad = "pad"
     """It is filled up with silence where it lasts at least `min_clip_s`; the rest is left out."""
+    overlap = "overlap"
+    """The last window is moved back to end with the audio; a file shorter than one clip is rejected."""
+
+
+class Windows(enum.Enum):
+    """Where windows begin."""
+
+    fixed = "fixed"
+    """At every multiple of the stride."""
+    beats = "beats"
+    """On the first beat at least a stride after the one before; all windows are full."""
+    bars = "bars"
+    """On the first bar (of four beats) at least a stride after the one before; all windows are full."""
 
 
 class Truncated(enum.Enum):
@@ -93,12 +117,34 @@ class PrepareConfig:
     drums, or all; what a table says already is kept."""
     stride_s: float | None = None
     """Seconds between the starts of two windows; null is the length of a clip, so that windows touch."""
+    windows: Windows = Windows.fixed
+    """Where windows begin; beats and bars are found by librosa."""
+    skip_silence: bool = False
+    """Lay windows into the stretches between silences of half a second and more, so that they begin with sound."""
+    random_crops: int = 0
+    """Further windows at random places of each track."""
+    max_slices_per_track: int | None = None
+    """Most slices of one track, evenly spread over it; null takes all."""
+    balance_column: str | None = None
+    """Column whose values are to have like numbers of slices in the train split; null takes all slices."""
+    balance_ratio: float = 1.0
+    """How many times the slices of the rarest value any other value of `balance_column` may have."""
     tail: Tail = Tail.pad
     """What becomes of audio that does not fill the last window."""
     min_clip_s: float | None = None
-    """Shortest audio that tail=pad fills up, in seconds; null is nine tenths of a clip."""
+    """Shortest useful audio, which tail=pad fills up, in seconds; null is nine tenths of a clip."""
     truncated: Truncated = Truncated.keep
     """What becomes of a file that holds less than 95 % of the audio its container declares."""
+    duplicates: Duplicates = Duplicates.group
+    """What becomes of tracks with the same samples, in whatever lossless format; `off` is the same as `group` here."""
+    near_duplicates: Duplicates = Duplicates.off
+    """What becomes of tracks that sound alike (another coding, level or cut), found by acoustic fingerprints."""
+    near_duplicate_similarity: float = 0.75
+    """Share of equal bits from which two fingerprints are alike: copies have 0.8 and more, different music below 0.7."""
+    max_clipped: float | None = None
+    """Share of samples cut off at full scale above which a track is rejected; null only warns, from 0.0001."""
+    remove_dc: bool = False
+    """Take a constant offset out of each channel."""
     silence_dbfs: float = -60.0
     """Windows whose RMS level after the gain lies below this are left out."""
     target_lufs: float | None = -14.0
@@ -126,6 +172,6 @@ class PrepareConfig:
     @property
     def shortest_clip_s(self) -> float:
         """Shortest audio in a slice, in seconds."""
-        if self.tail is Tail.drop:
+        if self.tail is not Tail.pad:
             return self.spectrogram.clip_s
         return 0.9 * self.spectrogram.clip_s if self.min_clip_s is None else self.min_clip_s
