@@ -7,6 +7,8 @@ from pathlib import Path
 from data_prep.assembly import assemble
 from data_prep.beats import check_librosa
 from data_prep.captioning import add_path_fields, finish_captions, needs_work_first
+from data_prep.estimate import estimate_lines
+from data_prep.extending import keep_finished
 from data_prep.kept import TrackFacts, parameters_key
 from data_prep.output import Output
 from data_prep.parameters import cut_data, make_cut_parameters, parameters_of
@@ -19,14 +21,17 @@ from data_prep.tracks import Sources, Track, with_columns
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import CaptionSource, PrepareConfig, Windows
 from riffusion_train.config.prepare_checks import check_prepare
-from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder
+from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder, read_stats
 
 
 def run(config: PrepareConfig, command: str = "") -> None:
-    """Do what the verb is asked for: prepare, or write the table of captions to review; see `prepare`."""
+    """Do what the verb is asked for: prepare, tell what would be made, or write the captions to review; see `prepare`."""
     check_prepare(config)
     if config.captions is CaptionSource.review and not review_path(config).is_file():
         print(write_review(config, review_path(config)))
+        return
+    if config.dry_run:
+        print("\n".join(estimate_lines(make_sources(config), config)))
         return
     prepare(config, command)
 
@@ -60,13 +65,16 @@ def prepare(config: PrepareConfig, command: str = "") -> DatasetFolder:
         return folder
     with output.locked():
         output.begin(parameters)
+        key = parameters_key(cut_data(make_cut_parameters(config)))
+        if not config.overwrite and read_stats(out) is not None:
+            count = keep_finished(open_dataset_folder(out), output.tracks, key)
+            print(f"{out} is extended: the slices of {count} tracks are taken as they are")
         facts = work_on_tracks(config, sources, output)
         sources = _with_findings(sources, facts, config)
         facts = judge(sources.tracks, facts, config)
         if all(fact.reason is not None for fact in facts):
             output.clear()  # nothing is worth keeping, and the mend may be another setting
             raise InputError(_why_nothing(sources.tracks, facts))
-        key = parameters_key(cut_data(make_cut_parameters(config)))
         assemble(config, sources, facts, output, key, parameters, digest, command)
         output.finish()
     folder = open_dataset_folder(out)

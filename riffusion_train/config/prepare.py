@@ -161,6 +161,8 @@ class PrepareConfig:
     """Worker processes; null is one for each available core, 0 works in this process."""
     shard_size_mb: int = 256
     """Size at which a new Parquet shard is begun."""
+    dry_run: bool = False
+    """Only tell what would be made and how large, from the heads of the files."""
     overwrite: bool = False
     """Replace a dataset that was made with other settings."""
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 from support.corpus_files import RATE_HZ, write_tones, write_track
-from unit.data_prep.test_acoustic import music
+from support.notes import music
 
 from data_prep.pipeline import prepare
 from riffusion_train.config.compose import compose
