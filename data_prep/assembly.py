@@ -7,11 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from data_prep.atomic import write_atomically
+from data_prep.balance import choose_slices, with_chosen
 from data_prep.card import card_text, contact_sheet
+from data_prep.duplicates import likeness_keys
 from data_prep.kept import TrackFacts, kept_path, read_slices
 from data_prep.output import PICTURES_DIR, Output, json_bytes
-from data_prep.sources import Sources, Track
 from data_prep.splits import SplitMember, assign_splits, used_splits
+from data_prep.tokens import MAX_TOKENS, count_tokens
+from data_prep.tracks import Sources, Track
 from data_prep.writer import Shard, ShardWriter, fingerprint
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.config.spectrogram import write_spectrogram
@@ -43,14 +46,23 @@ def assemble(
         command: The command line, for the card.
     """
     kept = [(track, fact) for track, fact in zip(sources.tracks, facts, strict=True) if fact.reason is None]
-    members = [SplitMember(track.track_id, fact.sha256, track.artist, track.split) for track, fact in kept]
+    alike = likeness_keys([fact for _, fact in kept], config)
+    members = [
+        SplitMember(track.track_id, fact.sha256, track.artist, track.split, keys)
+        for (track, fact), keys in zip(kept, alike, strict=True)
+    ]
     split_of = assign_splits(members, config.seed, config.validation_ratio, config.test_ratio)
+    chosen: dict[str, frozenset[int]] = {}
+    if config.balance_column is not None:
+        chosen = choose_slices(kept, split_of, config.balance_column, config.balance_ratio, config.seed)
+        kept = with_chosen(kept, chosen, output.tracks, key)
     schema = layout.arrow_schema(sources.extra_types)
     shards: list[Shard] = []
     for split in used_splits(split_of.values()):
-        chosen = [(track, fact) for track, fact in kept if split_of[track.track_id] == split]
+        in_split = [(track, fact) for track, fact in kept if split_of[track.track_id] == split]
         writer = ShardWriter(output.assembled / layout.SHARD_DIR, split, schema, config.shard_size_mb * 2**20)
-        shards += writer.write(_rows(chosen, output, key))
+        shards += writer.write(_rows(in_split, chosen, output, key))
+    captions = sorted({caption for track, _ in kept for caption in track.captions})
     rejects = Counter(fact.reason for fact in facts if fact.reason is not None)
     stats = {
         "schema_version": layout.SCHEMA_VERSION,
@@ -61,8 +73,10 @@ def assemble(
             for split in used_splits(split_of.values())
         },
         "rejected": dict(sorted(rejects.items())),
+        "warnings": dict(sorted(Counter(doubt for _, fact in kept for doubt in fact.warnings).items())),
         "silent_slices": sum(fact.silent_slices for fact in facts),
-        "captions": len({caption for track, _ in kept for caption in track.captions}),
+        "captions": len(captions),
+        "captions_cut_off": sum(count > MAX_TOKENS for count in count_tokens(captions)),
         "loudness_lufs": _spread([fact.lufs for _, fact in kept if fact.lufs is not None]),
         "parameters": dict(parameters),
         "sources_digest": digest,
@@ -83,7 +97,9 @@ def assemble(
     write_atomically(folder / layout.STATS_FILE, json_bytes(stats), sync=True)
 
 
-def _rows(tracks: Sequence[tuple[Track, TrackFacts]], output: Output, key: str) -> Iterator[dict[str, Any]]:
+def _rows(
+    tracks: Sequence[tuple[Track, TrackFacts]], chosen: Mapping[str, frozenset[int]], output: Output, key: str
+) -> Iterator[dict[str, Any]]:
     for track, fact in tracks:
         shared = {
             layout.CAPTION: list(track.captions),
@@ -92,7 +108,10 @@ def _rows(tracks: Sequence[tuple[Track, TrackFacts]], output: Output, key: str) 
             layout.SOURCE: track.source,
             **track.columns,
         }
-        for item in read_slices(kept_path(output.tracks, fact.sha256, key)):
+        stay = chosen.get(track.track_id)
+        for index, item in enumerate(read_slices(kept_path(output.tracks, fact.sha256, key))):
+            if stay is not None and index not in stay:
+                continue
             yield shared | {
                 layout.IMAGE: {"bytes": item.png, "path": None},
                 layout.START_S: item.start_s,

@@ -1,4 +1,4 @@
-"""Captions as text: cleaning, and sidecar files with one caption a line."""
+"""Captions as text: cleaning, and texts with one caption a line."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -22,23 +22,30 @@ def clean_captions(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(caption for caption in map(clean_caption, texts) if caption))
 
 
-def sidecar_of(audio: Path) -> Path | None:
-    """Return the caption file of an audio file: `song.txt`, or `song.wav.txt` where that one is there; else None."""
-    for path in (audio.with_suffix(".txt"), audio.with_name(audio.name + ".txt")):
-        if path.is_file():
-            return path
-    return None
+def one_line_caption(value: object) -> str | None:
+    """Return a value as a cleaned text; None of nothing."""
+    return (clean_caption(str(value)) or None) if value is not None else None
+
+
+def parse_sidecar(where: str, content: bytes) -> tuple[str, ...]:
+    """Read a sidecar: one caption a line, UTF-8.
+
+    Args:
+        where: Its name, for messages.
+        content: Its bytes.
+
+    Raises:
+        InputError: If it is not UTF-8 text.
+    """
+    try:
+        return clean_captions(content.decode("utf-8-sig").splitlines())
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: not UTF-8 text; save it as UTF-8") from None
 
 
 def read_sidecar(path: Path) -> tuple[str, ...]:
-    """Read a sidecar: one caption a line, UTF-8.
-
-    Raises:
-        InputError: If it cannot be read as UTF-8 text.
-    """
+    """Read a sidecar from a file; see `parse_sidecar`."""
     try:
-        return clean_captions(path.read_text(encoding="utf-8-sig").splitlines())
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text; save it as UTF-8") from None
+        return parse_sidecar(str(path), path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_prep.report import counts_text
+from data_prep.tokens import MAX_TOKENS
 from riffusion_train.config.spectrogram import SpectrogramConfig, to_data
 from riffusion_train.dataset.layout import COLUMNS, MANIFEST_FILE, SHARD_DIR
 
@@ -46,7 +47,7 @@ def card_text(
 # Spectrogram dataset
 
 Spectrogram images of {spectrogram.clip_s:.2f} s, cut from captioned tracks: {counts_text(totals)} of audio in the slices,
-different captions: {stats["captions"]}. Made by riffusion-train:
+different captions: {stats["captions"]}{_cut_off_text(stats)}. Made by riffusion-train:
 
 {made}
 ![Spectrograms](pictures/contact_sheet.png)
@@ -71,7 +72,8 @@ No track, and no artist where artists are known, is in two splits, unless the so
 
 ## Left out
 
-{left_out}{stats["silent_slices"]} windows were left out as silent. What became of each file is in `{MANIFEST_FILE}`.
+{left_out}{_warnings_text(stats["warnings"])}{stats["silent_slices"]} windows were left out as silent. What became of each
+file is in `{MANIFEST_FILE}`.
 
 ## Spectrogram
 
@@ -98,6 +100,16 @@ def contact_sheet(pngs: Sequence[bytes]) -> bytes:
     sink = io.BytesIO()
     sheet.save(sink, "PNG")
     return sink.getvalue()
+
+
+def _cut_off_text(stats: Mapping[str, Any]) -> str:
+    count = stats["captions_cut_off"]
+    return f", {count} of them longer than the {MAX_TOKENS} tokens that the model sees" if count else ""
+
+
+def _warnings_text(warnings: Mapping[str, int]) -> str:
+    told = ", ".join(f"{count} {doubt}" for doubt, count in warnings.items())
+    return f"Used, but with a warning in the manifest: {told}. " if told else ""
 
 
 def _version(fingerprint: str) -> str:

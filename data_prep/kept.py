@@ -43,8 +43,20 @@ class TrackFacts:
     duration_s: float | None = None
     rate_hz: int | None = None
     channels: int | None = None
+    container: str | None = None
+    """The container that was found, in libsndfile's or FFmpeg's words."""
     lufs: float | None = None
     gain_db: float | None = None
+    pcm_hash: str | None = None
+    """Hash of the decoded samples and their rate: equal for copies in different lossless formats."""
+    acoustic: str | None = None
+    """Acoustic fingerprint, where near-duplicates are looked for."""
+    clipped_share: float = 0.0
+    """Share of the samples that lie in flat tops at full scale."""
+    warnings: dict[str, str] = dataclasses.field(default_factory=dict)
+    """What speaks against the file, though it can be used: a few words, and what was found."""
+    tags: dict[str, str] = dataclasses.field(default_factory=dict)
+    measured: dict[str, str | int | float | bool | None] = dataclasses.field(default_factory=dict)
     reason: str | None = None
     """Why the track is rejected; None for one that is kept."""
     detail: str | None = None

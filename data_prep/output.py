@@ -33,7 +33,7 @@ class Output:
         self._parameters = self.work / "parameters.json"
 
     def is_complete(self, parameters: Mapping[str, Any], digest: str, overwrite: bool) -> bool:
-        """Tell whether the folder holds exactly the dataset that is asked for.
+        """Tell whether the folder holds exactly the dataset that is asked for; one of other sources is to be extended.
 
         Args:
             parameters: The settings asked for.
@@ -41,7 +41,7 @@ class Output:
             overwrite: Whether a dataset of other settings or sources may be replaced.
 
         Raises:
-            InputError: If the folder holds something else, or a dataset, finished or not, of other settings or sources.
+            InputError: If the folder holds something else, or a dataset, finished or not, of other settings.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"out={self.folder}: a file of that name is in the way")
@@ -58,12 +58,7 @@ class Output:
         if stats is None:
             return False
         refuse_differences(stats["parameters"], parameters, self.folder)
-        if stats["sources_digest"] != digest:
-            raise InputError(
-                f"{self.folder} is complete, but audio files or captions have changed since; "
-                "make it anew with overwrite=true, or choose another out="
-            )
-        return True
+        return bool(stats["sources_digest"] == digest)
 
     def _refuse_foreign(self) -> None:
         if self.folder.is_dir():

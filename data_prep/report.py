@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 
+from data_prep.tokens import MAX_TOKENS
 from riffusion_train.dataset.layout import MANIFEST_FILE, DatasetFolder
 
 _SHOWN = 5
@@ -17,6 +18,11 @@ def report_lines(folder: DatasetFolder) -> list[str]:
         lines.append("  no validation split: it takes at least two tracks or artists, and validation_ratio above 0")
     if stats["silent_slices"]:
         lines.append(f"  {stats['silent_slices']} silent windows left out")
+    if cut_off := stats.get("captions_cut_off"):
+        lines.append(f"  {cut_off} captions have more than {MAX_TOKENS} tokens: the model will not see their ends")
+    if warnings := stats.get("warnings"):
+        told = ", ".join(f"{count} {doubt}" for doubt, count in warnings.items())
+        lines.append(f"  used with a warning: {told}; each is listed in {MANIFEST_FILE}")
     rejected = stats["rejected"]
     if rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())

@@ -17,6 +17,8 @@ class SplitMember:
     artist: str | None = None
     split: str | None = None
     """What the source table says; it is followed."""
+    alike: tuple[str, ...] = ()
+    """Keys that it shares with tracks that sound the same."""
 
 
 def assign_splits(
@@ -24,8 +26,9 @@ def assign_splits(
 ) -> dict[str, str]:
     """Return the split of every track by its id.
 
-    Tracks of one artist, and copies of one file, form a group; a group is in one split, except where the source table itself
-    says otherwise. A share that rounds to nothing still gets one group, as long as one is left to train on.
+    Tracks of one artist, copies of one file, and tracks that sound alike form a group; a group is in one split, except where
+    the source table itself says otherwise. A share that rounds to nothing still gets one group, as long as one is left to
+    train on.
 
     Args:
         members: The tracks.
@@ -87,7 +90,7 @@ def _groups(members: Sequence[SplitMember]) -> dict[str, list[SplitMember]]:
 
 def _keys(member: SplitMember) -> list[str]:
     artist = [f"artist {member.artist.casefold()}"] if member.artist else []
-    return [*artist, f"track {member.track_id}", f"~content {member.content}"]
+    return [*artist, f"track {member.track_id}", f"~content {member.content}", *member.alike]
 
 
 def _by_id(member: SplitMember) -> str:

@@ -11,11 +11,27 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.acoustic import fingerprint_words, to_text
+from data_prep.beats import find_beats
+from data_prep.clipping import clipped_share, pcm_hash
+from data_prep.decoding import decode, doubts
+from data_prep.inputs import open_input
 from data_prep.kept import Slice, TrackFacts, kept_path, read_facts, write_kept
 from data_prep.loudness import gain_db, measure_lufs, rms_dbfs
-from data_prep.slicing import fixed_windows
-from riffusion_train.audio.files import read_audio, resample
+from data_prep.measuring import measure
+from data_prep.slicing import (
+    Window,
+    aligned_windows,
+    fixed_windows,
+    overlap_back,
+    random_windows,
+    sounding_stretches,
+    spread,
+)
+from data_prep.tags import read_tags
+from riffusion_train.audio.files import resample
 from riffusion_train.config.errors import InputError
+from riffusion_train.config.prepare import Tail, Windows
 from riffusion_train.config.spectrogram import SpectrogramConfig
 
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
@@ -34,6 +50,21 @@ class CutParameters:
     silence_dbfs: float
     target_lufs: float | None
     peak_ceiling_dbfs: float
+    measure: tuple[str, ...] = ()
+    """Attributes to measure."""
+    tags: bool = False
+    """Whether to read the file's tags."""
+    acoustic: bool = False
+    """Whether to take an acoustic fingerprint."""
+    windows: Windows = Windows.fixed
+    tail: Tail = Tail.pad
+    skip_silence: bool = False
+    random_crops: int = 0
+    most_slices: int | None = None
+    seed: int = 0
+    """Decides where random crops lie."""
+    remove_dc: bool = False
+    """Whether to take out a constant offset."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +88,24 @@ class TrackWorker:
         self._kept_dir = kept_dir
         self._key = key
 
-    def __call__(self, path: str) -> TrackFacts:
-        """Return what became of the audio file at `path`; what is kept already is not decoded again.
+    def __call__(self, locator: str) -> TrackFacts:
+        """Return what became of an audio file; what is kept already is not decoded again.
+
+        Args:
+            locator: What a `Track` bears.
 
         Raises:
             OSError: If the slices cannot be written.
         """
         try:
-            with Path(path).open("rb") as file:
+            with open_input(locator) as path:
+                return self._work(path)
+        except InputError as error:
+            return TrackFacts("", reason="unreadable", detail=str(error))
+
+    def _work(self, path: Path) -> TrackFacts:
+        try:
+            with path.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             return TrackFacts("", reason="unreadable", detail=error.strerror or str(error))
@@ -73,7 +114,7 @@ class TrackWorker:
         if facts is not None:
             return facts
         try:
-            facts, slices = self._cut_track(Path(path), TrackFacts(sha256))
+            facts, slices = self._cut_track(path, TrackFacts(sha256))
         except OSError as error:
             if error.errno in DISK_ERRORS:
                 raise
@@ -86,32 +127,74 @@ class TrackWorker:
 
     def _cut_track(self, path: Path, facts: TrackFacts) -> tuple[TrackFacts, list[Slice]]:
         try:
-            wav, rate_hz = read_audio(path)
+            decoded = decode(path)
         except InputError as error:
             detail = " ".join(str(error).removeprefix(f"{path}: ").split())
             return dataclasses.replace(facts, reason="unreadable", detail=detail), []
+        wav, rate_hz = decoded.wav, decoded.rate_hz
+        if wav.shape[1] == 0:
+            return dataclasses.replace(facts, reason="no samples", detail="it has a head and no audio samples"), []
+        if not np.isfinite(wav).all():
+            return dataclasses.replace(facts, reason="not numbers", detail="it holds samples that are not numbers"), []
         facts = dataclasses.replace(
-            facts, duration_s=wav.shape[1] / rate_hz, rate_hz=int(rate_hz), channels=int(wav.shape[0])
+            facts,
+            duration_s=decoded.duration_s,
+            rate_hz=rate_hz,
+            channels=int(wav.shape[0]),
+            container=decoded.container,
+            warnings=doubts(decoded),
+            pcm_hash=pcm_hash(wav, rate_hz),
+            clipped_share=clipped_share(wav),
         )
         if not wav.any():
             return dataclasses.replace(facts, reason="silent", detail="every sample is zero"), []
+        if self._cut.remove_dc:
+            wav = wav - wav.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+        if self._cut.acoustic:
+            facts = dataclasses.replace(facts, acoustic=to_text(fingerprint_words(wav, rate_hz)))
         wav = resample(_at_most_stereo(wav), rate_hz, self._codec.rate_hz)
         # Measured on the whole track at the codec's rate: what the model hears, and no quiet passage is blown up.
         lufs = measure_lufs(wav, self._codec.rate_hz)
         gain = gain_db(wav, lufs, self._cut.target_lufs, self._cut.peak_ceiling_dbfs)
         facts = dataclasses.replace(facts, lufs=lufs, gain_db=gain)
-        slices, silent = self._slices(wav * np.float32(10 ** (gain / 20)))
+        if self._cut.tags:
+            facts = dataclasses.replace(facts, tags=read_tags(path))
+        if self._cut.measure:
+            found = measure(wav, self._codec.rate_hz, lufs, self._cut.measure)
+            facts = dataclasses.replace(facts, measured=found)
+        slices, silent = self._slices(wav * np.float32(10 ** (gain / 20)), facts.sha256)
         facts = dataclasses.replace(
             facts, slices=len(slices), slices_s=float(sum(item.duration_s for item in slices)), silent_slices=silent
         )
         return (facts, slices) if slices else (self._without_slices(facts), [])
 
-    def _slices(self, wav: npt.NDArray[np.float32]) -> tuple[list[Slice], int]:
+    def _windows(self, wav: npt.NDArray[np.float32], sha256: str) -> list[Window]:
+        """Return where the windows of a track lie, in order."""
+        cut, clip, rate_hz = self._cut, self._codec.clip_samples, self._codec.rate_hz
+        shortest = min(clip, round(cut.shortest_s * rate_hz))
+        stride = max(1, round(cut.stride_s * rate_hz))
+        stretches = [Window(0, wav.shape[1])]
+        if cut.skip_silence:
+            stretches = sounding_stretches(wav, rate_hz, cut.silence_dbfs)
+        points = [] if cut.windows is Windows.fixed else find_beats(wav, rate_hz, cut.windows is Windows.bars)
+        windows: list[Window] = []
+        for start, length in stretches:
+            if cut.windows is not Windows.fixed:
+                inside = [point - start for point in points if start <= point < start + length]
+                found = aligned_windows(inside, length, clip, stride)
+            else:
+                found = fixed_windows(length, clip, stride, shortest)
+            if cut.tail is Tail.overlap and cut.windows is Windows.fixed:
+                found = overlap_back(found, length, clip)
+            windows += [Window(start + window.start, window.length) for window in found]
+        more = random_windows(wav.shape[1], clip, cut.random_crops, f"{cut.seed} {sha256}")
+        return spread(sorted({*windows, *more}), cut.most_slices)
+
+    def _slices(self, wav: npt.NDArray[np.float32], sha256: str) -> tuple[list[Slice], int]:
         """Encode every window that is not silent. Returns the slices and the number of silent windows."""
         clip, rate_hz = self._codec.clip_samples, self._codec.rate_hz
-        shortest = min(clip, round(self._cut.shortest_s * rate_hz))
         slices, silent = [], 0
-        for start, length in fixed_windows(wav.shape[1], clip, max(1, round(self._cut.stride_s * rate_hz)), shortest):
+        for start, length in self._windows(wav, sha256):
             window = wav[:, start : start + length]
             if rms_dbfs(window) < self._cut.silence_dbfs:
                 silent += 1
@@ -127,9 +210,13 @@ class TrackWorker:
         if facts.silent_slices:
             detail = f"every window lies below silence_dbfs={self._cut.silence_dbfs:g}"
             return dataclasses.replace(facts, reason="silent", detail=detail)
-        detail = (
-            f"{facts.duration_s:.2f} s is below {self._cut.shortest_s:.2f} s; tail=pad min_clip_s=… keeps shorter files"
-        )
+        duration_s = facts.duration_s or 0.0
+        if duration_s >= self._cut.shortest_s:  # so it is the kind of windows that found nothing
+            detail = (
+                f"no window of windows={self._cut.windows.value} skip_silence={self._cut.skip_silence} fits into it"
+            )
+            return dataclasses.replace(facts, reason="no window", detail=detail.lower())
+        detail = f"{duration_s:.2f} s is below {self._cut.shortest_s:.2f} s; tail=pad min_clip_s=… keeps shorter files"
         return dataclasses.replace(facts, reason="too short", detail=detail)
 
 

@@ -12,6 +12,6 @@ def main(words: Sequence[str]) -> None:
     config = parse("prepare", PrepareConfig, words)
     if config is None:
         return
-    from data_prep.pipeline import prepare
+    from data_prep.pipeline import run
 
-    prepare(config, command=shlex.join(["riffusion", "prepare", *words]))
+    run(config, command=shlex.join(["riffusion", "prepare", *words]))

@@ -2,11 +2,9 @@
 
 import dataclasses
 import enum
-import math
 
 from omegaconf import MISSING
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import SpectrogramConfig
 
 
@@ -19,7 +17,33 @@ class CaptionSource(enum.Enum):
     sidecar = "sidecar"
     """`song.txt` beside `song.wav`, one caption a line."""
     table = "table"
-    """A CSV, TSV or JSONL file with one row a file."""
+    """A CSV, TSV, JSONL or Parquet file with one row a file."""
+    tags = "tags"
+    """The ID3, Vorbis, MP4 or other tags in the files, which become columns too; captions in tables and sidecars come
+    first."""
+    review = "review"
+    """All that is found is written into a table to edit, `table` or `<out>.captions.csv`; the same command reads it
+    back."""
+
+
+class Duplicates(enum.Enum):
+    """What becomes of tracks that are the same sound."""
+
+    off = "off"
+    """They are not looked for."""
+    group = "group"
+    """They stay in one split."""
+    drop = "drop"
+    """All but the first, by their names' order, are left out."""
+
+
+class TemplateUse(enum.Enum):
+    """Which tracks get a composed caption."""
+
+    missing = "missing"
+    """Those that have no caption."""
+    add = "add"
+    """All; it comes after their own."""
 
 
 class Tail(enum.Enum):
@@ -29,6 +53,28 @@ class Tail(enum.Enum):
     """It is left out; a file shorter than one clip is rejected."""
     pad = "pad"
     """It is filled up with silence where it lasts at least `min_clip_s`; the rest is left out."""
+    overlap = "overlap"
+    """The last window is moved back to end with the audio; a file shorter than one clip is rejected."""
+
+
+class Windows(enum.Enum):
+    """Where windows begin."""
+
+    fixed = "fixed"
+    """At every multiple of the stride."""
+    beats = "beats"
+    """On the first beat at least a stride after the one before; all windows are full."""
+    bars = "bars"
+    """On the first bar (of four beats) at least a stride after the one before; all windows are full."""
+
+
+class Truncated(enum.Enum):
+    """What becomes of a file that holds less audio than it declares."""
+
+    keep = "keep"
+    """What can be decoded is used, and the file is listed with a warning."""
+    reject = "reject"
+    """It is left out."""
 
 
 @dataclasses.dataclass
@@ -37,7 +83,8 @@ class PrepareConfig:
 
     audio: str = MISSING
     """Folder of audio files (wav, flac, ogg, opus, mp3, aiff, m4a and what else PyAV opens), searched with its
-    subfolders."""
+    subfolders; or a pattern (`songs/**/*.mp3`), a .txt or .m3u list of files, a URL that fsspec opens, or
+    `datasets:ID` for a data set of the Hub or a local copy."""
     out: str = MISSING
     """The dataset folder to make."""
     spectrogram: SpectrogramConfig = dataclasses.field(default_factory=SpectrogramConfig)
@@ -56,12 +103,48 @@ class PrepareConfig:
     """Column that says train, validation or test; null takes `split` where there is one."""
     default_caption: str | None = None
     """Caption of files that have none; null rejects them."""
+    path_template: str | None = None
+    """Columns to read out of the files' paths, for example `{genre}/{artist} - {title}`."""
+    caption_template: str | None = None
+    """Composes captions of columns, for example `{genre|style} {instrument|"music"}, {bpm:.0f} bpm, in {key}`; a part
+    between commas of which nothing is known is left out."""
+    template_use: TemplateUse = TemplateUse.missing
+    """Which tracks get a composed caption."""
+    trigger: str | None = None
+    """Word or words put before every caption, by which the model is to know this music."""
+    measure: str | None = None
+    """Attributes to measure in the sound and keep as columns, for example `bpm,key`: bpm, key, loudness, brightness,
+    drums, or all; what a table says already is kept."""
     stride_s: float | None = None
     """Seconds between the starts of two windows; null is the length of a clip, so that windows touch."""
+    windows: Windows = Windows.fixed
+    """Where windows begin; beats and bars are found by librosa."""
+    skip_silence: bool = False
+    """Lay windows into the stretches between silences of half a second and more, so that they begin with sound."""
+    random_crops: int = 0
+    """Further windows at random places of each track."""
+    max_slices_per_track: int | None = None
+    """Most slices of one track, evenly spread over it; null takes all."""
+    balance_column: str | None = None
+    """Column whose values are to have like numbers of slices in the train split; null takes all slices."""
+    balance_ratio: float = 1.0
+    """How many times the slices of the rarest value any other value of `balance_column` may have."""
     tail: Tail = Tail.pad
     """What becomes of audio that does not fill the last window."""
     min_clip_s: float | None = None
-    """Shortest audio that tail=pad fills up, in seconds; null is nine tenths of a clip."""
+    """Shortest useful audio, which tail=pad fills up, in seconds; null is nine tenths of a clip."""
+    truncated: Truncated = Truncated.keep
+    """What becomes of a file that holds less than 95 % of the audio its container declares."""
+    duplicates: Duplicates = Duplicates.group
+    """What becomes of tracks with the same samples, in whatever lossless format; `off` is the same as `group` here."""
+    near_duplicates: Duplicates = Duplicates.off
+    """What becomes of tracks that sound alike (another coding, level or cut), found by acoustic fingerprints."""
+    near_duplicate_similarity: float = 0.75
+    """Share of equal bits from which two fingerprints are alike: copies have 0.8 and more, different music below 0.7."""
+    max_clipped: float | None = None
+    """Share of samples cut off at full scale above which a track is rejected; null only warns, from 0.0001."""
+    remove_dc: bool = False
+    """Take a constant offset out of each channel."""
     silence_dbfs: float = -60.0
     """Windows whose RMS level after the gain lies below this are left out."""
     target_lufs: float | None = -14.0
@@ -78,6 +161,8 @@ class PrepareConfig:
     """Worker processes; null is one for each available core, 0 works in this process."""
     shard_size_mb: int = 256
     """Size at which a new Parquet shard is begun."""
+    dry_run: bool = False
+    """Only tell what would be made and how large, from the heads of the files."""
     overwrite: bool = False
     """Replace a dataset that was made with other settings."""
 
@@ -89,38 +174,6 @@ class PrepareConfig:
     @property
     def shortest_clip_s(self) -> float:
         """Shortest audio in a slice, in seconds."""
-        if self.tail is Tail.drop:
+        if self.tail is not Tail.pad:
             return self.spectrogram.clip_s
         return 0.9 * self.spectrogram.clip_s if self.min_clip_s is None else self.min_clip_s
-
-
-def check_prepare(config: PrepareConfig) -> None:
-    """Check what the types cannot say.
-
-    Raises:
-        InputError: With the first key whose value cannot be used.
-    """
-    clip_s = config.spectrogram.clip_s
-    if config.stride_s is not None and not (math.isfinite(config.stride_s) and config.stride_s >= 0.01):
-        raise InputError(f"stride_s={config.stride_s}: it is a number of seconds from 0.01 up")
-    if config.min_clip_s is not None and not 0 < config.min_clip_s <= clip_s:
-        raise InputError(f"min_clip_s={config.min_clip_s}: it lies between 0 and the clip's {clip_s:.2f} s")
-    if config.min_clip_s is not None and config.tail is Tail.drop:
-        raise InputError(
-            "min_clip_s= has no meaning with tail=drop, which keeps full clips only; leave out one of them"
-        )
-    for key in ("validation_ratio", "test_ratio"):
-        if not 0 <= getattr(config, key) < 1:
-            raise InputError(f"{key}={getattr(config, key)}: it is a share from 0 to below 1")
-    if config.validation_ratio + config.test_ratio >= 1:
-        raise InputError("validation_ratio and test_ratio leave nothing to train on; their sum must be below 1")
-    if config.peak_ceiling_dbfs > 0:
-        raise InputError(f"peak_ceiling_dbfs={config.peak_ceiling_dbfs}: a peak above 0 dBFS clips; use 0 or below")
-    if config.target_lufs is not None and not -70 <= config.target_lufs <= 0:
-        raise InputError(f"target_lufs={config.target_lufs}: it lies between -70 and 0, or is null")
-    if config.num_workers is not None and config.num_workers < 0:
-        raise InputError(f"num_workers={config.num_workers}: it is 0 or more, or null for one a core")
-    if config.shard_size_mb < 1:
-        raise InputError(f"shard_size_mb={config.shard_size_mb}: it is at least 1")
-    if config.captions is CaptionSource.sidecar and config.table is not None:
-        raise InputError("captions=sidecar reads no table; leave out table= or say captions=table")

@@ -1,6 +1,8 @@
 import pytest
 
-from data_prep.captions import clean_caption, clean_captions, read_sidecar, sidecar_of
+from data_prep.captions import clean_caption, clean_captions, read_sidecar
+from data_prep.places import LocalFolder
+from data_prep.sidecars import sidecar_of
 from riffusion_train.config.errors import InputError
 
 
@@ -19,8 +21,9 @@ def test_a_sidecar_gives_one_caption_a_line(tmp_path):
 
 def test_the_sidecar_may_also_bear_the_whole_file_name(tmp_path):
     (tmp_path / "song.wav.txt").write_text("x")
-    assert sidecar_of(tmp_path / "song.wav") == tmp_path / "song.wav.txt"
-    assert sidecar_of(tmp_path / "song.mp3") is None
+    place = LocalFolder(tmp_path, tmp_path / "out")
+    assert sidecar_of(place, "song.wav") == "song.wav.txt"
+    assert sidecar_of(place, "song.mp3") is None
 
 
 def test_a_sidecar_in_another_encoding_is_refused_by_name(tmp_path):

@@ -1,6 +1,7 @@
 import pytest
 
-from data_prep.sources import find_audio, make_sources
+from data_prep.pipeline import make_sources
+from data_prep.places import find_audio
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import CaptionSource, PrepareConfig
 

@@ -6,8 +6,15 @@ from hypothesis import strategies as st
 from data_prep.splits import SplitMember, assign_splits
 
 members_of_random_corpora = st.lists(
-    st.tuples(st.integers(0, 15), st.sampled_from([None, "Ann", "ann", "Bob", "Cy", "Di"])), min_size=1, max_size=60
-).map(lambda rows: [SplitMember(f"t{i}", f"c{content}", artist) for i, (content, artist) in enumerate(rows)])
+    st.tuples(st.integers(0, 15), st.sampled_from([None, "Ann", "ann", "Bob", "Cy", "Di"]), st.integers(0, 30)),
+    min_size=1,
+    max_size=60,
+).map(
+    lambda rows: [
+        SplitMember(f"t{i}", f"c{content}", artist, alike=(f"~like {like}",) if like < 12 else ())
+        for i, (content, artist, like) in enumerate(rows)
+    ]
+)
 
 
 def numbered(count, start=0):
@@ -16,12 +23,14 @@ def numbered(count, start=0):
 
 @settings(max_examples=200, deadline=None)
 @given(members_of_random_corpora, st.integers(0, 9), st.floats(0, 0.5), st.floats(0, 0.4))
-def test_no_artist_and_no_copy_of_a_file_is_in_two_splits(members, seed, validation, test):
+def test_no_artist_no_copy_of_a_file_and_nothing_alike_is_in_two_splits(members, seed, validation, test):
     split_of = assign_splits(members, seed, validation, test)
     assert set(split_of) == {member.track_id for member in members}
     seen = defaultdict(set)
     for member in members:
         seen["content", member.content].add(split_of[member.track_id])
+        for key in member.alike:
+            seen["alike", key].add(split_of[member.track_id])
         if member.artist:
             seen["artist", member.artist.lower()].add(split_of[member.track_id])
     assert all(len(splits) == 1 for splits in seen.values())

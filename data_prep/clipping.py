@@ -1,0 +1,42 @@
+"""What a track's samples tell of its making: whether it was cut off at full scale, and which samples they are."""
+
+import numpy as np
+import numpy.typing as npt
+
+_FULL_SCALE = 0.97
+"""Lower peaks are no clipping: a lossy copy of a clipped track overshoots rather than falls below."""
+_SHORTEST_RUN = 3
+CLIPPED_SHARE = 1e-4
+"""From this share on a track is called clipped: some flat tops in every second, which can be heard."""
+
+
+def clipped_share(wav: npt.NDArray[np.float32]) -> float:
+    """Return the share of samples that lie in flat tops: runs of three or more at the highest or lowest value.
+
+    Args:
+        wav: Sound, shape (channels, samples).
+    """
+    clipped = 0
+    for channel in wav:
+        highest, lowest = float(channel.max()), float(channel.min())
+        if highest >= _FULL_SCALE:
+            clipped += _in_runs(channel >= 0.9999 * highest)
+        if lowest <= -_FULL_SCALE:
+            clipped += _in_runs(channel <= 0.9999 * lowest)
+    return clipped / wav.size
+
+
+def pcm_hash(wav: npt.NDArray[np.float32], rate_hz: int) -> str:
+    """Return a hash of the decoded samples, 32 hex digits: it does not depend on the file's format or tags."""
+    import xxhash
+
+    digest = xxhash.xxh3_128(f"{rate_hz} {wav.shape}".encode())
+    digest.update(np.ascontiguousarray(wav).data)
+    return digest.hexdigest()
+
+
+def _in_runs(flags: npt.NDArray[np.bool_]) -> int:
+    """Return how many flags lie in runs of at least `_SHORTEST_RUN`."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.view(np.int8), [0]])))
+    lengths = edges[1::2] - edges[::2]
+    return int(lengths[lengths >= _SHORTEST_RUN].sum())

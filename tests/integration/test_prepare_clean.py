@@ -1,0 +1,68 @@
+"""Equal, nearly equal and clipped tracks in one run."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from support.corpus_files import RATE_HZ, write_tones, write_track
+from support.notes import music
+
+from data_prep.pipeline import prepare
+from riffusion_train.config.compose import compose
+from riffusion_train.config.errors import InputError
+from riffusion_train.config.prepare import PrepareConfig
+
+
+def manifest_of(audio, out, *words):
+    base = [f"audio={audio}", f"out={out}", "spectrogram=tiny", "num_workers=0", "default_caption=x"]
+    folder = prepare(compose("prepare", PrepareConfig, [*base, *words]))
+    with (folder.path / "manifest.jsonl").open() as lines:
+        return {entry["source"]: entry for entry in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("audio")
+    for seed in range(4):
+        write_track(folder / f"song-{seed}.wav", music(seed, 7.0))
+        soundfile.write(folder / f"zcopy-{seed}.flac", soundfile.read(folder / f"song-{seed}.wav")[0], RATE_HZ)
+        write_track(folder / f"zlossy-{seed}.mp3", 0.5 * music(seed, 7.0))
+    write_track(folder / "hot.wav", np.clip(9 * music(20, 7.0), -1, 1))
+    return folder
+
+
+def groups_in_two_splits(manifest):
+    splits = {}
+    for source, entry in manifest.items():
+        splits.setdefault(source.split("-")[-1].split(".")[0], set()).add(entry["split"])
+    return [group for group, found in splits.items() if len(found) > 1]
+
+
+def test_equal_and_alike_tracks_stay_in_one_split(audio, tmp_path):
+    manifest = manifest_of(audio, tmp_path / "out", "near_duplicates=group", "validation_ratio=0.4")
+    assert groups_in_two_splits(manifest) == []
+    assert {entry["split"] for entry in manifest.values()} == {"train", "validation"}
+    assert list(manifest["hot.wav"]["warnings"]) == ["clipped"]
+
+
+def test_equal_and_alike_tracks_are_dropped_on_request_with_the_name_of_the_first(audio, tmp_path):
+    manifest = manifest_of(audio, tmp_path / "out", "duplicates=drop", "near_duplicates=drop", "max_clipped=0.01")
+    dropped = {source: entry["detail"] for source, entry in manifest.items() if entry["reason"] == "duplicate"}
+    assert set(dropped) == {f"{kind}" for seed in range(4) for kind in (f"zcopy-{seed}.flac", f"zlossy-{seed}.mp3")}
+    assert dropped["zcopy-3.flac"] == "the same samples as song-3.wav"
+    assert "of its fingerprint is that of song-3.wav" in dropped["zlossy-3.mp3"]
+    assert manifest["hot.wav"]["reason"] == "clipped"
+
+
+def test_an_offset_is_removed_on_request(tmp_path):
+    folder = write_tones(tmp_path / "audio", 1)
+    write_track(folder / "offset.wav", music(0, 5.2) * 0.3 + 0.2)
+    before = manifest_of(folder, tmp_path / "a")["offset.wav"]
+    after = manifest_of(folder, tmp_path / "b", "remove_dc=true")["offset.wav"]
+    assert after["gain_db"] > before["gain_db"] + 1  # the offset had taken up headroom
+
+
+def test_a_similarity_that_different_music_reaches_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"near_duplicate_similarity=0\.5"):
+        manifest_of(write_tones(tmp_path / "audio", 1), tmp_path / "out", "near_duplicate_similarity=0.5")
