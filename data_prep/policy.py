@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from data_prep.clipping import CLIPPED_SHARE
-from data_prep.decoding import misnamed
 from data_prep.duplicates import drop_duplicates
 from data_prep.kept import TrackFacts
 from data_prep.tracks import Track
+from riffusion_train.audio.reading import misnamed
 from riffusion_train.config.prepare import PrepareConfig, Truncated
 
 

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from data_prep.acoustic import fingerprint_words, to_text
 from data_prep.beats import find_beats
 from data_prep.clipping import clipped_share, pcm_hash
-from data_prep.decoding import decode, doubts
 from data_prep.inputs import open_input
 from data_prep.kept import Slice, TrackFacts, kept_path, read_facts, write_kept
 from data_prep.loudness import gain_db, measure_lufs, rms_dbfs
@@ -30,6 +29,7 @@ from data_prep.slicing import (
 )
 from data_prep.tags import read_tags
 from riffusion_train.audio.files import resample
+from riffusion_train.audio.reading import decode, doubts
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import Tail, Windows
 from riffusion_train.config.spectrogram import SpectrogramConfig

@@ -1,20 +1,14 @@
 """Audio files: read anything, write the common formats, change the sample rate."""
 
-import contextlib
 import dataclasses
-import os
-import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 import soundfile
 import soxr
 
+from riffusion_train.audio.reading import Decoded, decode, doubts
 from riffusion_train.audio.tags import TAGS, add_id3_tags, add_riff_tags
-from riffusion_train.audio.truncation import truncation
 from riffusion_train.config.errors import InputError
 
 FORMATS = {
@@ -34,7 +28,6 @@ _RATES_HZ = {
 _TAG_WRITERS = {".wav": add_riff_tags, ".mp3": add_id3_tags}
 _LOWEST_HZ, _HIGHEST_HZ = 1000, 768_000
 _BLOCK_SAMPLES = 1 << 16
-_stderr_lock = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +47,8 @@ class LoadedAudio:
 
 def read_audio(path: Path) -> tuple[np.ndarray, int]:
     """Return the samples and the sample rate of an audio file as `load_audio` does, without its warnings."""
-    wav, rate_hz = _read(path)
-    return wav, rate_hz
+    decoded = _read(path)
+    return decoded.wav, decoded.rate_hz
 
 
 def load_audio(path: Path) -> LoadedAudio:
@@ -67,9 +60,11 @@ def load_audio(path: Path) -> LoadedAudio:
         InputError: If the file is missing, empty, not audio, has a sample rate that cannot be, or holds no sample or samples
             that are not numbers.
     """
-    wav, rate_hz = _read(path)
-    found = [truncation(path, wav.shape[1] / rate_hz), None if np.any(wav) else "is silent from end to end"]
-    return LoadedAudio(wav, rate_hz, tuple(warning for warning in found if warning))
+    decoded = _read(path)
+    warnings = [f"{kind}: {detail}" for kind, detail in doubts(decoded).items()]
+    if not np.any(decoded.wav):
+        warnings.append("is silent from end to end")
+    return LoadedAudio(decoded.wav, decoded.rate_hz, tuple(warnings))
 
 
 def write_audio(path: Path, wav: np.ndarray, rate_hz: int, tags: dict[str, str] | None = None) -> None:
@@ -124,21 +119,11 @@ def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     return np.ascontiguousarray(np.pad(out, ((0, 0), (0, int(out.shape[1] == 0 and len(frames) > 0)))))
 
 
-def _read(path: Path) -> tuple[np.ndarray, int]:
+def _read(path: Path) -> Decoded:
     if path.is_dir():
         raise InputError(f"{path}: is a folder, not an audio file")
-    try:
-        if path.stat().st_size == 0:
-            raise InputError(f"{path}: the file is empty")
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    with _silent_stderr():
-        try:
-            wav, rate_hz = _read_soundfile(path)
-        except (soundfile.SoundFileError, RuntimeError, MemoryError):
-            wav, rate_hz = _read_av(path)
+    decoded = decode(path)
+    wav, rate_hz = decoded.wav, decoded.rate_hz
     if wav.shape[1] == 0:
         raise InputError(f"{path}: holds no audio samples; export it again")
     if not _LOWEST_HZ <= rate_hz <= _HIGHEST_HZ:
@@ -147,69 +132,4 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
         )
     if wrong := wav.size - int(np.isfinite(wav).sum()):
         raise InputError(f"{path}: holds {wrong} samples that are not numbers (NaN or infinity); export it again")
-    return wav, rate_hz
-
-
-def _read_soundfile(path: Path) -> tuple[np.ndarray, int]:
-    frames, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-    return np.ascontiguousarray(frames.T), int(rate_hz)
-
-
-def _read_av(path: Path) -> tuple[np.ndarray, int]:
-    """Decode packet by packet, so that a broken one costs itself and not the file."""
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.audio:
-                raise InputError(f"{path}: holds no audio")
-            stream = container.streams.audio[0]
-            blocks = list(_decoded(container, stream))
-    except (av.FFmpegError, ValueError, OSError, UnicodeDecodeError):
-        raise InputError(f"{path}: cannot be read as audio") from None
-    if not blocks:
-        raise InputError(f"{path}: holds no audio samples")
-    rate_hz, channels = blocks[0][1], blocks[0][0].shape[0]
-    # A stream that changes its form half way is kept up to there.
-    kept = [block for block, rate in blocks if rate == rate_hz and block.shape[0] == channels]
-    return np.concatenate(kept, 1), rate_hz
-
-
-def _decoded(container: "av.container.InputContainer", stream: "av.AudioStream") -> Iterator[tuple[np.ndarray, int]]:
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except (StopIteration, av.FFmpegError):
-            return
-        try:
-            for frame in packet.decode():
-                yield _samples(frame), int(frame.sample_rate)
-        except av.FFmpegError:
-            continue
-
-
-def _samples(frame: "av.AudioFrame") -> np.ndarray:
-    """Return the samples of a decoded frame, float32 (channels, samples)."""
-    values = frame.to_ndarray()
-    if not frame.format.is_planar:
-        values = values.reshape(-1, frame.layout.nb_channels).T
-    if values.dtype.kind == "f":
-        return values.astype(np.float32)
-    if values.dtype == np.uint8:
-        return (values.astype(np.float32) - 128) / 128
-    return (values / -float(np.iinfo(values.dtype).min)).astype(np.float32)
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Send what C libraries print on stderr nowhere: one damaged MP3 makes libmpg123 write hundreds of lines."""
-    with _stderr_lock:
-        sys.stderr.flush()
-        kept = os.dup(2)
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(nowhere, 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(nowhere)
+    return decoded

@@ -37,15 +37,13 @@ def test_a_file_cut_short_is_read_with_a_warning_of_both_durations(tmp_path: Pat
     loaded = load_audio(cut(song(tmp_path, suffix), share))
     decoded_s = loaded.wav.shape[1] / loaded.rate_hz
     assert share * 4 - 0.3 < decoded_s < share * 4 + 0.1
-    assert loaded.warnings == (
-        f"says it lasts 4.00 s but only {decoded_s:.2f} s could be decoded: truncated or damaged",
-    )
+    assert loaded.warnings[0] == f"truncated: {decoded_s:.2f} s could be decoded of the 4.00 s its container declares"
 
 
 @pytest.mark.parametrize("suffix", [".ogg", ".opus"])
 def test_an_ogg_file_without_its_last_page_is_warned_of(tmp_path: Path, suffix: str):
     (warning,) = load_audio(cut(song(tmp_path, suffix), 0.6)).warnings
-    assert "ends before its last page: truncated" in warning
+    assert "truncated: it breaks off" in warning
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".opus", ".mp3"])

@@ -49,8 +49,8 @@ def test_a_truncated_song_is_encoded_with_a_warning_that_names_it(capsys: pytest
     assert run("encode", "a.wav", "a.png", "preset=small") == EXIT_DONE
     error = capsys.readouterr().err
     assert error == (
-        "riffusion spectrogram: warning: a.wav: says it lasts 4.00 s but only 2.04 s could be decoded: "
-        "truncated or damaged\n"
+        "riffusion spectrogram: warning: a.wav: truncated: 2.04 s could be decoded of the 4.00 s "
+        "its container declares\n"
     )
 
 

@@ -4,9 +4,9 @@ import soundfile
 from support import broken_files as broken
 from support.corpus_files import RATE_HZ, chord
 
-from data_prep.containers import declared_frames
-from data_prep.decoding import Decoded, decode, doubts, misnamed
+from riffusion_train.audio.containers import declared_frames
 from riffusion_train.audio.files import read_audio
+from riffusion_train.audio.reading import Decoded, decode, doubts, misnamed
 from riffusion_train.config.errors import InputError
 
 

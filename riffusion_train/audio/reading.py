@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.containers import declared_frames, ends_unmarked
+from riffusion_train.audio.containers import declared_frames, ends_unmarked
 from riffusion_train.config.errors import InputError
 
 COMPLETE_SHARE = 0.95
 """A file whose decoded length is below this share of the declared one is truncated: codecs' paddings are far smaller."""
+_COUNTED_TOLERANCE_S = 0.1
 
 _KINDS = {
     "WAV": (".wav", ".wave", ".bwf"),
@@ -52,6 +53,8 @@ class Decoded(NamedTuple):
     """Packets that could not be decoded and are left out."""
     unmarked_end: bool
     """Whether a format that marks its end (Ogg) ends without the mark."""
+    counted: bool = False
+    """Whether `declared_s` counts samples; containers of compressed sound often only estimate it."""
 
     @property
     def duration_s(self) -> float:
@@ -84,8 +87,9 @@ def doubts(decoded: Decoded) -> dict[str, str]:
     """Return what speaks against a decoded file, by a few words each: truncated, damaged, longer than declared."""
     found = {}
     declared_s, duration_s = decoded.declared_s, decoded.duration_s
-    if declared_s is not None and duration_s < COMPLETE_SHARE * declared_s:
-        found["truncated"] = f"{duration_s:.1f} s could be decoded of the {declared_s:.1f} s its container declares"
+    least = COMPLETE_SHARE if declared_s is None or not decoded.counted else 1 - _COUNTED_TOLERANCE_S / declared_s
+    if declared_s is not None and duration_s < least * declared_s:
+        found["truncated"] = f"{duration_s:.2f} s could be decoded of the {declared_s:.2f} s its container declares"
     elif decoded.unmarked_end:
         found["truncated"] = f"it breaks off at {duration_s:.1f} s, without the mark that ends such a file"
     elif declared_s is not None and declared_s < COMPLETE_SHARE * duration_s:
@@ -115,7 +119,8 @@ def _decode_soundfile(path: Path) -> Decoded:
         wav = file.read(dtype="float32", always_2d=True)
     unmarked = container == "OGG" and ends_unmarked(path)
     declared_s = frames / rate_hz if frames else None
-    return Decoded(np.ascontiguousarray(wav.T), rate_hz, container, declared_s, 0, unmarked)
+    counted = container != "MP3"
+    return Decoded(np.ascontiguousarray(wav.T), rate_hz, container, declared_s, 0, unmarked, counted)
 
 
 def _decode_av(path: Path) -> Decoded:
