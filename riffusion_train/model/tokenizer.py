@@ -4,6 +4,7 @@ The rebuilt `vocab.json` and `merges.txt` have the SHA-256 sums of the files tha
 checked every time.
 """
 
+import functools
 import gzip
 import hashlib
 import json
@@ -93,6 +94,7 @@ def is_standard(tokenizer: "CLIPTokenizer") -> bool:
     return tokenizer.get_vocab() == vocabulary
 
 
+@functools.cache
 def _standard_vocabulary() -> tuple[dict[str, int], list[str]]:
     """Return the ids of the tokens, and the merges in order."""
     packed = (resources.files("riffusion_train.model") / "vocabulary" / _VOCABULARY_FILE).read_bytes()

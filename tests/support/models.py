@@ -30,7 +30,7 @@ def nano_lora(components: Components, *, rank: int = 2, alpha: float = 3.0, text
     """Make random adapters for the UNet's attention, and for the text encoder's where asked."""
     generator = torch.Generator().manual_seed(7)
     layers = {}
-    parts = {"unet": LORA_TARGETS} | ({"text_encoder": ("q_proj", "v_proj")} if text else {})
+    parts = {"unet": LORA_TARGETS} | ({"text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj")} if text else {})
     for part, targets in parts.items():
         for name, module in components.modules[part].named_modules():
             if name.endswith(targets):
