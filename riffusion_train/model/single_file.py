@@ -36,6 +36,7 @@ METADATA_KEY = "spectrogram"
 CONFIGS_KEY = "diffusers_configs"
 """Key of the networks' and the scheduler's configs in the file's metadata."""
 
+_SD15 = ModelConfig(name=ModelName.random)
 _SCHEDULE_BUFFERS = {
     "betas",
     "alphas_cumprod",
@@ -162,7 +163,7 @@ def _skeleton(path: Path, metadata: Mapping[str, str]) -> Components:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path}: the configs in its metadata cannot be used ({error!r})") from None
     with torch.device("meta"):
-        built = make_components(ModelConfig(name=ModelName.random), seed=0)
+        built = make_components(_SD15, seed=0)
     velocity = metadata.get("modelspec.prediction_type") == "v"
     built.scheduler = build_scheduler("v_prediction" if velocity else "epsilon")
     built.spectrogram, built.source = details["spectrogram"], str(path)  # type: ignore[assignment]

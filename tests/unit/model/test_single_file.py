@@ -6,9 +6,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support.models import nano_components, pipeline_picture, sampler_picture, velocity_scheduler
-from support.worlds import NANO_SPECTROGRAM
+from support.worlds import NANO_MODEL, NANO_SPECTROGRAM
 
+from riffusion_train.config.compose import compose
 from riffusion_train.config.errors import InputError
+from riffusion_train.config.train import TrainConfig
+from riffusion_train.model import single_file
 from riffusion_train.model.components import (
     Components,
     fingerprint,
@@ -18,7 +21,7 @@ from riffusion_train.model.components import (
     write_model,
 )
 from riffusion_train.model.single_file import CONFIGS_KEY, open_single_file, write_single_file
-from riffusion_train.model.stored import stored_components
+from riffusion_train.model.stored import stored_components, stored_fingerprint
 
 PREFIX = "cond_stage_model.transformer.text_model."
 
@@ -156,6 +159,22 @@ def test_a_ckpt_is_read_only_where_it_is_allowed(single: Path, components: Compo
         open_model(str(path))
     with pytest.raises(InputError, match="does not fit"):  # a .ckpt cannot say its sizes, so it has to be SD 1.5
         open_model(str(path), allow_pickle=True)
+
+
+def test_a_ckpt_and_a_file_without_metadata_give_back_every_weight(
+    single: Path, components: Components, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nano = compose("train", TrainConfig, ["dataset=x", *NANO_MODEL]).model
+    monkeypatch.setattr(single_file, "_SD15", nano)  # the sizes that a file has to have which does not say them
+    tensors = load_file(single)
+    torch.save({"state_dict": tensors | {"betas": torch.zeros(1000)}, "global_step": 3}, tmp_path / "model.ckpt")
+    save_file(tensors, tmp_path / "bare.safetensors", {"modelspec.prediction_type": "v"})
+    for path in (tmp_path / "model.ckpt", tmp_path / "bare.safetensors"):
+        opened = open_model(str(path), allow_pickle=True)
+        for part, module in components.modules.items():
+            assert stored_fingerprint(opened.tensors[part]) == fingerprint(module)
+        assert opened.skeleton.spectrogram is None
+    assert opened.skeleton.scheduler.config.prediction_type == "v_prediction"
 
 
 def test_a_pickle_of_more_than_tensors_is_not_run(tmp_path: Path) -> None:
