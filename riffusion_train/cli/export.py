@@ -1,4 +1,4 @@
-"""`riffusion export`: write the model of a run as a diffusers folder."""
+"""`riffusion export`: write the model of a run in a format that others read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +13,21 @@ def main(words: Sequence[str]) -> None:
     if config is None:
         return
     from riffusion_train.cli.quiet import quieten_libraries
-    from riffusion_train.export.folder import export_diffusers
+    from riffusion_train.export.exporting import export_run
 
     quieten_libraries()
-    export_diffusers(Path(config.run).expanduser(), Path(config.out).expanduser())
-    print(f"exported: {config.out}")
+    model = export_run(
+        Path(config.run).expanduser(),
+        Path(config.out).expanduser(),
+        kind=config.format,
+        checkpoint=config.checkpoint,
+        weights=config.weights,
+        dtype=config.dtype,
+        layout=config.layout,
+        push_to_hub=config.push_to_hub,
+        private=config.private,
+    )
+    kept = "" if model.weights is config.weights else "; the run keeps no moving average"
+    print(f"exported: {config.out} (step {model.step}, {model.weights.value} weights{kept})")
+    if config.push_to_hub:
+        print(f"pushed: {config.push_to_hub}")

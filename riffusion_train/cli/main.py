@@ -14,11 +14,15 @@ from riffusion_train.config.errors import EXIT_DONE, EXIT_FAULT, EXIT_INPUT, EXI
 VERBS = {
     "prepare": "slice captioned audio into a dataset of spectrogram images",
     "train": "fine-tune a Stable Diffusion 1.5 model on a dataset",
-    "export": "write the model of a run as a diffusers folder",
+    "export": "write the model of a run as a diffusers folder, a single file or a LoRA",
+    "import": "turn a model or a LoRA of any format into any format",
     "sample": "make music from a prompt",
     "spectrogram": "encode audio to an image, decode an image to audio",
     "demo": "the whole way on this machine: compose, prepare, train, sample, measure",
+    "doctor": "say what a model or LoRA is, and whether it can be used",
 }
+_MODULES = {"import": "import_model"}
+"""Modules that cannot have the name of their verb."""
 
 _OUTPUT_ERRORS: dict[int | None, str] = {
     errno.ENOSPC: "no space left on the disk of",
@@ -47,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(verb: str, words: list[str]) -> int:
     try:
-        importlib.import_module(f"riffusion_train.cli.{verb}").main(words)
+        importlib.import_module(f"riffusion_train.cli.{_MODULES.get(verb, verb)}").main(words)
     except InputError as error:
         print(f"riffusion {verb}: {error}", file=sys.stderr)
         return EXIT_INPUT

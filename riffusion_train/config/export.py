@@ -7,10 +7,43 @@ from omegaconf import MISSING
 
 
 class ExportFormat(enum.Enum):
-    """The layout of an exported model."""
+    """The layout of a model on disk."""
 
     diffusers = "diffusers"
     """A diffusers folder with `spectrogram.json`."""
+    single_file = "single_file"
+    """One `.safetensors` file in the original LDM layout, for A1111, Forge and ComfyUI."""
+    lora = "lora"
+    """The adapters alone."""
+
+
+class ExportWeights(enum.Enum):
+    """Which of a run's weights."""
+
+    ema = "ema"
+    """Their moving average, where the run keeps one."""
+    raw = "raw"
+    """The weights as the last step left them."""
+
+
+class ExportDtype(enum.Enum):
+    """The kind of number that weights are written as."""
+
+    fp32 = "fp32"
+    """As they were trained."""
+    fp16 = "fp16"
+    """Half the size; for GPUs."""
+    bf16 = "bf16"
+    """Half the size, with the range of fp32."""
+
+
+class LoraLayout(enum.Enum):
+    """The layout of adapters."""
+
+    diffusers = "diffusers"
+    """A folder with `pytorch_lora_weights.safetensors`."""
+    kohya = "kohya"
+    """One `.safetensors` file with `lora_unet_…` and `alpha` keys, for A1111, Forge and ComfyUI."""
 
 
 @dataclasses.dataclass
@@ -18,8 +51,20 @@ class ExportConfig:
     """Everything `riffusion export` can be told."""
 
     run: str = MISSING
-    """Run folder made by `riffusion train`."""
+    """Run folder made by `riffusion train`, or one of its `checkpoints/step-…`."""
     out: str = MISSING
-    """Folder to write; it must not exist."""
+    """Folder or `.safetensors` file to write; it must not exist."""
     format: ExportFormat = ExportFormat.diffusers
     """The layout."""
+    checkpoint: str = "final"
+    """Step of the checkpoint to take, or `final`, or `newest`."""
+    weights: ExportWeights = ExportWeights.ema
+    """Which weights."""
+    dtype: ExportDtype = ExportDtype.fp32
+    """The kind of number."""
+    layout: LoraLayout = LoraLayout.diffusers
+    """With `format=lora`: the layout."""
+    push_to_hub: str | None = None
+    """Also upload to this repository of the Hugging Face hub, `user/name`."""
+    private: bool = False
+    """With `push_to_hub`: make the repository private where it is new."""

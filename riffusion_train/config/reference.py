@@ -19,6 +19,7 @@ from typing import Any
 from riffusion_train.config.compose import conf_dir, describe, group_options
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.config.export import ExportConfig
+from riffusion_train.config.import_model import ImportConfig
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.config.sample import SampleConfig
 from riffusion_train.config.train import TrainConfig
@@ -27,6 +28,7 @@ ROOTS: dict[str, type] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,
     "export": ExportConfig,
+    "import": ImportConfig,
     "sample": SampleConfig,
     "demo": DemoConfig,
 }

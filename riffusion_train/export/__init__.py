@@ -1,1 +1,1 @@
-"""Checkpoints out, in formats that others read."""
+"""Checkpoints out and in, in every format that people keep Stable Diffusion 1.x models in."""

@@ -1,76 +1,189 @@
-"""The model card: what the model is, what it was made from, how to use it."""
+"""The model card: what the model is, what it was made from, how it sounds, how to use it."""
 
+import json
+import shutil
 from pathlib import Path
-from typing import Any
 
-from riffusion_train.config.spectrogram import load_spectrogram
-from riffusion_train.config.train import TrainConfig
+from riffusion_train.config.compose import group_options
+from riffusion_train.config.export import ExportFormat, LoraLayout
+from riffusion_train.config.spectrogram import SPECTROGRAM_FILE
+from riffusion_train.export.curve import read_losses, write_curve
+from riffusion_train.export.product import is_file
+from riffusion_train.export.run_model import RunModel
+from riffusion_train.export.summary import OPENRAIL, OWN, Summary, previews
+
+CARD_FILE = "README.md"
+CURVE_FILE = "loss.png"
+PREVIEW_DIR = "previews"
 
 _CARD = """---
+license: {licence}
 library_name: diffusers
 pipeline_tag: text-to-audio
-license: {license}
-tags: [music, spectrogram, riffusion, stable-diffusion]
+tags: [music, spectrogram, riffusion, stable-diffusion{lora_tag}]{base_line}
 ---
 
 # {name}
 
-A Stable Diffusion 1.5 model that draws music: it turns a prompt into a mel-spectrogram, which is inverted to sound.
+{what}. It turns a prompt into a mel-spectrogram, which is inverted to sound.
 Made with [riffusion-train](https://pypi.org/project/riffusion-train/) {version}.
 
 | | |
 |---|---|
 | base model | {base} |
-| method | {method}, {steps} steps of {batch} slices, learning rate {lr} |
+| method | {method}, {steps} steps of {batch} slices, learning rate {lr}, seed {seed} |
+| weights | {weights} |
 | target | {target} |
-| dataset | `{dataset}` |
+| presets | {presets} |
+| dataset | {dataset}, fingerprint `{fingerprint}`{counts} |
 | codec | {codec} |
-
+{sound}
 ## Use
 
+With riffusion-train, which gives sound:
+
 ```
-riffusion sample {name} --prompt "…" out=clips
+pip install riffusion-train
+{sampler}
 ```
+
+With diffusers, which gives the pictures:
 
 ```python
-from riffusion_train.sampling.sampler import Sampler
-
-clip = Sampler.load("{name}").text_to_audio("…", seed=0)
-clip.save(Path("clip"))
+{diffusers}
 ```
 
-`StableDiffusionPipeline.from_pretrained("{name}")` opens it too and gives the pictures; `spectrogram.json` says what they
-mean.
+With A1111, Forge or ComfyUI, which give the pictures too:
+
+{webui}
 
 ## Licence
 
 {licence_text}
 """
-_OWN = "The weights were trained from nothing by the owner of this card, who may choose their licence."
-_DERIVED = (
-    "The base model's licence carries over to fine-tuned weights. Stable Diffusion 1.5 is under CreativeML OpenRAIL-M: use "
-    "and sharing are free, within its use restrictions, which must be passed on."
-)
+_LICENCES = {
+    OWN: "The weights descend from none that others published; their owner may choose the licence.",
+    OPENRAIL: (
+        "The base model's licence carries over to fine-tuned weights: CreativeML OpenRAIL-M. Use and sharing are free, "
+        "within its use restrictions, which must be passed on."
+    ),
+}
 
 
-def write_card(folder: Path, *, name: str, config: TrainConfig, manifest: dict[str, Any]) -> None:
-    """Write `README.md` into an exported model folder."""
-    codec = load_spectrogram(folder)
-    base = str(manifest["base_model"]["source"])
-    own = base.startswith("random weights") or Path(base).is_dir()
-    per_process = config.train_batch_size * config.gradient_accumulation_steps
+def write_card(
+    folder: Path, model: RunModel, summary: Summary, kind: ExportFormat, layout: LoraLayout, *, name: str
+) -> None:
+    """Write `README.md` with the loss curve and the previews, picture and sound, into a folder.
+
+    Args:
+        folder: Where to write; it is there.
+        model: What was exported.
+        summary: What is known of it.
+        kind: The format it was exported to.
+        layout: The layout of adapters.
+        name: What the model is called: the folder's or file's name, or the hub's `user/name`.
+    """
+    codec = model.base.skeleton.spectrogram
+    size = (512, 512) if codec is None else (codec.width_px, codec.n_mels)
+    counts = ", ".join(f"{count} {split}" for split, count in summary.dataset_slices.items())
+    is_lora = kind is ExportFormat.lora
     text = _CARD.format(
+        licence=summary.licence,
+        lora_tag=", lora" if is_lora else "",
+        base_line=f"\nbase_model: {summary.base_model}" if summary.base_model.count("/") == 1 else "",
         name=name,
-        license="other" if own else "creativeml-openrail-m",
-        version=manifest["versions"]["riffusion-train"],
-        base=base,
-        method=config.method.name.value,
-        steps=config.max_train_steps,
-        batch=per_process * manifest["world_size"],
-        lr=config.optimizer.lr,
-        target=config.objective.prediction_type.value,
-        dataset=manifest["dataset"]["fingerprint"],
-        codec="unknown" if codec is None else f"{codec.name}: {codec.n_mels} bands, {codec.clip_s:.2f} s",
-        licence_text=_OWN if own else _DERIVED,
+        what="Low-rank adapters (LoRA) for a Stable Diffusion 1.5 model"
+        if is_lora
+        else "A model of Stable Diffusion 1.5's architecture",
+        version=summary.riffusion_train,
+        base=summary.base_model,
+        method=summary.method,
+        steps=summary.step,
+        batch=summary.slices_per_step,
+        lr=summary.learning_rate,
+        seed=summary.seed,
+        weights={"ema": "moving average (EMA)", "raw": "as trained"}[summary.weights],
+        target=summary.prediction_type,
+        presets=", ".join(f"`{preset}`" for preset in summary.presets) or "none",
+        dataset=f"`{summary.dataset}`",
+        fingerprint=summary.dataset_fingerprint,
+        counts=f", slices: {counts}" if counts else "",
+        codec="unknown"
+        if codec is None
+        else f"{codec.name}: {codec.n_mels} bands, {codec.clip_s:.2f} s, {codec.rate_hz} Hz",
+        sound=_sound(folder, model),
+        sampler=_sampler_lines(name, kind, layout, summary.base_model),
+        diffusers=_diffusers_lines(name, kind, layout, summary.base_model, size),
+        webui=_webui_lines(name, kind, layout, summary, size),
+        licence_text=_LICENCES.get(summary.licence, f"The base model's licence carries over: {summary.licence}."),
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    (folder / CARD_FILE).write_text(text, encoding="utf-8")
+
+
+def _sound(folder: Path, model: RunModel) -> str:
+    """Copy previews and draw the curve; return the lines that show them."""
+    lines = []
+    pictures = previews(model)
+    if pictures:
+        (folder / PREVIEW_DIR).mkdir()
+        lines.append("\n## How it sounds\n")
+    for picture in pictures:
+        settings = json.loads(picture.with_suffix(".json").read_text(encoding="utf-8"))
+        for file in picture.parent.glob(f"{picture.stem}.*"):
+            shutil.copyfile(file, folder / PREVIEW_DIR / file.name)
+        sounds = [
+            file.name
+            for file in sorted(picture.parent.glob(f"{picture.stem}.*"))
+            if file.suffix not in (".png", ".json")
+        ]
+        prompt = str(settings["prompt"]).replace("\n", " ")
+        lines.append(f"**{prompt}** (seed {settings['seed']})\n")
+        lines.append(f"![spectrogram of: {prompt}]({PREVIEW_DIR}/{picture.name})\n")
+        lines += [
+            f'<audio controls src="{PREVIEW_DIR}/{name}"></audio> [{name}]({PREVIEW_DIR}/{name})\n' for name in sounds
+        ]
+    points = read_losses(model.run.metrics_file, model.step)
+    if len(points) > 1:
+        write_curve(folder / CURVE_FILE, points)
+        lines.append(f"\n## Training\n\n![loss over {points[-1][0]} steps]({CURVE_FILE})\n")
+    return "\n".join(lines)
+
+
+def _sampler_lines(name: str, kind: ExportFormat, layout: LoraLayout, base: str) -> str:
+    if kind is not ExportFormat.lora:
+        return f'riffusion sample {_file(name, kind, layout)} --prompt "…" out=clips'
+    return (
+        f"riffusion import {_file(name, kind, layout)} base={base} out=merged\n"
+        'riffusion sample merged --prompt "…" out=clips'
+    )
+
+
+def _diffusers_lines(name: str, kind: ExportFormat, layout: LoraLayout, base: str, size: tuple[int, int]) -> str:
+    file = _file(name, kind, layout)
+    draw = f'image = pipe("…", width={size[0]}, height={size[1]}).images[0]'
+    if kind is ExportFormat.lora:
+        return (
+            f'pipe = StableDiffusionPipeline.from_pretrained("{base}", safety_checker=None)\n'
+            f'pipe.load_lora_weights("{file}")\n{draw}'
+        )
+    load = "from_single_file" if kind is ExportFormat.single_file else "from_pretrained"
+    return f'from diffusers import StableDiffusionPipeline\npipe = StableDiffusionPipeline.{load}("{file}")\n{draw}'
+
+
+def _webui_lines(name: str, kind: ExportFormat, layout: LoraLayout, summary: Summary, size: tuple[int, int]) -> str:
+    folder = "models/Lora" if kind is ExportFormat.lora else "models/Stable-diffusion"
+    need = "" if is_file(kind, layout) else " (export again with `format=single_file`, or a LoRA with `layout=kohya`)"
+    file = Path(name).name.removesuffix(".safetensors") + ".safetensors"
+    velocity = "; it predicts velocity, so choose v-prediction" if summary.prediction_type == "v_prediction" else ""
+    preset = summary.codec if summary.codec in group_options("spectrogram") else SPECTROGRAM_FILE
+    use = f" and add `<lora:{file.removesuffix('.safetensors')}:1>` to the prompt" if kind is ExportFormat.lora else ""
+    return (
+        f"1. Put `{file}` into `{folder}`{need}{use}.\n"
+        f"2. Draw at {size[0]} x {size[1]}, 20 to 30 steps, CFG 7{velocity}; save as PNG.\n"
+        f"3. `riffusion spectrogram decode picture.png sound.wav preset={preset}` turns it into sound."
+    )
+
+
+def _file(name: str, kind: ExportFormat, layout: LoraLayout) -> str:
+    """Return what a reader passes to a program: the folder or hub id, or the file."""
+    return Path(name).name if is_file(kind, layout) else name

@@ -49,21 +49,3 @@ def add_lora(unet: Any, *, rank: int, alpha: float, target_modules: Sequence[str
         adapter_name=ADAPTER,
     )
     unet.train()
-
-
-def merge_lora(unet: Any) -> None:
-    """Add the adapters' product to the weights they adapt, and take the adapters away."""
-    unet.fuse_lora(adapter_names=[ADAPTER])
-    unet.unload_lora()
-
-
-def load_lora(unet: Any, folder: str) -> None:
-    """Add the adapters that a LoRA run wrote, in diffusers' layout, to the UNet they were trained on.
-
-    Raises:
-        InputError: If the file is missing or was trained on another architecture.
-    """
-    try:
-        unet.load_lora_adapter(folder, prefix="unet", adapter_name=ADAPTER, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder}: its adapters do not fit the model ({str(error).splitlines()[0]})") from None

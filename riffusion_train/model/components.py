@@ -3,20 +3,21 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from riffusion_train.config.errors import InputError
-from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram, write_spectrogram
-from riffusion_train.model.tokenizer import VOCABULARY_SIZE, write_tokenizer
+from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, SpectrogramConfig, write_spectrogram
+from riffusion_train.model.tokenizer import save_tokenizer
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
+
+    from riffusion_train.model.stored import StoredModel
 
 MODEL_INDEX_FILE = "model_index.json"
 
@@ -58,100 +59,92 @@ def load_components(source: str, revision: str | None = None) -> Components:
     Raises:
         InputError: If there is nothing usable at `source`; the message names the part that is missing.
     """
+    from riffusion_train.model.stored import read_components
+
+    return read_components(open_model(source, revision))
+
+
+def open_model(source: str, revision: str | None = None, *, allow_pickle: bool = False) -> "StoredModel":
+    """Open a model without reading its weights: a diffusers folder, a single file, or a Hugging Face hub id.
+
+    Args:
+        source: Where it is.
+        revision: Revision of a hub id.
+        allow_pickle: Whether weights may come from a `.ckpt` or `.bin`, which are pickles.
+
+    Raises:
+        InputError: If there is nothing usable at `source`.
+    """
+    from riffusion_train.model.single_file import open_single_file
+    from riffusion_train.model.stored import open_folder
+
     path = Path(source).expanduser()
     if path.is_file():
-        return _load_single_file(path)
+        return open_single_file(path, allow_pickle=allow_pickle)
     if path.is_dir():
-        if not (path / MODEL_INDEX_FILE).is_file():
-            raise InputError(f"{path}: no {MODEL_INDEX_FILE}; this is not a diffusers folder")
-        return _load_parts(str(path), None, load_spectrogram(path))
+        return open_folder(path, str(path), allow_pickle=allow_pickle)
     if source.count("/") != 1 or source.startswith((".", "~")) or source.endswith((".safetensors", ".ckpt")):
         raise InputError(f"{source}: no such file or folder, and not a hub id (user/name)")
-    return _load_parts(source, revision, _hub_spectrogram(source, revision))
+    return open_folder(_fetch(source, revision, allow_pickle), source, allow_pickle=allow_pickle)
 
 
-def _load_parts(source: str, revision: str | None, spectrogram: SpectrogramConfig | None) -> Components:
-    from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    def load(kind: Any, part: str, **options: Any) -> Any:
-        return _explained(source, part, lambda: kind.from_pretrained(source, subfolder=part, **options))
-
-    at = {"revision": revision} if revision else {}
-    weights = {"use_safetensors": True, **at}
-    return Components(
-        vae=load(AutoencoderKL, "vae", dtype=torch.float32, **weights),
-        text_encoder=load(CLIPTextModel, "text_encoder", dtype=torch.float32, **weights),
-        unet=load(UNet2DConditionModel, "unet", dtype=torch.float32, **weights),
-        tokenizer=load(CLIPTokenizer, "tokenizer", **at),
-        scheduler=load(PNDMScheduler, "scheduler", **at),
-        spectrogram=spectrogram,
-        source=source,
-    )
-
-
-def _load_single_file(path: Path) -> Components:
-    """Load an LDM-layout `.safetensors` file; the configs come from this package, not from the network."""
-    from safetensors import SafetensorError
-
-    from riffusion_train.model.single_file import load_single_file, read_metadata_spectrogram
-
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path}: only .safetensors files are read (a .ckpt is a pickle that can run code)")
-    try:
-        spectrogram = read_metadata_spectrogram(path)
-        parts = load_single_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error})") from None
-    return Components(**parts, spectrogram=spectrogram, source=str(path))
-
-
-def _hub_spectrogram(source: str, revision: str | None) -> SpectrogramConfig | None:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    from riffusion_train.config.spectrogram import SPECTROGRAM_FILE
-
-    def fetch() -> SpectrogramConfig | None:
-        try:
-            file = Path(hf_hub_download(source, SPECTROGRAM_FILE, revision=revision))
-        except EntryNotFoundError:
-            return None
-        return load_spectrogram(file.parent)
-
-    return _explained(source, SPECTROGRAM_FILE, fetch)
-
-
-def _explained(source: str, part: str, load: Callable[[], Any]) -> Any:
-    """Run a loader; turn what it raises for unusable input into one line."""
+def _fetch(source: str, revision: str | None, allow_pickle: bool) -> Path:
+    """Fetch the parts of a model from the hub; return the folder in the local cache."""
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from safetensors import SafetensorError
 
+    patterns = [MODEL_INDEX_FILE, SPECTROGRAM_FILE, "tokenizer/*", "scheduler/*"]
+    for part in ("unet", "vae", "text_encoder"):
+        patterns += [f"{part}/config.json", f"{part}/*.safetensors", f"{part}/*.safetensors.index.json"]
+        patterns += [f"{part}/{stem}.bin" for stem in ("diffusion_pytorch_model", "pytorch_model") if allow_pickle]
     try:
-        return load()
+        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{source}: cannot be fetched from the hub ({reason})") from None
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{source}: cannot read its {part} ({reason})") from None
 
 
 def write_components(folder: Path, components: Components) -> None:
     """Write a model as a diffusers folder of safetensors files, with `spectrogram.json` where it is known."""
+    from riffusion_train.model.stored import stored_components
+
+    write_model(folder, stored_components(components))
+
+
+def write_model(folder: Path, model: "StoredModel", *, dtype: torch.dtype | None = None) -> None:
+    """Write a stored model as a diffusers folder, tensor by tensor.
+
+    The text encoder's keys keep the `text_model.` that transformers 4 knows; transformers 5 reads them too.
+
+    Args:
+        folder: The folder to write into.
+        model: The model.
+        dtype: What the weights become; None keeps them.
+    """
     import diffusers
 
+    from riffusion_train.model.stored import WEIGHT_STEMS
+    from riffusion_train.model.tensor_file import write_tensors
+
+    parts = model.skeleton
     folder.mkdir(parents=True, exist_ok=True)
-    for name, module in components.modules.items():
-        module.save_pretrained(folder / name, safe_serialization=True)  # type: ignore[operator]
-    components.tokenizer.save_pretrained(folder / "tokenizer")
-    if len(components.tokenizer) == VOCABULARY_SIZE:
-        write_tokenizer(folder / "tokenizer")
-    components.scheduler.save_pretrained(folder / "scheduler")
-    if components.spectrogram is not None:
-        write_spectrogram(folder, components.spectrogram)
+    for part, weights in model.tensors.items():
+        (folder / part).mkdir(exist_ok=True)
+        prefix = "text_model." if part == "text_encoder" else ""
+        write_tensors(
+            folder / part / f"{WEIGHT_STEMS[part]}.safetensors",
+            {prefix + name: tensor for name, tensor in weights.items()},
+            dtype=dtype,
+            metadata={"format": "pt"},
+        )
+    parts.unet.save_config(folder / "unet")
+    parts.vae.save_config(folder / "vae")
+    parts.text_encoder.config.architectures = ["CLIPTextModel"]
+    parts.text_encoder.config.save_pretrained(folder / "text_encoder")
+    save_tokenizer(parts.tokenizer, folder / "tokenizer")
+    parts.scheduler.save_pretrained(folder / "scheduler")
+    if parts.spectrogram is not None:
+        write_spectrogram(folder, parts.spectrogram)
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": diffusers.__version__,
@@ -159,7 +152,7 @@ def write_components(folder: Path, components: Components) -> None:
         "image_encoder": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],
-        "scheduler": ["diffusers", type(components.scheduler).__name__],
+        "scheduler": ["diffusers", type(parts.scheduler).__name__],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],

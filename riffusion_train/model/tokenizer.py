@@ -4,6 +4,7 @@ The rebuilt `vocab.json` and `merges.txt` have the SHA-256 sums of the files tha
 checked every time.
 """
 
+import functools
 import gzip
 import hashlib
 import json
@@ -56,12 +57,7 @@ def write_tokenizer(folder: Path) -> None:
     Raises:
         RuntimeError: If the packaged vocabulary or a rebuilt file does not have the published SHA-256.
     """
-    packed = (resources.files("riffusion_train.model") / "vocabulary" / _VOCABULARY_FILE).read_bytes()
-    _check(_VOCABULARY_FILE, packed)
-    merges = gzip.decompress(packed).decode("utf-8").split("\n")[1 : _NUM_MERGES + 1]
-    symbols = _byte_symbols()
-    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *("".join(merge.split()) for merge in merges)]
-    ids = {token: index for index, token in enumerate([*tokens, _START, _END])}
+    ids, merges = _standard_vocabulary()
     vocabulary = json.dumps(ids, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
     files = {
         "vocab.json": vocabulary.encode("utf-8"),
@@ -72,6 +68,41 @@ def write_tokenizer(folder: Path) -> None:
         _check(name, content)
         (folder / name).write_bytes(content)
     (folder / "tokenizer_config.json").write_text(json.dumps(_SETTINGS, indent=2) + "\n", encoding="utf-8")
+
+
+def save_tokenizer(tokenizer: "CLIPTokenizer", folder: Path) -> None:
+    """Write a tokenizer for every transformers: `tokenizer.json` for 5, `vocab.json` and `merges.txt` for 4's slow class."""
+    if is_standard(tokenizer):
+        tokenizer.save_pretrained(folder)
+        write_tokenizer(folder)
+        return
+    tokenizer.save_pretrained(folder)
+    if (folder / "vocab.json").is_file() or not (folder / "tokenizer.json").is_file():
+        return
+    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    vocabulary = json.dumps(model["vocab"], ensure_ascii=False, indent=2) + "\n"
+    (folder / "vocab.json").write_text(vocabulary, encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+
+
+def is_standard(tokenizer: "CLIPTokenizer") -> bool:
+    """Say whether a tokenizer has exactly the vocabulary of Stable Diffusion 1.5."""
+    if len(tokenizer) != VOCABULARY_SIZE:
+        return False
+    vocabulary, _ = _standard_vocabulary()
+    return tokenizer.get_vocab() == vocabulary
+
+
+@functools.cache
+def _standard_vocabulary() -> tuple[dict[str, int], list[str]]:
+    """Return the ids of the tokens, and the merges in order."""
+    packed = (resources.files("riffusion_train.model") / "vocabulary" / _VOCABULARY_FILE).read_bytes()
+    _check(_VOCABULARY_FILE, packed)
+    merges = gzip.decompress(packed).decode("utf-8").split("\n")[1 : _NUM_MERGES + 1]
+    symbols = _byte_symbols()
+    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *("".join(merge.split()) for merge in merges)]
+    return {token: index for index, token in enumerate([*tokens, _START, _END])}, merges
 
 
 def _check(name: str, content: bytes) -> None:

@@ -11,7 +11,7 @@ from riffusion_train.audio.files import read_audio
 from riffusion_train.audio.image import load_image
 from riffusion_train.cli.main import main
 from riffusion_train.config.errors import EXIT_INPUT
-from riffusion_train.export.folder import export_diffusers
+from riffusion_train.export.exporting import export_run
 from riffusion_train.sampling.denoise import initial_noise
 from riffusion_train.sampling.sampler import Sampler
 from riffusion_train.training.setup import run_training
@@ -22,7 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sample")
     words = ["max_train_steps=5", "method.train_text_encoder=true"]
     run = run_training(train_config(write_dataset(folder / "dataset"), folder / "run", *words), [])
-    export_diffusers(run, folder / "model")
+    export_run(run, folder / "model")
     return folder / "model"
 
 

@@ -9,6 +9,7 @@ from riffusion_train.config.compose import compose, conf_dir, config_keys, load_
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.export import ExportConfig
+from riffusion_train.config.import_model import ImportConfig
 from riffusion_train.config.model import ModelName
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.config.sample import SampleConfig
@@ -19,6 +20,7 @@ ROOTS = {
     "prepare": (PrepareConfig, ["audio=a", "out=o"]),
     "sample": (SampleConfig, ["out=o"]),
     "export": (ExportConfig, ["run=r", "out=o"]),
+    "import": (ImportConfig, ["out=o"]),
     "demo": (DemoConfig, []),
 }
 GROUPS = sorted(path for path in conf_dir().rglob("*.yaml") if path.parent != conf_dir())

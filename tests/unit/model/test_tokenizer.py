@@ -1,10 +1,19 @@
 import gzip
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
 import riffusion_train.model.tokenizer as tokenizer_module
-from riffusion_train.model.tokenizer import MAX_LENGTH, VOCABULARY_SIZE, build_tokenizer, write_tokenizer
+from riffusion_train.model.tokenizer import (
+    MAX_LENGTH,
+    VOCABULARY_SIZE,
+    build_tokenizer,
+    is_standard,
+    save_tokenizer,
+    write_tokenizer,
+)
 
 
 def test_the_ids_are_those_of_stable_diffusion() -> None:
@@ -22,10 +31,38 @@ def test_long_texts_are_cut_and_short_ones_padded_with_the_end_token() -> None:
         assert ids[-1] == 49407
 
 
+def test_transformers_4_finds_the_files_that_it_reads(tmp_path: Path) -> None:
+    save_tokenizer(build_tokenizer(), tmp_path)
+    assert {"vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"} <= {
+        p.name for p in tmp_path.iterdir()
+    }
+    for name in ("vocab.json", "merges.txt"):
+        # The sums of the files that Stable Diffusion 1.5 ships: transformers 4's slow tokenizer is built from these two.
+        found = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        assert found == tokenizer_module._SHA256[name]
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "CLIPTokenizer"
+    assert settings["pad_token"] == "<|endoftext|>"
+
+
+def test_a_tokenizer_with_words_of_its_own_keeps_them_in_every_file(tmp_path: Path) -> None:
+    from transformers import CLIPTokenizer
+
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens(["<my-band>"])
+    assert not is_standard(tokenizer)
+    save_tokenizer(tokenizer, tmp_path)
+    ids = tokenizer("a <my-band> song")["input_ids"]
+    assert CLIPTokenizer.from_pretrained(tmp_path)("a <my-band> song")["input_ids"] == ids
+    assert len(json.loads((tmp_path / "vocab.json").read_text())) == VOCABULARY_SIZE
+    assert (tmp_path / "merges.txt").read_text().splitlines()[1] == "i n"
+
+
 def test_a_damaged_vocabulary_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary = tmp_path / "vocabulary"
     vocabulary.mkdir()
     (vocabulary / tokenizer_module._VOCABULARY_FILE).write_bytes(gzip.compress(b"not the vocabulary"))
+    tokenizer_module._standard_vocabulary.cache_clear()
     monkeypatch.setattr(tokenizer_module.resources, "files", lambda package: tmp_path)
     with pytest.raises(RuntimeError, match="the installation is damaged"):
         write_tokenizer(tmp_path / "out")

@@ -1,0 +1,210 @@
+"""Say what a model or LoRA is: `riffusion doctor FILE`."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from riffusion_train.config.errors import InputError
+from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
+from riffusion_train.export.summary import SUMMARY_FILE, SUMMARY_KEY
+from riffusion_train.model.components import MODEL_INDEX_FILE, open_model
+from riffusion_train.model.family import LORA_DIFFUSERS, LORA_KOHYA, family_of, folder_family
+from riffusion_train.model.lora import LORA_FILE
+from riffusion_train.model.single_file import CONFIGS_KEY, read_metadata_spectrogram
+from riffusion_train.model.stored import WEIGHT_STEMS, StoredModel, read_json
+from riffusion_train.model.tensor_file import StoredTensor, open_tensors
+
+_UNKNOWN = "not said"
+_DOWN_ENDS = (".lora_A.weight", ".lora_down.weight", "lora.down.weight", ".lora_linear_layer.down.weight")
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a file or folder is. `_UNKNOWN` stands where it does not say."""
+
+    what: str
+    """Kind and layout, in words."""
+    base: str
+    """The model it was made from."""
+    codec: str
+    """What its pictures mean."""
+    target: str
+    """What the UNet predicts."""
+    dtype: str
+    """Kinds of number, the most frequent first."""
+    size: str
+    """Parameters and bytes."""
+    sampler: str
+    """Whether `riffusion sample` can use it; if not, why, or what to do."""
+
+    def lines(self) -> list[str]:
+        """Return one line for every field."""
+        return [f"{name:<8} {value}" for name, value in dataclasses.asdict(self).items()]
+
+
+def describe(source: str) -> Description:
+    """Describe a diffusers folder, a single file, a LoRA, or a model on the hub.
+
+    Raises:
+        InputError: If there is nothing, or the file is damaged.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir() and (path / LORA_FILE).is_file():
+        return _describe_lora(path, *open_tensors(path / LORA_FILE))
+    if path.is_dir():
+        return _describe_folder(path)
+    if path.is_file() and path.suffix != ".safetensors":
+        return _describe_pickle(path)
+    if path.is_file():
+        tensors, metadata = open_tensors(path)
+        family = family_of({name: tensor.shape for name, tensor in tensors.items()})
+        if family in (LORA_DIFFUSERS, LORA_KOHYA):
+            return _describe_lora(path, tensors, metadata)
+        return _describe_file(path, family, tensors, metadata)
+    return _describe_model("a diffusers model on the hub", open_model(source), {}, 0)
+
+
+def _describe_folder(path: Path) -> Description:
+    if (path / "manifest.json").is_file() and (path / "config.yaml").is_file():
+        raise InputError(f"{path}: a run, not a model; riffusion export run={path} out=MODEL, or look at {path}/final")
+    if not (path / MODEL_INDEX_FILE).is_file():
+        raise InputError(f"{path}: no {MODEL_INDEX_FILE}; this is not a diffusers folder")
+    family = folder_family(read_json(path / MODEL_INDEX_FILE), _json_or_empty(path / "unet" / "config.json"))
+    num_bytes = sum(file.stat().st_size for part in WEIGHT_STEMS for file in (path / part).glob("*.safetensors"))
+    summary = _json_or_empty(path / SUMMARY_FILE)
+    what = f"{family}, as a diffusers folder"
+    try:
+        return _describe_model(what, open_model(str(path)), summary, num_bytes)
+    except InputError as error:
+        return _unusable(what, _codec_text(load_spectrogram(path)), [], num_bytes, str(error))
+
+
+def _describe_file(
+    path: Path, family: str, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]
+) -> Description:
+    num_bytes = path.stat().st_size
+    what = f"{family}, as one file" + (
+        " in the LDM layout" if family.startswith(("Stable Diffusion 1", "the arch")) else ""
+    )
+    try:
+        described = _describe_model(what, open_model(str(path)), _summary(metadata), num_bytes)
+    except InputError as error:
+        return _unusable(
+            what, _codec_text(read_metadata_spectrogram(path, metadata)), tensors.values(), num_bytes, str(error)
+        )
+    if CONFIGS_KEY not in metadata and "modelspec.prediction_type" not in metadata:
+        described = dataclasses.replace(described, target="not said; epsilon is assumed")
+    return described
+
+
+def _describe_model(what: str, model: StoredModel, summary: Mapping[str, Any], num_bytes: int) -> Description:
+    parts = model.skeleton
+    tensors = [tensor for weights in model.tensors.values() for tensor in weights.values()]
+    return Description(
+        what=what,
+        base=_base(summary),
+        codec=_codec_text(parts.spectrogram),
+        target=str(parts.scheduler.config.prediction_type),  # type: ignore[attr-defined]
+        dtype=_dtypes(tensors),
+        size=_size(tensors, num_bytes),
+        sampler="yes"
+        if parts.spectrogram
+        else "yes, with riffusion_v1 assumed; riffusion import … codec=PRESET sets it",
+    )
+
+
+def _describe_lora(path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> Description:
+    family = family_of({name: tensor.shape for name, tensor in tensors.items()})
+    downs = {name: one.shape for name, one in tensors.items() if name.endswith(_DOWN_ENDS)}
+    ranks = sorted({shape[0] for shape in downs.values()})
+    widths = sorted({shape[1] for name, shape in downs.items() if "attn2" in name and "to_k" in name})
+    text = f", text width {', '.join(map(str, widths))}" if widths else ""
+    summary = _summary(metadata)
+    base = _base(summary) if summary else metadata.get("ss_base_model_version", _UNKNOWN)
+    codec = read_metadata_spectrogram(path, metadata) or (load_spectrogram(path) if path.is_dir() else None)
+    file = path / LORA_FILE if path.is_dir() else path
+    other = [width for width in widths if width in (1024, 2048)]
+    return Description(
+        what=f"{family}: {len(downs)} layers of rank {', '.join(map(str, ranks))}{text}",
+        base=base,
+        codec=_codec_text(codec),
+        target=str(summary.get("prediction_type", _UNKNOWN)),
+        dtype=_dtypes(tensors.values()),
+        size=_size(tensors.values(), file.stat().st_size),
+        sampler="no: it is for another model than Stable Diffusion 1.x"
+        if other
+        else f"not alone; merge it: riffusion import {path} base=MODEL out=DIR",
+    )
+
+
+def _describe_pickle(path: Path) -> Description:
+    with path.open("rb") as file:
+        pickled = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+    if not pickled:
+        raise InputError(f"{path}: neither safetensors nor a pickle of weights")
+    convert = f"no; convert it if you trust it: riffusion import {path} out=DIR allow_pickle=true"
+    return Description(
+        "a pickle (.ckpt), which can run code and was not opened",
+        _UNKNOWN,
+        _UNKNOWN,
+        _UNKNOWN,
+        _UNKNOWN,
+        _bytes_text(path.stat().st_size),
+        convert,
+    )
+
+
+def _unusable(what: str, codec: str, tensors: Iterable[StoredTensor], num_bytes: int, reason: str) -> Description:
+    weights = list(tensors)
+    size = _size(weights, num_bytes) if weights else _bytes_text(num_bytes)
+    return Description(what, _UNKNOWN, codec, _UNKNOWN, _dtypes(weights), size, f"no: {reason}")
+
+
+def _summary(metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        found = json.loads(metadata.get(SUMMARY_KEY, "{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _json_or_empty(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _base(summary: Mapping[str, Any]) -> str:
+    if not summary:
+        return _UNKNOWN
+    base, method, step, weights = (summary.get(key) for key in ("base_model", "method", "step", "weights"))
+    return f"{base}; {method}, step {step}, {weights} weights"
+
+
+def _codec_text(codec: SpectrogramConfig | None) -> str:
+    if codec is None:
+        return _UNKNOWN
+    size = f"{codec.width_px} x {codec.n_mels} px, {codec.clip_s:.2f} s"
+    return f"{codec.name}: {size}, {codec.channels.value}, {codec.rate_hz} Hz"
+
+
+def _dtypes(tensors: Iterable[StoredTensor]) -> str:
+    counts: dict[str, int] = {}
+    for tensor in tensors:
+        name = str(tensor.dtype).removeprefix("torch.")
+        counts[name] = counts.get(name, 0) + 1
+    return ", ".join(sorted(counts, key=lambda name: -counts[name])) or _UNKNOWN
+
+
+def _size(tensors: Iterable[StoredTensor], num_bytes: int) -> str:
+    count = 0
+    for tensor in tensors:
+        product = 1
+        for length in tensor.shape:
+            product *= length
+        count += product
+    return f"{count:,} numbers" + (f", {_bytes_text(num_bytes)}" if num_bytes else "")
+
+
+def _bytes_text(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.2f} MB"

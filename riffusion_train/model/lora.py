@@ -1,0 +1,282 @@
+"""Low-rank adapters in files (Hu et al. 2021, arXiv:2106.09685): diffusers' and kohya's layout, and merging into a model.
+
+Both layouts hold two matrices for every adapted layer. diffusers names the layer by its path and keeps the scale once, in the
+metadata; kohya's sd-scripts join the path with underscores and keep an `alpha` beside every layer.
+"""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from riffusion_train.config.errors import InputError
+from riffusion_train.config.spectrogram import SpectrogramConfig, to_data
+from riffusion_train.model.family import LORA_DIFFUSERS, LORA_KOHYA, family_of
+from riffusion_train.model.single_file import METADATA_KEY, read_metadata_spectrogram
+from riffusion_train.model.stored import StoredModel, shortened
+from riffusion_train.model.tensor_file import StoredTensor, open_tensors, stored, write_tensors
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""Name of the file in a folder of adapters in diffusers' layout."""
+
+_ADAPTER_METADATA_KEY = "lora_adapter_metadata"
+_SUFFIXES = {
+    ".lora_A.weight": "down",
+    ".lora_B.weight": "up",
+    ".lora.down.weight": "down",
+    ".lora.up.weight": "up",
+    ".lora_linear_layer.down.weight": "down",
+    ".lora_linear_layer.up.weight": "up",
+    ".lora_down.weight": "down",
+    ".lora_up.weight": "up",
+    ".alpha": "alpha",
+}
+_KOHYA_PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_"}
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraLayer:
+    """The adapter of one layer: its weight is changed by `alpha / rank * up @ down`."""
+
+    down: Tensor
+    """(rank, in), or (rank, in, height, width) for a convolution."""
+    up: Tensor
+    """(out, rank), or (out, rank, 1, 1)."""
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """Width of the bottleneck."""
+        return int(self.down.shape[0])
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Shape of the weight it changes."""
+        return (int(self.up.shape[0]), *(int(length) for length in self.down.shape[1:]))
+
+    def change(self) -> Tensor:
+        """Return what is added to the weight, in fp32."""
+        product = self.up.float().flatten(1) @ self.down.float().flatten(1)
+        return (self.alpha / self.rank) * product.reshape(self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """Adapters of a model, by the path of the layer: `unet.down_blocks.0…to_q`, `text_encoder.encoder.layers.0…q_proj`."""
+
+    layers: dict[str, LoraLayer]
+    spectrogram: SpectrogramConfig | None
+    metadata: dict[str, str]
+    layout: str
+    """`diffusers` or `kohya`: how the file was written."""
+    source: str
+
+
+def read_lora(path: Path, modules: Mapping[str, nn.Module], where: str = "Stable Diffusion 1.x") -> Lora:
+    """Read adapters of either layout.
+
+    Args:
+        path: The file, or the folder that a LoRA run wrote.
+        modules: The networks they are for, on any device: they name the layers and say their sizes.
+        where: What these networks are, for messages.
+
+    Raises:
+        InputError: If the file is damaged, holds other adapters than LoRA, or does not fit the networks.
+    """
+    file = path / LORA_FILE if path.is_dir() else path
+    tensors, metadata = open_tensors(file)
+    family = family_of({name: tensor.shape for name, tensor in tensors.items()})
+    if family not in (LORA_KOHYA, LORA_DIFFUSERS):
+        raise InputError(f"{file}: this is {family}, not a LoRA")
+    named = _kohya_paths(modules) if family == LORA_KOHYA else {}
+    parts: dict[str, dict[str, Tensor]] = {}
+    odd = []
+    for key, tensor in tensors.items():
+        name, kind = _split(key)
+        layer = named.get(name) if family == LORA_KOHYA else _plain_path(name)
+        if layer is None or not kind:
+            odd.append(key)
+        else:
+            parts.setdefault(layer, {})[kind] = tensor.load()
+    if odd:
+        raise InputError(f"{file}: does not fit {where}: {len(odd)} unexpected keys: {shortened(odd)}")
+    halves = [layer for layer, found in parts.items() if not {"down", "up"} <= set(found)]
+    if halves:
+        raise InputError(f"{file}: {len(halves)} layers have only one half of their adapter: {shortened(halves)}")
+    scales = _scales(file, metadata)
+    layers = {layer: _layer(layer, found, scales) for layer, found in parts.items()}
+    _check_fits(file, layers, modules, where)
+    codec = read_metadata_spectrogram(file, metadata)
+    if codec is None and path.is_dir():
+        from riffusion_train.config.spectrogram import load_spectrogram
+
+        codec = load_spectrogram(path)
+    return Lora(layers, codec, metadata, "kohya" if family == LORA_KOHYA else "diffusers", str(path))
+
+
+def write_diffusers_lora(path: Path, lora: Lora, *, dtype: torch.dtype | None = None, extra: Mapping[str, str]) -> None:
+    """Write adapters in diffusers' layout, with peft's config in the metadata.
+
+    Args:
+        path: The file.
+        lora: The adapters.
+        dtype: What the weights become; None keeps them.
+        extra: More metadata.
+    """
+    tensors: dict[str, StoredTensor] = {}
+    config: dict[str, Any] = {}
+    for part in ("unet", "text_encoder"):
+        layers = {name.partition(".")[2]: one for name, one in lora.layers.items() if name.startswith(part + ".")}
+        prefix = f"{part}.text_model." if part == "text_encoder" else f"{part}."
+        for name, layer in layers.items():
+            tensors[f"{prefix}{name}.lora_A.weight"] = stored(layer.down)
+            tensors[f"{prefix}{name}.lora_B.weight"] = stored(layer.up)
+        if layers:
+            config |= {f"{part}.{key}": value for key, value in _peft_config(layers).items()}
+    texts = {"format": "pt", _ADAPTER_METADATA_KEY: json.dumps(config, indent=2, sort_keys=True)}
+    write_tensors(path, tensors, dtype=dtype, metadata=texts | _codec_text(lora) | dict(extra))
+
+
+def write_kohya_lora(path: Path, lora: Lora, *, dtype: torch.dtype | None = None, extra: Mapping[str, str]) -> None:
+    """Write adapters in kohya's layout, as A1111, Forge and ComfyUI read them; arguments as in `write_diffusers_lora`."""
+    tensors: dict[str, StoredTensor] = {}
+    for name, layer in lora.layers.items():
+        part, _, rest = name.partition(".")
+        start = _KOHYA_PREFIXES[part] + rest.replace(".", "_")
+        tensors[f"{start}.lora_down.weight"] = stored(layer.down)
+        tensors[f"{start}.lora_up.weight"] = stored(layer.up)
+        tensors[f"{start}.alpha"] = stored(torch.tensor(layer.alpha))
+    ranks = {layer.rank for layer in lora.layers.values()}
+    alphas = {layer.alpha for layer in lora.layers.values()}
+    texts = {
+        "format": "pt",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
+        "ss_network_alpha": str(alphas.pop()) if len(alphas) == 1 else "Dynamic",
+        "ss_base_model_version": "sd_v1",
+        "ss_v2": "False",
+    }
+    write_tensors(path, tensors, dtype=dtype, metadata=texts | _codec_text(lora) | dict(extra))
+
+
+def merged(model: StoredModel, lora: Lora, scale: float = 1.0) -> StoredModel:
+    """Return the model with adapters added to the weights they adapt; the sums are made when they are read, in fp32."""
+
+    def changed(base: StoredTensor, layer: LoraLayer) -> StoredTensor:
+        return StoredTensor(base.shape, torch.float32, lambda: base.load().float() + scale * layer.change())
+
+    weights = {}
+    for name, layer in lora.layers.items():
+        part, _, rest = name.partition(".")
+        weights[f"{name}.weight"] = changed(model.tensors[part][f"{rest}.weight"], layer)
+    return model.replaced(weights)
+
+
+def from_peft(tensors: Mapping[str, Tensor], alpha: float, spectrogram: SpectrogramConfig | None, source: str) -> Lora:
+    """Return adapters from a network's own names for them, as a checkpoint keeps them: `unet.….lora_A.default.weight`."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, kind = _split(re.sub(r"\.(lora_[AB])\.\w+\.weight$", r".\1.weight", key))
+        parts.setdefault(name, {})[kind] = tensor
+    layers = {name: LoraLayer(found["down"], found["up"], alpha) for name, found in parts.items()}
+    return Lora(layers, spectrogram, {}, "diffusers", source)
+
+
+def _split(key: str) -> tuple[str, str]:
+    """Split a key into its layer and `down`, `up` or `alpha`; both empty where it is no part of a LoRA."""
+    # diffusers up to 0.20 kept adapters in the attention's processor: `attn1.processor.to_out_lora.down.weight`.
+    if found := re.fullmatch(r"(.*)\.processor\.(to_\w+?)_lora\.(down|up)\.weight", key):
+        inner = "to_out.0" if found[2] == "to_out" else found[2]
+        return f"{found[1]}.{inner}", found[3]
+    for suffix, kind in _SUFFIXES.items():
+        if key.endswith(suffix):
+            return key.removesuffix(suffix), kind
+    return "", ""
+
+
+def _plain_path(name: str) -> str | None:
+    name = name.removeprefix("base_model.model.")
+    if name.startswith("text_encoder."):
+        return "text_encoder." + name.removeprefix("text_encoder.").removeprefix("text_model.")
+    if name.startswith("unet."):
+        return name
+    return f"unet.{name}" if name.startswith(("down_blocks.", "mid_block.", "up_blocks.")) else None
+
+
+def _kohya_paths(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Return the path of every layer by its name in kohya's layout."""
+    return {
+        prefix + name.removeprefix("text_model.").replace(".", "_"): f"{part}.{name.removeprefix('text_model.')}"
+        for part, prefix in _KOHYA_PREFIXES.items()
+        for name, module in modules[part].named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    }
+
+
+def _scales(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    text = metadata.get(_ADAPTER_METADATA_KEY)
+    if text is None:
+        return {}
+    try:
+        scales = json.loads(text)
+    except ValueError:
+        raise InputError(f"{file}: its metadata '{_ADAPTER_METADATA_KEY}' is not valid JSON") from None
+    if any(scales.get(f"{part}.use_dora") for part in _KOHYA_PREFIXES):
+        raise InputError(f"{file}: a DoRA, which is more than a LoRA; merge it with diffusers first")
+    return dict(scales)
+
+
+def _layer(name: str, found: Mapping[str, Tensor], scales: Mapping[str, Any]) -> LoraLayer:
+    """Build a layer; its alpha is its own, or the metadata's, or its rank, which scales by one."""
+    part, _, rest = name.partition(".")
+    rank = int(found["down"].shape[0])
+    if "alpha" in found:
+        alpha = float(found["alpha"])
+    else:
+        patterns = scales.get(f"{part}.alpha_pattern") or {}
+        alpha = float(patterns.get(rest, scales.get(f"{part}.lora_alpha", rank)))
+        if scales.get(f"{part}.use_rslora"):
+            alpha *= math.sqrt(rank)
+    return LoraLayer(found["down"], found["up"], alpha)
+
+
+def _check_fits(file: Path, layers: Mapping[str, LoraLayer], modules: Mapping[str, nn.Module], where: str) -> None:
+    shapes = {
+        f"{part}.{name.removeprefix('text_model.')}": tuple(module.weight.shape)
+        for part in _KOHYA_PREFIXES
+        for name, module in modules[part].named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    }
+    odd = [name for name, layer in layers.items() if name not in shapes or layer.size != shapes[name]]
+    if odd:
+        raise InputError(
+            f"{file}: was trained on another base than {where}: {len(odd)} of its {len(layers)} layers are missing there "
+            f"or of another size: {shortened(odd)}"
+        )
+
+
+def _peft_config(layers: Mapping[str, LoraLayer]) -> dict[str, Any]:
+    """Return peft's config for layers of the part; what is most common is the rule, the rest are patterns."""
+    from peft import LoraConfig
+
+    ranks = [layer.rank for layer in layers.values()]
+    alphas = [layer.alpha for layer in layers.values()]
+    rank, alpha = max(set(ranks), key=ranks.count), max(set(alphas), key=alphas.count)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        rank_pattern={name: layer.rank for name, layer in layers.items() if layer.rank != rank},
+        alpha_pattern={name: layer.alpha for name, layer in layers.items() if layer.alpha != alpha},
+        target_modules=sorted(layers),
+    ).to_dict()
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+
+
+def _codec_text(lora: Lora) -> dict[str, str]:
+    return {} if lora.spectrogram is None else {METADATA_KEY: json.dumps(to_data(lora.spectrogram))}

@@ -1,0 +1,156 @@
+"""Tensors on disk, one at a time: weights stream from file to file and are never in memory as a whole.
+
+The layout that is written is safetensors' own: eight bytes with the length of the header, the header as JSON, the tensors.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from riffusion_train.config.errors import InputError
+
+_CODES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that is read when it is needed."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    load: Callable[[], Tensor]
+    """Reads it; every call gives a tensor that the caller may keep."""
+
+
+def stored(tensor: Tensor) -> StoredTensor:
+    """Wrap a tensor that is in memory already."""
+    return StoredTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor)
+
+
+def open_tensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """List the tensors of a safetensors file without reading them.
+
+    The file is opened anew for every tensor, so that the memory of those that are done with goes back to the system.
+
+    Returns:
+        The tensors by name, and the file's metadata.
+
+    Raises:
+        InputError: If it is no safetensors file, a truncated one, or holds a kind of number that is not used here.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    with path.open("rb") as file:
+        if file.read(4).startswith(_PICKLE_STARTS):
+            raise InputError(
+                f"{path}: not a whole safetensors file: it is a pickle under that name, which can run code; get the real "
+                ".safetensors file"
+            )
+
+    def reader(name: str) -> Callable[[], Tensor]:
+        def load() -> Tensor:
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor(name)
+
+        return load
+
+    tensors = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                part = file.get_slice(name)
+                if part.get_dtype() not in _DTYPES:
+                    raise InputError(
+                        f"{path}: {name} is {part.get_dtype()}, a quantised file; get the fp16 or fp32 one"
+                    )
+                tensors[name] = StoredTensor(tuple(part.get_shape()), _DTYPES[part.get_dtype()], reader(name))
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
+    return tensors, metadata
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, StoredTensor],
+    *,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write tensors one by one as a safetensors file.
+
+    Args:
+        path: The file; on an error it is taken away again.
+        tensors: What to write, by name.
+        dtype: What floating-point tensors become; None keeps them. Whole numbers are never converted.
+        metadata: Text that goes into the header.
+
+    Raises:
+        InputError: If a weight is too large for `dtype`.
+    """
+    kinds = {
+        name: dtype if dtype and tensor.dtype.is_floating_point else tensor.dtype for name, tensor in tensors.items()
+    }
+    # Large kinds of number first, as safetensors does, so that every tensor lies at a multiple of its own size.
+    names = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in names:
+        start, end = end, end + torch.Size(tensors[name].shape).numel() * kinds[name].itemsize
+        header[name] = {
+            "dtype": _CODES[kinds[name]],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    with removed_on_error(path), path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            tensor = _converted(name, tensors[name].load(), kinds[name])
+            if tuple(tensor.shape) != tensors[name].shape:
+                raise RuntimeError(f"{name}: read as {tuple(tensor.shape)}, announced as {tensors[name].shape}")
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def removed_on_error(path: Path) -> Iterator[None]:
+    """Take a file away again where writing it fails."""
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == dtype:
+        return tensor.contiguous()
+    converted = tensor.to(dtype)
+    if dtype is torch.float16 and not converted.isfinite().all() and tensor.isfinite().all():
+        raise InputError(f"dtype=fp16: the weight {name} is too large for it; take dtype=bf16 or fp32")
+    return converted.contiguous()

@@ -1,0 +1,116 @@
+"""A stand-in for the Hugging Face hub on this machine: the part of its HTTP API that an upload uses."""
+
+import base64
+import contextlib
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class StandInHub:
+    """Keeps what was uploaded. Large files go the LFS way, as on the real hub; small ones inside the commit."""
+
+    def __init__(self) -> None:
+        self.created: list[dict[str, Any]] = []
+        self.files: dict[str, bytes] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.refuses = False
+        self.endpoint = ""
+
+    def answer(self, path: str, body: bytes) -> tuple[int, Any]:
+        """Answer a POST."""
+        if self.refuses:
+            return 403, {"error": "Forbidden: you don't have the rights to create a model under this namespace"}
+        if path == "/api/validate-yaml":  # the card's header
+            return 200, {"errors": [], "warnings": []}
+        if path == "/api/repos/create":
+            self.created.append(json.loads(body))
+            return 200, {"url": f"{self.endpoint}/{self._name()}"}
+        if path.startswith("/api/models/") and "/preupload/" in path:
+            wanted = json.loads(body)["files"]
+            return 200, {"files": [self._mode(file["path"]) for file in wanted]}
+        if path.endswith("/info/lfs/objects/batch"):
+            objects = json.loads(body)["objects"]
+            return 200, {"transfer": "basic", "objects": [self._place(one) for one in objects]}
+        if path.startswith("/api/models/") and "/commit/" in path:
+            self._commit(body)
+            return 200, {"commitUrl": f"{self.endpoint}/{self._name()}/commit/1", "commitOid": "1" * 40}
+        return 404, {"error": f"no such path: {path}"}
+
+    def put(self, path: str, body: bytes) -> int:
+        """Take a large file; its address has its sum."""
+        oid = path.rpartition("/")[2]
+        if hashlib.sha256(body).hexdigest() != oid:
+            return 400
+        self.blobs[oid] = body
+        return 200
+
+    def _name(self) -> str:
+        made = self.created[-1]
+        return f"{made['organization']}/{made['name']}" if made.get("organization") else str(made["name"])
+
+    def _mode(self, path: str) -> dict[str, Any]:
+        large = path.endswith((".safetensors", ".wav", ".png"))
+        return {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": None}
+
+    def _place(self, one: dict[str, Any]) -> dict[str, Any]:
+        return {**one, "authenticated": True, "actions": {"upload": {"href": f"{self.endpoint}/blobs/{one['oid']}"}}}
+
+    def _commit(self, body: bytes) -> None:
+        for line in body.decode().splitlines():
+            entry = json.loads(line)
+            value = entry["value"]
+            if entry["key"] == "file":
+                self.files[value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "lfsFile":
+                self.files[value["path"]] = self.blobs[value["oid"]]
+
+
+@contextlib.contextmanager
+def serving(hub: StandInHub) -> Iterator[StandInHub]:
+    """Serve a stand-in on a free port of this machine."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            status, data = hub.answer(self.path.partition("?")[0], self._body())
+            self._reply(status, json.dumps(data).encode())
+
+        def do_PUT(self) -> None:
+            self._reply(hub.put(self.path.partition("?")[0], self._body()), b"")
+
+        def do_GET(self) -> None:
+            self._reply(404, b"{}")
+
+        def _body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            parts = []
+            while size := int(self.rfile.readline(), 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+
+        def _reply(self, status: int, content: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,68 @@
+"""Stable Diffusion 1.5 at its true size from folder to single file and back: run as a program, prints figures as JSON."""
+
+import dataclasses
+import filecmp
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from riffusion_train.config.model import ModelConfig, ModelName
+from riffusion_train.config.spectrogram import load_preset
+from riffusion_train.model.build import make_components
+from riffusion_train.model.components import open_model, write_model
+from riffusion_train.model.single_file import open_single_file, write_single_file
+from riffusion_train.model.stored import StoredModel
+from riffusion_train.model.tensor_file import StoredTensor, open_tensors
+from riffusion_train.model.tokenizer import build_tokenizer
+
+
+def random_model() -> StoredModel:
+    """Return SD 1.5 with random weights that are drawn when they are read."""
+    with torch.device("meta"):
+        skeleton = make_components(ModelConfig(name=ModelName.random), seed=0)
+    skeleton = dataclasses.replace(skeleton, tokenizer=build_tokenizer(), spectrogram=load_preset("riffusion_v1"))
+
+    def drawn(shape: tuple[int, ...], seed: int) -> StoredTensor:
+        return StoredTensor(
+            shape, torch.float32, lambda: torch.empty(shape).uniform_(generator=torch.Generator().manual_seed(seed))
+        )
+
+    tensors = {
+        part: {
+            name: drawn(tuple(weight.shape), index) for index, (name, weight) in enumerate(module.state_dict().items())
+        }
+        for part, module in skeleton.modules.items()
+    }
+    return StoredModel(skeleton, tensors)
+
+
+def main(folder: Path) -> dict[str, object]:
+    """Write, convert there and back, compare byte by byte."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    write_model(folder / "before", random_model())
+    made, cpu_made = time.perf_counter(), time.process_time()
+    write_single_file(folder / "model.safetensors", open_model(str(folder / "before")))
+    write_model(folder / "after", open_single_file(folder / "model.safetensors"))
+    done, cpu_done = time.perf_counter(), time.process_time()
+    weights = sorted(path.relative_to(folder / "before") for path in (folder / "before").rglob("*.safetensors"))
+    tensors, _ = open_tensors(folder / "model.safetensors")
+    return {
+        "seconds": round(done - start, 1),
+        "conversion_seconds": round(done - made, 1),
+        "cpu_seconds": round(cpu_done - cpu_start, 1),
+        "conversion_cpu_seconds": round(cpu_done - cpu_made, 1),
+        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "file_bytes": (folder / "model.safetensors").stat().st_size,
+        "keys": sorted(tensors),
+        "identical": [
+            filecmp.cmp(folder / "before" / path, folder / "after" / path, shallow=False) for path in weights
+        ],
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]))))

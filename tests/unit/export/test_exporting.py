@@ -1,0 +1,154 @@
+import base64
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from support.models import nano_components, predict
+from support.worlds import NANO_SPECTROGRAM, train_config
+
+from riffusion_train.config.compose import write_config
+from riffusion_train.config.errors import InputError
+from riffusion_train.config.export import ExportDtype, ExportFormat, ExportWeights, LoraLayout
+from riffusion_train.export import exporting
+from riffusion_train.export.exporting import export_run
+from riffusion_train.model.components import fingerprint, load_components
+from riffusion_train.model.lora import LORA_FILE
+
+
+def fingerprints(path: Path) -> dict[str, str]:
+    return {name: fingerprint(module) for name, module in load_components(str(path)).modules.items()}
+
+
+def test_an_export_is_the_final_model_with_its_codec_and_target(run: Path, tmp_path: Path) -> None:
+    export_run(run, tmp_path / "models" / "mine")
+    exported = load_components(str(tmp_path / "models" / "mine"))
+    assert {name: fingerprint(module) for name, module in exported.modules.items()} == fingerprints(run / "final")
+    assert exported.spectrogram == NANO_SPECTROGRAM
+    assert exported.scheduler.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize(("weights", "file"), [(ExportWeights.ema, "ema"), (ExportWeights.raw, "trained")])
+def test_any_checkpoint_is_exported_with_the_weights_that_were_asked_for(
+    weights: ExportWeights, file: str, run: Path, tmp_path: Path
+) -> None:
+    export_run(run, tmp_path / "m", checkpoint="2", weights=weights)
+    folder = run / "checkpoints" / "step-000002"
+    saved = load_file(folder / f"{file}.safetensors")
+    unet = load_file(tmp_path / "m" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert set(saved) == {f"unet.{name}" for name in unet}
+    assert all(torch.equal(saved[f"unet.{name}"], tensor) for name, tensor in unet.items())
+    assert json.loads((tmp_path / "m" / "training.json").read_text())["step"] == 2
+    assert load_components(str(tmp_path / "m")).scheduler.config.prediction_type == "v_prediction"
+
+
+def test_raw_weights_of_the_end_and_the_folder_of_a_checkpoint_are_understood(run: Path, tmp_path: Path) -> None:
+    export_run(run, tmp_path / "raw", weights=ExportWeights.raw)
+    export_run(run / "checkpoints" / "step-000004", tmp_path / "same", weights=ExportWeights.raw)
+    assert fingerprints(tmp_path / "raw") == fingerprints(tmp_path / "same") != fingerprints(run / "final")
+
+
+def test_a_single_file_says_how_it_came_to_be(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    export_run(run, path, kind=ExportFormat.single_file, dtype=ExportDtype.fp16)
+    with safe_open(path, framework="pt") as file:
+        texts = file.metadata()
+    summary = json.loads(texts["riffusion_train"])
+    assert (summary["step"], summary["weights"], summary["base_model"]) == (4, "ema", "random weights, seed 0")
+    assert texts["modelspec.prediction_type"] == "v"
+    packed = texts["modelspec.thumbnail"].partition("base64,")[2]
+    with Image.open(io.BytesIO(base64.b64decode(packed))) as picture:
+        assert picture.size == (32, 32)
+    assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float16, torch.int64}
+    loaded = load_components(str(path))
+    assert loaded.spectrogram == NANO_SPECTROGRAM
+    assert loaded.scheduler.config.prediction_type == "v_prediction"
+
+
+def test_a_lora_run_is_exported_merged_or_alone(lora_run: Path, tmp_path: Path) -> None:
+    export_run(lora_run, tmp_path / "merged")
+    export_run(lora_run, tmp_path / "alone", kind=ExportFormat.lora)
+    base = nano_components()
+    assert fingerprints(tmp_path / "merged")["vae"] == fingerprint(base.vae)
+    plain = predict(base.unet)
+    base.unet.load_lora_adapter(str(lora_run / "final"), prefix="unet", use_safetensors=True)
+    adapted = predict(base.unet)
+    assert torch.allclose(predict(load_components(str(tmp_path / "merged")).unet), adapted, atol=1e-5)
+    assert not torch.allclose(adapted, plain, atol=1e-3)
+    again = nano_components()
+    again.unet.load_lora_adapter(str(tmp_path / "alone"), prefix="unet", use_safetensors=True)
+    assert (predict(again.unet) - adapted).abs().max() <= 1e-6
+    assert (tmp_path / "alone" / "spectrogram.json").is_file()
+
+
+def test_the_checkpoint_of_a_lora_run_holds_the_same_adapters_as_its_end(lora_run: Path, tmp_path: Path) -> None:
+    export_run(lora_run, tmp_path / "final", kind=ExportFormat.lora)
+    export_run(lora_run, tmp_path / "newest", kind=ExportFormat.lora, checkpoint="newest")
+    one, other = (load_file(tmp_path / name / LORA_FILE) for name in ("final", "newest"))
+    assert set(one) == set(other)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_kohya_file_has_the_alpha_of_the_run(lora_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "l.safetensors"
+    export_run(lora_run, path, kind=ExportFormat.lora, layout=LoraLayout.kohya)
+    tensors = load_file(path)
+    assert {float(tensor) for name, tensor in tensors.items() if name.endswith(".alpha")} == {8.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ({"kind": ExportFormat.lora}, "trains no adapters"),
+        ({"checkpoint": "3"}, "no such checkpoint; it has: 2, 4"),
+        ({"checkpoint": "nonsense"}, "no such checkpoint"),
+        ({"kind": ExportFormat.single_file}, "end its name in .safetensors"),
+        ({"push_to_hub": "nobody"}, "write user/name"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
+    words: dict[str, object], complaint: str, run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=complaint) as error:
+        export_run(run, tmp_path / "deep" / "m", **words)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_not_written_over(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    with pytest.raises(InputError, match="exists already"):
+        export_run(run, tmp_path / "model")
+
+
+def test_an_unfinished_run_is_refused_and_told_of_its_checkpoints(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for name in ("config.yaml", "manifest.json"):
+        (tmp_path / "run" / name).write_text((run / name).read_text())
+    with pytest.raises(InputError, match=r"not finished .* checkpoint=newest"):
+        export_run(tmp_path / "run", tmp_path / "model")
+
+
+def test_a_base_that_has_changed_since_is_refused(run: Path, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for name in ("manifest.json", "checkpoints"):
+        (tmp_path / "run" / name).symlink_to(run / name)
+    write_config(
+        tmp_path / "run" / "config.yaml", train_config(dataset, tmp_path / "run", "max_train_steps=4", "seed=1")
+    )
+    with pytest.raises(InputError, match=r"is not what it was trained from \(vae, text_encoder, unet"):
+        export_run(tmp_path / "run", tmp_path / "model", checkpoint="2")
+
+
+def test_a_failed_export_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exporting, "write_card", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        export_run(run, tmp_path / "models" / "model")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,197 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from support.models import nano_components, nano_lora, predict
+
+from riffusion_train.config.errors import InputError
+from riffusion_train.model.components import Components
+from riffusion_train.model.lora import (
+    LORA_FILE,
+    Lora,
+    LoraLayer,
+    merged,
+    read_lora,
+    write_diffusers_lora,
+    write_kohya_lora,
+)
+from riffusion_train.model.stored import read_components, stored_components
+
+
+@pytest.fixture(scope="module")
+def base() -> Components:
+    return nano_components()
+
+
+@pytest.fixture(scope="module")
+def lora(base: Components) -> Lora:
+    return nano_lora(base, text=True)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, lora: Lora) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("lora")
+    write_diffusers_lora(folder / LORA_FILE, lora, extra={})
+    write_kohya_lora(folder / "kohya.safetensors", lora, extra={})
+    return {"diffusers": folder / LORA_FILE, "kohya": folder / "kohya.safetensors"}
+
+
+def same(one: Lora, other: Lora) -> bool:
+    return set(one.layers) == set(other.layers) and all(
+        torch.equal(layer.down, other.layers[name].down)
+        and torch.equal(layer.up, other.layers[name].up)
+        and layer.alpha == other.layers[name].alpha
+        for name, layer in one.layers.items()
+    )
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "kohya"])
+def test_both_layouts_give_back_every_number_and_the_codec(
+    layout: str, files: dict[str, Path], base: Components, lora: Lora
+) -> None:
+    read = read_lora(files[layout], base.modules)
+    assert same(read, lora)
+    assert read.layout == layout
+    assert read.spectrogram == lora.spectrogram
+
+
+def test_diffusers_to_kohya_and_back_predicts_the_same(
+    files: dict[str, Path], base: Components, tmp_path: Path
+) -> None:
+    write_kohya_lora(tmp_path / "k.safetensors", read_lora(files["diffusers"], base.modules), extra={})
+    write_diffusers_lora(tmp_path / LORA_FILE, read_lora(tmp_path / "k.safetensors", base.modules), extra={})
+    outputs = []
+    for path in (files["diffusers"], tmp_path / LORA_FILE):
+        unet = nano_components().unet
+        unet.load_lora_adapter(str(path.parent), weight_name=path.name, prefix="unet", use_safetensors=True)
+        outputs.append(predict(unet))
+    assert (outputs[0] - outputs[1]).abs().max() <= 1e-6
+    assert not torch.allclose(outputs[0], predict(base.unet), atol=1e-3)
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "kohya"])
+def test_the_pipeline_of_diffusers_reads_our_files_as_we_merge_them(
+    layout: str, files: dict[str, Path], lora: Lora
+) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    parts = nano_components()
+    names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+    pipeline = StableDiffusionPipeline(
+        **{name: getattr(parts, name) for name in names},
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.load_lora_weights(str(files[layout].parent), weight_name=files[layout].name)
+    ours = nano_components()
+    weights = merged(stored_components(ours), lora)
+    for part, module in ours.modules.items():
+        module.load_state_dict({name: tensor.load() for name, tensor in weights.tensors[part].items()}, strict=True)
+    assert torch.allclose(predict(pipeline.unet), predict(ours.unet), atol=1e-4)
+    ids = parts.tokenizer("a band", padding="max_length", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        theirs = pipeline.text_encoder(ids).last_hidden_state
+        assert torch.allclose(theirs, ours.text_encoder(ids).last_hidden_state, atol=1e-4)
+
+
+def test_kohya_keeps_an_alpha_beside_every_layer(files: dict[str, Path], lora: Lora) -> None:
+    tensors = load_file(files["kohya"])
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    assert float(tensors[f"{name}.alpha"]) == 3.0
+    assert tensors[f"{name}.lora_down.weight"].shape == (2, 16)
+    assert len(tensors) == 3 * len(lora.layers)
+    assert "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_up.weight" in tensors
+    with safe_open(files["kohya"], framework="pt") as file:
+        assert file.metadata()["ss_network_dim"] == "2"
+
+
+def test_layers_with_alphas_and_ranks_of_their_own_keep_them(base: Components, lora: Lora, tmp_path: Path) -> None:
+    name = next(iter(lora.layers))
+    size = lora.layers[name].size
+    odd = LoraLayer(torch.randn(4, size[1]), torch.randn(size[0], 4), 1.5)
+    write_diffusers_lora(
+        tmp_path / "l.safetensors", dataclasses.replace(lora, layers=lora.layers | {name: odd}), extra={}
+    )
+    read = read_lora(tmp_path / "l.safetensors", base.modules)
+    assert (read.layers[name].rank, read.layers[name].alpha) == (4, 1.5)
+    assert {layer.alpha for other, layer in read.layers.items() if other != name} == {3.0}
+
+
+def test_convolutions_are_merged(base: Components, tmp_path: Path) -> None:
+    down, up = torch.randn(2, 16, 3, 3), torch.randn(16, 2, 1, 1)
+    path = tmp_path / "conv.safetensors"
+    name = "lora_unet_mid_block_resnets_0_conv1"
+    save_file(
+        {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(1.0)}, path
+    )
+    changed = merged(stored_components(base), read_lora(path, base.modules), scale=0.5)
+    added = (
+        changed.tensors["unet"]["mid_block.resnets.0.conv1.weight"].load() - base.unet.mid_block.resnets[0].conv1.weight
+    )
+    x = torch.randn(1, 16, 5, 5)
+    expected = torch.nn.functional.conv2d(torch.nn.functional.conv2d(x, down, padding=1), up) * 0.25
+    assert torch.allclose(torch.nn.functional.conv2d(x, added, padding=1), expected, atol=1e-4)
+
+
+def test_files_of_older_diffusers_are_read(base: Components, lora: Lora, tmp_path: Path) -> None:
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+    layer = lora.layers[f"unet.{name}.to_out.0"]
+    for index, (down, up) in enumerate(
+        [
+            (f"unet.{name}.to_out.0.lora.down.weight", f"unet.{name}.to_out.0.lora.up.weight"),
+            (f"unet.{name}.processor.to_out_lora.down.weight", f"unet.{name}.processor.to_out_lora.up.weight"),
+            (f"{name}.processor.to_out_lora.down.weight", f"{name}.processor.to_out_lora.up.weight"),
+        ]
+    ):
+        path = tmp_path / f"{index}.safetensors"
+        save_file({down: layer.down, up: layer.up}, path)
+        read = read_lora(path, base.modules)
+        assert list(read.layers) == [f"unet.{name}.to_out.0"]
+        assert read.layers[f"unet.{name}.to_out.0"].alpha == 2.0  # without a word about it: the rank
+
+
+def test_a_lora_of_another_base_is_refused(files: dict[str, Path]) -> None:
+    other = nano_components("model.unet_block_out_channels=[32,32]")
+    for path in files.values():
+        with pytest.raises(InputError, match="was trained on another base than my model") as error:
+            read_lora(path, other.modules, "my model")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "complaint"),
+    [
+        ({"lora_unet_nowhere.lora_down.weight": torch.zeros(2, 2)}, "1 unexpected keys: lora_unet_nowhere"),
+        ({"lora_te1_text_model_x.lora_down.weight": torch.zeros(2, 2)}, "does not fit"),
+        ({"a.hada_w1_a": torch.zeros(2, 2)}, "this is a LoHa adapter"),
+        ({"conv_in.weight": torch.zeros(2, 2)}, "not a LoRA"),
+        ({"lora_unet_mid_block_resnets_0_conv1.lora_down.weight": torch.zeros(2, 16, 3, 3)}, "only one half"),
+    ],
+)
+def test_other_files_are_refused(
+    tensors: dict[str, torch.Tensor], complaint: str, base: Components, tmp_path: Path
+) -> None:
+    save_file(tensors, tmp_path / "l.safetensors")
+    with pytest.raises(InputError, match=complaint):
+        read_lora(tmp_path / "l.safetensors", base.modules)
+
+
+def test_a_dora_is_refused(base: Components, files: dict[str, Path], tmp_path: Path) -> None:
+    text = {"lora_adapter_metadata": json.dumps({"unet.use_dora": True})}
+    save_file(load_file(files["diffusers"]), tmp_path / "l.safetensors", text)
+    with pytest.raises(InputError, match="a DoRA"):
+        read_lora(tmp_path / "l.safetensors", base.modules)
+
+
+def test_the_merged_model_is_read_whole(base: Components, lora: Lora) -> None:
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    layer = lora.layers[f"unet.{name}"]
+    before = base.unet.get_submodule(name).weight.clone()
+    read = read_components(merged(stored_components(nano_components()), lora))
+    expected = before + 1.5 * layer.up @ layer.down
+    assert torch.allclose(read.unet.get_submodule(name).weight, expected, atol=1e-6)
