@@ -62,4 +62,4 @@ def test_truncated_files_are_left_out_on_request(audio, tmp_path):
         "half-mp3.mp3",
         "half-wav.wav",
     }
-    assert "of the 5.0 s its container declares" in manifest["half-wav.wav"]["detail"]
+    assert "of the 5.00 s its container declares" in manifest["half-wav.wav"]["detail"]
