@@ -125,10 +125,6 @@ class DecodingStft:
         """Return the number of samples, margins included, of a signal of `frames` columns."""
         return (frames + self.blocks - 1) * self.hop_length
 
-    def without_margins(self, signal: Tensor) -> Tensor:
-        """Cut off the margin at the front, (..., samples); what lies behind the last column stays."""
-        return signal[..., self.margin :]
-
     def _inverse_weight(self, frames: int) -> Tensor:
         if self._weight is None or self._weight[0] != frames:
             weight = self._overlap_add(self._window.square().expand(frames, -1))

@@ -39,7 +39,10 @@ def test_white_is_silence_for_a_vocoder_too(folder: Path):
 
 
 def test_the_width_of_a_clip_and_the_grid_of_the_inverters_do_not_matter(folder: Path):
-    make_codec(dataclasses.replace(load_preset("small"), width_px=256, decode_n_fft=8192, name="mine"), vocoder=folder)
+    image = np.random.default_rng(0).integers(0, 256, (128, 20), np.uint8)
+    mine = dataclasses.replace(load_preset("small"), width_px=256, decode_n_fft=8192, name="mine")
+    heard = make_codec(mine, vocoder=folder).decode(image)
+    np.testing.assert_array_equal(heard, make_codec(load_preset("small"), vocoder=folder).decode(image))
 
 
 @pytest.mark.parametrize(
