@@ -109,11 +109,11 @@ def _checkpoint(run: RunFolder, config: TrainConfig, checkpoint: str) -> Path:
 
 
 def _codec(run: RunFolder, config: TrainConfig) -> SpectrogramConfig:
-    for folder in (run.final, Path(config.dataset).expanduser()):
+    for folder in (run.path, Path(config.dataset).expanduser()):
         codec = load_spectrogram(folder) if folder.is_dir() else None
         if codec is not None:
             return codec
-    raise InputError(f"run={run.path}: what its pictures mean is in its dataset, {config.dataset}, which is not there")
+    raise InputError(f"run={run.path}: has no spectrogram.json, and its dataset {config.dataset} is not there to ask")
 
 
 def _base(
@@ -124,10 +124,8 @@ def _base(
         model = stored_components(make_components(config.model, config.seed))
     else:
         model = open_model(str(config.model.path), config.model.revision)
-    # The manifest of a LoRA run describes a UNet that has its adapters already.
-    parts = ["vae", "text_encoder"] + (["unet"] if config.method.name is not MethodName.lora else [])
     known = manifest["base_model"]["fingerprints"]
-    changed = [part for part in parts if known[part] != stored_fingerprint(model.tensors[part])]
+    changed = [part for part in known if known[part] != stored_fingerprint(model.tensors[part])]
     if changed:
         raise InputError(
             f"run={run.path}: its base {model.skeleton.source} is not what it was trained from ({', '.join(changed)} "

@@ -8,6 +8,7 @@ from typing import Any
 
 from riffusion_train.config.compose import config_keys, load_saved, write_config
 from riffusion_train.config.errors import InputError
+from riffusion_train.config.spectrogram import SpectrogramConfig, write_spectrogram
 from riffusion_train.config.train import Resume, TrainConfig
 
 _FREE_TO_CHANGE = (
@@ -40,12 +41,15 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.final = path / "final"
 
-    def start(self, config: TrainConfig, words: Sequence[str], manifest: dict[str, Any]) -> None:
-        """Write what a start leaves: the config and manifest once, the command line every time. Rank 0 only."""
+    def start(
+        self, config: TrainConfig, words: Sequence[str], manifest: dict[str, Any], spectrogram: SpectrogramConfig
+    ) -> None:
+        """Write what a start leaves: config, manifest and codec once, the command line every time. Rank 0 only."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.config_file.exists():
-            write_config(self.config_file, config)
+            write_spectrogram(self.path, spectrogram)
             self.manifest_file.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+            write_config(self.config_file, config)  # last: what says that the folder is a run
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "overrides": list(words)}
         with self.overrides_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

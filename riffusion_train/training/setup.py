@@ -56,9 +56,11 @@ def run_training(config: TrainConfig, words: Sequence[str]) -> Path:
     if run.final.is_dir():
         accelerator.print(f"{run.path}: finished before; its model is in {run.final}")
         return run.path
-    components = _prepare_components(config, folder)
+    base = make_components(config.model, config.seed)
+    manifest = _manifest(config, folder, base, accelerator.num_processes)  # before adapters are added to it
+    components = _prepare_components(config, folder, base)
     if accelerator.is_main_process:
-        run.start(config, words, _manifest(config, folder, components, accelerator.num_processes))
+        run.start(config, words, manifest, folder.spectrogram)
     components.to(accelerator.device)
     accelerator.init_trackers(config.tracker.project, init_kwargs={"wandb": {"dir": str(run.path)}})
     table = SliceTable(folder, "train")
@@ -108,10 +110,9 @@ def _start_processes(config: TrainConfig) -> tuple[Any, RunFolder]:
     return accelerator, run
 
 
-def _prepare_components(config: TrainConfig, folder: DatasetFolder) -> Components:
-    """Load or build the model, fit it to the dataset, and choose its trainable weights."""
-    components = make_components(config.model, config.seed)
-    components = dataclasses.replace(components, spectrogram=folder.spectrogram)
+def _prepare_components(config: TrainConfig, folder: DatasetFolder, base: Components) -> Components:
+    """Fit the model to the dataset, and choose its trainable weights."""
+    components = dataclasses.replace(base, spectrogram=folder.spectrogram)
     _check_size(components, folder)
     components.scheduler = type(components.scheduler).from_config(  # type: ignore[attr-defined]
         components.scheduler.config, prediction_type=config.objective.prediction_type.value
@@ -291,14 +292,14 @@ def _make_preview(
     return make_preview(config.preview, components, prompts, run.previews, accelerator)
 
 
-def _manifest(config: TrainConfig, folder: DatasetFolder, components: Components, world_size: int) -> dict[str, Any]:
-    base = {name: fingerprint(module) for name, module in components.modules.items()}
+def _manifest(config: TrainConfig, folder: DatasetFolder, base: Components, world_size: int) -> dict[str, Any]:
+    fingerprints = {name: fingerprint(module) for name, module in base.modules.items()}
     return {
         "git": git_state(),
         "versions": versions(),
         "machine": machine(),
         "dataset": {"path": str(folder.path), "fingerprint": folder.fingerprint},
-        "base_model": {"source": components.source, "fingerprints": base},
+        "base_model": {"source": base.source, "fingerprints": fingerprints},
         "world_size": world_size,
         "seed": config.seed,
     }
