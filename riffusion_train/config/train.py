@@ -89,6 +89,9 @@ class MethodConfig:
     """With `vae`: train the encoder too and measure the latents' scale anew, as a VAE built from nothing needs."""
     kl_weight: float = 1e-6
     """With `vae` and a trained encoder: weight of the KL divergence."""
+    latent_std: float = 1.0
+    """With a trained encoder: the standard deviation to scale latents to. Below 1, noise hides a picture at more timesteps,
+    so that more of them are learned from the caption."""
 
 
 @dataclasses.dataclass

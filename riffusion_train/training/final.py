@@ -16,12 +16,23 @@ _MEASURED_SLICES = 256
 
 
 @torch.no_grad()
-def measure_scaling_factor(vae: Any, table: SliceTable, *, seed: int) -> float:
-    """Set the VAE's `scaling_factor` so that latents have unit variance (Rombach et al. 2022, appendix G); return it."""
+def measure_scaling_factor(vae: Any, table: SliceTable, *, latent_std: float, seed: int) -> float:
+    """Set the VAE's `scaling_factor` and return it.
+
+    Unit deviation is usual (Rombach et al. 2022, appendix G). Smaller latents shift the noise schedule towards noise without
+    another schedule (Chen 2023, arXiv:2301.10972): what fills the whole picture, such as the register of a clip, shows through
+    the noise of nearly every timestep otherwise, and is hardly ever learned from the caption.
+
+    Args:
+        vae: The trained VAE.
+        table: The slices to measure.
+        latent_std: The standard deviation of the scaled latents.
+        seed: Chooses the slices.
+    """
     count = min(_MEASURED_SLICES, len(table))
     chosen = generator(seed, "scaling factor").permutation(len(table))[:count]
     latents = [vae.encode(table.pixels(int(index))[None].to(vae.device)).latent_dist.mode() for index in chosen]
-    factor = 1.0 / float(torch.cat(latents).float().std())
+    factor = latent_std / float(torch.cat(latents).float().std())
     vae.register_to_config(scaling_factor=factor)
     return factor
 

@@ -68,7 +68,7 @@ def run_training(config: TrainConfig, words: Sequence[str]) -> Path:
     trainer.train()
     with trainer.averaged_weights():
         if config.method.name is MethodName.vae and config.method.train_vae_encoder:
-            measure_scaling_factor(components.vae, table, seed=config.seed)
+            measure_scaling_factor(components.vae, table, latent_std=config.method.latent_std, seed=config.seed)
         if accelerator.is_main_process:
             write_final(run.final, components, lora=config.method.name is MethodName.lora)
     accelerator.wait_for_everyone()
