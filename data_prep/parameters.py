@@ -3,7 +3,8 @@
 import dataclasses
 import enum
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import CaptionSource, Duplicates, PrepareConfig
 from riffusion_train.config.spectrogram import to_data
 
-_FREE = ("out", "num_workers", "dry_run", "overwrite", "spectrogram")
-"""Keys that do not change the dataset, and the one that is listed field by field."""
+_RUNNING = ("num_workers", "engine", "dry_run", "overwrite", "push_to_hub", "private", "part")
+_FREE = ("out", *_RUNNING, "license", "spectrogram")
+"""Keys that do not change the dataset, one that changes its card alone, and the one that is listed field by field."""
 
 
 def make_cut_parameters(config: PrepareConfig) -> CutParameters:
@@ -56,6 +58,16 @@ def parameters_of(config: PrepareConfig) -> dict[str, Any]:
     }
     codec = to_data(config.spectrogram)["spectrogram"]
     return plain | {"audio": _absolute(config.audio)} | {f"spectrogram.{key}": codec[key] for key in codec}
+
+
+def command_line(words: Sequence[str], out: Path) -> str:
+    """Return the command for the card: the words that decide what the dataset is, and the folder's name.
+
+    It is the same for any number of workers, parts and places.
+    """
+    left_out = tuple(f"{key}=" for key in ("out", *_RUNNING))
+    told = [word for word in words if not word.startswith(left_out)]
+    return shlex.join(["riffusion", "prepare", *told, f"out={out.name}"])
 
 
 def refuse_differences(made: Mapping[str, Any], asked: Mapping[str, Any], where: Path) -> None:

@@ -56,7 +56,7 @@ def prepare(config: PrepareConfig, command: str = "") -> DatasetFolder:
     output = Output(out)
     parameters = parameters_of(config)
     digest = sources.digest()
-    if output.is_complete(parameters, digest, config.overwrite):
+    if output.is_complete(parameters, digest, config.overwrite, config.license):
         if output.work.is_dir():  # the last run was killed after its last rename
             with output.locked():
                 output.clear()
