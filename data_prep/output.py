@@ -35,7 +35,7 @@ class Output:
         self.work = folder / layout.WORK_DIR
         self.tracks = self.work / "tracks"
         self.assembled = self.work / "assembled"
-        self._parameters = self.work / "parameters.json"
+        self.parameters_file = self.work / "parameters.json"
 
     def is_complete(self, parameters: Mapping[str, Any], digest: str, overwrite: bool, licence: str) -> bool:
         """Tell whether the folder holds exactly the dataset that is asked for; one of other sources is to be extended.
@@ -52,7 +52,7 @@ class Output:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"out={self.folder}: a file of that name is in the way")
         stats = layout.read_stats(self.folder) if not overwrite else None
-        begun = read_parameters(self._parameters)
+        begun = read_parameters(self.parameters_file)
         if stats is None and begun is None and not overwrite:
             self._refuse_foreign()
         if overwrite:
@@ -89,11 +89,15 @@ class Output:
                 raise InputError(f"out={self.folder}: another riffusion prepare is writing to it") from None
             yield
 
-    def begin(self, parameters: Mapping[str, Any]) -> None:
+    def note(self, parameters: Mapping[str, Any]) -> None:
         """Note the settings of this run, for the next one to compare; sweep up what a killed run left half written."""
         for partial in self.work.rglob("*.partial"):
             partial.unlink(missing_ok=True)
-        write_atomically(self._parameters, json_bytes(parameters))
+        write_atomically(self.parameters_file, json_bytes(parameters))
+
+    def begin(self, parameters: Mapping[str, Any]) -> None:
+        """Note the settings, and make room for the dataset; see `note`."""
+        self.note(parameters)
         shutil.rmtree(self.assembled, ignore_errors=True)
         for name in (layout.SHARD_DIR, LEFT_OUT_DIR, PICTURES_DIR):
             (self.assembled / name).mkdir(parents=True)

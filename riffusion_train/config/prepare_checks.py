@@ -54,6 +54,8 @@ def check_prepare(config: PrepareConfig) -> None:
         raise InputError(f"license={config.license}: write it as the Hub does, such as cc-by-4.0 or cc0-1.0, or other")
     if config.part is not None:
         parse_part(config.part)
+        if config.push_to_hub is not None:
+            raise InputError("push_to_hub= with part=: a part is no dataset; riffusion prepare merge pushes the whole")
 
 
 def parse_part(text: str) -> tuple[int, int]:

@@ -123,6 +123,18 @@ class DatasetFolder:
         """What wrote the shards: `parquet`, `folder` or `webdataset`."""
         return str(self.stats.get("parameters", {}).get("writer", PARQUET))
 
+    def require_parquet(self) -> None:
+        """Refuse a dataset that was written for other trainers.
+
+        Raises:
+            InputError: If another writer than Parquet's wrote it.
+        """
+        if self.writer != PARQUET:
+            raise InputError(
+                f"{self.path} is written for other trainers (writer={self.writer}), and riffusion train reads Parquet; "
+                f"make another with: riffusion prepare … writer={PARQUET} out=…"
+            )
+
     def shards(self, split: str) -> list[Path]:
         """Return the shards of a split in order; empty for a split that this dataset has not."""
         return [self.path / SHARD_DIR / shard["name"] for shard in self.stats["shards"] if shard["split"] == split]

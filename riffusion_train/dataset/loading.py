@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from riffusion_train.config.errors import InputError
 from riffusion_train.dataset.draws import generator, normal
-from riffusion_train.dataset.layout import PARQUET, DatasetFolder
+from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.dataset.order import Address
 
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
@@ -28,11 +28,7 @@ class SliceTable:
     def __init__(self, folder: DatasetFolder, split: str) -> None:
         import datasets
 
-        if folder.writer != PARQUET:
-            raise InputError(
-                f"{folder.path} is written for other trainers (writer={folder.writer}), and riffusion train reads Parquet; "
-                f"make another with: riffusion prepare … writer={PARQUET} out=…"
-            )
+        folder.require_parquet()
         shards = [str(path) for path in folder.shards(split)]
         if not shards:
             raise InputError(f"{folder.path}: the split '{split}' has no slices; prepare more audio, or other ratios")
