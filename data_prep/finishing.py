@@ -9,7 +9,7 @@ from data_prep.kept import TrackFacts, parameters_key
 from data_prep.output import PICTURES_DIR, Output
 from data_prep.parameters import cut_data, make_cut_parameters
 from data_prep.policy import judge
-from data_prep.report import report_lines
+from data_prep.report import counts_text, report_lines
 from data_prep.tracks import Sources, Track, with_columns
 from data_prep.writers.choose import check_columns
 from riffusion_train.config.errors import InputError
@@ -54,6 +54,24 @@ def finish_dataset(
     output.finish()
     folder = open_dataset_folder(output.folder)
     print("\n".join(report_lines(folder)))
+    return folder
+
+
+def find_complete(
+    output: Output, parameters: Mapping[str, Any], digest: str, overwrite: bool, licence: str
+) -> DatasetFolder | None:
+    """Open the dataset that is asked for where it is there already; None where there is something to do.
+
+    Raises:
+        InputError: As `Output.is_complete` does.
+    """
+    if not output.is_complete(parameters, digest, overwrite, licence):
+        return None
+    if output.work.is_dir():  # the last run was killed after its last rename
+        with output.locked():
+            output.clear()
+    folder = open_dataset_folder(output.folder)
+    print(f"{output.folder} is complete: {counts_text(folder.stats['totals'])}; nothing to do")
     return folder
 
 

@@ -5,19 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.atomic import link_or_copy
-from data_prep.finishing import finish_dataset, push_dataset
+from data_prep.finishing import find_complete, finish_dataset, push_dataset
 from data_prep.kept import kept_path, parameters_key, read_facts
 from data_prep.output import Output
 from data_prep.parameters import command_line, cut_data, make_cut_parameters, refuse_differences
 from data_prep.parts import CONFIG_FILE, PART_FILE, Part, parts_dir, read_part
-from data_prep.report import counts_text
 from data_prep.tracks import Sources
 from riffusion_train.config.compose import load_saved
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.hub import check_repository
 from riffusion_train.config.merge import MergeConfig
 from riffusion_train.config.prepare import PrepareConfig
-from riffusion_train.dataset.layout import WORK_DIR, DatasetFolder, open_dataset_folder
+from riffusion_train.dataset.layout import WORK_DIR, DatasetFolder
 
 
 def run_merge(config: MergeConfig, folders: Sequence[str] = (), endpoint: str | None = None) -> DatasetFolder:
@@ -52,10 +51,9 @@ def merge(parts: Sequence[Part], config: MergeConfig) -> DatasetFolder:
     pairs.sort(key=lambda pair: pair[0].source)
     sources = Sources([track for track, _ in pairs], first.extra_types)
     output = Output(out)
-    if output.is_complete(first.parameters, first.digest, config.overwrite, whole.license):
-        folder = open_dataset_folder(out)
-        print(f"{out} is complete: {counts_text(folder.stats['totals'])}; nothing to do")
-        return folder
+    complete = find_complete(output, first.parameters, first.digest, config.overwrite, whole.license)
+    if complete is not None:
+        return complete
     with output.locked():
         output.begin(first.parameters)
         key = parameters_key(cut_data(make_cut_parameters(whole)))

@@ -8,12 +8,11 @@ from data_prep.beats import check_librosa
 from data_prep.captioning import add_path_fields, finish_captions, needs_work_first
 from data_prep.estimate import estimate_lines
 from data_prep.extending import keep_finished
-from data_prep.finishing import finish_dataset, push_dataset
+from data_prep.finishing import find_complete, finish_dataset, push_dataset
 from data_prep.kept import parameters_key
 from data_prep.output import Output
 from data_prep.parameters import command_line, cut_data, make_cut_parameters, parameters_of
 from data_prep.parts import work_on_part
-from data_prep.report import counts_text
 from data_prep.review import review_path, write_review
 from data_prep.running import work_on_tracks
 from data_prep.sources import find_sources
@@ -80,13 +79,9 @@ def prepare(config: PrepareConfig, command: str = "") -> DatasetFolder:
     sources = make_sources(config)
     output = Output(out)
     parameters = parameters_of(config)
-    if output.is_complete(parameters, sources.digest(), config.overwrite, config.license):
-        if output.work.is_dir():  # the last run was killed after its last rename
-            with output.locked():
-                output.clear()
-        folder = open_dataset_folder(out)
-        print(f"{out} is complete: {counts_text(folder.stats['totals'])}; nothing to do")
-        return folder
+    complete = find_complete(output, parameters, sources.digest(), config.overwrite, config.license)
+    if complete is not None:
+        return complete
     with output.locked():
         output.begin(parameters)
         key = parameters_key(cut_data(make_cut_parameters(config)))

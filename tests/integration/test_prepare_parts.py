@@ -83,6 +83,7 @@ def own_parts(parts, tmp_path):
 
 
 def refusal(capsys, *words):
+    capsys.readouterr()
     assert main(["prepare", "merge", *map(str, words)]) == 2
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1

@@ -17,6 +17,7 @@ from support.worlds import train_config
 
 from data_prep import work
 from data_prep.pipeline import prepare, run
+from data_prep.writers.tar import TarWriter, read_tar
 from riffusion_train.config.compose import compose
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import PrepareConfig
@@ -125,15 +126,13 @@ def test_every_tar_member_is_named_for_its_track_and_owned_by_nobody(written):
 
 
 def test_tar_shards_end_at_their_size(tmp_path):
-    audio = write_tones(tmp_path / "audio", 2, 60.0)
-    whole = prepared(audio, tmp_path / "whole", "writer=webdataset", "validation_ratio=0", "spectrogram=small")
-    assert len(whole.shards("train")) == 1
-    pieces = prepared(
-        *(audio, tmp_path / "pieces", "writer=webdataset", "validation_ratio=0", "stride_s=0.6", "spectrogram=small"),
-        "shard_size_mb=1",
-    )
-    sizes = [path.stat().st_size for path in pieces.shards("train")]
-    assert len(sizes) > 1 and all(2**20 < size < 2**21 for size in sizes[:-1])
+    rows = [
+        {"image": {"bytes": bytes([index]) * 2**18}, "caption": ["x"], "track_id": "a", "start_s": float(index)}
+        for index in range(11)
+    ]
+    shards = TarWriter(tmp_path, "train", 2**20).write(iter(rows))
+    assert [shard.slices for shard in shards] == [4, 4, 3]
+    assert [row["start_s"] for shard in shards for row in read_tar(tmp_path / shard.name)] == list(range(11))
 
 
 @pytest.mark.parametrize("writer", ["folder", "webdataset"])
@@ -176,7 +175,7 @@ def test_a_column_that_the_folder_writer_writes_itself_is_refused(tmp_path):
 
 @pytest.mark.parametrize("writer", ["folder", "webdataset"])
 def test_a_disk_that_fills_up_while_pictures_are_written_leaves_no_dataset_and_the_run_goes_on(writer, tmp_path):
-    audio = write_tones(tmp_path / "audio", 6, 21.0)
+    audio = write_tones(tmp_path / "audio", 3, 11.0)
     words = (f"writer={writer}", "spectrogram=small", "shard_size_mb=1", "stride_s=0.5")
     pictures = files_of(prepared(audio, tmp_path / "elsewhere", *words).path / "data")
     room = round(1.5 * sum(map(len, pictures.values())))  # for what is kept of the tracks, and half of the dataset
@@ -189,12 +188,12 @@ def test_a_disk_that_fills_up_while_pictures_are_written_leaves_no_dataset_and_t
         with pytest.raises(OSError) as caught:
             prepared(audio, disk / "out", *words)
         assert caught.value.errno == ENOSPC and caught.value.filename.startswith(str(disk))
-        assert len(list((disk / "out" / ".work" / "tracks").glob("*.arrow"))) == 6, "it was to fill while writing"
+        assert len(list((disk / "out" / ".work" / "tracks").glob("*.arrow"))) == 3, "it was to fill while writing"
         assert not (disk / "out" / "stats.json").exists()
         subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
         assert files_of(prepared(audio, disk / "out", *words).path / "data") == pictures
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)  # the error's frames still hold a kept file open
 
 
 @pytest.fixture
