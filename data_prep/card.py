@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_prep.report import counts_text
+from data_prep.summary import LOUDNESS_BINS, TEMPO_BINS
 from data_prep.tokens import MAX_TOKENS
 from riffusion_train.config.prepare import PrepareConfig, Writer
 from riffusion_train.config.spectrogram import to_data
@@ -51,11 +52,16 @@ def card_text(
     reasons = "\n".join(f"| {reason} | {count} |" for reason, count in rejected.items())
     left_out = f"| reason | tracks |\n|---|---|\n{reasons}\n\n" if rejected else "No track was rejected. "
     columns = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in COLUMNS.items())
-    columns += "".join(f"\n| `{name}` | from the source table ({kind}) |" for name, kind in extra_types.items())
+    columns += "".join(
+        f"\n| `{name}` | from a table, sidecars, names, tags or measuring ({kind}) |"
+        for name, kind in extra_types.items()
+    )
     parameters = "\n".join(f"| `{name}` | {value} |" for name, value in to_data(spectrogram)["spectrogram"].items())
     lines = "\n".join(f"{track}: {caption}".replace("`", "'") for track, caption in samples)
     made = f"```\n{command}\n```\n" if command else ""
     pictures = "\n\n".join(f"![{name.split('_')[0].capitalize()}](pictures/{name})" for name in charts)
+    ends = (f"{low:g} and {high:g} {unit}" for (low, high, _), unit in ((LOUDNESS_BINS, "LUFS"), (TEMPO_BINS, "bpm")))
+    beyond = f"Bars that end at {' or '.join(ends)} count what lies beyond as well."
     return f"""{_front_matter(stats, config)}
 # Spectrogram dataset
 
@@ -79,6 +85,8 @@ Made by riffusion-train:
 No track, and no artist where artists are known, is in two splits, unless the source table itself says so.
 
 {pictures}
+
+{beyond if charts else ""}
 
 ## Columns
 

@@ -58,7 +58,7 @@ def histogram_picture(title: str, unit: str, start: float, step: float, counts: 
         x = _LEFT_PX + index * width_px
         draw.line([(x, base), (x, base + 4)], _FAINT)
         anchor = "la" if index == 0 else "ra" if index == places else "ma"
-        draw.text((x, base + 9), f"{start + index * step:g}".replace("-", "−"), _INK, font, anchor=anchor)
+        draw.text((x, base + 9), f"{start + index * step:g}", _INK, font, anchor=anchor)
     sink = io.BytesIO()
     picture.save(sink, "PNG")
     return sink.getvalue()

@@ -13,8 +13,9 @@ from data_prep.writers.shard import Shard, fingerprint
 
 TEMPO = "tempo_bpm"
 _TEMPO_COLUMNS = ("bpm", "tempo")
-_LOUDNESS_BINS = (-40.0, 0.0, 2.0)
-_TEMPO_BINS = (40.0, 220.0, 10.0)
+LOUDNESS_BINS = (-40.0, 0.0, 2.0)
+TEMPO_BINS = (40.0, 220.0, 10.0)
+"""Lower edge of the first bin, upper edge of the last, and width, as LOUDNESS_BINS."""
 
 
 def summarise(
@@ -51,8 +52,8 @@ def summarise(
         "captions_cut_off": sum(count > MAX_TOKENS for count in tokens),
         "loudness_lufs": spread(loudness_lufs),
         "histograms": {
-            "loudness_lufs": histogram(loudness_lufs, *_LOUDNESS_BINS),
-            TEMPO: histogram(_tempos_bpm(track for track, _ in kept), *_TEMPO_BINS),
+            "loudness_lufs": histogram(loudness_lufs, *LOUDNESS_BINS),
+            TEMPO: histogram(_tempos_bpm(track for track, _ in kept), *TEMPO_BINS),
         },
     }
 
