@@ -10,12 +10,14 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import DatasetCard
 from PIL import Image
 from support.corpus_files import chord, tone, write_tones, write_track
 from support.hub import StandInHub, serving
 from support.worlds import train_config
 
 from data_prep import work
+from data_prep.parameters import command_line
 from data_prep.pipeline import prepare, run
 from data_prep.writers.tar import TarWriter, read_tar
 from riffusion_train.config.compose import compose
@@ -94,6 +96,29 @@ def test_the_way_diffusers_trainer_opens_a_folder_gives_pictures_and_text(writte
     opened = datasets.load_dataset("imagefolder", data_files=files, cache_dir=str(tmp_path / "cache"))["train"]
     assert opened.column_names[0] == "image" and {"text", "caption"} <= set(opened.column_names)
     assert len(opened) == written["folder"].num_slices("train")
+
+
+def test_the_card_tells_licence_fingerprint_captions_and_histograms(tmp_path, monkeypatch):
+    audio = write_tones(tmp_path / "audio", 3)
+    rows = [f"tone-{index:03d}.wav,a tone,{bpm}" for index, bpm in enumerate((92, 97.5, 140))]
+    (audio / "captions.csv").write_text("\n".join(["file,caption,bpm", *rows]))
+    folder = prepared(audio, tmp_path / "out")
+    assert DatasetCard.load(folder.path / "README.md").data.license == "unknown"
+    assert folder.stats["histograms"]["tempo_bpm"] == {"start": 90.0, "step": 10.0, "counts": [2, 0, 0, 0, 0, 1]}
+    monkeypatch.setattr(work, "decode", lambda path: pytest.fail("decoded again"))
+    folder = prepared(audio, tmp_path / "out", "license=cc-by-4.0")  # which changes the card alone
+    card = (folder.path / "README.md").read_text()
+    assert DatasetCard(card).data.license == "cc-by-4.0" and "| licence of the audio | cc-by-4.0 |" in card
+    assert f"`{folder.fingerprint}`" in card and "| captions | 1 different ones, 1 a track" in card
+    for picture in ("contact_sheet", "loudness_lufs", "tempo_bpm"):
+        assert f"(pictures/{picture}.png)" in card and (folder.path / "pictures" / f"{picture}.png").is_file()
+    with pytest.raises(InputError, match=r"license=CC BY 4\.0: write it as the Hub does"):
+        prepared(audio, tmp_path / "out", "license=CC BY 4.0")
+
+
+def test_the_command_in_the_card_is_the_same_for_any_number_of_workers_and_place():
+    words = ["audio=my songs", "num_workers=4", "out=/data/set", "seed=3", "part=2/3", "push_to_hub=me/mine"]
+    assert command_line(words, Path("/data/set")) == "riffusion prepare 'audio=my songs' seed=3 out=set"
 
 
 @pytest.mark.parametrize("writer", WRITERS)
