@@ -2,25 +2,29 @@
 
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from data_prep.atomic import write_atomically
+from data_prep.atomic import link_or_copy, write_atomically
 from data_prep.balance import choose_slices, with_chosen
-from data_prep.card import card_text, contact_sheet
+from data_prep.card import card_text
 from data_prep.duplicates import likeness_keys
 from data_prep.kept import TrackFacts, kept_path, read_slices
-from data_prep.output import PICTURES_DIR, Output, json_bytes
+from data_prep.output import LEFT_OUT_DIR, PICTURES_DIR, Output, json_bytes
+from data_prep.pictures import contact_sheet, histogram_picture
 from data_prep.splits import SplitMember, assign_splits, used_splits
-from data_prep.tokens import MAX_TOKENS, count_tokens
+from data_prep.summary import TEMPO, summarise
 from data_prep.tracks import Sources, Track
-from data_prep.writer import Shard, ShardWriter, fingerprint
+from data_prep.writers.choose import make_writer
+from data_prep.writers.shard import Row, Shard
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.config.spectrogram import write_spectrogram
 from riffusion_train.dataset import layout
 
 _PICTURES = 12
+_CHARTS = {"loudness_lufs": ("Loudness of the tracks", "LUFS"), TEMPO: ("Tempo of the tracks", "bpm")}
+
+Kept = Sequence[tuple[Track, TrackFacts]]
 
 
 def assemble(
@@ -45,39 +49,27 @@ def assemble(
         digest: Hash of the sources, for `stats.json`.
         command: The command line, for the card.
     """
-    kept = [(track, fact) for track, fact in zip(sources.tracks, facts, strict=True) if fact.reason is None]
-    alike = likeness_keys([fact for _, fact in kept], config)
-    members = [
-        SplitMember(track.track_id, fact.sha256, track.artist, track.split, keys)
-        for (track, fact), keys in zip(kept, alike, strict=True)
-    ]
-    split_of = assign_splits(members, config.seed, config.validation_ratio, config.test_ratio)
+    kept: Kept = [(track, fact) for track, fact in zip(sources.tracks, facts, strict=True) if fact.reason is None]
+    split_of = _splits(kept, config)
     chosen: dict[str, frozenset[int]] = {}
+    whole = kept
     if config.balance_column is not None:
         chosen = choose_slices(kept, split_of, config.balance_column, config.balance_ratio, config.seed)
+        whole = [
+            (track, fact) for track, fact in kept if len(chosen.get(track.track_id, range(fact.slices))) == fact.slices
+        ]
         kept = with_chosen(kept, chosen, output.tracks, key)
     schema = layout.arrow_schema(sources.extra_types)
     shards: list[Shard] = []
     for split in used_splits(split_of.values()):
         in_split = [(track, fact) for track, fact in kept if split_of[track.track_id] == split]
-        writer = ShardWriter(output.assembled / layout.SHARD_DIR, split, schema, config.shard_size_mb * 2**20)
+        writer = make_writer(config, output.assembled / layout.SHARD_DIR, split, schema)
         shards += writer.write(_rows(in_split, chosen, output, key))
-    captions = sorted({caption for track, _ in kept for caption in track.captions})
-    rejects = Counter(fact.reason for fact in facts if fact.reason is not None)
+    _keep_left_out({fact.sha256 for fact in facts} - {fact.sha256 for _, fact in whole}, output, key)
     stats = {
         "schema_version": layout.SCHEMA_VERSION,
-        "fingerprint": fingerprint(shards),
-        "totals": _totals([fact for _, fact in kept]),
-        "splits": {
-            split: _totals([fact for track, fact in kept if split_of[track.track_id] == split])
-            for split in used_splits(split_of.values())
-        },
-        "rejected": dict(sorted(rejects.items())),
-        "warnings": dict(sorted(Counter(doubt for _, fact in kept for doubt in fact.warnings).items())),
-        "silent_slices": sum(fact.silent_slices for fact in facts),
-        "captions": len(captions),
-        "captions_cut_off": sum(count > MAX_TOKENS for count in count_tokens(captions)),
-        "loudness_lufs": _spread([fact.lufs for _, fact in kept if fact.lufs is not None]),
+        **summarise(kept, facts, split_of, shards),
+        "license": config.license,
         "parameters": dict(parameters),
         "sources_digest": digest,
         "shards": [dataclasses.asdict(shard) for shard in shards],
@@ -86,20 +78,51 @@ def assemble(
     write_spectrogram(folder, config.spectrogram)
     manifest = "".join(_manifest_line(*pair, split_of) for pair in zip(sources.tracks, facts, strict=True))
     write_atomically(folder / layout.MANIFEST_FILE, manifest.encode())
-    count = min(_PICTURES, len(kept))
-    shown = [kept[index * len(kept) // count] for index in range(count)]
-    (folder / PICTURES_DIR).mkdir()
-    pngs = [next(read_slices(kept_path(output.tracks, fact.sha256, key))).png for _, fact in shown]
-    write_atomically(folder / PICTURES_DIR / "contact_sheet.png", contact_sheet(pngs))
+    shown = _shown(kept)
     samples = [(track.track_id, track.captions[0]) for track, _ in shown]
-    card = card_text(stats, config.spectrogram, samples, sources.extra_types, command)
+    charts = _write_pictures(shown, stats["histograms"], output, key)
+    card = card_text(stats, config, samples, sources.extra_types, charts, command)
     write_atomically(folder / layout.CARD_FILE, card.encode())
     write_atomically(folder / layout.STATS_FILE, json_bytes(stats), sync=True)
 
 
-def _rows(
-    tracks: Sequence[tuple[Track, TrackFacts]], chosen: Mapping[str, frozenset[int]], output: Output, key: str
-) -> Iterator[dict[str, Any]]:
+def _splits(kept: Kept, config: PrepareConfig) -> dict[str, str]:
+    alike = likeness_keys([fact for _, fact in kept], config)
+    members = [
+        SplitMember(track.track_id, fact.sha256, track.artist, track.split, keys)
+        for (track, fact), keys in zip(kept, alike, strict=True)
+    ]
+    return assign_splits(members, config.seed, config.validation_ratio, config.test_ratio)
+
+
+def _keep_left_out(hashes: set[str], output: Output, key: str) -> None:
+    """Keep what was found or cut and is not, or not wholly, in the dataset, so that extending it does not do it anew."""
+    for sha256 in sorted(hashes - {""}):
+        path = kept_path(output.tracks, sha256, key)
+        if path.is_file():
+            link_or_copy(path, output.assembled / LEFT_OUT_DIR / path.name)
+
+
+def _shown(kept: Kept) -> Kept:
+    """Return tracks for the card, evenly spread over all."""
+    count = min(_PICTURES, len(kept))
+    return [kept[index * len(kept) // count] for index in range(count)]
+
+
+def _write_pictures(shown: Kept, histograms: Mapping[str, Any], output: Output, key: str) -> list[str]:
+    """Write the card's pictures. Returns the names of the charts."""
+    folder = output.assembled / PICTURES_DIR
+    pngs = [next(read_slices(kept_path(output.tracks, fact.sha256, key))).png for _, fact in shown]
+    write_atomically(folder / "contact_sheet.png", contact_sheet(pngs))
+    charts = []
+    for name, (title, unit) in _CHARTS.items():
+        if histograms[name] is not None:
+            charts.append(f"{name}.png")
+            write_atomically(folder / charts[-1], histogram_picture(title, unit, **histograms[name]))
+    return charts
+
+
+def _rows(tracks: Kept, chosen: Mapping[str, frozenset[int]], output: Output, key: str) -> Iterator[Row]:
     for track, fact in tracks:
         shared = {
             layout.CAPTION: list(track.captions),
@@ -122,6 +145,9 @@ def _rows(
 
 def _manifest_line(track: Track, fact: TrackFacts, split_of: Mapping[str, str]) -> str:
     facts = dataclasses.asdict(fact)
+    del facts["reused"]
+    if fact.origin is None:
+        del facts["origin"]
     line = {
         "source": track.source,
         "track_id": track.track_id,
@@ -133,16 +159,3 @@ def _manifest_line(track: Track, fact: TrackFacts, split_of: Mapping[str, str]) 
         "captions": len(track.captions),
     }
     return json.dumps(line | facts, ensure_ascii=False) + "\n"
-
-
-def _totals(facts: Sequence[TrackFacts]) -> dict[str, float]:
-    hours = sum(fact.slices_s for fact in facts) / 3600
-    return {"tracks": len(facts), "slices": sum(fact.slices for fact in facts), "hours": hours}
-
-
-def _spread(values: Sequence[float]) -> dict[str, float] | None:
-    """Return minimum, median and maximum; None of nothing."""
-    ordered = sorted(values)
-    if not ordered:
-        return None
-    return {"min": ordered[0], "median": ordered[len(ordered) // 2], "max": ordered[-1]}

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all: written beside, then renamed."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,3 +39,22 @@ def write_atomically(path: Path, data: bytes, sync: bool = False) -> None:
     """Write a whole file at once; see `open_atomically`."""
     with open_atomically(path, sync) as file:
         file.write(data)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, without its content taking room twice where the file system can do that.
+
+    Args:
+        source: The file; it must not be changed in place later.
+        target: The second name; one that is there already stays as it is.
+
+    Raises:
+        OSError: If it has to be copied and cannot be.
+    """
+    if target.exists():
+        return
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or a file system without links
+        with source.open("rb") as read, open_atomically(target) as file:
+            shutil.copyfileobj(read, file)

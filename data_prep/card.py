@@ -1,37 +1,50 @@
-"""The dataset card: README.md with the front matter that `datasets` and the Hub read, and a contact sheet."""
+"""The dataset card: README.md with the front matter that `datasets` and the Hub read."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_prep.report import counts_text
+from data_prep.summary import LOUDNESS_BINS, TEMPO_BINS
 from data_prep.tokens import MAX_TOKENS
-from riffusion_train.config.spectrogram import SpectrogramConfig, to_data
+from riffusion_train.config.prepare import PrepareConfig, Writer
+from riffusion_train.config.spectrogram import to_data
 from riffusion_train.dataset.layout import COLUMNS, MANIFEST_FILE, SHARD_DIR
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_CELL_PX = 224
-_GAP_PX = 8
-_COLUMNS = 4
+_DATA_FILES = {
+    Writer.parquet: "{split}-*.parquet",
+    Writer.folder: "{split}/**",
+    Writer.webdataset: "{split}-*.tar",
+}
+_LAYOUTS = {
+    Writer.parquet: "Parquet shards, which `riffusion train` and `datasets.load_dataset` read.",
+    Writer.folder: """PNG files with a `metadata.jsonl` for each split, which `datasets.load_dataset("imagefolder", data_dir=…)`
+and trainers such as diffusers' `train_text_to_image.py --train_data_dir …/data/train` read. `file_name` is the picture,
+`text` the first caption, and the columns below are there as well.""",
+    Writer.webdataset: """WebDataset shards: each slice is a `.png`, a `.txt` with the first caption, and a `.json` with the
+columns below.""",
+}
 
 
 def card_text(
     stats: Mapping[str, Any],
-    spectrogram: SpectrogramConfig,
+    config: PrepareConfig,
     samples: Sequence[tuple[str, str]],
     extra_types: Mapping[str, str],
+    charts: Sequence[str],
     command: str,
 ) -> str:
     """Return the dataset card as Markdown.
 
     Args:
         stats: The content of `stats.json`.
-        spectrogram: The codec.
+        config: The run's config.
         samples: Some tracks with one caption each.
         extra_types: Names and types of the table's own columns.
+        charts: Names of the histograms' files.
         command: The command that made the dataset; may be empty.
     """
-    totals, rejected = stats["totals"], stats["rejected"]
+    totals, rejected, spectrogram = stats["totals"], stats["rejected"], config.spectrogram
     splits = "\n".join(
         f"| {split} | {row['tracks']} | {row['slices']} | {row['hours']:.2f} |"
         for split, row in stats["splits"].items()
@@ -39,18 +52,31 @@ def card_text(
     reasons = "\n".join(f"| {reason} | {count} |" for reason, count in rejected.items())
     left_out = f"| reason | tracks |\n|---|---|\n{reasons}\n\n" if rejected else "No track was rejected. "
     columns = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in COLUMNS.items())
-    columns += "".join(f"\n| `{name}` | from the source table ({kind}) |" for name, kind in extra_types.items())
+    columns += "".join(
+        f"\n| `{name}` | from a table, sidecars, names, tags or measuring ({kind}) |"
+        for name, kind in extra_types.items()
+    )
     parameters = "\n".join(f"| `{name}` | {value} |" for name, value in to_data(spectrogram)["spectrogram"].items())
     lines = "\n".join(f"{track}: {caption}".replace("`", "'") for track, caption in samples)
     made = f"```\n{command}\n```\n" if command else ""
-    return f"""{_front_matter(stats)}
+    pictures = "\n\n".join(f"![{name.split('_')[0].capitalize()}](pictures/{name})" for name in charts)
+    ends = (f"{low:g} and {high:g} {unit}" for (low, high, _), unit in ((LOUDNESS_BINS, "LUFS"), (TEMPO_BINS, "bpm")))
+    beyond = f"Bars that end at {' or '.join(ends)} count what lies beyond as well."
+    return f"""{_front_matter(stats, config)}
 # Spectrogram dataset
 
-Spectrogram images of {spectrogram.clip_s:.2f} s, cut from captioned tracks: {counts_text(totals)} of audio in the slices,
-different captions: {stats["captions"]}{_cut_off_text(stats)}. Made by riffusion-train:
+Spectrogram images of {spectrogram.clip_s:.2f} s, cut from captioned tracks: {counts_text(totals)} of audio in the slices.
+Made by riffusion-train:
 
 {made}
 ![Spectrograms](pictures/contact_sheet.png)
+
+| | |
+|---|---|
+| captions | {_captions_text(stats)} |
+| loudness of the tracks | {_loudness_text(stats)} |
+| licence of the audio | {config.license} |
+| fingerprint | `{stats["fingerprint"]}` |
 
 | split | tracks | slices | hours |
 |---|---|---|---|
@@ -58,7 +84,13 @@ different captions: {stats["captions"]}{_cut_off_text(stats)}. Made by riffusion
 
 No track, and no artist where artists are known, is in two splits, unless the source table itself says so.
 
+{pictures}
+
+{beyond if charts else ""}
+
 ## Columns
+
+{_LAYOUTS[config.writer]}
 
 | column | meaning |
 |---|---|
@@ -85,26 +117,24 @@ file is in `{MANIFEST_FILE}`.
 """
 
 
-def contact_sheet(pngs: Sequence[bytes]) -> bytes:
-    """Return one PNG with the given PNGs in rows of four."""
-    from PIL import Image
-
-    columns = min(_COLUMNS, len(pngs))
-    rows = -(-len(pngs) // columns)
-    step = _CELL_PX + _GAP_PX
-    sheet = Image.new("RGB", (columns * step - _GAP_PX, rows * step - _GAP_PX), "white")
-    for index, png in enumerate(pngs):
-        with Image.open(io.BytesIO(png)) as image:
-            cell = image.convert("RGB").resize((_CELL_PX, _CELL_PX), Image.Resampling.BILINEAR)
-        sheet.paste(cell, (index % columns * step, index // columns * step))
-    sink = io.BytesIO()
-    sheet.save(sink, "PNG")
-    return sink.getvalue()
+def _captions_text(stats: Mapping[str, Any]) -> str:
+    a_track, tokens, cut_off = stats["captions_a_track"], stats["caption_tokens"], stats["captions_cut_off"]
+    text = f"{stats['captions']} different ones, {_range(a_track)} a track"
+    text += f", {_range(tokens)} tokens long, half of them up to {tokens['median']}" if tokens else ""
+    return text + (f"; {cut_off} are longer than the {MAX_TOKENS} tokens that the model sees" if cut_off else "")
 
 
-def _cut_off_text(stats: Mapping[str, Any]) -> str:
-    count = stats["captions_cut_off"]
-    return f", {count} of them longer than the {MAX_TOKENS} tokens that the model sees" if count else ""
+def _loudness_text(stats: Mapping[str, Any]) -> str:
+    told = stats["loudness_lufs"]
+    if told is None:
+        return "not known"
+    return f"{told['min']:.1f} to {told['max']:.1f} LUFS, median {told['median']:.1f}, before the gain of each track"
+
+
+def _range(spread: Mapping[str, float] | None) -> str:
+    if spread is None:
+        return "0"
+    return f"{spread['min']}" if spread["min"] == spread["max"] else f"{spread['min']} to {spread['max']}"
 
 
 def _warnings_text(warnings: Mapping[str, int]) -> str:
@@ -121,12 +151,14 @@ def _version(fingerprint: str) -> str:
     return f"1.0.{int(fingerprint[:7], 16)}"
 
 
-def _front_matter(stats: Mapping[str, Any]) -> str:
+def _front_matter(stats: Mapping[str, Any], config: PrepareConfig) -> str:
     slices = stats["totals"]["slices"]
     size = next((name for limit, name in _SIZES if slices < limit), "n>1M")
-    files = "\n".join(f"  - split: {split}\n    path: {SHARD_DIR}/{split}-*.parquet" for split in stats["splits"])
+    paths = {split: f"{SHARD_DIR}/{_DATA_FILES[config.writer].format(split=split)}" for split in stats["splits"]}
+    files = "\n".join(f"  - split: {split}\n    path: {path}" for split, path in paths.items())
     return f"""---
 pretty_name: Spectrogram dataset
+license: {config.license}
 task_categories:
 - text-to-audio
 tags:

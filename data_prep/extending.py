@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from data_prep.kept import Slice, TrackFacts, kept_path, read_facts, write_kept
+from data_prep.atomic import link_or_copy
+from data_prep.kept import Slice, TrackFacts, kept_path, note_origin, read_facts, write_kept
+from data_prep.output import LEFT_OUT_DIR
+from data_prep.writers.choose import read_rows
 from riffusion_train.dataset import layout
 
 _FIELDS = {field.name for field in dataclasses.fields(TrackFacts)}
@@ -18,9 +19,7 @@ _OF_THE_WHOLE = ("misnamed", "clipped")
 
 
 def keep_finished(folder: layout.DatasetFolder, kept_dir: Path, key: str) -> int:
-    """Keep the tracks of a finished dataset as if they had just been cut.
-
-    A track of which some slices were left out, as balancing does, is cut anew.
+    """Keep the tracks of a finished dataset as if they had just been cut, those that were left out of it as well.
 
     Args:
         folder: The dataset; it was made with the same parameters.
@@ -31,18 +30,24 @@ def keep_finished(folder: layout.DatasetFolder, kept_dir: Path, key: str) -> int
         How many tracks are kept.
     """
     facts = _facts_of(folder.path / layout.MANIFEST_FILE)
+    for fact in facts.values():
+        if fact.origin:
+            note_origin(kept_dir, fact.origin, fact.sha256)
     count = 0
+    for left_out in sorted((folder.path / LEFT_OUT_DIR).glob(f"*-{key}.arrow")):
+        link_or_copy(left_out, kept_dir / left_out.name)
+        count += bool(getattr(read_facts(left_out), "slices", 0))
     for track_id, rows in itertools.groupby(_rows(folder), key=lambda row: str(row[layout.TRACK_ID])):
         slices = [
             Slice(row[layout.IMAGE]["bytes"], row[layout.START_S], row[layout.DURATION_S], row[layout.MAX_VALUE])
             for row in rows
         ]
-        fact = facts.get(track_id)
-        if fact is None or fact.slices != len(slices):
-            continue
-        path = kept_path(kept_dir, fact.sha256, key)
+        known = facts.get(track_id)
+        if known is None or known.reason is not None or known.slices != len(slices):
+            continue  # some of its slices were left out, as balancing does
+        path = kept_path(kept_dir, known.sha256, key)
         if read_facts(path) is None:
-            write_kept(path, fact, slices)
+            write_kept(path, dataclasses.replace(known, origin=None), slices)
         count += 1
     return count
 
@@ -51,17 +56,11 @@ def _facts_of(manifest: Path) -> dict[str, TrackFacts]:
     facts = {}
     with manifest.open(encoding="utf-8") as lines:
         for entry in map(json.loads, lines):
-            if entry["status"] == "kept":
-                fact = TrackFacts(**{name: value for name, value in entry.items() if name in _FIELDS})
-                warnings = {name: told for name, told in fact.warnings.items() if name not in _OF_THE_WHOLE}
-                facts[entry["track_id"]] = dataclasses.replace(fact, warnings=warnings)
+            fact = TrackFacts(**{name: value for name, value in entry.items() if name in _FIELDS})
+            warnings = {name: told for name, told in fact.warnings.items() if name not in _OF_THE_WHOLE}
+            facts[entry["track_id"]] = dataclasses.replace(fact, warnings=warnings, sha256=fact.sha256 or "")
     return facts
 
 
 def _rows(folder: layout.DatasetFolder) -> Iterator[dict[str, Any]]:
-    columns = [layout.TRACK_ID, layout.IMAGE, layout.START_S, layout.DURATION_S, layout.MAX_VALUE]
-    for split in layout.SPLITS:
-        for shard in folder.shards(split):
-            with pq.ParquetFile(shard) as file:
-                for batch in file.iter_batches(columns=columns, batch_size=100):
-                    yield from batch.to_pylist()
+    return (row for split in layout.SPLITS for row in read_rows(folder, split))

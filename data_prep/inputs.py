@@ -1,6 +1,8 @@
 """Opening an input for a worker: a path as it is, a URL or a row of a data set as a copy for the time being."""
 
 import contextlib
+import hashlib
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -8,6 +10,30 @@ from pathlib import Path, PurePosixPath
 from data_prep.hub import PREFIX, write_row_audio
 from data_prep.places import is_url, one_line
 from riffusion_train.config.errors import InputError
+
+_VERSIONS = ("etag", "md5hash", "content-md5", "checksum", "generation", "blob_id", "last-modified", "last_modified",
+             "lastmodified", "last_commit", "mtime", "modified", "created", "lfs")  # fmt: skip
+"""What stores call the facts that change with a file's content."""
+
+
+def origin_of(locator: str) -> str | None:
+    """Return a hash that is the same as long as a remote file is; None for a local one, or where the store does not tell.
+
+    It asks for the file's head alone.
+    """
+    if not is_url(locator) or locator.startswith(PREFIX):
+        return None
+    import fsspec
+
+    try:
+        files, name = fsspec.core.url_to_fs(locator)
+        info = files.info(name)
+    except Exception:  # each kind of store has its own; fetching the file tells what is wrong
+        return None
+    told = sorted((key.lower(), str(value)) for key, value in info.items() if key.lower() in _VERSIONS and value)
+    if not told:
+        return None
+    return hashlib.sha256(json.dumps([locator, info.get("size"), told]).encode()).hexdigest()[:32]
 
 
 @contextlib.contextmanager

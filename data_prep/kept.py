@@ -55,6 +55,10 @@ class TrackFacts:
     """Share of the samples that lie in flat tops at full scale."""
     warnings: dict[str, str] = dataclasses.field(default_factory=dict)
     """What speaks against the file, though it can be used: a few words, and what was found."""
+    origin: str | None = None
+    """What tells that a remote file is still the same without fetching it: hash of its URL and version."""
+    reused: bool = False
+    """Whether it was there already; of no meaning on the disk."""
     tags: dict[str, str] = dataclasses.field(default_factory=dict)
     measured: dict[str, str | int | float | bool | None] = dataclasses.field(default_factory=dict)
     reason: str | None = None
@@ -70,6 +74,23 @@ def parameters_key(parameters: Mapping[str, Any]) -> str:
 def kept_path(folder: Path, sha256: str, key: str) -> Path:
     """Return where the slices of an audio file are kept."""
     return folder / f"{sha256}-{key}.arrow"
+
+
+def note_origin(folder: Path, origin: str, sha256: str) -> None:
+    """Note what a remote file of an origin held, so that it need not be fetched again."""
+    write_atomically(_origin_path(folder, origin), sha256.encode())
+
+
+def read_origin(folder: Path, origin: str) -> str | None:
+    """Return the hash of what a remote file held; None where it is not known."""
+    try:
+        return _origin_path(folder, origin).read_text()
+    except OSError:
+        return None
+
+
+def _origin_path(folder: Path, origin: str) -> Path:
+    return folder / f"{origin}.origin"
 
 
 def write_kept(path: Path, facts: TrackFacts, slices: Sequence[Slice]) -> None:

@@ -19,7 +19,12 @@ from riffusion_train.config.spectrogram import SPECTROGRAM_FILE
 from riffusion_train.dataset import layout
 
 PICTURES_DIR = "pictures"
-_OURS = (layout.SHARD_DIR, layout.CARD_FILE, layout.MANIFEST_FILE, SPECTROGRAM_FILE, PICTURES_DIR, layout.STATS_FILE)
+LEFT_OUT_DIR = ".left_out"
+"""What was cut and is not in the dataset, as duplicates are: were it thrown away, extending the dataset would cut it anew."""
+_OURS = (
+    *(layout.SHARD_DIR, layout.CARD_FILE, layout.MANIFEST_FILE, SPECTROGRAM_FILE, PICTURES_DIR, LEFT_OUT_DIR),
+    layout.STATS_FILE,
+)
 
 
 class Output:
@@ -30,15 +35,16 @@ class Output:
         self.work = folder / layout.WORK_DIR
         self.tracks = self.work / "tracks"
         self.assembled = self.work / "assembled"
-        self._parameters = self.work / "parameters.json"
+        self.parameters_file = self.work / "parameters.json"
 
-    def is_complete(self, parameters: Mapping[str, Any], digest: str, overwrite: bool) -> bool:
+    def is_complete(self, parameters: Mapping[str, Any], digest: str, overwrite: bool, licence: str) -> bool:
         """Tell whether the folder holds exactly the dataset that is asked for; one of other sources is to be extended.
 
         Args:
             parameters: The settings asked for.
             digest: Hash of the sources as they are now.
             overwrite: Whether a dataset of other settings or sources may be replaced.
+            licence: Licence asked for, which the card tells.
 
         Raises:
             InputError: If the folder holds something else, or a dataset, finished or not, of other settings.
@@ -46,7 +52,7 @@ class Output:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"out={self.folder}: a file of that name is in the way")
         stats = layout.read_stats(self.folder) if not overwrite else None
-        begun = read_parameters(self._parameters)
+        begun = read_parameters(self.parameters_file)
         if stats is None and begun is None and not overwrite:
             self._refuse_foreign()
         if overwrite:
@@ -58,7 +64,7 @@ class Output:
         if stats is None:
             return False
         refuse_differences(stats["parameters"], parameters, self.folder)
-        return bool(stats["sources_digest"] == digest)
+        return bool(stats["sources_digest"] == digest and stats.get("license", licence) == licence)
 
     def _refuse_foreign(self) -> None:
         if self.folder.is_dir():
@@ -83,13 +89,18 @@ class Output:
                 raise InputError(f"out={self.folder}: another riffusion prepare is writing to it") from None
             yield
 
-    def begin(self, parameters: Mapping[str, Any]) -> None:
+    def note(self, parameters: Mapping[str, Any]) -> None:
         """Note the settings of this run, for the next one to compare; sweep up what a killed run left half written."""
         for partial in self.work.rglob("*.partial"):
             partial.unlink(missing_ok=True)
-        write_atomically(self._parameters, json_bytes(parameters))
+        write_atomically(self.parameters_file, json_bytes(parameters))
+
+    def begin(self, parameters: Mapping[str, Any]) -> None:
+        """Note the settings, and make room for the dataset; see `note`."""
+        self.note(parameters)
         shutil.rmtree(self.assembled, ignore_errors=True)
-        (self.assembled / layout.SHARD_DIR).mkdir(parents=True)
+        for name in (layout.SHARD_DIR, LEFT_OUT_DIR, PICTURES_DIR):
+            (self.assembled / name).mkdir(parents=True)
 
     def finish(self) -> None:
         """Move the assembled dataset into place, and remove the working folder."""

@@ -3,7 +3,8 @@
 import dataclasses
 import enum
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import CaptionSource, Duplicates, PrepareConfig
 from riffusion_train.config.spectrogram import to_data
 
-_FREE = ("out", "num_workers", "dry_run", "overwrite", "spectrogram")
-"""Keys that do not change the dataset, and the one that is listed field by field."""
+_RUNNING = ("num_workers", "engine", "ray_address", "dry_run", "overwrite", "push_to_hub", "private", "part")
+_FREE = ("out", *_RUNNING, "license", "spectrogram")
+"""Keys that do not change the dataset, one that changes its card alone, and the one that is listed field by field."""
+_MEND = "choose another out=, or replace it with overwrite=true"
 
 
 def make_cut_parameters(config: PrepareConfig) -> CutParameters:
@@ -58,8 +61,24 @@ def parameters_of(config: PrepareConfig) -> dict[str, Any]:
     return plain | {"audio": _absolute(config.audio)} | {f"spectrogram.{key}": codec[key] for key in codec}
 
 
-def refuse_differences(made: Mapping[str, Any], asked: Mapping[str, Any], where: Path) -> None:
+def command_line(words: Sequence[str], out: Path) -> str:
+    """Return the command for the card: the words that decide what the dataset is, and the folder's name.
+
+    It is the same for any number of workers, parts and places.
+    """
+    left_out = tuple(f"{key}=" for key in ("out", *_RUNNING))
+    told = [word for word in words if not word.startswith(left_out)]
+    return shlex.join(["riffusion", "prepare", *told, f"out={out.name}"])
+
+
+def refuse_differences(made: Mapping[str, Any], asked: Mapping[str, Any], where: Path, mend: str = _MEND) -> None:
     """Refuse to go on with other settings than a dataset was begun with.
+
+    Args:
+        made: The settings that it was begun with.
+        asked: The settings now.
+        where: What was begun.
+        mend: What to do, for the message.
 
     Raises:
         InputError: Naming the first keys that differ, with both values.
@@ -71,7 +90,7 @@ def refuse_differences(made: Mapping[str, Any], asked: Mapping[str, Any], where:
         return
     shown = ", ".join(f"{key}={_typed(made.get(key))} (now {_typed(asked[key])})" for key in differing[:3])
     more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-    raise InputError(f"{where} was made with {shown}{more}; choose another out=, or replace it with overwrite=true")
+    raise InputError(f"{where} was made with {shown}{more}; {mend}")
 
 
 def read_parameters(path: Path) -> dict[str, Any] | None:

@@ -4,36 +4,61 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.assembly import assemble
 from data_prep.beats import check_librosa
 from data_prep.captioning import add_path_fields, finish_captions, needs_work_first
 from data_prep.estimate import estimate_lines
 from data_prep.extending import keep_finished
-from data_prep.kept import TrackFacts, parameters_key
+from data_prep.finishing import find_complete, finish_dataset, push_dataset
+from data_prep.kept import parameters_key
 from data_prep.output import Output
-from data_prep.parameters import cut_data, make_cut_parameters, parameters_of
-from data_prep.policy import judge
-from data_prep.report import counts_text, report_lines
+from data_prep.parameters import command_line, cut_data, make_cut_parameters, parameters_of
+from data_prep.parts import work_on_part
 from data_prep.review import review_path, write_review
 from data_prep.running import work_on_tracks
 from data_prep.sources import find_sources
-from data_prep.tracks import Sources, Track, with_columns
-from riffusion_train.config.errors import InputError
+from data_prep.tracks import Sources
+from data_prep.writers.choose import check_columns
+from riffusion_train.config.hub import check_repository
 from riffusion_train.config.prepare import CaptionSource, PrepareConfig, Windows
 from riffusion_train.config.prepare_checks import check_prepare
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder, read_stats
 
 
-def run(config: PrepareConfig, command: str = "") -> None:
-    """Do what the verb is asked for: prepare, tell what would be made, or write the captions to review; see `prepare`."""
+def run(config: PrepareConfig, words: Sequence[str] = (), endpoint: str | None = None) -> None:
+    """Do what the verb is asked for: prepare all or a part, tell what would be made, or write the captions to review.
+
+    Args:
+        config: What to do.
+        words: The command line after the verb.
+        endpoint: The hub's address for `push_to_hub`; None is the usual one.
+
+    Raises:
+        InputError: As `prepare` and `hub.push` do.
+    """
     check_prepare(config)
+    if config.push_to_hub is not None:
+        check_repository(config.push_to_hub)
     if config.captions is CaptionSource.review and not review_path(config).is_file():
         print(write_review(config, review_path(config)))
-        return
-    if config.dry_run:
+    elif config.dry_run:
         print("\n".join(estimate_lines(make_sources(config), config)))
-        return
-    prepare(config, command)
+    elif config.part is not None:
+        check_tools(config)
+        work_on_part(config, make_sources(config), parameters_of(config), words)
+    else:
+        folder = prepare(config, command_line(words, Path(config.out)) if words else "")
+        if config.push_to_hub is not None:
+            print(push_dataset(folder, config.push_to_hub, private=config.private, endpoint=endpoint))
+
+
+def check_tools(config: PrepareConfig) -> None:
+    """Check that what a config needs is installed.
+
+    Raises:
+        InputError: Saying how to install it.
+    """
+    if config.windows is not Windows.fixed:
+        check_librosa()
 
 
 def prepare(config: PrepareConfig, command: str = "") -> DatasetFolder:
@@ -49,20 +74,14 @@ def prepare(config: PrepareConfig, command: str = "") -> DatasetFolder:
         OSError: If the disk is full; the same command goes on.
     """
     check_prepare(config)
-    if config.windows is not Windows.fixed:
-        check_librosa()
+    check_tools(config)
     out = Path(config.out)
     sources = make_sources(config)
     output = Output(out)
     parameters = parameters_of(config)
-    digest = sources.digest()
-    if output.is_complete(parameters, digest, config.overwrite):
-        if output.work.is_dir():  # the last run was killed after its last rename
-            with output.locked():
-                output.clear()
-        folder = open_dataset_folder(out)
-        print(f"{out} is complete: {counts_text(folder.stats['totals'])}; nothing to do")
-        return folder
+    complete = find_complete(output, parameters, sources.digest(), config.overwrite, config.license)
+    if complete is not None:
+        return complete
     with output.locked():
         output.begin(parameters)
         key = parameters_key(cut_data(make_cut_parameters(config)))
@@ -70,16 +89,7 @@ def prepare(config: PrepareConfig, command: str = "") -> DatasetFolder:
             count = keep_finished(open_dataset_folder(out), output.tracks, key)
             print(f"{out} is extended: the slices of {count} tracks are taken as they are")
         facts = work_on_tracks(config, sources, output)
-        sources = _with_findings(sources, facts, config)
-        facts = judge(sources.tracks, facts, config)
-        if all(fact.reason is not None for fact in facts):
-            output.clear()  # nothing is worth keeping, and the mend may be another setting
-            raise InputError(_why_nothing(sources.tracks, facts))
-        assemble(config, sources, facts, output, key, parameters, digest, command)
-        output.finish()
-    folder = open_dataset_folder(out)
-    print("\n".join(report_lines(folder)))
-    return folder
+        return finish_dataset(config, sources, facts, output, parameters, command)
 
 
 def make_sources(config: PrepareConfig) -> Sources:
@@ -89,6 +99,7 @@ def make_sources(config: PrepareConfig) -> Sources:
         InputError: If there is no audio, or tables or templates cannot be used.
     """
     sources = add_path_fields(find_sources(_reviewed(config)), config)
+    check_columns(config, sources.extra_types)
     return sources if needs_work_first(config) else finish_captions(sources, config)
 
 
@@ -97,15 +108,3 @@ def _reviewed(config: PrepareConfig) -> PrepareConfig:
     if config.captions is not CaptionSource.review:
         return config
     return dataclasses.replace(config, captions=CaptionSource.table, table=str(review_path(config)))
-
-
-def _with_findings(sources: Sources, facts: Sequence[TrackFacts], config: PrepareConfig) -> Sources:
-    """Add what the workers read and measured in the files as columns, and finish the captions with it."""
-    if not needs_work_first(config):
-        return sources
-    return finish_captions(with_columns(sources, [fact.tags | fact.measured for fact in facts]), config)
-
-
-def _why_nothing(tracks: Sequence[Track], facts: Sequence[TrackFacts]) -> str:
-    counted = "the one track" if len(tracks) == 1 else f"any of {len(tracks)} tracks"
-    return f"cannot use {counted}; the first, {tracks[0].source}: {facts[0].reason}: {facts[0].detail}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data_prep.kept import TrackFacts, parameters_key
 from data_prep.output import Output
+from data_prep.pace import Pace
 from data_prep.parameters import cut_data, make_cut_parameters
 from data_prep.tracks import Sources
 from data_prep.work import WorkerSetup, make_track_worker, one_thread
@@ -33,16 +34,16 @@ def work_on_tracks(config: PrepareConfig, sources: Sources, output: Output) -> l
     ]
     todo = [index for index, fact in enumerate(facts) if fact is None]
     paths = [sources.tracks[index].locator for index in todo]
-    slices = done = 0
+    pace, done = Pace(), 0
     with _stop_signals() as stop, ProgressReport("prepare tracks", len(todo)) as progress:
         results = _run(config.num_workers, setup, paths, output.work / "workers.log", stop)
         with contextlib.closing(results):
             for number, result in results:
                 fact = _fact_of(result)
                 facts[todo[number]] = fact
-                slices += fact.slices
+                pace.add(fact)
                 done += 1
-                progress.update(done, f"{slices} slices")
+                progress.update(done, pace.figures())
                 if stop.is_set():
                     break
     if done < len(todo):

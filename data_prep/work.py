@@ -14,8 +14,8 @@ import numpy.typing as npt
 from data_prep.acoustic import fingerprint_words, to_text
 from data_prep.beats import find_beats
 from data_prep.clipping import clipped_share, pcm_hash
-from data_prep.inputs import open_input
-from data_prep.kept import Slice, TrackFacts, kept_path, read_facts, write_kept
+from data_prep.inputs import open_input, origin_of
+from data_prep.kept import Slice, TrackFacts, kept_path, note_origin, read_facts, read_origin, write_kept
 from data_prep.loudness import gain_db, measure_lufs, rms_dbfs
 from data_prep.measuring import measure
 from data_prep.slicing import (
@@ -97,11 +97,19 @@ class TrackWorker:
         Raises:
             OSError: If the slices cannot be written.
         """
+        origin = origin_of(locator)
+        before = read_origin(self._kept_dir, origin) if origin else None
+        kept = read_facts(kept_path(self._kept_dir, before, self._key)) if before else None
+        if kept is not None:  # it need not even be fetched
+            return dataclasses.replace(kept, origin=origin, reused=True)
         try:
             with open_input(locator) as path:
-                return self._work(path)
+                facts = self._work(path)
         except InputError as error:
             return TrackFacts("", reason="unreadable", detail=str(error))
+        if origin and facts.sha256:
+            note_origin(self._kept_dir, origin, facts.sha256)
+        return dataclasses.replace(facts, origin=origin)
 
     def _work(self, path: Path) -> TrackFacts:
         try:
@@ -112,7 +120,7 @@ class TrackWorker:
         kept = kept_path(self._kept_dir, sha256, self._key)
         facts = read_facts(kept)
         if facts is not None:
-            return facts
+            return dataclasses.replace(facts, reused=True)
         try:
             facts, slices = self._cut_track(path, TrackFacts(sha256))
         except OSError as error:

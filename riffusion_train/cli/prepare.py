@@ -1,17 +1,37 @@
-"""`riffusion prepare audio=DIR out=DIR`: slice captioned audio into a dataset of spectrogram images."""
+"""`riffusion prepare audio=DIR out=DIR`: slice captioned audio into a dataset of spectrogram images; `merge` joins parts."""
 
-import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
-from riffusion_train.cli.command import parse
+from riffusion_train.cli.command import help_text, parse
+from riffusion_train.config.compose import compose, config_keys
+from riffusion_train.config.errors import InputError
+from riffusion_train.config.merge import MergeConfig
 from riffusion_train.config.prepare import PrepareConfig
 
 
 def main(words: Sequence[str]) -> None:
     """Run the verb."""
+    if words and words[0] == "merge":
+        _merge(words[1:])
+        return
     config = parse("prepare", PrepareConfig, words)
     if config is None:
         return
     from data_prep.pipeline import run
 
-    run(config, command=shlex.join(["riffusion", "prepare", *words]))
+    run(config, words)
+
+
+def _merge(words: Sequence[str]) -> None:
+    if any(word in ("-h", "--help") for word in words):
+        print(help_text("prepare merge", MergeConfig, "[PART …] "))
+        return
+    keys = tuple(f"{key}=" for key in config_keys(MergeConfig))
+    folders = [word for word in words if not word.startswith(keys) and (Path(word).is_dir() or "=" not in word)]
+    if not any(word.startswith("out=") for word in words):
+        raise InputError("name the dataset folder: riffusion prepare merge [PART …] out=DIR")
+    config = compose("merge", MergeConfig, [word for word in words if word not in folders])
+    from data_prep.merging import run_merge
+
+    run_merge(config, folders)

@@ -77,6 +77,17 @@ class Truncated(enum.Enum):
     """It is left out."""
 
 
+class Writer(enum.Enum):
+    """How the pictures lie on the disk."""
+
+    parquet = "parquet"
+    """Parquet shards with the pictures in a column: what `riffusion train` reads."""
+    folder = "folder"
+    """PNG files and a `metadata.jsonl` for each split (imagefolder), for other trainers."""
+    webdataset = "webdataset"
+    """Tar files with a `.png`, `.txt` and `.json` for each slice, for trainers that stream."""
+
+
 @dataclasses.dataclass
 class PrepareConfig:
     """What goes in, how it is cut, and where it goes."""
@@ -159,8 +170,19 @@ class PrepareConfig:
     """Decides which group goes to which split."""
     num_workers: int | None = None
     """Worker processes; null is one for each available core, 0 works in this process."""
+    writer: Writer = Writer.parquet
+    """How the pictures lie on the disk."""
     shard_size_mb: int = 256
-    """Size at which a new Parquet shard is begun."""
+    """Size at which a new Parquet or tar file is begun."""
+    license: str = "unknown"
+    """Licence of the audio for the card, as the Hub names it: `cc-by-4.0`, `cc0-1.0`, `mit`, `other`, …"""
+    push_to_hub: str | None = None
+    """Repository to upload the finished dataset to, `user/name`."""
+    private: bool = False
+    """Whether a repository that `push_to_hub` makes is private."""
+    part: str | None = None
+    """Only this part of the work, `3/8` being the third of eight, for array jobs; it is kept in `<out>.parts`, and
+    `riffusion prepare merge out=DIR` makes the dataset of all parts."""
     dry_run: bool = False
     """Only tell what would be made and how large, from the heads of the files."""
     overwrite: bool = False

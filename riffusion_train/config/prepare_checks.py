@@ -1,6 +1,7 @@
 """What the types of `PrepareConfig` cannot say about its values."""
 
 import math
+import re
 
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import CaptionSource, PrepareConfig, Tail, TemplateUse
@@ -49,3 +50,22 @@ def check_prepare(config: PrepareConfig) -> None:
         raise InputError(f"balance_ratio={config.balance_ratio}: it is 1 or more")
     if config.template_use is TemplateUse.add and config.caption_template is None:
         raise InputError("template_use=add needs a caption_template=")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", config.license):
+        raise InputError(f"license={config.license}: write it as the Hub does, such as cc-by-4.0 or cc0-1.0, or other")
+    if config.part is not None:
+        parse_part(config.part)
+        if config.push_to_hub is not None:
+            raise InputError("push_to_hub= with part=: a part is no dataset; riffusion prepare merge pushes the whole")
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """Return number and count of `part=3/8`: (3, 8).
+
+    Raises:
+        InputError: If it is no part.
+    """
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise InputError(f"part={text}: write number and count, from 1/8 to 8/8")
+    return number, count

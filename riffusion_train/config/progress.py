@@ -57,7 +57,8 @@ class ProgressReport:
         now = time.monotonic()
         if not self._on_terminal and (now - self._spoke >= _PLAIN_INTERVAL_S or done == self.total):
             self._spoke = now
-            print(f"{self.title}: {done}/{self.total}, {self._left(now)} left {figures}".rstrip(), file=sys.stderr)
+            told = [f"{self.title}: {done}/{self.total}, {self._left(now)} left", *([figures] if figures else [])]
+            print("; ".join(told), file=sys.stderr)
 
     def _left(self, now: float) -> str:
         finished = self._done - self._first

@@ -20,12 +20,14 @@ from riffusion_train.config.compose import conf_dir, describe, group_options
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.config.export import ExportConfig
 from riffusion_train.config.import_model import ImportConfig
+from riffusion_train.config.merge import MergeConfig
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.config.sample import SampleConfig
 from riffusion_train.config.train import TrainConfig
 
 ROOTS: dict[str, type] = {
     "prepare": PrepareConfig,
+    "prepare merge": MergeConfig,
     "train": TrainConfig,
     "export": ExportConfig,
     "import": ImportConfig,

@@ -23,8 +23,12 @@ SHARD_DIR = "data"
 STATS_FILE = "stats.json"
 MANIFEST_FILE = "manifest.jsonl"
 CARD_FILE = "README.md"
+METADATA_FILE = "metadata.jsonl"
+"""With `writer=folder`: the list of a split's pictures."""
 WORK_DIR = ".work"
 """What an unfinished `prepare` keeps; a finished dataset has none."""
+PARQUET = "parquet"
+"""The writer whose datasets `riffusion train` reads."""
 
 IMAGE = "image"
 CAPTION = "caption"
@@ -58,9 +62,9 @@ _VALUE_TYPES = {
 _MEND = "make it with: riffusion prepare audio=DIR out="
 
 
-def shard_name(split: str, index: int) -> str:
+def shard_name(split: str, index: int, suffix: str = ".parquet") -> str:
     """Return the file name of a shard, for example `train-00000.parquet`."""
-    return f"{split}-{index:05d}.parquet"
+    return f"{split}-{index:05d}{suffix}"
 
 
 def arrow_schema(extra: Mapping[str, str] | None = None) -> pa.Schema:
@@ -114,8 +118,25 @@ class DatasetFolder:
         """Hash of the content of all shards, 64 hex digits; it does not depend on the folder's place or name."""
         return str(self.stats["fingerprint"])
 
+    @property
+    def writer(self) -> str:
+        """What wrote the shards: `parquet`, `folder` or `webdataset`."""
+        return str(self.stats.get("parameters", {}).get("writer", PARQUET))
+
+    def require_parquet(self) -> None:
+        """Refuse a dataset that was written for other trainers.
+
+        Raises:
+            InputError: If another writer than Parquet's wrote it.
+        """
+        if self.writer != PARQUET:
+            raise InputError(
+                f"{self.path} is written for other trainers (writer={self.writer}), and riffusion train reads Parquet; "
+                f"make another with: riffusion prepare … writer={PARQUET} out=…"
+            )
+
     def shards(self, split: str) -> list[Path]:
-        """Return the Parquet shards of a split in order; empty for a split that this dataset has not."""
+        """Return the shards of a split in order; empty for a split that this dataset has not."""
         return [self.path / SHARD_DIR / shard["name"] for shard in self.stats["shards"] if shard["split"] == split]
 
     def num_slices(self, split: str) -> int:

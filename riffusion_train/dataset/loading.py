@@ -22,12 +22,13 @@ class SliceTable:
     """The slices of one split, read from the Parquet shards through a memory map.
 
     Raises:
-        InputError: If the split is empty.
+        InputError: If the split is empty, or another writer than Parquet's wrote the dataset.
     """
 
     def __init__(self, folder: DatasetFolder, split: str) -> None:
         import datasets
 
+        folder.require_parquet()
         shards = [str(path) for path in folder.shards(split)]
         if not shards:
             raise InputError(f"{folder.path}: the split '{split}' has no slices; prepare more audio, or other ratios")

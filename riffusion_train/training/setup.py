@@ -50,6 +50,7 @@ def run_training(config: TrainConfig, words: Sequence[str]) -> Path:
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     folder = open_dataset_folder(config.dataset)
+    folder.require_parquet()
     accelerator, run = _start_processes(config)
     check_resumable(run, config)
     accelerator.wait_for_everyone()

@@ -8,6 +8,7 @@ import soundfile
 from support.corpus_files import RATE_HZ, write_tones, write_track
 from support.notes import music
 
+from data_prep import work
 from data_prep.pipeline import prepare
 from riffusion_train.config.compose import compose
 from riffusion_train.config.errors import InputError
@@ -53,6 +54,42 @@ def test_equal_and_alike_tracks_are_dropped_on_request_with_the_name_of_the_firs
     assert dropped["zcopy-3.flac"] == "the same samples as song-3.wav"
     assert "of its fingerprint is that of song-3.wav" in dropped["zlossy-3.mp3"]
     assert manifest["hot.wav"]["reason"] == "clipped"
+
+
+def test_an_extended_dataset_cuts_no_copy_and_nothing_that_balance_left_out_again(tmp_path, monkeypatch):
+    folder = tmp_path / "audio"
+    for seed in range(3):
+        write_track(folder / f"song-{seed}.wav", music(seed, 21.0))
+    soundfile.write(folder / "zcopy-0.flac", soundfile.read(folder / "song-0.wav")[0], RATE_HZ)
+    write_track(folder / "zlossy-1.mp3", 0.5 * music(1, 21.0))
+    write_track(folder / "empty.wav", 0 * music(0, 6.0))
+    rare = write_track(folder / "rare.wav", music(9, 5.2))
+    for path in folder.glob("*.*"):
+        path.with_suffix(".json").write_text(json.dumps({"genre": "rare" if path.stem.startswith("rare") else "usual"}))
+    words = ("duplicates=drop", "near_duplicates=drop", "balance_column=genre", "validation_ratio=0", "stride_s=4")
+    first = manifest_of(folder, tmp_path / "out", *words)
+    assert {source: entry["reason"] for source, entry in first.items() if entry["reason"]} == {
+        "zcopy-0.flac": "duplicate",
+        "zlossy-1.mp3": "duplicate",
+        "empty.wav": "silent",
+    }
+    write_track(folder / "rare-2.wav", music(10, 13.2))  # so the usual ones may have more slices than before
+    (folder / "rare-2.json").write_text(rare.with_suffix(".json").read_text())
+    decoded = []
+    decode = work.decode
+    monkeypatch.setattr(work, "decode", lambda path: decoded.append(path.name) or decode(path))
+    extended = manifest_of(folder, tmp_path / "out", *words)
+    assert decoded == ["rare-2.wav"]
+    assert extended == manifest_of(folder, tmp_path / "fresh", *words)
+    (folder / "song-0.wav").unlink()  # now its copy stands for it
+    decoded.clear()
+    assert manifest_of(folder, tmp_path / "out", *words)["zcopy-0.flac"]["status"] == "kept"
+    assert decoded == []
+    manifest_of(folder, tmp_path / "fresh", *words)
+    for out in ("out", "fresh"):
+        assert json.loads((tmp_path / out / "stats.json").read_text())["totals"]["slices"] == 8
+    shards = [(tmp_path / out / "data" / "train-00000.parquet").read_bytes() for out in ("out", "fresh")]
+    assert shards[0] == shards[1]
 
 
 def test_an_offset_is_removed_on_request(tmp_path):

@@ -1,8 +1,10 @@
 """All that `audio=` and `table=` may name: patterns, lists, tables, data sets, stores behind URLs."""
 
+import contextlib
 import functools
 import http.server
 import json
+import os
 import threading
 
 import datasets
@@ -115,17 +117,54 @@ def test_a_store_behind_a_url_gives_the_same_images_as_the_folder(audio, tmp_pat
         prepared("nosuch://x", tmp_path / "kind")
 
 
-@pytest.fixture
-def web(audio):
+@contextlib.contextmanager
+def serving_folder(folder):
+    """Serve a folder; gives its address, and a list of the audio files that were fetched so far."""
+    fetched = []
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            if self.path.endswith(".wav"):
+                fetched.append(self.path.rpartition("/")[2])
+            super().do_GET()
+
         def log_message(self, *arguments):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(audio)))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", fetched
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def web(audio):
+    with serving_folder(audio) as (address, _):
+        yield address
+
+
+def test_a_remote_file_is_fetched_once_unless_it_changes(tmp_path, monkeypatch):
+    pytest.importorskip("aiohttp")
+    folder = write_tones(tmp_path / "songs", 2)
+    with serving_folder(folder) as (address, fetched):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr("data_prep.finishing.assemble", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+            prepared(address, tmp_path / "out")
+        assert fetched == ["tone-000.wav", "tone-001.wav"]
+        prepared(address, tmp_path / "out")  # goes on
+        assert len(fetched) == 2
+        third = write_tones(tmp_path / "more", 3) / "tone-002.wav"
+        for path in (third, third.with_suffix(".txt")):
+            path.rename(folder / path.name)
+        prepared(address, tmp_path / "out")  # is extended
+        assert fetched[2:] == ["tone-002.wav"]
+        os.utime(folder / "tone-000.wav", (1, 1))  # as if somebody had replaced it
+        (folder / "tone-001.txt").write_text("another caption")
+        assert captions_of(prepared(address, tmp_path / "out"))["tone-001.wav"] == ["another caption"]
+        assert fetched[3:] == ["tone-000.wav"]
 
 
 def test_a_web_server_is_listed_and_a_table_may_hold_urls(web, audio, tmp_path):

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+_KINDS = ("/api/models/", "/api/datasets/")
+
 
 class StandInHub:
     """Keeps what was uploaded. Large files go the LFS way, as on the real hub; small ones inside the commit."""
@@ -29,16 +31,25 @@ class StandInHub:
         if path == "/api/repos/create":
             self.created.append(json.loads(body))
             return 200, {"url": f"{self.endpoint}/{self._name()}"}
-        if path.startswith("/api/models/") and "/preupload/" in path:
+        if path.startswith(_KINDS) and "/preupload/" in path:
             wanted = json.loads(body)["files"]
             return 200, {"files": [self._mode(file["path"]) for file in wanted]}
         if path.endswith("/info/lfs/objects/batch"):
             objects = json.loads(body)["objects"]
             return 200, {"transfer": "basic", "objects": [self._place(one) for one in objects]}
-        if path.startswith("/api/models/") and "/commit/" in path:
+        if path.startswith(_KINDS) and "/commit/" in path:
             self._commit(body)
             return 200, {"commitUrl": f"{self.endpoint}/{self._name()}/commit/1", "commitOid": "1" * 40}
         return 404, {"error": f"no such path: {path}"}
+
+    def listing(self, path: str) -> tuple[int, Any]:
+        """Answer a GET: the files of the repository."""
+        if path.startswith(_KINDS) and "/tree/" in path:
+            return 200, [
+                {"type": "file", "path": name, "oid": "0" * 40, "size": len(content)}
+                for name, content in self.files.items()
+            ]
+        return 404, {}
 
     def put(self, path: str, body: bytes) -> int:
         """Take a large file; its address has its sum."""
@@ -53,7 +64,7 @@ class StandInHub:
         return f"{made['organization']}/{made['name']}" if made.get("organization") else str(made["name"])
 
     def _mode(self, path: str) -> dict[str, Any]:
-        large = path.endswith((".safetensors", ".wav", ".png"))
+        large = path.endswith((".safetensors", ".wav", ".png", ".parquet", ".tar"))
         return {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": None}
 
     def _place(self, one: dict[str, Any]) -> dict[str, Any]:
@@ -67,6 +78,8 @@ class StandInHub:
                 self.files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 self.files[value["path"]] = self.blobs[value["oid"]]
+            elif entry["key"] == "deletedFile":
+                del self.files[value["path"]]
 
 
 @contextlib.contextmanager
@@ -82,7 +95,8 @@ def serving(hub: StandInHub) -> Iterator[StandInHub]:
             self._reply(hub.put(self.path.partition("?")[0], self._body()), b"")
 
         def do_GET(self) -> None:
-            self._reply(404, b"{}")
+            status, data = hub.listing(self.path.partition("?")[0])
+            self._reply(status, json.dumps(data).encode())
 
         def _body(self) -> bytes:
             if self.headers.get("Transfer-Encoding", "").lower() != "chunked":

@@ -10,6 +10,7 @@ from riffusion_train.config.demo import DemoConfig
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.export import ExportConfig
 from riffusion_train.config.import_model import ImportConfig
+from riffusion_train.config.merge import MergeConfig
 from riffusion_train.config.model import ModelName
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.config.sample import SampleConfig
@@ -18,6 +19,7 @@ from riffusion_train.config.train import MethodName, TrainConfig
 ROOTS = {
     "train": (TrainConfig, ["dataset=d"]),
     "prepare": (PrepareConfig, ["audio=a", "out=o"]),
+    "merge": (MergeConfig, ["out=o"]),
     "sample": (SampleConfig, ["out=o"]),
     "export": (ExportConfig, ["run=r", "out=o"]),
     "import": (ImportConfig, ["out=o"]),

@@ -1,3 +1,4 @@
+import random
 from collections import defaultdict
 
 from hypothesis import given, settings
@@ -35,6 +36,42 @@ def test_no_artist_no_copy_of_a_file_and_nothing_alike_is_in_two_splits(members,
             seen["artist", member.artist.lower()].add(split_of[member.track_id])
     assert all(len(splits) == 1 for splits in seen.values())
     assert "train" in split_of.values()
+
+
+CASES, A_TIME = 10_000, 20
+CORPORA = st.lists(
+    st.tuples(st.integers(0, 2**32), st.integers(1, 16), st.floats(0, 0.5), st.floats(0, 0.4)),
+    min_size=A_TIME,
+    max_size=A_TIME,
+)
+
+
+def drawn_members(seed, count):
+    """Tracks that share artists, files and sounds at random, a few of them in chains."""
+    draw = random.Random(seed)
+    width = draw.choice([2, 5, 10, 90])
+    return [
+        SplitMember(
+            *(f"t{index}", f"c{draw.randrange(width)}", draw.choice([None, f"a{draw.randrange(width)}"])),
+            alike=tuple(f"~like {draw.randrange(width)}" for _ in range(draw.choice([0, 0, 1, 2]))),
+        )
+        for index in range(count)
+    ]
+
+
+@settings(max_examples=CASES // A_TIME, deadline=None)
+@given(CORPORA)
+def test_no_group_is_ever_in_two_splits(cases):
+    for seed, count, validation, test in cases:
+        members = drawn_members(seed, count)
+        split_of = assign_splits(members, seed, validation, test)
+        splits = defaultdict(set)
+        for member in members:
+            for key in (f"content {member.content}", member.artist and f"artist {member.artist}", *member.alike):
+                splits[key].add(split_of[member.track_id])
+        splits.pop(None, None)
+        assert all(len(found) == 1 for found in splits.values())
+    assert assign_splits(members[::-1], seed, validation, test) == split_of  # whatever the order of the files
 
 
 @given(st.integers(2, 8), st.integers(0, 99), st.floats(0.001, 0.9))

@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.writer import ROWS_A_GROUP, ShardWriter, fingerprint
+from data_prep.writers.parquet import ROWS_A_GROUP, ParquetWriter
+from data_prep.writers.shard import fingerprint
 from riffusion_train.dataset import layout
 
 
@@ -21,7 +22,7 @@ def rows_of(count, bytes_each):
 
 
 def test_shards_end_at_their_size_and_hold_all_rows_in_order(tmp_path):
-    shards = ShardWriter(tmp_path, "train", layout.arrow_schema(), 2**20).write(rows_of(750, 4096))
+    shards = ParquetWriter(tmp_path, "train", layout.arrow_schema(), 2**20).write(rows_of(750, 4096))
     assert [shard.name for shard in shards] == [f"train-{index:05d}.parquet" for index in range(3)]
     assert [shard.slices for shard in shards] == [300, 300, 150]
     tables = [pq.read_table(tmp_path / shard.name) for shard in shards]
@@ -33,7 +34,7 @@ def test_shards_end_at_their_size_and_hold_all_rows_in_order(tmp_path):
 
 
 def test_the_fingerprint_follows_the_content(tmp_path):
-    writer = ShardWriter(tmp_path, "train", layout.arrow_schema(), 2**20)
+    writer = ParquetWriter(tmp_path, "train", layout.arrow_schema(), 2**20)
     first, again, other = (fingerprint(writer.write(rows_of(count, 64))) for count in (5, 5, 6))
     assert first == again != other
 
@@ -44,5 +45,5 @@ def test_an_error_half_way_leaves_no_shard(tmp_path):
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        ShardWriter(tmp_path, "train", layout.arrow_schema(), 2**20).write(failing())
+        ParquetWriter(tmp_path, "train", layout.arrow_schema(), 2**20).write(failing())
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
-"""Upload an exported model to the Hugging Face hub."""
+"""Upload a finished folder, a model or a dataset, to the Hugging Face hub."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from riffusion_train.config.errors import InputError
@@ -22,33 +23,48 @@ def check_repository(repository: str) -> None:
         raise InputError(f"push_to_hub={repository}: not a repository; write user/name")
 
 
-def push(folder: Path, repository: str, *, private: bool, endpoint: str | None = None) -> str:
-    """Upload the files of a folder as one commit; the repository is made where it is new.
+def push(
+    folder: Path,
+    repository: str,
+    *,
+    private: bool,
+    kind: str = "model",
+    replaces: Sequence[str] = (),
+    stays: str = "the exported files stay, push again with hf upload",
+    endpoint: str | None = None,
+) -> str:
+    """Upload the files of a folder as one commit; the repository is made where it is new. Hidden files stay here.
 
     Args:
         folder: The folder.
         repository: `user/name`.
         private: Whether a new repository is private.
+        kind: `model` or `dataset`.
+        replaces: Patterns of files that are deleted there where the folder no longer has them.
+        stays: What is left after a failure and how to go on, for the message.
         endpoint: The hub's address; None takes `HF_ENDPOINT` or huggingface.co.
 
     Returns:
         The address of the repository.
 
     Raises:
-        InputError: If the hub cannot be reached or refuses; what was exported stays on disk.
+        InputError: If the hub cannot be reached or refuses; what was made stays on disk.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     api = HfApi(endpoint=endpoint)
     try:
-        made = api.create_repo(repository, private=private, exist_ok=True)
+        made = api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
         api.upload_folder(
-            repo_id=made.repo_id, folder_path=folder, commit_message="Upload the model with riffusion-train"
+            repo_id=made.repo_id,
+            repo_type=kind,
+            folder_path=folder,
+            commit_message=f"Upload the {kind} with riffusion-train",
+            ignore_patterns=[".*"],
+            delete_patterns=list(replaces) or None,
         )
     except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"push_to_hub={repository}: {reason}; the exported files stay, push again with hf upload"
-        ) from None
+        raise InputError(f"push_to_hub={repository}: {reason}; {stays}") from None
     return str(made)

@@ -1,0 +1,73 @@
+"""A folder of pictures with `metadata.jsonl`: the imagefolder layout that `datasets` and most other trainers read."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from data_prep.atomic import open_atomically, write_atomically
+from data_prep.writers.names import slice_name
+from data_prep.writers.shard import Row, Shard
+from riffusion_train.dataset import layout
+
+FILE_NAME = "file_name"
+TEXT = "text"
+"""The first caption: the column that diffusers' train_text_to_image takes by default."""
+OWN_COLUMNS = (FILE_NAME, TEXT)
+
+
+class FolderWriter:
+    """Writes the rows of one split into `<folder>/<split>/`: a PNG each, and a line of `metadata.jsonl`."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self._folder, self._split = folder / split, split
+
+    def write(self, rows: Iterable[Row]) -> list[Shard]:
+        """Write all rows. Returns one shard, named after its `metadata.jsonl`, whose hash covers the pictures as well.
+
+        Raises:
+            OSError: If a file cannot be written. `metadata.jsonl` comes last, so a split that has it is whole.
+        """
+        self._folder.mkdir(parents=True)
+        total = hashlib.sha256()
+        slices = 0
+        path = self._folder / layout.METADATA_FILE
+        with open_atomically(path, sync=True) as metadata:
+            for row in rows:
+                png = row[layout.IMAGE]["bytes"]
+                name = f"{slice_name(row[layout.TRACK_ID], row[layout.START_S])}.png"
+                write_atomically(self._folder / name, png)
+                line = json.dumps(metadata_of(row, name), ensure_ascii=False).encode() + b"\n"
+                metadata.write(line)
+                total.update(line + hashlib.sha256(png).digest())
+                slices += 1
+            self._sync_pictures()
+        if not slices:
+            shutil.rmtree(self._folder)
+            return []
+        return [Shard(f"{self._split}/{path.name}", self._split, slices, path.stat().st_size, total.hexdigest())]
+
+    def _sync_pictures(self) -> None:
+        """Force all pictures to the disk: by now most are there, and waiting for each on its own would take far longer."""
+        for picture in self._folder.glob("*.png"):
+            descriptor = os.open(picture, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def metadata_of(row: Row, file_name: str) -> Row:
+    """Return a row's line of `metadata.jsonl`: the picture's name, the first caption as `text`, and all columns."""
+    rest = {name: value for name, value in row.items() if name != layout.IMAGE}
+    return {FILE_NAME: file_name, TEXT: row[layout.CAPTION][0], **rest}
+
+
+def read_folder(metadata: Path) -> Iterator[Row]:
+    """Read the rows that a `metadata.jsonl` lists, with their pictures."""
+    with metadata.open(encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            png = (metadata.parent / row[FILE_NAME]).read_bytes()
+            yield row | {layout.IMAGE: {"bytes": png, "path": None}}
