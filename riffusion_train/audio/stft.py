@@ -115,7 +115,9 @@ class DecodingStft:
     def forward(self, signal: Tensor, frames: int) -> Tensor:
         """Analyse signals with their margins, (..., samples) -> complex (..., frames, bins)."""
         framed = signal.unfold(-1, self.win_length, self.hop_length)[..., :frames, :]
-        return torch.fft.rfft(framed * self._window[: self.win_length], n=self.n_fft)
+        padded = signal.new_zeros(*framed.shape[:-1], self.n_fft)
+        torch.mul(framed, self._window[: self.win_length], out=padded[..., : self.win_length])
+        return torch.fft.rfft(padded)
 
     def inverse(self, spectrum: Tensor) -> Tensor:
         """Return the signals, with margins, whose transform is nearest to `spectrum` (Griffin and Lim 1984, eq. 6)."""
