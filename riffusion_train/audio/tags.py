@@ -1,8 +1,8 @@
 """Tags of audio files: title, comment and the like, of any length and in any script.
 
-libsndfile writes the tags of FLAC, Ogg Vorbis and Opus well. In MP3 it writes UTF-8 that calls itself Latin-1: mutagen does
-that. In WAV it drops texts beyond 2 kB, and mutagen knows nothing but an ID3 chunk, which most programs overlook: the INFO list
-that they read is written here.
+libsndfile writes the tags of FLAC, Ogg Vorbis and Opus well. In WAV it drops texts beyond 2 kB, and in MP3 it writes UTF-8
+that calls itself Latin-1, so those two are written here. Mutagen, which reads captions elsewhere, does not know the INFO list
+of a WAV file, and drops a date in an MP3 file that is not a timestamp.
 """
 
 import struct
@@ -25,16 +25,16 @@ _FRAMES = {
 TAGS = tuple(_FRAMES)
 """The tags that every format can carry."""
 
+_UTF_8 = b"\x03"
+
 
 def add_id3_tags(path: Path, tags: dict[str, str]) -> None:
     """Put an ID3v2.4 tag in front of an MP3 file."""
-    from mutagen.id3 import ID3, Encoding, Frames
-
-    found = ID3()
+    frames = b""
     for name, text in tags.items():
-        language = {"lang": "eng"} if name == "comment" else {}
-        found.add(Frames[_FRAMES[name][0]](encoding=Encoding.UTF8, text=[text], **language))
-    found.save(path, v1=0)
+        body = _UTF_8 + (b"eng\0" if name == "comment" else b"") + text.encode()
+        frames += _FRAMES[name][0].encode() + _sync_safe(len(body)) + b"\0\0" + body
+    path.write_bytes(b"ID3\x04\0\0" + _sync_safe(len(frames)) + frames + path.read_bytes())
 
 
 def add_riff_tags(path: Path, tags: dict[str, str]) -> None:
@@ -66,3 +66,8 @@ def read_tags(path: Path) -> dict[str, str]:
         raise InputError(f"{path}: cannot be read as audio") from None
     lowered = {name.lower(): text for name, text in found.items()}
     return {name: lowered[name] for name in TAGS if name in lowered}
+
+
+def _sync_safe(size: int) -> bytes:
+    """Write a size in four bytes of seven bits, as ID3v2.4 does."""
+    return bytes((size >> shift) & 0x7F for shift in (21, 14, 7, 0))
