@@ -27,7 +27,7 @@ _ENCODINGS = 5
 _QUICK_PX = 64
 _QUICK_CLIPS = ("tender_electronic_1", "rendered piano")
 _SLOW_CLIPS = 2
-_AS_SHIPPED_CLIPS = 1
+_AS_SHIPPED_CLIPS = 2
 _WARM_UP_SAMPLES = 30_000
 
 _PRESETS = ("riffusion_v1", "hifi")

@@ -18,7 +18,7 @@ from torch import Tensor
 from riffusion_train.audio.mel import mel_filter_bank
 from riffusion_train.audio.pixels import as_tensor, draw, read_planes
 from riffusion_train.audio.stft import MelAnalysis
-from riffusion_train.config.errors import InputError
+from riffusion_train.config.errors import InputError, choice
 from riffusion_train.config.sample import Inverter, Quality
 from riffusion_train.config.spectrogram import Channels, Scale, SpectrogramConfig
 
@@ -186,7 +186,8 @@ class SpectrogramCodec:
             InputError: As `decode`.
         """
         planes = read_planes(images, self.config)
-        effort, method = choice(Quality, "quality", quality), choice(Inverter, "inverter", inverter)
+        effort = Quality[choice("quality", quality, Quality.__members__)]
+        method = Inverter[choice("inverter", inverter, Inverter.__members__)]
         if self._vocoder is None:
             wavs = self.decoder.decode(planes, effort, method, seed)
         else:
@@ -261,17 +262,6 @@ class SpectrogramCodec:
         if self.config.channels is Channels.mono:
             return wavs.mean(1, keepdim=True)
         return wavs.expand(-1, 2, -1) if wavs.shape[1] == 1 else wavs[:, :2]
-
-
-def choice(kind: Any, name: str, word: str) -> Any:
-    """Return the member of an enum.
-
-    Raises:
-        InputError: If there is none of that name; the message names the choices.
-    """
-    if word not in kind.__members__:
-        raise InputError(f"{name}={word} is unknown; choose from: {', '.join(kind.__members__)}")
-    return kind[word]
 
 
 def make_codec(config: SpectrogramConfig, vocoder: Path | None = None) -> SpectrogramCodec:

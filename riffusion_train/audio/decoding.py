@@ -6,7 +6,7 @@ from torch import Tensor
 
 from riffusion_train.audio.denoising import denoise
 from riffusion_train.audio.griffin_lim import GriffinLimInverter
-from riffusion_train.audio.inversion import EFFORTS, MelInverter
+from riffusion_train.audio.inversion import MelInverter, effort_of
 from riffusion_train.audio.mel import onto_grid
 from riffusion_train.audio.pieces import PieceInverter
 from riffusion_train.audio.pixels import Planes
@@ -59,7 +59,8 @@ class Decoder:
         """
         coarse = self._inverter(device)
         chosen = coarse.finer if quality is Quality.best and coarse.finer is not None else coarse
-        return PieceInverter(chosen, EFFORTS[inverter][quality], seed, inverter)
+        effort = effort_of(inverter, quality, self._config.win_length / self._config.hop_length)
+        return PieceInverter(chosen, effort, seed, inverter)
 
     @property
     def gain(self) -> float:

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from riffusion_train.audio.band_fit import BandFit
 from riffusion_train.audio.bands import BandedProduct
 from riffusion_train.audio.phase import heap_integrated_phase
 from riffusion_train.audio.projection import ahead_of, magnitude, project
@@ -47,6 +48,17 @@ EFFORTS = {
         Quality.best: Effort(15, 64, 80, 0),
     },
 }
+_MUCH_OVERLAP = 8
+# Where a window spans ten columns, as in riffusion_v1, each sees the same sound over again. That settles the magnitudes inside
+# the bands from the first round on, and rounds that hold on to the guess are wasted; with a fourfold overlap they help.
+_MUCH_OVERLAP_EFFORTS = {Quality.draft: Effort(4, 0, 4, 0), Quality.normal: Effort(8, 0, 16, 4)}
+
+
+def effort_of(method: Inverter, quality: Quality, overlap: float) -> Effort:
+    """Return how much work a quality is, where a window spans `overlap` columns."""
+    if method is Inverter.pghi and overlap >= _MUCH_OVERLAP and quality in _MUCH_OVERLAP_EFFORTS:
+        return _MUCH_OVERLAP_EFFORTS[quality]
+    return EFFORTS[method][quality]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +95,7 @@ class MelInverter:
         self.stft = stft
         self.finer = finer
         self._band_weight = filters.sum(0) + 1e-9
-        self._to_mels = BandedProduct(filters)
+        self._fit = BandFit(filters)
         self._spread = BandedProduct((filters / (filters.sum(1, keepdim=True) + 1e-9)).t().contiguous(), columns=64)
 
     def invert(
@@ -146,10 +158,7 @@ class MelInverter:
         self._band_weight = self._band_weight.to(mels.device)
         guess = self._spread(mels / self._band_weight)
         tiny = _tiny(mels, 1e-8)
-        wanted = mels + tiny
-        for _ in range(iterations):
-            guess *= self._spread(wanted / self._to_mels(guess).add_(tiny))
-        return guess
+        return self._fit(guess, mels + tiny, tiny, iterations)
 
     def _first_phase(self, magnitudes: Tensor, seed: int, method: Inverter, known: Tensor | None) -> Tensor:
         """Return complex numbers of magnitude one, (clips, frames, bins)."""
@@ -187,9 +196,7 @@ class MelInverter:
                 previous = None  # another projection starts: the old direction says nothing about it
             rebuilt = self.stft.forward(self._sound(spectrum, past), mels.shape[-2])
             if iteration >= phase_iterations:
-                found = magnitude(rebuilt)
-                ratio = wanted / self._to_mels(found).add_(tiny)
-                magnitudes = self._spread(ratio).mul_(found)
+                magnitudes = self._fit(magnitude(rebuilt), wanted, tiny)
             if shift is None:
                 spectrum = project(rebuilt, previous, share, magnitudes)
             else:

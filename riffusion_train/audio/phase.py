@@ -3,6 +3,8 @@
 Průša, Balazs, Søndergaard: A Noniterative Method for Reconstruction of Phase from STFT Magnitude, IEEE/ACM TASLP 25 (2017).
 For a Gaussian window the gradient of the phase is known from the gradient of the log-magnitude. It is integrated from the
 loudest point outwards, always on from the loudest point reached so far, so that errors gather where nobody hears them.
+The heap is a row of lists here, one for each fiftieth of a decibel: which of two almost equally loud points comes first does
+not matter, and a list gives its first point at once.
 """
 
 import math
@@ -16,6 +18,9 @@ HANN_GAMMA = 0.25645
 """A Hann window of length w is closest to the Gaussian window exp(-pi t^2 / (gamma w^2)) with this gamma (paper, table I)."""
 
 _SILENT = 1e-10
+_LEVELS = 4096
+"""Steps of loudness between the tolerance and the loudest point."""
+_DONE = -1
 
 
 def heap_integrated_phase(
@@ -76,49 +81,36 @@ def _frequency_step(log_magnitudes: Any, t: int, k: int, ratio: float) -> float:
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _push(values: Any, points: Any, size: int, value: float, point: int) -> None:
-    """Put a point on the heap, whose root holds the largest value."""
-    place = size
-    while place > 0:
-        parent = (place - 1) // 2
-        if values[parent] >= value:
-            break
-        values[place], points[place] = values[parent], points[parent]
-        place = parent
-    values[place], points[place] = value, point
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _pop(values: Any, points: Any, size: int) -> int:
-    """Take the root off a heap of `size` points and return it."""
-    root = points[0]
-    size -= 1
-    value, point = values[size], points[size]
-    place = 0
-    while 2 * place + 1 < size:
-        child = 2 * place + 1
-        if child + 1 < size and values[child + 1] > values[child]:
-            child += 1
-        if values[child] <= value:
-            break
-        values[place], points[place] = values[child], points[child]
-        place = child
-    values[place], points[place] = value, point
-    return int(root)
+def _push(queue: Any, behind: Any, level: int, point: int) -> None:
+    """Put a point before the others of its level."""
+    behind[point] = queue[level]
+    queue[level] = point
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def _grow(
-    log_magnitudes: Any, phase: Any, done: Any, values: Any, points: Any, size: int, ratio: float, hop_share: float
+    log_magnitudes: Any,
+    phase: Any,
+    levels: Any,
+    queue: Any,
+    behind: Any,
+    size: int,
+    top: int,
+    ratio: float,
+    hop_share: float,
 ) -> None:
-    """Integrate outwards from the `size` points on the heap, until it is empty."""
+    """Integrate outwards from the `size` points in the queue, of level `top` at most, until it is empty."""
     frames, bins = log_magnitudes.shape
-    loudness = log_magnitudes.reshape(-1)
     angles = phase.reshape(-1)
     while size > 0:
-        here = _pop(values, points, size)
+        while queue[top] < 0:
+            top -= 1
+        here = queue[top]
+        queue[top] = behind[here]
         size -= 1
         t, k = here // bins, here % bins
+        time_step = _time_step(log_magnitudes, t, k, ratio, hop_share)
+        frequency_step = _frequency_step(log_magnitudes, t, k, ratio)
         for side in range(4):
             along_time = side < 2
             sign = 1 if side % 2 == 0 else -1
@@ -126,18 +118,40 @@ def _grow(
             if t2 < 0 or t2 >= frames or k2 < 0 or k2 >= bins:
                 continue
             there = t2 * bins + k2
-            if done[there]:
+            level = levels[there]
+            if level == _DONE:
                 continue
             if along_time:
-                here_step = _time_step(log_magnitudes, t, k, ratio, hop_share)
-                there_step = _time_step(log_magnitudes, t2, k2, ratio, hop_share)
+                step = time_step + _time_step(log_magnitudes, t2, k2, ratio, hop_share)
             else:
-                here_step = _frequency_step(log_magnitudes, t, k, ratio)
-                there_step = _frequency_step(log_magnitudes, t2, k2, ratio)
-            angles[there] = angles[here] + sign * (here_step + there_step) / 2
-            done[there] = True
-            _push(values, points, size, loudness[there], there)
+                step = frequency_step + _frequency_step(log_magnitudes, t2, k2, ratio)
+            angles[there] = angles[here] + sign * step / 2
+            levels[there] = _DONE
+            _push(queue, behind, level, there)
+            top = max(top, level)
             size += 1
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _peaks(log_magnitudes: Any, floor: float) -> Any:
+    """Return the points of at least `floor` that no neighbour outdoes, the loudest first."""
+    frames, bins = log_magnitudes.shape
+    found = np.empty(frames * bins, np.int64)
+    size = 0
+    for t in range(frames):
+        for k in range(bins):
+            here = log_magnitudes[t, k]
+            if (
+                here >= floor
+                and (t == 0 or here >= log_magnitudes[t - 1, k])
+                and (t == frames - 1 or here >= log_magnitudes[t + 1, k])
+                and (k == 0 or here >= log_magnitudes[t, k - 1])
+                and (k == bins - 1 or here >= log_magnitudes[t, k + 1])
+            ):
+                found[size] = t * bins + k
+                size += 1
+    loudness = log_magnitudes.reshape(-1)[found[:size]]
+    return found[:size][np.argsort(-loudness)]
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
@@ -146,22 +160,25 @@ def _integrate(log_magnitudes: Any, phase: Any, ratio: float, hop_share: float, 
     bins = log_magnitudes.shape[1]
     loudness = log_magnitudes.reshape(-1)
     angles = phase.reshape(-1)
-    candidates = np.nonzero(loudness >= floor)[0]
-    starts = candidates[np.argsort(-loudness[candidates])]
-    done = loudness < floor
-    values = np.empty(len(starts) + 1, np.float32)
-    points = np.empty(len(starts) + 1, np.int64)
+    scale = (_LEVELS - 1) / max(loudness.max() - floor, 1e-6)
+    levels = np.empty(len(loudness), np.int16)
+    for point in range(len(loudness)):
+        levels[point] = int((loudness[point] - floor) * scale) if loudness[point] >= floor else _DONE
+    queue = np.full(_LEVELS, -1, np.int64)
+    behind = np.empty(len(loudness), np.int64)
     size = 0
     for point in range(given * bins):
-        if not done[point]:
-            done[point] = True
-            _push(values, points, size, loudness[point], point)
+        if levels[point] != _DONE:
+            _push(queue, behind, levels[point], point)
+            levels[point] = _DONE
             size += 1
-    _grow(log_magnitudes, phase, done, values, points, size, ratio, hop_share)
-    for start in starts:
-        if done[start]:
+    _grow(log_magnitudes, phase, levels, queue, behind, size, _LEVELS - 1, ratio, hop_share)
+    # What is left are islands in the silence; the loudest point of each is a peak.
+    for start in _peaks(log_magnitudes, floor):
+        level = levels[start]
+        if level == _DONE:
             continue
         angles[start] = 0.0
-        done[start] = True
-        _push(values, points, 0, loudness[start], start)
-        _grow(log_magnitudes, phase, done, values, points, 1, ratio, hop_share)
+        levels[start] = _DONE
+        _push(queue, behind, level, start)
+        _grow(log_magnitudes, phase, levels, queue, behind, 1, level, ratio, hop_share)

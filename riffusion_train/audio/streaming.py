@@ -6,9 +6,9 @@ import soxr
 import torch
 from torch import Tensor
 
-from riffusion_train.audio.codec import UNKNOWN_LEVEL_PEAK, SpectrogramCodec, choice
+from riffusion_train.audio.codec import UNKNOWN_LEVEL_PEAK, SpectrogramCodec
 from riffusion_train.audio.pixels import as_tensor, read_planes
-from riffusion_train.config.errors import InputError
+from riffusion_train.config.errors import InputError, choice
 from riffusion_train.config.sample import Inverter, Quality
 
 
@@ -40,12 +40,13 @@ class StreamingDecoder:
         inverter: str = "pghi",
         max_value: float | None = None,
     ) -> None:
-        method = choice(Inverter, "inverter", inverter)
+        method = Inverter[choice("inverter", inverter, Inverter.__members__)]
         if method is Inverter.griffin_lim:
             raise InputError("inverter=griffin_lim takes an image as a whole; stream with pghi or fast_griffin_lim")
         config = codec.config
         self._codec = codec
-        self._pieces = codec.decoder.pieces(choice(Quality, "quality", quality), method, seed, "cpu")
+        effort = Quality[choice("quality", quality, Quality.__members__)]
+        self._pieces = codec.decoder.pieces(effort, method, seed, "cpu")
         self._gain = codec.black(max_value)
         self._waiting: list[tuple[Tensor, Tensor | None]] = []
         self._columns = 0

@@ -1,7 +1,8 @@
 """Tags of audio files: title, comment and the like, of any length and in any script.
 
 libsndfile writes the tags of FLAC, Ogg Vorbis and Opus well. In WAV it drops texts beyond 2 kB, and in MP3 it writes UTF-8
-that calls itself Latin-1, so those two are written here.
+that calls itself Latin-1, so those two are written here. Mutagen, which reads captions elsewhere, does not know the INFO list
+of a WAV file, and drops a date in an MP3 file that is not a timestamp.
 """
 
 import struct

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from riffusion_train.cli.spectrogram.decode import decode_images
-from riffusion_train.cli.spectrogram.words import IMAGE_SUFFIXES, choice, warn
-from riffusion_train.config.errors import InputError
+from riffusion_train.cli.spectrogram.words import IMAGE_SUFFIXES, warn
+from riffusion_train.config.errors import InputError, choice
 
 if TYPE_CHECKING:
     import numpy as np

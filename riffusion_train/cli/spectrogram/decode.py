@@ -10,13 +10,12 @@ from riffusion_train.cli.spectrogram.slices import join
 from riffusion_train.cli.spectrogram.words import (
     DEFAULT_PRESET,
     IMAGE_SUFFIXES,
-    choice,
     preset_of,
     warn,
     whole_number,
 )
 from riffusion_train.config.compose import group_options
-from riffusion_train.config.errors import InputError
+from riffusion_train.config.errors import InputError, choice
 from riffusion_train.config.sample import Inverter, Quality
 from riffusion_train.config.spectrogram import Channels, SpectrogramConfig, load_preset
 

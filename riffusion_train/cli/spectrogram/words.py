@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from riffusion_train.config.compose import group_options
-from riffusion_train.config.errors import InputError
+from riffusion_train.config.errors import InputError, choice
 from riffusion_train.config.sample import Inverter, Quality
 from riffusion_train.config.spectrogram import (
     Channels,
@@ -92,18 +92,6 @@ def preset_of(value: str) -> SpectrogramConfig:
 def channels_of(value: str) -> Channels:
     """Return the channel layout of that name."""
     return Channels[choice("channels", value, Channels.__members__)]
-
-
-def choice(key: str, value: str, choices: Iterable[str]) -> str:
-    """Return the value where it is one of the choices.
-
-    Raises:
-        InputError: If it is not.
-    """
-    names = list(choices)
-    if value not in names:
-        raise InputError(f"{key}={value} is unknown; choose from: {', '.join(names)}")
-    return value
 
 
 def flag(options: Mapping[str, str], key: str) -> bool:

@@ -6,6 +6,7 @@ import PIL.Image
 import pytest
 import torch
 from support.sounds import level_db, noise, pitch_hz, tone
+from torchaudio.functional import melscale_fbanks
 
 from riffusion_train.audio.codec import UNKNOWN_LEVEL_PEAK, SpectrogramCodec, make_codec
 from riffusion_train.config.errors import InputError
@@ -54,6 +55,17 @@ def test_riffusion_v1_makes_the_image_of_the_original_formula():
     assert encoded.image.shape == (512, 1 + len(int16[0]) // 441)
     assert_the_same_picture(encoded.image, expected[0])
     assert encoded.max_value == pytest.approx(maximum, rel=1e-5)
+
+
+def test_riffusion_v1_rounds_as_the_original_did_where_a_pure_tone_leaves_nothing_else():
+    codec = codec_of("riffusion_v1")
+    wav = tone(523.25, 2.0, 44100)
+    samples = torch.from_numpy(wav * np.float32(32768))
+    spectrum = torch.stft(samples, 17640, 441, 4410, torch.hann_window(4410), pad_mode="reflect", return_complex=True)
+    filters = melscale_fbanks(8821, 0.0, 10000.0, 512, 44100, norm=None, mel_scale="htk")
+    mels = (spectrum.abs()[0].T @ filters).numpy()
+    expected = (255 - (mels / mels.max()) ** 0.25 * 255).astype(np.uint8).T[::-1]
+    assert_the_same_picture(codec.encode_long(wav).image, expected)
 
 
 def test_riffusion_v1_stereo_puts_left_in_green_and_right_in_blue_on_one_scale():
