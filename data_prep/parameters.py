@@ -15,7 +15,7 @@ from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import CaptionSource, Duplicates, PrepareConfig
 from riffusion_train.config.spectrogram import to_data
 
-_FREE = ("out", "num_workers", "dry_run", "overwrite", "spectrogram")
+_FREE = ("out", "num_workers", "engine", "ray_address", "dry_run", "overwrite", "spectrogram")
 """Keys that do not change the dataset, and the one that is listed field by field."""
 
 

@@ -10,6 +10,7 @@ from data_prep.captioning import add_path_fields, finish_captions, needs_work_fi
 from data_prep.estimate import estimate_lines
 from data_prep.extending import keep_finished
 from data_prep.kept import TrackFacts, parameters_key
+from data_prep.on_ray import check_ray
 from data_prep.output import Output
 from data_prep.parameters import cut_data, make_cut_parameters, parameters_of
 from data_prep.policy import judge
@@ -19,7 +20,7 @@ from data_prep.running import work_on_tracks
 from data_prep.sources import find_sources
 from data_prep.tracks import Sources, Track, with_columns
 from riffusion_train.config.errors import InputError
-from riffusion_train.config.prepare import CaptionSource, PrepareConfig, Windows
+from riffusion_train.config.prepare import CaptionSource, Engine, PrepareConfig, Windows
 from riffusion_train.config.prepare_checks import check_prepare
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder, read_stats
 
@@ -51,6 +52,8 @@ def prepare(config: PrepareConfig, command: str = "") -> DatasetFolder:
     check_prepare(config)
     if config.windows is not Windows.fixed:
         check_librosa()
+    if config.engine is Engine.ray:
+        check_ray()
     out = Path(config.out)
     sources = make_sources(config)
     output = Output(out)
