@@ -21,6 +21,7 @@ from data_prep.workers import SoleWorker
 from riffusion_train.config.errors import InputError
 
 _POLL_S = 0.2
+_KNOCK_S = 5
 _RETRIES = 3
 _TASKS_A_CORE = 3
 """Tasks handed to Ray for each core: enough that none waits for us, and few enough to stop soon."""
@@ -75,6 +76,8 @@ def connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if address:
+        _knock(address)
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address or "auto", log_to_driver=False, logging_level="error")
@@ -88,6 +91,17 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Find out in seconds whether anything answers at an address; Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise InputError(f"ray_address={address}: it is host:port of the cluster's head, for example 10.0.0.1:6379")
+    try:
+        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"ray_address={address}: nothing answers there ({error}); is the cluster running?") from None
 
 
 def run_on_ray(

@@ -121,6 +121,9 @@ def test_without_a_cluster_or_without_ray_it_is_one_line_and_nothing_is_made(aud
     ):
         with pytest.raises(InputError, match=message):
             prepare(config_for(audio, out, "engine=ray", *words))
+    for address, message in (("127.0.0.1:1", "nothing answers there"), ("head", "it is host:port")):
+        with pytest.raises(InputError, match=f"ray_address={address}: {message}"), connected(address):
+            pass
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'riffusion-train\[ray\]'"):
         prepare(config_for(audio, out, "engine=ray"))
