@@ -67,21 +67,13 @@ def load_track(name: str) -> np.ndarray:
     Raises:
         InputError: If its package is not installed.
     """
-    wav, rate_hz = read_audio(track_path(name))
-    return resample(wav, rate_hz, RATE_HZ)
-
-
-def track_path(name: str) -> Path:
-    """Return where a produced track lies: half a minute of stereo, Opus.
-
-    Raises:
-        InputError: If its package is not installed.
-    """
     try:
         files = importlib.metadata.distribution("immich-memories-music").files or ()
     except importlib.metadata.PackageNotFoundError:
         raise InputError("the benchmark's music is missing: pip install 'riffusion-train[demo,dev]'") from None
-    return next(Path(str(file.locate())) for file in files if str(file).endswith(f"{name}.opus"))
+    path = next(Path(str(file.locate())) for file in files if str(file).endswith(f"{name}.opus"))
+    wav, rate_hz = read_audio(path)
+    return resample(wav, rate_hz, RATE_HZ)
 
 
 def _track_cut(name: str, samples: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The preparation beside its peers': how much audio becomes pictures in a second of CPU, and where the time goes.
 
-The tracks are whole produced ones, from the file to PNG on the disk. Ours also hashes, judges and keeps them; the peers do not.
+The tracks are whole produced ones in Ogg Vorbis at 44.1 kHz, from the file to PNG on the disk. Ours also hashes, judges and keeps them; the peers do not.
 """
 
 import functools
@@ -17,7 +17,8 @@ import numpy as np
 import soundfile
 import torch
 
-from benchmarks.clips import track_path
+from benchmarks.clips import RATE_HZ, load_track
+from benchmarks.crew_work import make_bare_work, make_forgetful_worker
 from benchmarks.prepare_peers import (
     TETICIO_HOP,
     TETICIO_N_FFT,
@@ -30,10 +31,10 @@ from benchmarks.report import Goal, Row
 from data_prep.clipping import clipped_share, pcm_hash
 from data_prep.kept import Slice, TrackFacts, write_kept
 from data_prep.loudness import gain_db, measure_lufs
-from data_prep.work import CutParameters, TrackWorker, WorkerSetup, make_track_worker, png_bytes
+from data_prep.work import CutParameters, TrackWorker, WorkerSetup, png_bytes
 from data_prep.workers import run_in_processes
 from riffusion_train.audio.codec import SpectrogramCodec, make_codec
-from riffusion_train.audio.files import resample
+from riffusion_train.audio.files import resample, write_audio
 from riffusion_train.audio.reading import decode
 from riffusion_train.config.prepare import Tail
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset
@@ -42,8 +43,9 @@ _TRACKS = (
     "calm_acoustic_1", "energetic_acoustic_2", "energetic_electronic_2", "happy_electronic_s411",
     "nostalgic_acoustic_s522", "tender_electronic_1",
 )  # fmt: skip
-_REPEATS = 5
-_TASKS_A_RUN = 12
+_REPEATS = 3
+_TASKS_A_RUN = 8
+_BARE_ROUNDS = 60_000
 _RATE = "audio s a CPU s"
 _TETICIO = SpectrogramConfig(
     name="teticio", rate_hz=TETICIO_RATE_HZ, hop_length=TETICIO_HOP, win_length=TETICIO_N_FFT, n_fft=TETICIO_N_FFT,
@@ -60,14 +62,22 @@ def run(*, quick: bool = False, most_clips: int | None = None) -> list[Row]:
         most_clips: Take no more than this many tracks.
     """
     torch.set_num_threads(1)
-    tracks = [track_path(name) for name in _TRACKS][: 1 if quick else most_clips]
     repeats = 1 if quick else _REPEATS
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
+        tracks = _write_tracks(_TRACKS[: 1 if quick else most_clips], scratch)
         rows = _against_peers(tracks, repeats, scratch)
         for preset in ("hifi", "riffusion_v1"):
             rows += _stages(tracks, repeats, preset, scratch)
         return rows + _on_two_cores(tracks, quick, scratch)
+
+
+def _write_tracks(names: Sequence[str], scratch: Path) -> list[Path]:
+    """Write the tracks, half a minute each; as they come they are Opus, of which decoding alone is half of all work."""
+    paths = [scratch / f"{name}.ogg" for name in names]
+    for path in paths:
+        write_audio(path, load_track(path.stem), RATE_HZ)
+    return paths
 
 
 def cut_parameters(spectrogram: SpectrogramConfig) -> CutParameters:
@@ -159,7 +169,7 @@ def _on_two_cores(tracks: Sequence[Path], quick: bool, scratch: Path) -> list[Ro
 
     The two kinds take turns, since other work on the machine counts here; starting the processes does not count.
     """
-    count, rounds = (4, 1) if quick else (_TASKS_A_RUN, 3)
+    count, rounds = (4, 1) if quick else (_TASKS_A_RUN, 2)
     tasks = [str(path) for path in itertools.islice(itertools.cycle(tracks), count)]
     ours, bare = [], []
     for number in range(rounds):
@@ -169,7 +179,7 @@ def _on_two_cores(tracks: Sequence[Path], quick: bool, scratch: Path) -> list[Ro
             folder.mkdir()
             setup = WorkerSetup(cut_parameters(load_preset("hifi")), str(folder), "key")
             clocks["ours", crew] = _clock(make_forgetful_worker, setup, tasks, crew, scratch)
-            clocks["bare", crew] = _clock(make_bare_work, None, [400] * count, crew, scratch)
+            clocks["bare", crew] = _clock(make_bare_work, None, [_BARE_ROUNDS] * count, crew, scratch)
         ours.append(clocks["ours", 1] / clocks["ours", 2])
         bare.append(clocks["bare", 1] / clocks["bare", 2])
     cores = multiprocessing.cpu_count()
@@ -183,28 +193,3 @@ def _clock(
     """Return the seconds for each task, from when every process has done its first."""
     times = [time.perf_counter() for _ in run_in_processes(make, setup, tasks, crew, scratch / "log")]
     return (times[-1] - times[crew - 1]) / (len(times) - crew)
-
-
-def make_forgetful_worker(setup: WorkerSetup) -> Callable[[str], TrackFacts]:
-    """Build the worker of a run, but one that keeps nothing, so that each track is work every time."""
-    worker = make_track_worker(setup)
-
-    def work(locator: str) -> TrackFacts:
-        facts = worker(locator)
-        for kept in Path(setup.kept_dir).glob("*.arrow"):
-            kept.unlink(missing_ok=True)
-        return facts
-
-    return work
-
-
-def make_bare_work(setup: None) -> Callable[[int], float]:
-    """Build work that fits into the first-level cache: what the machine gives two processes at best."""
-
-    def work(rounds: int) -> float:
-        values = np.linspace(0.0, 1.0, 1000)
-        for _ in range(rounds * 20):
-            values = np.sqrt(values * values + 1e-3)
-        return float(values.sum())
-
-    return work
