@@ -1,6 +1,7 @@
 """The preparation beside its peers': how much audio becomes pictures in a second of CPU, and where the time goes.
 
-The tracks are whole produced ones in Ogg Vorbis at 44.1 kHz, from the file to PNG on the disk. Ours also hashes, judges and keeps them; the peers do not.
+The tracks are whole produced ones in Ogg Vorbis at 44.1 kHz, from the file to PNG on the disk. Ours also hashes, judges and
+keeps them; the peers do not.
 """
 
 import functools

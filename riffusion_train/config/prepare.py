@@ -171,7 +171,7 @@ class PrepareConfig:
     ray_address: str | None = None
     """`host:port` of the Ray cluster for engine=ray; null is the one that this machine or RAY_ADDRESS belongs to."""
     num_workers: int | None = None
-    """Worker processes; null is one for each available core, 0 works in this process."""
+    """Worker processes; null is one for each available core, here or in the cluster, 0 works in this process."""
     shard_size_mb: int = 256
     """Size at which a new Parquet shard is begun."""
     dry_run: bool = False
