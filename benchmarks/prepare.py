@@ -6,7 +6,7 @@ keeps them; the peers do not.
 
 import functools
 import itertools
-import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -46,6 +46,7 @@ _TRACKS = (
 )  # fmt: skip
 _REPEATS = 3
 _TASKS_A_RUN = 8
+_IDLE_LOAD = 1.2
 _BARE_ROUNDS = 60_000
 _RATE = "audio s a CPU s"
 _TETICIO = SpectrogramConfig(
@@ -168,8 +169,10 @@ def _one_by_one(path: Path, codec: SpectrogramCodec, scratch: Path) -> dict[str,
 def _on_two_cores(tracks: Sequence[Path], quick: bool, scratch: Path) -> list[Row]:
     """How much faster two workers are than one by the clock, beside two processes of bare arithmetic on the same machine.
 
-    The two kinds take turns, since other work on the machine counts here; starting the processes does not count.
+    The two kinds take turns. Starting the processes does not count; other work on the machine does, so without an idle
+    machine the figure is shown and not judged.
     """
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     count, rounds = (4, 1) if quick else (_TASKS_A_RUN, 2)
     tasks = [str(path) for path in itertools.islice(itertools.cycle(tracks), count)]
     ours, bare = [], []
@@ -183,8 +186,9 @@ def _on_two_cores(tracks: Sequence[Path], quick: bool, scratch: Path) -> list[Ro
             clocks["bare", crew] = _clock(make_bare_work, None, [_BARE_ROUNDS] * count, crew, scratch)
         ours.append(clocks["ours", 1] / clocks["ours", 2])
         bare.append(clocks["bare", 1] / clocks["bare", 2])
-    cores = multiprocessing.cpu_count()
-    what = f"two workers over one, by the clock, against bare arithmetic ({cores} cores, other work beside it)"
+    what = f"two workers over one, by the clock, against bare arithmetic, on {os.cpu_count()} cores"
+    if load > _IDLE_LOAD:  # the clock then tells of the neighbours
+        return [Row(f"{what} that were not idle", "times faster", ours, bare, median=True)]
     return [Row(what, "times faster", ours, bare, Goal.ours_at_least, 1.8, median=True)]
 
 

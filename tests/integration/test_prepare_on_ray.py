@@ -13,7 +13,7 @@ from support.corpus_files import tone, write_tones, write_track
 from support.doomed_work import make_doomed_work
 from support.ray_cluster import add_node, local_cluster
 
-from data_prep.on_ray import connected, run_on_ray
+from data_prep.on_ray import TaskLost, connected, run_on_ray
 from data_prep.pipeline import prepare
 from data_prep.workers import WorkerDied
 from riffusion_train.config.compose import compose
@@ -98,11 +98,12 @@ def test_a_run_killed_then_stopped_then_robbed_of_a_node_ends_in_the_local_engin
 
 
 def test_a_crash_costs_its_task_only_and_is_told_as_the_local_engine_tells_it(cluster, tmp_path):
-    tasks = ["a", "crash", "b", "crash"]
+    tasks = ["a", "crash", "b", "crash", "parent"]
     with connected(cluster.address):
         results = dict(run_on_ray(make_doomed_work, None, tasks, None, tmp_path / "log"))
         assert results[0] == "A" and results[2] == "B"
         assert all(isinstance(results[index], WorkerDied) and "SIGSEGV" in str(results[index]) for index in (1, 3))
+        assert isinstance(results[4], TaskLost) and "Ray lost it 4 times" in str(results[4])
         with pytest.raises(OSError, match="No space left"):
             list(run_on_ray(make_doomed_work, None, ["a", "full"], 1, tmp_path / "log"))
         with pytest.raises(RuntimeError, match="ZeroDivisionError: of ours"):
