@@ -39,13 +39,13 @@ class _Shared(NamedTuple):
 
 
 class TaskLost:
-    """Stands for the result of a task that took its Ray worker or its node with it, each time that it was tried."""
+    """Stands for the result of a task that was lost with its Ray worker or its node, each time that it was tried."""
 
     def __init__(self, why: str) -> None:
         self.why = why
 
     def __str__(self) -> str:
-        return f"Ray lost it {_RETRIES + 1} times: {self.why}"
+        return f"its node or its Ray worker was lost each time: {self.why}"
 
 
 def check_ray() -> None:
@@ -112,6 +112,7 @@ def run_on_ray(
     log: Path,
     stopped: Callable[[], bool] = lambda: False,
     folder: str | None = None,
+    retries: int = _RETRIES,
 ) -> Generator[tuple[int, Any], None, None]:
     """Do the tasks on the cluster that this process is connected to; yields (index, result) as they are finished.
 
@@ -126,6 +127,7 @@ def run_on_ray(
         log: File that takes what the workers print to stderr; its folder must be seen by every node.
         stopped: Asked at least five times a second.
         folder: A folder that the tasks read from, which every node must see, too.
+        retries: How often a lost task is tried again.
 
     Raises:
         Exception: What the work raised, which ends the run.
@@ -137,7 +139,7 @@ def run_on_ray(
     log = log.absolute()
     mark = log.with_name(f"seen-by-all-{run}")
     mark.touch()
-    do = ray.remote(num_cpus=1, max_retries=_RETRIES)(_do)
+    do = ray.remote(num_cpus=1, max_retries=retries)(_do)
     shared = ray.put(_Shared(run, make, setup, str(log), str(Path.cwd()), tuple(filter(None, (str(mark), folder)))))
     upcoming = iter(enumerate(tasks))
     running: dict[Any, int] = {}
