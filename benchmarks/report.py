@@ -17,6 +17,7 @@ class Goal(enum.Enum):
     ours_at_most = "ours <= {}"
     ours_at_least = "ours >= {}"
     ratio_at_most = "ours / reference <= {}"
+    ratio_at_least = "ours / reference >= {}"
     speedup_at_least = "reference / ours >= {}"
     apart_at_most = "|ours - reference| <= {}"
 
@@ -73,6 +74,7 @@ class Row:
             Goal.ours_at_most: self.value <= self.limit,
             Goal.ours_at_least: self.value >= self.limit,
             Goal.ratio_at_most: ratio <= self.limit,
+            Goal.ratio_at_least: self.ratio is not None and ratio >= self.limit,
             Goal.speedup_at_least: ratio <= 1 / self.limit if self.limit else False,
             Goal.apart_at_most: abs(self.value - reference) <= self.limit,
         }[self.goal]

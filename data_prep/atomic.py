@@ -1,6 +1,7 @@
 """Files that are there whole or not at all: written beside, then renamed."""
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ def open_atomically(path: Path, sync: bool = False) -> Iterator[BinaryIO]:
     Raises:
         OSError: With `path` as its file name, for example when the disk is full.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Processes on two machines may have one number, and write the same track after a node was taken for lost.
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         with beside.open("wb") as file:
             yield file

@@ -46,7 +46,7 @@ def open_input(locator: str) -> Iterator[Path]:
     Raises:
         InputError: If it cannot be fetched.
     """
-    if not is_url(locator) and not locator.startswith(PREFIX):
+    if is_local(locator):
         yield Path(locator)
         return
     with tempfile.TemporaryDirectory(prefix="riffusion-") as folder:
@@ -56,6 +56,11 @@ def open_input(locator: str) -> Iterator[Path]:
         else:
             _fetch(locator, path)
         yield path
+
+
+def is_local(locator: str) -> bool:
+    """Tell whether an input is a file by its path, and neither a URL nor a row of a data set."""
+    return not is_url(locator) and not locator.startswith(PREFIX)
 
 
 def _fetch(url: str, path: Path) -> None:

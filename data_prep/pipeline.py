@@ -10,6 +10,7 @@ from data_prep.estimate import estimate_lines
 from data_prep.extending import keep_finished
 from data_prep.finishing import find_complete, finish_dataset, push_dataset
 from data_prep.kept import parameters_key
+from data_prep.on_ray import check_ray
 from data_prep.output import Output
 from data_prep.parameters import command_line, cut_data, make_cut_parameters, parameters_of
 from data_prep.parts import work_on_part
@@ -19,7 +20,7 @@ from data_prep.sources import find_sources
 from data_prep.tracks import Sources
 from data_prep.writers.choose import check_columns
 from riffusion_train.config.hub import check_repository
-from riffusion_train.config.prepare import CaptionSource, PrepareConfig, Windows
+from riffusion_train.config.prepare import CaptionSource, Engine, PrepareConfig, Windows
 from riffusion_train.config.prepare_checks import check_prepare
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder, read_stats
 
@@ -59,6 +60,8 @@ def check_tools(config: PrepareConfig) -> None:
     """
     if config.windows is not Windows.fixed:
         check_librosa()
+    if config.engine is Engine.ray:
+        check_ray()
 
 
 def prepare(config: PrepareConfig, command: str = "") -> DatasetFolder:

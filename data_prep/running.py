@@ -1,13 +1,16 @@
-"""All tracks through the workers, in processes or here, with progress, stoppable."""
+"""All tracks through the workers, here, in processes or on a cluster, with progress, stoppable."""
 
 import contextlib
+import functools
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
+from data_prep.inputs import is_local
 from data_prep.kept import TrackFacts, parameters_key
+from data_prep.on_ray import TaskLost, connected, run_on_ray
 from data_prep.output import Output
 from data_prep.pace import Pace
 from data_prep.parameters import cut_data, make_cut_parameters
@@ -15,8 +18,10 @@ from data_prep.tracks import Sources
 from data_prep.work import WorkerSetup, make_track_worker, one_thread
 from data_prep.workers import WorkerDied, run_here, run_in_processes
 from riffusion_train.config.errors import StoppedError
-from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.config.prepare import Engine, PrepareConfig
 from riffusion_train.config.progress import ProgressReport
+
+_Run = Callable[[WorkerSetup, Sequence[str], Path, Callable[[], bool]], Generator[tuple[int, object], None, None]]
 
 
 def work_on_tracks(config: PrepareConfig, sources: Sources, output: Output) -> list[TrackFacts]:
@@ -27,7 +32,7 @@ def work_on_tracks(config: PrepareConfig, sources: Sources, output: Output) -> l
         OSError: If the disk is full.
     """
     cut = make_cut_parameters(config)
-    setup = WorkerSetup(cut, str(output.tracks), parameters_key(cut_data(cut)))
+    setup = WorkerSetup(cut, str(output.tracks.absolute()), parameters_key(cut_data(cut)))
     facts = [
         TrackFacts("", reason=track.rejection.reason, detail=track.rejection.detail) if track.rejection else None
         for track in sources.tracks
@@ -35,8 +40,8 @@ def work_on_tracks(config: PrepareConfig, sources: Sources, output: Output) -> l
     todo = [index for index, fact in enumerate(facts) if fact is None]
     paths = [sources.tracks[index].locator for index in todo]
     pace, done = Pace(), 0
-    with _stop_signals() as stop, ProgressReport("prepare tracks", len(todo)) as progress:
-        results = _run(config.num_workers, setup, paths, output.work / "workers.log", stop)
+    with _engine(config) as engine, _stop_signals() as stop, ProgressReport("prepare tracks", len(todo)) as progress:
+        results = engine(setup, paths, output.work / "workers.log", stop.is_set)
         with contextlib.closing(results):
             for number, result in results:
                 fact = _fact_of(result)
@@ -51,15 +56,34 @@ def work_on_tracks(config: PrepareConfig, sources: Sources, output: Output) -> l
     return [fact for fact in facts if fact is not None]
 
 
-def _run(
-    num_workers: int | None, setup: WorkerSetup, paths: Sequence[str], log: Path, stop: threading.Event
+@contextlib.contextmanager
+def _engine(config: PrepareConfig) -> Iterator[_Run]:
+    """Give what runs the tasks: `engine=` and `num_workers=` decide."""
+    match config.engine:
+        case Engine.local:
+            yield functools.partial(_run_locally, config.num_workers)
+        case Engine.ray:
+            with connected(config.ray_address):
+                yield functools.partial(_run_on_ray, config.num_workers)
+
+
+def _run_locally(
+    num_workers: int | None, setup: WorkerSetup, paths: Sequence[str], log: Path, stopped: Callable[[], bool]
 ) -> Generator[tuple[int, object], None, None]:
     if num_workers == 0:
         with one_thread():
             yield from run_here(make_track_worker, setup, paths)
         return
     crew = num_workers or _usable_cores()
-    yield from run_in_processes(make_track_worker, setup, paths, crew, log, stop.is_set)
+    yield from run_in_processes(make_track_worker, setup, paths, crew, log, stopped)
+
+
+def _run_on_ray(
+    num_workers: int | None, setup: WorkerSetup, paths: Sequence[str], log: Path, stopped: Callable[[], bool]
+) -> Generator[tuple[int, object], None, None]:
+    folders = [str(Path(path).parent) for path in paths if is_local(path)]
+    common = os.path.commonpath(folders) if folders else None
+    yield from run_on_ray(make_track_worker, setup, paths, num_workers, log, stopped, common)
 
 
 def _usable_cores() -> int:
@@ -71,6 +95,8 @@ def _usable_cores() -> int:
 def _fact_of(result: object) -> TrackFacts:
     if isinstance(result, WorkerDied):
         return TrackFacts("", reason="decoder crashed", detail=str(result))
+    if isinstance(result, TaskLost):
+        return TrackFacts("", reason="node lost", detail=str(result))
     assert isinstance(result, TrackFacts)
     return result
 

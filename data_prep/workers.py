@@ -15,6 +15,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from riffusion_train.config.errors import InputError
+
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 _READY = -1
 _POLL_S = 0.2
@@ -73,7 +75,7 @@ def run_in_processes(
     failures = 0
     try:
         for _ in range(min(num_workers, len(tasks))):
-            _start(crew, make, setup, log)
+            _join(crew, _start(make, setup, log))
         while pending and not stopped():
             for pipe in wait(list(crew), timeout=_POLL_S):
                 assert isinstance(pipe, Connection)
@@ -90,7 +92,7 @@ def run_in_processes(
                         pending -= 1
                         yield index, died
                     if pending:
-                        _start(crew, make, setup, log)
+                        _join(crew, _start(make, setup, log))
                     continue
                 if fault is not None:
                     raise fault
@@ -101,6 +103,60 @@ def run_in_processes(
     finally:
         for worker in crew.values():
             worker.stop()
+
+
+class SoleWorker:
+    """One worker process that is started anew after it has died, for whoever brings a crew of its own.
+
+    Args:
+        make: Module-level function that builds the work from `setup`, once in each process.
+        setup: What `make` gets.
+        log: File that takes what the worker prints to stderr.
+    """
+
+    def __init__(self, make: Callable[[Any], Callable[[Any], Any]], setup: Any, log: Path) -> None:
+        self._make, self._setup, self._log = make, setup, log
+        self._worker: _Worker | None = None
+
+    def __call__(self, task: Any) -> Any:
+        """Return the task's result; a `WorkerDied` where its process crashed.
+
+        Raises:
+            Exception: What the work raised.
+            RuntimeError: If no process can be started.
+        """
+        worker = self._worker = self._worker or self._started()
+        worker.give((0, task))
+        try:
+            _, result, fault = worker.pipe.recv()
+        except (EOFError, ConnectionError):
+            self._worker = None
+            return worker.reap()
+        if fault is not None:
+            self.stop()
+            raise fault
+        return result
+
+    def stop(self) -> None:
+        """End the process."""
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+    def _started(self) -> "_Worker":
+        died: WorkerDied | None = None
+        for _ in range(_ATTEMPTS_TO_START):
+            worker = _start(self._make, self._setup, self._log)
+            try:
+                _, _, fault = worker.pipe.recv()
+            except (EOFError, ConnectionError):
+                died = worker.reap()
+                continue
+            if fault is None:
+                return worker
+            worker.stop()
+            raise fault
+        raise RuntimeError(f"worker processes do not start: {died}; see {self._log}")
 
 
 class _Worker:
@@ -125,7 +181,11 @@ class _Worker:
         self.reap()
 
 
-def _start(crew: dict[Connection, _Worker], make: Callable[[Any], Any], setup: Any, log: Path) -> None:
+def _join(crew: dict[Connection, _Worker], worker: _Worker) -> None:
+    crew[worker.pipe] = worker
+
+
+def _start(make: Callable[[Any], Any], setup: Any, log: Path) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, make, setup, str(log)), daemon=True)
@@ -143,7 +203,7 @@ def _start(crew: dict[Connection, _Worker], make: Callable[[Any], Any], setup: A
             else:
                 os.environ[name] = value
     theirs.close()
-    crew[ours] = _Worker(process, ours)
+    return _Worker(process, ours)
 
 
 def _serve(pipe: Connection, make: Callable[[Any], Callable[[Any], Any]], setup: Any, log: str) -> None:
@@ -158,6 +218,8 @@ def _serve(pipe: Connection, make: Callable[[Any], Callable[[Any], Any]], setup:
                 pipe.send((index, work(task), None))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise
+        except InputError as error:
+            pipe.send((_READY, None, error))
         except OSError as error:
             pipe.send((_READY, None, OSError(error.errno, error.strerror, error.filename)))
         except Exception:

@@ -68,6 +68,15 @@ class Windows(enum.Enum):
     """On the first bar (of four beats) at least a stride after the one before; all windows are full."""
 
 
+class Engine(enum.Enum):
+    """Where the tracks are worked on."""
+
+    local = "local"
+    """In processes on this machine."""
+    ray = "ray"
+    """On the nodes of a Ray cluster that is running already; they share the folders of `audio` and `out`."""
+
+
 class Truncated(enum.Enum):
     """What becomes of a file that holds less audio than it declares."""
 
@@ -168,8 +177,12 @@ class PrepareConfig:
     """Share of the groups that goes to the test split."""
     seed: int = 0
     """Decides which group goes to which split."""
+    engine: Engine = Engine.local
+    """Where the tracks are worked on; the dataset is the same."""
+    ray_address: str | None = None
+    """`host:port` of the Ray cluster for engine=ray; null is the one that this machine or RAY_ADDRESS belongs to."""
     num_workers: int | None = None
-    """Worker processes; null is one for each available core, 0 works in this process."""
+    """Worker processes; null is one for each available core, here or in the cluster, 0 works in this process."""
     writer: Writer = Writer.parquet
     """How the pictures lie on the disk."""
     shard_size_mb: int = 256

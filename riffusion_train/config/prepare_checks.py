@@ -4,7 +4,7 @@ import math
 import re
 
 from riffusion_train.config.errors import InputError
-from riffusion_train.config.prepare import CaptionSource, PrepareConfig, Tail, TemplateUse
+from riffusion_train.config.prepare import CaptionSource, Engine, PrepareConfig, Tail, TemplateUse
 
 
 def check_prepare(config: PrepareConfig) -> None:
@@ -34,6 +34,10 @@ def check_prepare(config: PrepareConfig) -> None:
         raise InputError(f"target_lufs={config.target_lufs}: it lies between -70 and 0, or is null")
     if config.num_workers is not None and config.num_workers < 0:
         raise InputError(f"num_workers={config.num_workers}: it is 0 or more, or null for one a core")
+    if config.engine is Engine.ray and config.num_workers == 0:
+        raise InputError("num_workers=0 works in this process; with engine=ray it is 1 or more, or null for all cores")
+    if config.ray_address is not None and config.engine is not Engine.ray:
+        raise InputError(f"ray_address={config.ray_address} has no meaning without engine=ray")
     if config.shard_size_mb < 1:
         raise InputError(f"shard_size_mb={config.shard_size_mb}: it is at least 1")
     if config.captions is CaptionSource.sidecar and config.table is not None:

@@ -79,6 +79,22 @@ def test_every_figure_asked_for_is_a_row(quick: dict[str, Any]):
     }
 
 
+def test_the_benchmark_of_preparation_has_a_row_for_each_peer_and_each_stage(tmp_path: Path):
+    done = run("prepare", "--quick", f"out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    rows = {row["what"]: row for row in json.loads((tmp_path / "prepare.json").read_text())["rows"]}
+    assert {what: row["target"] for what, row in rows.items() if row["target"] and "two workers" not in what} == {
+        "hifi prepared, against the original work": "ours / reference >= 3.5",
+        "riffusion_v1 prepared, against the original work": "ours / reference >= 1.8",
+        "teticio prepared, against teticio's work at its parameters": "ours / reference >= 2",
+    }
+    assert rows["hifi prepared, against the original work"]["ratio"] > 1.5
+    for preset in ("hifi", "riffusion_v1"):
+        shares = {what: row["ours"] for what, row in rows.items() if what.startswith(f"{preset}: ")}
+        assert len(shares) == 8 and sum(shares.values()) == pytest.approx(1, abs=0.01)
+    assert any(what.startswith("two workers over one") for what in rows)
+
+
 def test_every_table_of_the_page_is_filled_from_results(quick: dict[str, Any]):
     page = (ROOT / "docs" / "codec.md").read_text(encoding="utf-8")
     filled = fill(fill(page, None), quick)

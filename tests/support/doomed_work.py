@@ -7,11 +7,16 @@ from collections.abc import Callable
 
 
 def make_doomed_work(setup: None) -> Callable[[str], str]:
-    """Return work that crashes on `crash`, meets a full disk on `full`, fails on `bug`, and else gives capitals."""
+    """Return work that gives capitals, and ends badly on four words.
+
+    It crashes on `crash`, takes its parent along on `parent`, meets a full disk on `full`, fails on `bug`.
+    """
 
     def work(task: str) -> str:
         if task == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
+        if task == "parent":
+            os.kill(os.getppid(), signal.SIGKILL)
         if task == "full":
             raise OSError(errno.ENOSPC, "No space left on device", "/there")
         if task == "bug":

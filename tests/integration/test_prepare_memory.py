@@ -1,0 +1,39 @@
+"""What `riffusion prepare` holds in memory does not grow with the number of tracks, but for their names and facts."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.memory import write_tiny_files
+
+ROOT = Path(__file__).parents[2]
+
+
+def prepare_tiny(folder: Path, count: int) -> dict[str, float]:
+    audio = write_tiny_files(folder / f"{count}", count)
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [sys.executable, "-m", "support.memory", str(audio), str(folder / f"out-{count}")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["tracks"] == count
+    return told
+
+
+def test_a_worker_and_the_parent_need_hardly_more_for_four_times_the_tracks(tmp_path: Path) -> None:
+    few, many = (prepare_tiny(tmp_path, count) for count in (400, 1600))
+    assert many["worker_mb"] - few["worker_mb"] < 8, (few, many)
+    grown_kb = 1024 * (many["parent_mb"] - few["parent_mb"]) / 1200
+    assert grown_kb < 12, (few, many)  # of 20,000 tracks that is 240 MB
+
+
+@pytest.mark.slow
+def test_twenty_thousand_tracks_fit_into_half_a_gigabyte(tmp_path: Path) -> None:
+    told = prepare_tiny(tmp_path, 20_000)
+    assert told["parent_mb"] < 500, told

@@ -1,0 +1,131 @@
+"""`riffusion prepare engine=ray` on Ray's local cluster of two nodes, of which one is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from support.corpus_files import tone, write_tones, write_track
+from support.doomed_work import make_doomed_work
+from support.ray_cluster import add_node, local_cluster
+
+from data_prep.on_ray import TaskLost, connected, run_on_ray
+from data_prep.pipeline import prepare
+from data_prep.workers import WorkerDied
+from riffusion_train.config.compose import compose
+from riffusion_train.config.errors import InputError, StoppedError
+from riffusion_train.config.prepare import PrepareConfig
+
+pytest.importorskip("ray")
+COUNT = 24
+
+
+def config_for(audio, out, *words):
+    return compose("prepare", PrepareConfig, [f"audio={audio}", f"out={out}", "spectrogram=small", *words])
+
+
+def files_of(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def kept_of(out):
+    return {path.name: path.stat().st_mtime_ns for path in Path(out, ".work", "tracks").glob("*.arrow")}
+
+
+def wait_for_kept(out, count):
+    for _ in range(12000):
+        if len(kept_of(out)) >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError("nothing was kept within 120 s")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with local_cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory):
+    folder = write_tones(tmp_path_factory.mktemp("songs"), COUNT)
+    write_track(folder / "silent.wav", 0 * tone(100, 6), "nothing to hear")
+    (folder / "broken.mp3").write_bytes(b"this is no sound" * 100)
+    (folder / "broken.txt").write_text("broken")
+    return folder
+
+
+def test_a_run_killed_then_stopped_then_robbed_of_a_node_ends_in_the_local_engines_bytes(
+    cluster, audio, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    words = ["engine=ray", f"ray_address={cluster.address}"]
+    command = [sys.executable, "-m", "riffusion_train", "prepare", f"audio={audio}", f"out={out}", "spectrogram=small"]
+    killed = subprocess.Popen([*command, *words], env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    wait_for_kept(out, 3)
+    killed.kill()
+    killed.wait()
+    assert len(kept_of(out)) < COUNT
+
+    with connected(cluster.address):
+        kept = kept_of(out)
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "riffusion_train.config.progress.ProgressReport.update",
+                lambda report, done, figures: os.kill(os.getpid(), signal.SIGINT) if done > len(kept) else None,
+            )
+            with pytest.raises(StoppedError, match=rf"of {COUNT + 2} tracks are kept; the same command goes on"):
+                prepare(config_for(audio, out, *words))
+        before = len(kept_of(out))
+        assert before < COUNT
+        doomed = add_node(cluster)
+
+        def kill_a_node():
+            wait_for_kept(out, before + 4)
+            cluster.remove_node(doomed, allow_graceful=False)
+
+        killer = threading.Thread(target=kill_a_node)
+        killer.start()
+        folder = prepare(config_for(audio, out, *words))
+        killer.join()
+    expected = prepare(config_for(audio, tmp_path / "local", "num_workers=0"))
+    assert files_of(folder.path) == files_of(expected.path)
+    assert folder.stats["totals"]["tracks"] == COUNT and folder.stats["rejected"] == {"silent": 1, "unreadable": 1}
+
+
+def test_a_crash_costs_its_task_only_and_is_told_as_the_local_engine_tells_it(cluster, tmp_path):
+    tasks = ["a", "crash", "b", "crash", "parent"]
+    with connected(cluster.address):
+        results = dict(run_on_ray(make_doomed_work, None, tasks, None, tmp_path / "log", retries=0))
+        assert results[0] == "A" and results[2] == "B"
+        assert all(isinstance(results[index], WorkerDied) and "SIGSEGV" in str(results[index]) for index in (1, 3))
+        assert isinstance(results[4], TaskLost) and "was lost each time" in str(results[4])
+        with pytest.raises(OSError, match="No space left"):
+            list(run_on_ray(make_doomed_work, None, ["a", "full"], 1, tmp_path / "log"))
+        with pytest.raises(RuntimeError, match="ZeroDivisionError: of ours"):
+            list(run_on_ray(make_doomed_work, None, ["bug"], 1, tmp_path / "log"))
+        with pytest.raises(InputError, match="does not see /nowhere/songs; all nodes share"):
+            list(run_on_ray(make_doomed_work, None, ["a"], 1, tmp_path / "log", folder="/nowhere/songs"))
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+def test_without_a_cluster_or_without_ray_it_is_one_line_and_nothing_is_made(audio, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for words, message in (
+        (["num_workers=0"], "num_workers=0 works in this process"),
+        (["engine=local", "ray_address=here:6379"], "ray_address=here:6379 has no meaning without engine=ray"),
+    ):
+        with pytest.raises(InputError, match=message):
+            prepare(config_for(audio, out, "engine=ray", *words))
+    for address, message in (("127.0.0.1:1", "nothing answers there"), ("head", "it is host:port")):
+        with pytest.raises(InputError, match=f"ray_address={address}: {message}"), connected(address):
+            pass
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'riffusion-train\[ray\]'"):
+        prepare(config_for(audio, out, "engine=ray"))
+    assert not out.exists()

@@ -1,0 +1,53 @@
+"""`python -m support.memory AUDIO OUT`: prepare a folder of tiny files, and print the largest memory of the processes.
+
+The slices are of 30 ms, so that what is measured is what a track costs beside its sound.
+"""
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+RATE_HZ = 8000
+CLIP_SAMPLES = 240
+
+
+def write_tiny_files(folder: Path, count: int) -> Path:
+    """Write `count` files of 30 ms of noise, all different, and one table with their captions. Returns the folder."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    lines = ["file,caption,artist"]
+    for index in range(count):
+        name = f"{index // 1000:03d}/{index:06d}.wav"
+        (folder / name).parent.mkdir(exist_ok=True)
+        soundfile.write(folder / name, 0.1 * rng.standard_normal(CLIP_SAMPLES), RATE_HZ)
+        lines.append(f'{name},"noise number {index}, of no use to anyone",band {index // 7}')
+    (folder / "captions.csv").write_text("\n".join(lines))
+    return folder
+
+
+def main() -> None:
+    """Prepare in one worker process, and print MB of this process and of the worker as JSON."""
+    from data_prep.pipeline import prepare
+    from riffusion_train.config.prepare import PrepareConfig
+    from riffusion_train.config.spectrogram import SpectrogramConfig
+
+    tiny = SpectrogramConfig(
+        name="tiny", rate_hz=RATE_HZ, hop_length=80, win_length=160, n_fft=256, n_mels=16, width_px=4, f_max_hz=4000.0,
+        decode_rate_hz=RATE_HZ, decode_n_fft=160,
+    )  # fmt: skip
+    audio, out = sys.argv[1:]
+    folder = prepare(PrepareConfig(audio=audio, out=out, spectrogram=tiny, num_workers=1))
+    told = {
+        "tracks": folder.stats["totals"]["tracks"],
+        "parent_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "worker_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+    }
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()
