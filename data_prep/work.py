@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import hashlib
 import io
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,8 +37,8 @@ from riffusion_train.config.spectrogram import SpectrogramConfig
 
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 """Errors of the place that is written to: no fault of a track, so they end the run."""
-_PNG_LEVEL = 2
-"""zlib level; spectrograms hardly shrink further above it, and it takes a third of the time of the usual 6."""
+_PNG_LEVEL = 1
+"""zlib level; among runs of equal bytes there is little to search for, so it decides next to nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,11 +248,15 @@ def one_thread() -> Iterator[None]:
 
 
 def png_bytes(image: npt.NDArray[np.uint8]) -> bytes:
-    """Return a grey (H, W) or colour (H, W, 3) image as PNG."""
+    """Return a grey (H, W) or colour (H, W, 3) image as PNG.
+
+    Filtered spectrograms hold no repetitions but runs: without a search for others (zlib's `Z_RLE`) they are as small as
+    at the usual level 6, a ninth smaller than at level 2, and take two thirds of the time of that.
+    """
     from PIL import Image
 
     sink = io.BytesIO()
-    Image.fromarray(image).save(sink, "PNG", compress_level=_PNG_LEVEL)
+    Image.fromarray(image).save(sink, "PNG", compress_level=_PNG_LEVEL, compress_type=zlib.Z_RLE)
     return sink.getvalue()
 
 

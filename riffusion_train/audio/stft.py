@@ -149,4 +149,5 @@ class DecodingStft:
 
 def magnitude(spectrum: Tensor) -> Tensor:
     """Return the magnitudes; half the time of `abs`, whose care against overflow is not needed for sound."""
-    return (spectrum.real.square() + spectrum.imag.square()).sqrt()
+    squares = torch.view_as_real(spectrum).square()
+    return (squares[..., 0] + squares[..., 1]).sqrt_()
