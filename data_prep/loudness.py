@@ -70,7 +70,8 @@ def _weighted(wav: npt.NDArray[np.float32], rate_hz: int) -> npt.NDArray[np.floa
         states[:, step:] += states[:, :-step] @ carried
         step, carried = 2 * step, carried @ carried
     weighted = (sound @ weights.sound_to_sound).view(channels, blocks, -1)
-    weighted[:, 1:] += states[:, :-1].float() @ weights.state_to_sound
+    for channel, before in zip(weighted, states.float(), strict=True):
+        channel[1:].addmm_(before[:-1], weights.state_to_sound)
     return weighted.flatten(1).numpy()
 
 
@@ -117,7 +118,7 @@ def gain_db(
     """
     if lufs is None or target_lufs is None:
         return 0.0
-    peak = float(np.abs(wav).max())
+    peak = max(float(wav.max()), -float(wav.min()))
     return min(target_lufs - lufs, peak_ceiling_dbfs - 20 * math.log10(peak))
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from data_prep.acoustic import fingerprint_words, to_text
 from data_prep.beats import find_beats
-from data_prep.clipping import clipped_share, pcm_hash
+from data_prep.clipping import clipped_share, find_extremes, pcm_hash
 from data_prep.inputs import open_input, origin_of
 from data_prep.kept import Slice, TrackFacts, kept_path, note_origin, read_facts, read_origin, write_kept
 from data_prep.loudness import gain_db, measure_lufs, rms_dbfs
@@ -143,7 +143,8 @@ class TrackWorker:
         wav, rate_hz = decoded.wav, decoded.rate_hz
         if wav.shape[1] == 0:
             return dataclasses.replace(facts, reason="no samples", detail="it has a head and no audio samples"), []
-        if not np.isfinite(wav).all():
+        extremes = find_extremes(wav)
+        if not extremes.finite:
             return dataclasses.replace(facts, reason="not numbers", detail="it holds samples that are not numbers"), []
         facts = dataclasses.replace(
             facts,
@@ -153,9 +154,9 @@ class TrackWorker:
             container=decoded.container,
             warnings=doubts(decoded),
             pcm_hash=pcm_hash(wav, rate_hz),
-            clipped_share=clipped_share(wav),
+            clipped_share=clipped_share(wav, extremes),
         )
-        if not wav.any():
+        if extremes.silent:
             return dataclasses.replace(facts, reason="silent", detail="every sample is zero"), []
         if self._cut.remove_dc:
             wav = wav - wav.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
@@ -171,7 +172,8 @@ class TrackWorker:
         if self._cut.measure:
             found = measure(wav, self._codec.rate_hz, lufs, self._cut.measure)
             facts = dataclasses.replace(facts, measured=found)
-        slices, silent = self._slices(wav * np.float32(10 ** (gain / 20)), facts.sha256)
+        wav *= np.float32(10 ** (gain / 20))
+        slices, silent = self._slices(wav, facts.sha256)
         facts = dataclasses.replace(
             facts, slices=len(slices), slices_s=float(sum(item.duration_s for item in slices)), silent_slices=silent
         )
