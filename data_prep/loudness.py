@@ -101,7 +101,9 @@ def _k_weighting(rate_hz: int) -> _BlockFilter:
     unit = np.eye(count).reshape(count, len(sections), 2).transpose(1, 0, 2)
     state_to_sound, state = scipy.signal.sosfilt(sections, np.zeros((count, size)), zi=unit)
     state_to_state = state.transpose(1, 0, 2).reshape(count, count)
-    matrices = [torch.from_numpy(np.ascontiguousarray(part)) for part in (sound_to_sound, sound_to_state, state_to_sound)]
+    matrices = [
+        torch.from_numpy(np.ascontiguousarray(part)) for part in (sound_to_sound, sound_to_state, state_to_sound)
+    ]
     return _BlockFilter(*(matrix.float() for matrix in matrices), torch.from_numpy(state_to_state.copy()))
 
 
