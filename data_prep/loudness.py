@@ -101,10 +101,8 @@ def _k_weighting(rate_hz: int) -> _BlockFilter:
     unit = np.eye(count).reshape(count, len(sections), 2).transpose(1, 0, 2)
     state_to_sound, state = scipy.signal.sosfilt(sections, np.zeros((count, size)), zi=unit)
     state_to_state = state.transpose(1, 0, 2).reshape(count, count)
-    matrices = [
-        torch.from_numpy(np.ascontiguousarray(part)) for part in (sound_to_sound, sound_to_state, state_to_sound)
-    ]
-    return _BlockFilter(*(matrix.float() for matrix in matrices), torch.from_numpy(state_to_state.copy()))
+    single = [torch.from_numpy(part.astype(np.float32)) for part in (sound_to_sound, sound_to_state, state_to_sound)]
+    return _BlockFilter(single[0], single[1], single[2], torch.from_numpy(state_to_state.copy()))
 
 
 def _lufs(mean_square: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
