@@ -102,7 +102,7 @@ class MelInverter:
         self.finer = finer
         self._band_weight = filters.sum(0) + 1e-9
         self._fit = BandFit(filters)
-        self._spread = BandedProduct((filters / (filters.sum(1, keepdim=True) + 1e-9)).t().contiguous(), columns=64)
+        self._spread = BandedProduct(self._fit.spread, columns=64)
 
     def invert(
         self,
