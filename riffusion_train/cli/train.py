@@ -16,6 +16,12 @@ def main(words: Sequence[str]) -> None:
     from riffusion_train.training.setup import run_training
 
     quieten_libraries()
+    if config.check:
+        from riffusion_train.training.check import check_training
+
+        for line in check_training(config, words):
+            print(line)
+        return
     path = run_training(config, words)
     if os.environ.get("RANK", "0") == "0":
         print(f"trained: {path}")

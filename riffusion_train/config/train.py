@@ -218,3 +218,5 @@ class TrainConfig:
     """Keep this many checkpoints."""
     resume: Resume = Resume.never
     """What to do where the run folder already holds a run."""
+    check: bool = False
+    """Build everything, do two steps and one save and load, say what the run would need, and leave nothing behind."""

@@ -12,6 +12,7 @@ from riffusion_train.config.spectrogram import SpectrogramConfig, write_spectrog
 from riffusion_train.config.train import Resume, TrainConfig
 
 _FREE_TO_CHANGE = (
+    "check",
     "checkpointing_steps",
     "checkpoints_total_limit",
     "dataloader_num_workers",

@@ -27,9 +27,22 @@ from riffusion_train.training.objective import DiffusionObjective, VaeObjective,
 from riffusion_train.training.optim import make_optimizer, make_schedule, parameter_groups
 from riffusion_train.training.preview import make_preview, preview_prompts
 from riffusion_train.training.run_folder import RunFolder, check_resumable, new_run_path
+from riffusion_train.training.speed import Speedometer
 from riffusion_train.training.trainer import Batches, Rhythm, Trainer
 
 _CACHE_BATCH = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingJob:
+    """A run that is ready to start: everything loaded, built and on its device."""
+
+    config: TrainConfig
+    run: RunFolder
+    accelerator: Any
+    components: Components
+    table: SliceTable
+    trainer: Trainer
 
 
 def run_training(config: TrainConfig, words: Sequence[str]) -> Path:
@@ -46,6 +59,29 @@ def run_training(config: TrainConfig, words: Sequence[str]) -> Path:
         InputError: For anything in the config or the dataset that cannot be used, before the first step.
         StoppedError: If asked to stop; the state is saved.
     """
+    accelerator, run, folder = start_run(config)
+    if run.final.is_dir():
+        accelerator.print(f"{run.path}: finished before; its model is in {run.final}")
+        return run.path
+    job = build_job(config, words, accelerator, run, folder)
+    components, trainer = job.components, job.trainer
+    trainer.train()
+    with trainer.averaged_weights():
+        if config.method.name is MethodName.vae and config.method.train_vae_encoder:
+            measure_scaling_factor(components.vae, job.table, latent_std=config.method.latent_std, seed=config.seed)
+        if accelerator.is_main_process:
+            write_final(run.final, components, lora=config.method.name is MethodName.lora)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return run.path
+
+
+def start_run(config: TrainConfig) -> tuple[Any, RunFolder, DatasetFolder]:
+    """Check what can be checked before the model is loaded; join the other processes, and agree on the run folder.
+
+    Raises:
+        InputError: If the tracker, the dataset, the precision or the run folder cannot be used.
+    """
     check_tracker(config.tracker)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
@@ -54,9 +90,17 @@ def run_training(config: TrainConfig, words: Sequence[str]) -> Path:
     accelerator, run = _start_processes(config)
     check_resumable(run, config)
     accelerator.wait_for_everyone()
-    if run.final.is_dir():
-        accelerator.print(f"{run.path}: finished before; its model is in {run.final}")
-        return run.path
+    return accelerator, run, folder
+
+
+def build_job(
+    config: TrainConfig, words: Sequence[str], accelerator: Any, run: RunFolder, folder: DatasetFolder
+) -> TrainingJob:
+    """Load or build everything that the run needs, and write what a start leaves in the run folder.
+
+    Raises:
+        InputError: If the model cannot be used, or not with this dataset.
+    """
     base = make_components(config.model, config.seed)
     manifest = _manifest(config, folder, base, accelerator.num_processes)  # before adapters are added to it
     components = _prepare_components(config, folder, base)
@@ -66,15 +110,7 @@ def run_training(config: TrainConfig, words: Sequence[str]) -> Path:
     accelerator.init_trackers(config.tracker.project, init_kwargs={"wandb": {"dir": str(run.path)}})
     table = SliceTable(folder, "train")
     trainer = _make_trainer(config, run, accelerator, components, table)
-    trainer.train()
-    with trainer.averaged_weights():
-        if config.method.name is MethodName.vae and config.method.train_vae_encoder:
-            measure_scaling_factor(components.vae, table, latent_std=config.method.latent_std, seed=config.seed)
-        if accelerator.is_main_process:
-            write_final(run.final, components, lora=config.method.name is MethodName.lora)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    return run.path
+    return TrainingJob(config, run, accelerator, components, table, trainer)
 
 
 def _start_processes(config: TrainConfig) -> tuple[Any, RunFolder]:
@@ -172,8 +208,13 @@ def _make_trainer(
         metrics=MetricsLog(
             run.metrics_file,
             accelerator,
-            images_per_step=global_batch_size,
-            clip_s=table.folder.spectrogram.clip_s,
+            Speedometer(
+                accelerator.device,
+                config.mixed_precision.value,
+                images_per_step=global_batch_size,
+                world_size=accelerator.num_processes,
+                clip_s=table.folder.spectrogram.clip_s,
+            ),
         ),
         preview=_make_preview(config, run, components, table, accelerator),
         rhythm=Rhythm(
@@ -241,18 +282,23 @@ def _make_batches(config: TrainConfig, slices: Any, num_slices: int, accelerator
     return batches
 
 
-def _cached_moments(components: Components, table: SliceTable, accelerator: Any) -> Moments:
-    """Open the latent cache; let all ranks build it together where it is missing."""
+def latent_cache(components: Components, table: SliceTable) -> LatentCache:
+    """Return the cache of a dataset's latents under the model's VAE, whether or not it is there yet."""
     vae, scale, size = components.vae, components.downsampling, table.folder.spectrogram
     shape = (2 * int(vae.config.latent_channels), size.n_mels // scale, size.width_px // scale)
-    cache = LatentCache(table, f"{table.folder.fingerprint[:16]}-{fingerprint(vae)[:16]}", shape)
+    return LatentCache(table, f"{table.folder.fingerprint[:16]}-{fingerprint(vae)[:16]}", shape)
+
+
+def _cached_moments(components: Components, table: SliceTable, accelerator: Any) -> Moments:
+    """Open the latent cache; let all ranks build it together where it is missing."""
+    cache = latent_cache(components, table)
     there = cache.exists()
     accelerator.wait_for_everyone()
     if not there:
         if accelerator.is_main_process:
             cache.create()
         accelerator.wait_for_everyone()
-        _fill_cache(cache, vae, accelerator)
+        _fill_cache(cache, components.vae, accelerator)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             cache.finish()

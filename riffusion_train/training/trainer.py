@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from riffusion_train.config.errors import InputError, StoppedError
 from riffusion_train.config.progress import ProgressReport
+from riffusion_train.training.agreement import Agreement
 from riffusion_train.training.checkpoint import (
     Checkpoints,
     TrainingState,
@@ -18,6 +19,7 @@ from riffusion_train.training.checkpoint import (
     optimizer_tensors,
     restore_optimizer,
 )
+from riffusion_train.training.flops import count_flops
 from riffusion_train.training.metrics import MetricsLog
 from riffusion_train.training.stop import StopRequest
 
@@ -88,6 +90,7 @@ class Trainer:
         self.names = [name_of[id(weight)] for weight in self.parameters]
         self._plain_optimizer = optimizer
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
+        self.agreement = Agreement(accelerator)
 
     def train(self) -> None:
         """Run to the last step, from the newest checkpoint where there is one.
@@ -96,20 +99,22 @@ class Trainer:
             StoppedError: If asked to stop; the state is saved.
             InputError: If the loss is not finite; the newest checkpoint stands.
         """
-        self._restore()
+        self.restore()
         batches = self.batches(self.step)
+        self.metrics.speed.restart()
         main = self.accelerator.is_main_process
         with StopRequest() as stop, self._progress(main) as progress:
             while self.step < self.rhythm.max_train_steps:
                 fetched = self._fetch(batches)
-                loss = self._backward(fetched)
-                grad_norm = self._clip(loss, fetched)
+                loss = self._backward(fetched, stop)
+                stop_now = self._agree(fetched)
+                grad_norm = self._clip()
                 self._update()
                 self._log_if_due(loss, grad_norm)
                 self._preview_if_due()
                 self._checkpoint_if_due()
-                progress.update(self.step, self._figures())
-                self._leave_if_asked(stop)
+                progress.update(self.step, self.metrics.figures())
+                self._leave_if(stop.asked if self.accelerator.num_processes == 1 else stop_now)
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -129,32 +134,45 @@ class Trainer:
 
     def _fetch(self, batches: Iterator[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
         device = self.accelerator.device
-        return [
-            {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-            for batch in itertools.islice(batches, self.rhythm.accumulation)
-        ]
+        with self.metrics.speed.waiting():
+            fetched = [
+                {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+                for batch in itertools.islice(batches, self.rhythm.accumulation)
+            ]
+        if self.metrics.speed.flops_per_image is None:
+            with self.metrics.speed.paused():
+                self.metrics.speed.flops_per_image = count_flops(
+                    self.objective, fetched[0], self.accelerator.autocast
+                )
+        return fetched
 
-    def _backward(self, fetched: list[dict[str, Tensor]]) -> Tensor:
+    def _backward(self, fetched: list[dict[str, Tensor]], stop: StopRequest) -> Tensor:
         """Run forward and backward passes over one step's batches; return their mean loss."""
-        losses = []
+        losses: list[Tensor] = []
         for index, batch in enumerate(fetched):
             last = index == len(fetched) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.objective):
                 with self.accelerator.autocast():
                     loss = self.objective(batch)
+                losses.append(loss.detach())
+                if last:
+                    self.agreement.send(losses, stop_asked=stop.asked)
                 self.accelerator.backward(loss / len(fetched))
-            losses.append(loss.detach())
         return torch.stack(losses).mean()
 
-    def _clip(self, loss: Tensor, fetched: list[dict[str, Tensor]]) -> Tensor:
-        """Scale the gradients down to the allowed norm; stop, before any weight is changed, where the loss is not finite."""
-        finite = self.accelerator.reduce(loss.isfinite().float(), reduction="mean")
-        if float(finite) < 1:
+    def _agree(self, fetched: list[dict[str, Tensor]]) -> bool:
+        """Return whether any rank was asked to stop; end the run, before a weight changes, where a loss is not finite."""
+        finite, stop_now = self.agreement.receive()
+        if not finite:
             slices = [self.name_slice(int(index)) for batch in fetched for index in batch["slice_index"]]
             raise InputError(
                 f"the loss of step {self.step} is not finite; no weight was changed. Slices of this rank: "
                 f"{', '.join(slices)}. Lower optimizer.lr, or use mixed_precision=bf16 or no"
             )
+        return stop_now
+
+    def _clip(self) -> Tensor:
+        """Scale the gradients down to the allowed norm; return the norm they had."""
         return torch.as_tensor(self.accelerator.clip_grad_norm_(self.parameters, self.rhythm.max_grad_norm))
 
     def _update(self) -> None:
@@ -172,17 +190,16 @@ class Trainer:
 
     def _preview_if_due(self) -> None:
         if self.rhythm.preview_steps and self._due(self.rhythm.preview_steps):
-            with self.averaged_weights():
+            with self.metrics.speed.paused(), self.averaged_weights():
                 self.preview(self.step)
 
     def _checkpoint_if_due(self) -> None:
         if self._due(self.rhythm.checkpointing_steps):
             self._save()
 
-    def _leave_if_asked(self, stop: StopRequest) -> None:
+    def _leave_if(self, stop_now: bool) -> None:
         """Stop all ranks together where any of them was asked to."""
-        asked = torch.tensor(float(stop.asked), device=self.accelerator.device)
-        if self.step == self.rhythm.max_train_steps or not float(self.accelerator.reduce(asked, reduction="sum")):
+        if self.step == self.rhythm.max_train_steps or not stop_now:
             return
         self._save()
         raise StoppedError(f"step {self.step} is saved; the same command with resume=auto goes on")
@@ -190,14 +207,12 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.rhythm.max_train_steps
 
-    def _figures(self) -> str:
-        return "" if self.metrics.last_loss is None else f"loss {self.metrics.last_loss:.4f}"
-
     def _save(self) -> None:
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process and not self._saved_already():
-            self.checkpoints.save(self._state())
-        self.accelerator.wait_for_everyone()
+        with self.metrics.speed.paused():
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process and not self._saved_already():
+                self.checkpoints.save(self._state())
+            self.accelerator.wait_for_everyone()
 
     def _saved_already(self) -> bool:
         steps = self.checkpoints.steps()
@@ -221,7 +236,12 @@ class Trainer:
             global_batch_size=self.global_batch_size,
         )
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Take the state of the newest checkpoint, where there is one.
+
+        Raises:
+            InputError: If it is of another run.
+        """
         state, complaints = self.checkpoints.load_newest()
         for complaint in complaints:
             self.accelerator.print(f"warning: {complaint}")
