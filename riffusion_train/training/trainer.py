@@ -141,9 +141,7 @@ class Trainer:
             ]
         if self.metrics.speed.flops_per_image is None:
             with self.metrics.speed.paused():
-                self.metrics.speed.flops_per_image = count_flops(
-                    self.objective, fetched[0], self.accelerator.autocast
-                )
+                self.metrics.speed.flops_per_image = count_flops(self.objective, fetched[0], self.accelerator.autocast)
         return fetched
 
     def _backward(self, fetched: list[dict[str, Tensor]], stop: StopRequest) -> Tensor:

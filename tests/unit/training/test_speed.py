@@ -102,4 +102,3 @@ class _Denoising(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         return self.unet(batch["noisy"], 500, batch["states"]).sample.square().mean()
-
