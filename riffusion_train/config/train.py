@@ -58,6 +58,7 @@ class TrackerName(enum.Enum):
     files = "files"
     tensorboard = "tensorboard"
     wandb = "wandb"
+    trackio = "trackio"
 
 
 class Resume(enum.Enum):
@@ -156,20 +157,24 @@ class PreviewConfig:
     """Prompts to sample; empty takes the captions of the first validation slices."""
     num_prompts: int = 4
     """How many captions to take where no prompts are given."""
+    seed: int = 0
+    """Seed of the first prompt, one more for each further one; the same at every preview."""
     num_inference_steps: int = 20
     """Denoising steps."""
-    guidance_scale: float = 7.0
-    """Classifier-free guidance."""
+    guidance_scales: list[float] = dataclasses.field(default_factory=lambda: [7.0])
+    """Strengths of classifier-free guidance; every prompt is sampled at each."""
+    base_row: bool = False
+    """Also sample once from the model that training begins with, for comparison."""
 
 
 @dataclasses.dataclass
 class TrackerConfig:
     """Where metrics go."""
 
-    name: TrackerName = TrackerName.files
+    name: TrackerName = TrackerName.tensorboard
     """The tracker."""
     project: str = "riffusion-train"
-    """Project name for wandb."""
+    """Project name for wandb and trackio."""
 
 
 @dataclasses.dataclass

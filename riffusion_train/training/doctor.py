@@ -75,7 +75,9 @@ def _devices(found: Examination) -> None:
             "(https://pytorch.org/get-started)"
         )
     else:
-        found.mends.append("no GPU: experiment=tiny_cpu trains here; Stable Diffusion 1.5 wants a card of 8 GiB or more")
+        found.mends.append(
+            "no GPU: experiment=tiny_cpu trains here; Stable Diffusion 1.5 wants a card of 8 GiB or more"
+        )
 
 
 def _formats(device: torch.device) -> str:
@@ -88,7 +90,11 @@ def _formats(device: torch.device) -> str:
 
 def trains_in(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether a convolution, attention and their gradients can be computed in a dtype on a device; it tries."""
-    if device.type == "cuda" and dtype is torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if (
+        device.type == "cuda"
+        and dtype is torch.bfloat16
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         return False
     try:
         pixels = torch.randn(1, 8, 8, 8, device=device, requires_grad=True)
@@ -178,7 +184,9 @@ def _places(found: Examination) -> None:
         gib = shutil.disk_usage(shared).total / _GIB
         found.rows["shared memory"] = f"{gib:.1f} GiB"
         if gib < _LITTLE_SHARED_GIB:
-            found.mends.append("shared memory is small for loader processes: docker run --shm-size=8g, or dataloader_num_workers=0")
+            found.mends.append(
+                "shared memory is small for loader processes: docker run --shm-size=8g, or dataloader_num_workers=0"
+            )
 
 
 def cache_places() -> dict[str, Path]:

@@ -1,6 +1,5 @@
 """Metrics of a run: `metrics.jsonl` always, a tracker where one is asked for, and the line on the terminal."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from riffusion_train.config.errors import InputError
-from riffusion_train.config.train import TrackerConfig, TrackerName
 from riffusion_train.training.speed import Speedometer
 
 _FIGURES = {
@@ -21,16 +18,6 @@ _FIGURES = {
     "peak_memory_gib": "{:.1f} GiB",
 }
 """What of the averages is shown while it runs."""
-
-
-def check_tracker(config: TrackerConfig) -> None:
-    """Refuse a tracker that is not installed, before anything else is done.
-
-    Raises:
-        InputError: With the command that installs it.
-    """
-    if config.name is not TrackerName.files and importlib.util.find_spec(config.name.value) is None:
-        raise InputError(f"tracker={config.name.value} is not installed; pip install {config.name.value}")
 
 
 class MetricsLog:

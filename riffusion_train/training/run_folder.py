@@ -86,15 +86,15 @@ def check_resumable(run: RunFolder, config: TrainConfig) -> None:
         raise InputError(f"run={run.path}: the folder holds files that are not a run; choose another")
     if config.resume is not Resume.auto:
         raise InputError(f"run={run.path}: a run is there; resume=auto goes on with it, or choose another folder")
-    before, now = _values(run.read_config()), _values(config)
+    before, now = config_values(run.read_config()), config_values(config)
     changed = [key for key in now if before[key] != now[key] and not key.startswith(_FREE_TO_CHANGE)]
     if changed:
         differences = ", ".join(f"{key} was {before[key]}, now {now[key]}" for key in changed)
         raise InputError(f"run={run.path}: cannot go on with other settings: {differences}")
 
 
-def _values(config: Any) -> dict[str, Any]:
-    """Return every leaf of a config, dotted."""
+def config_values(config: Any) -> dict[str, Any]:
+    """Return every leaf of a config by its dotted key."""
     values: dict[str, Any] = {}
     for key in config_keys(type(config)):
         value = config

@@ -22,12 +22,13 @@ from riffusion_train.model.build import make_components
 from riffusion_train.model.components import Components, fingerprint
 from riffusion_train.training.checkpoint import Checkpoints
 from riffusion_train.training.final import measure_scaling_factor, write_final
-from riffusion_train.training.metrics import MetricsLog, check_tracker
+from riffusion_train.training.metrics import MetricsLog
 from riffusion_train.training.objective import DiffusionObjective, VaeObjective, encode_moments
 from riffusion_train.training.optim import make_optimizer, make_schedule, parameter_groups
 from riffusion_train.training.preview import make_preview, preview_prompts
-from riffusion_train.training.run_folder import RunFolder, check_resumable, new_run_path
+from riffusion_train.training.run_folder import RunFolder, check_resumable, config_values, new_run_path
 from riffusion_train.training.speed import Speedometer
+from riffusion_train.training.trackers import check_tracker, start_tracker
 from riffusion_train.training.trainer import Batches, Rhythm, Trainer
 
 _CACHE_BATCH = 8
@@ -107,7 +108,7 @@ def build_job(
     if accelerator.is_main_process:
         run.start(config, words, manifest, folder.spectrogram)
     components.to(accelerator.device)
-    accelerator.init_trackers(config.tracker.project, init_kwargs={"wandb": {"dir": str(run.path)}})
+    start_tracker(accelerator, config.tracker, run.path, config_values(config))
     table = SliceTable(folder, "train")
     trainer = _make_trainer(config, run, accelerator, components, table)
     return TrainingJob(config, run, accelerator, components, table, trainer)

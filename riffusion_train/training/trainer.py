@@ -52,7 +52,7 @@ class Trainer:
         name_slice: From a slice's index to its name, for messages.
         checkpoints: Where state is saved.
         metrics: Where metrics go.
-        preview: Called with the step when a preview is due, with the averaged weights in place.
+        preview: Called with the step when a preview is due, with the averaged weights in place; with 0 before the first step.
         rhythm: What is due when.
         global_batch_size: Slices in one optimizer step over all ranks.
     """
@@ -101,6 +101,7 @@ class Trainer:
         """
         self.restore()
         batches = self.batches(self.step)
+        self._preview_base()
         self.metrics.speed.restart()
         main = self.accelerator.is_main_process
         with StopRequest() as stop, self._progress(main) as progress:
@@ -185,6 +186,11 @@ class Trainer:
         self.metrics.add(loss)
         if self._due(self.rhythm.logging_steps):
             self.metrics.write(self.step, float(self.schedule.get_last_lr()[0]), grad_norm)
+
+    def _preview_base(self) -> None:
+        """Let the preview show the model that training begins with, where it wants to."""
+        if self.rhythm.preview_steps and self.step == 0:
+            self.preview(self.step)
 
     def _preview_if_due(self) -> None:
         if self.rhythm.preview_steps and self._due(self.rhythm.preview_steps):

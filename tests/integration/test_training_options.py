@@ -93,34 +93,6 @@ def test_the_manifest_and_the_command_lines_are_kept(dataset: Path, tmp_path: Pa
     assert json.loads((run / "overrides.jsonl").read_text())["overrides"] == ["seed=0", "name=x"]
 
 
-def test_tensorboard_gets_the_scalars(dataset: Path, tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    run = run_training(train_config(dataset, tmp_path / "run", "max_train_steps=3", "tracker=tensorboard"), [])
-    events = next(path for path in run.rglob("events.out.tfevents.*"))
-    accumulator = EventAccumulator(str(events))
-    accumulator.Reload()
-    assert [event.value for event in accumulator.Scalars("loss")] == pytest.approx(losses(run))
-
-
-def test_wandb_runs_offline_inside_the_run_folder(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    run = run_training(train_config(dataset, tmp_path / "run", "max_train_steps=2", "tracker=wandb"), [])
-    assert next((run / "wandb").rglob("*.wandb")).stat().st_size > 0
-
-
-def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_done(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="tracker=tensorboard is not installed; pip install tensorboard"):
-        run_training(train_config(dataset, tmp_path / "run", "tracker=tensorboard"), [])
-    assert not (tmp_path / "run").exists()
-
-
 def test_fp16_without_a_gpu_is_one_line(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="mixed_precision=fp16 needs a GPU"):
         run_training(train_config(dataset, tmp_path / "run", "max_train_steps=1", "mixed_precision=fp16"), [])

@@ -88,6 +88,7 @@ def train_words(dataset: Path, run: Path, *words: str) -> list[str]:
         "logging_steps=1",
         "checkpointing_steps=100",
         "num_threads=1",
+        "tracker=files",
         *words,
     ]
 
