@@ -4,11 +4,15 @@ import os
 from collections.abc import Sequence
 
 from riffusion_train.cli.command import parse
+from riffusion_train.cli.sweep import MULTIRUN_FLAGS, sweep
 from riffusion_train.config.train import TrainConfig
 
 
 def main(words: Sequence[str]) -> None:
     """Run the verb."""
+    if any(word in MULTIRUN_FLAGS for word in words) and not any(word in ("-h", "--help") for word in words):
+        sweep(words)
+        return
     config = parse("train", TrainConfig, words)
     if config is None:
         return

@@ -209,6 +209,8 @@ class TrainConfig:
     """Autocast dtype."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a quarter more work."""
+    compile: bool = False
+    """Compile the UNet with `torch.compile`: minutes before the first step, then faster steps on a GPU."""
     cache_latents: bool = True
     """Encode every slice once with the frozen VAE and keep mean and variance on disk."""
     dataloader_num_workers: int = 0

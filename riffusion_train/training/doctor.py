@@ -184,9 +184,7 @@ def _places(found: Examination) -> None:
         gib = shutil.disk_usage(shared).total / _GIB
         found.rows["shared memory"] = f"{gib:.1f} GiB"
         if gib < _LITTLE_SHARED_GIB:
-            found.mends.append(
-                "shared memory is small for loader processes: docker run --shm-size=8g, or dataloader_num_workers=0"
-            )
+            found.mends.append("shared memory is small for loader processes: docker run --shm-size=8g, or no workers")
 
 
 def cache_places() -> dict[str, Path]:

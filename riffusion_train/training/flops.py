@@ -70,7 +70,8 @@ def count_flops(objective: nn.Module, batch: Batch, autocast: Callable[[], Any])
         autocast: The context that training computes in.
     """
     first = {key: value[:1] for key, value in batch.items()}
-    with without_checkpointing(objective), FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    with torch.compiler.set_stance("force_eager"), without_checkpointing(objective), counter:
         with autocast():
             loss = objective(first)
         loss.backward()

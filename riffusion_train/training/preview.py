@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import torch
+
 from riffusion_train.config.train import PreviewConfig
 from riffusion_train.dataset.loading import SliceTable
 from riffusion_train.model.components import Components
@@ -91,7 +93,9 @@ def _sample(
                 components, device=device, num_inference_steps=config.num_inference_steps, guidance_scale=scale
             )
             wanted = [(prompt, "", config.seed + index) for index, prompt in enumerate(prompts)]
-            for index, clip in enumerate(sampler.generate(wanted)):
+            with torch.compiler.set_stance("force_eager"):  # sampling has other shapes than what was compiled
+                drawn = list(sampler.generate(wanted))
+            for index, clip in enumerate(drawn):
                 yield f"{index:02d}" + (f"-guidance-{scale:g}" if len(config.guidance_scales) > 1 else ""), clip
     finally:
         for name, module in components.modules.items():

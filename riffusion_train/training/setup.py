@@ -1,6 +1,7 @@
 """From a config to a trainer that is ready to run, and from a trained run to its final model."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,12 +119,18 @@ def _start_processes(config: TrainConfig) -> tuple[Any, RunFolder]:
     """Join the other processes, agree on the run folder, and set up the tracker.
 
     Raises:
-        InputError: If this device cannot compute in the precision that was asked for.
+        InputError: If this device cannot compute in the precision that was asked for, or the launch shares out the weights.
     """
     from accelerate import Accelerator, PartialState
     from accelerate.state import AcceleratorState
     from accelerate.utils import ProjectConfiguration, broadcast_object_list
 
+    sharded = [name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}") == "true"]
+    if sharded:
+        raise InputError(
+            f"accelerate was told to use {sharded[0]}, and each process needs the whole weights here; take "
+            "launch/multi_gpu.yaml, or distributed_type: MULTI_GPU in yours"
+        )
     if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
         AcceleratorState._reset_state(
             reset_partial_state=True
@@ -169,8 +176,11 @@ def _prepare_components(config: TrainConfig, folder: DatasetFolder, base: Compon
         unfreeze(components.unet)
         if method.train_text_encoder:
             unfreeze(components.text_encoder)
+    trained = components.vae if method.name is MethodName.vae else components.unet
     if config.gradient_checkpointing:
-        (components.vae if method.name is MethodName.vae else components.unet).enable_gradient_checkpointing()
+        trained.enable_gradient_checkpointing()
+    if config.compile and method.name is not MethodName.vae:
+        trained.compile(fullgraph=True)  # in place: the names of the weights stay
     return components
 
 
