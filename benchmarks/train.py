@@ -1,7 +1,7 @@
 """Training beside diffusers' published recipe: steps a CPU second and peak memory, with caches and without.
 
-One thread, the same small model, data, batch and settings on both sides. Each method runs in a process of its own, since a peak of
-memory belongs to a process; the methods take turns.
+One thread, the same small model, data, batch and settings on both sides. Each method runs in a process of its own, since a
+peak of memory belongs to a process; the methods take turns.
 """
 
 import io
@@ -111,7 +111,7 @@ def write_pictures(folder: Path, count: int) -> Path:
                 "loudness_lufs": -14.0,
                 "max_value": 1e5,
                 "source": f"{index}.wav",
-            }  # fmt: skip
+            }
         )
     file = folder / "data" / shard_name("train", 0)
     pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema()), file)

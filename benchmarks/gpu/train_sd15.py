@@ -1,7 +1,7 @@
 """`python -m benchmarks.gpu.train_sd15 [--quick] [steps=N] [out=DIR]`: how fast SD 1.5 trains on one GPU.
 
-SD 1.5's real architecture with random weights and 64 x 64 latents, through the project's own loop: cached moments, text encoded in
-the step, fused AdamW, EMA, clipping. `--quick` takes a tiny stand-in and two steps on whatever device there is.
+SD 1.5's real architecture with random weights and 64 x 64 latents, through the project's own loop: cached moments, text
+encoded in the step, fused AdamW, EMA, clipping. `--quick` takes a tiny stand-in and two steps on whatever device there is.
 """
 
 import dataclasses

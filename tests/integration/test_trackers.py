@@ -99,7 +99,16 @@ def _read_wandb(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def _plain(items: Iterable[Any]) -> dict[str, Any]:
-    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+    """Return protocol items as a dictionary; a medium comes as one item for each of its fields."""
+    values: dict[str, Any] = {}
+    for item in items:
+        name, *inner = item.nested_key or [item.key]
+        value = json.loads(item.value_json)
+        if inner:
+            values.setdefault(name, {})["/".join(inner)] = value
+        else:
+            values[name] = value
+    return values
 
 
 def _leveldb_records(log: bytes, head: int = 7, block: int = 32768) -> Iterator[bytes]:
