@@ -28,7 +28,8 @@ from riffusion_train.training.setup import build_job, start_run
 from riffusion_train.training.speed import peak_memory_bytes
 
 MODEL = [
-    "model=tiny", "model.sample_size=16", "model.vae_block_out_channels=[12,28,52,52]", "model.vae_norm_num_groups=4", "model.vae_layers_per_block=2",
+    "model=tiny", "model.sample_size=16", "model.vae_block_out_channels=[12,28,52,52]",
+    "model.vae_norm_num_groups=4", "model.vae_layers_per_block=2",
     "model.unet_block_out_channels=[32,64,128,128]", "model.unet_layers_per_block=2",
     "model.unet_attention_levels=[true,true,true,false]", "model.text_hidden_size=64",
     "model.text_intermediate_size=256", "model.text_num_hidden_layers=4",
