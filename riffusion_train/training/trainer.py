@@ -11,15 +11,12 @@ from torch import Tensor, nn
 
 from riffusion_train.config.errors import InputError, StoppedError
 from riffusion_train.config.progress import ProgressReport
-from riffusion_train.training.checkpoint import (
-    Checkpoints,
-    TrainingState,
-    like_weight,
-    optimizer_tensors,
-    restore_optimizer,
-)
+from riffusion_train.training.averaging import averaged_weights, averages, averages_itself
+from riffusion_train.training.checkpoint import Checkpoints, TrainingState
 from riffusion_train.training.metrics import MetricsLog
+from riffusion_train.training.optimizer_state import like_weight, optimizer_tensors, restore_optimizer
 from riffusion_train.training.stop import StopRequest
+from riffusion_train.training.validation import Validation
 
 Batches = Callable[[int], Iterator[dict[str, Tensor]]]
 """From the first step to the endless, ordered forward batches of this rank."""
@@ -50,6 +47,7 @@ class Trainer:
         name_slice: From a slice's index to its name, for messages.
         checkpoints: Where state is saved.
         metrics: Where metrics go.
+        validation: Measures the held-out loss, with the averaged weights in place, and may end the run; or None.
         preview: Called with the step when a preview is due, with the averaged weights in place.
         rhythm: What is due when.
         global_batch_size: Slices in one optimizer step over all ranks.
@@ -67,6 +65,7 @@ class Trainer:
         name_slice: Callable[[int], str],
         checkpoints: Checkpoints,
         metrics: MetricsLog,
+        validation: Validation | None,
         preview: Callable[[int], None],
         rhythm: Rhythm,
         global_batch_size: int,
@@ -78,6 +77,7 @@ class Trainer:
         self.name_slice = name_slice
         self.checkpoints = checkpoints
         self.metrics = metrics
+        self.validation = validation
         self.preview = preview
         self.rhythm = rhythm
         self.global_batch_size = global_batch_size
@@ -94,17 +94,20 @@ class Trainer:
 
         Raises:
             StoppedError: If asked to stop; the state is saved.
-            InputError: If the loss is not finite; the newest checkpoint stands.
+            InputError: If the loss or the gradient is not finite; the newest checkpoint stands.
         """
         self._restore()
+        if averages_itself(self._plain_optimizer):
+            self._plain_optimizer.train()  # type: ignore[attr-defined]
         batches = self.batches(self.step)
         main = self.accelerator.is_main_process
         with StopRequest() as stop, self._progress(main) as progress:
-            while self.step < self.rhythm.max_train_steps:
+            while not self._finished():
                 fetched = self._fetch(batches)
                 loss = self._backward(fetched)
                 grad_norm = self._clip(loss, fetched)
                 self._update()
+                self._validate_if_due()
                 self._log_if_due(loss, grad_norm)
                 self._preview_if_due()
                 self._checkpoint_if_due()
@@ -113,16 +116,9 @@ class Trainer:
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Put the moving average in place of the trained weights for the length of a block."""
-        if self.ema is None:
+        """Put the averages in place of the trained weights for the length of a block."""
+        with averaged_weights(self.parameters, self.ema, self._plain_optimizer):
             yield
-            return
-        self.ema.store(self.parameters)
-        self.ema.copy_to(self.parameters)
-        try:
-            yield
-        finally:
-            self.ema.restore(self.parameters)
 
     def _progress(self, main: bool) -> ProgressReport:
         return ProgressReport("train", self.rhythm.max_train_steps, done=self.step, enabled=main)
@@ -147,15 +143,22 @@ class Trainer:
         return torch.stack(losses).mean()
 
     def _clip(self, loss: Tensor, fetched: list[dict[str, Tensor]]) -> Tensor:
-        """Scale the gradients down to the allowed norm; stop, before any weight is changed, where the loss is not finite."""
-        finite = self.accelerator.reduce(loss.isfinite().float(), reduction="mean")
-        if float(finite) < 1:
-            slices = [self.name_slice(int(index)) for batch in fetched for index in batch["slice_index"]]
+        """Scale the gradients down to the allowed norm; stop, before any weight is changed, where a number is not finite."""
+        grad_norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.parameters, self.rhythm.max_grad_norm))
+        scaled = self.accelerator.scaler is not None  # a scaler meets infinite gradients by leaving the step out
+        fine = torch.stack([loss.isfinite(), grad_norm.to(loss.device).isfinite() | scaled]).float()
+        ranks = self.accelerator.gather(fine[None]).tolist()  # the same on every rank: all stop, or none
+        bad = [rank for rank, (loss_fine, _) in enumerate(ranks) if not loss_fine]
+        what = "loss" if bad else "gradient"
+        bad = bad or [rank for rank, (_, gradient_fine) in enumerate(ranks) if not gradient_fine]
+        if bad:
+            slices = self.accelerator.gather(torch.cat([batch["slice_index"] for batch in fetched])[None])
+            names = ", ".join(self.name_slice(int(index)) for rank in bad for index in slices[rank])
             raise InputError(
-                f"the loss of step {self.step} is not finite; no weight was changed. Slices of this rank: "
-                f"{', '.join(slices)}. Lower optimizer.lr, or use mixed_precision=bf16 or no"
+                f"the {what} of step {self.step} is not finite; no weight was changed, and the newest checkpoint stands. "
+                f"Its slices: {names}. Lower optimizer.lr, or use mixed_precision=bf16 or no"
             )
-        return torch.as_tensor(self.accelerator.clip_grad_norm_(self.parameters, self.rhythm.max_grad_norm))
+        return grad_norm
 
     def _update(self) -> None:
         self.optimizer.step()
@@ -164,6 +167,21 @@ class Trainer:
         if self.ema is not None:
             self.ema.step(self.parameters)
         self.step += 1
+
+    def _validate_if_due(self) -> None:
+        if self.validation is None or not self.validation.due(self.step, last=self._finished()):
+            return
+        with self.averaged_weights():
+            improved = self.validation.measure(self.objective, self.step)
+        if improved and self.validation.keep_best:
+            self._save()
+            if self.accelerator.is_main_process:
+                self.checkpoints.keep_best(self.step)
+        if self.validation.exhausted:
+            self.accelerator.print(
+                f"stopped at step {self.step}: the validation loss has not been below {self.validation.best_loss:.4f} since "
+                f"step {self.validation.best_step}"
+            )
 
     def _log_if_due(self, loss: Tensor, grad_norm: Tensor) -> None:
         self.metrics.add(loss)
@@ -182,13 +200,17 @@ class Trainer:
     def _leave_if_asked(self, stop: StopRequest) -> None:
         """Stop all ranks together where any of them was asked to."""
         asked = torch.tensor(float(stop.asked), device=self.accelerator.device)
-        if self.step == self.rhythm.max_train_steps or not float(self.accelerator.reduce(asked, reduction="sum")):
+        if self._finished() or not float(self.accelerator.reduce(asked, reduction="sum")):
             return
         self._save()
         raise StoppedError(f"step {self.step} is saved; the same command with resume=auto goes on")
 
     def _due(self, every: int) -> bool:
-        return self.step % every == 0 or self.step == self.rhythm.max_train_steps
+        return self.step % every == 0 or self._finished()
+
+    def _finished(self) -> bool:
+        exhausted = self.validation is not None and self.validation.exhausted
+        return exhausted or self.step >= self.rhythm.max_train_steps
 
     def _figures(self) -> str:
         return "" if self.metrics.last_loss is None else f"loss {self.metrics.last_loss:.4f}"
@@ -206,32 +228,32 @@ class Trainer:
     def _state(self) -> TrainingState:
         tensors, groups = optimizer_tensors(self._plain_optimizer, self.names)
         scaler = self.accelerator.scaler
-        averages = [] if self.ema is None else self.ema.shadow_params
+        means = averages(self.parameters, self.ema, self._plain_optimizer)
         return TrainingState(
             step=self.step,
             trained=dict(zip(self.names, self.parameters, strict=True)),
-            ema=dict(zip(self.names, averages, strict=False)),
+            ema=dict(zip(self.names, means, strict=False)),
             optimizer=tensors,
             scalars={
                 "optimizer_groups": groups,
                 "schedule": {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"},
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "ema_step": 0 if self.ema is None else self.ema.optimization_step,
+                "validation": None if self.validation is None else self.validation.state(),
             },
             global_batch_size=self.global_batch_size,
         )
 
     def _restore(self) -> None:
-        state, complaints = self.checkpoints.load_newest()
-        for complaint in complaints:
-            self.accelerator.print(f"warning: {complaint}")
+        state, damaged = self.checkpoints.load_newest()
+        for folder, problem in damaged.items():
+            self.accelerator.print(f"warning: {folder} is damaged ({problem}); the one before it is taken")
+        self.accelerator.wait_for_everyone()  # all have read before anything is moved
+        if self.accelerator.is_main_process:
+            self.checkpoints.set_aside(damaged)
         if state is None:
             return
-        if state.global_batch_size != self.global_batch_size:
-            raise InputError(
-                f"the run has {state.global_batch_size} slices in a step, this start {self.global_batch_size}; keep "
-                "train_batch_size x gradient_accumulation_steps x processes the same"
-            )
+        self._require_batch_size(state.global_batch_size)
         if set(state.trained) != set(self.names):
             raise InputError(f"{self.checkpoints.folder}: its checkpoints hold other weights than this run trains")
         with torch.no_grad():
@@ -246,5 +268,19 @@ class Trainer:
         self.schedule.load_state_dict({**self.schedule.state_dict(), **state.scalars["schedule"]})
         if self.accelerator.scaler is not None and state.scalars["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state.scalars["scaler"])
+        if self.validation is not None and state.scalars.get("validation") is not None:
+            self.validation.restore(state.scalars["validation"])
         self.step = state.step
         self.metrics.resume_at(self.step)
+
+    def _require_batch_size(self, before: int) -> None:
+        """Refuse to go on with another number of slices in a step."""
+        if before == self.global_batch_size:
+            return
+        forward = self.global_batch_size // self.rhythm.accumulation
+        mend = (
+            f"take gradient_accumulation_steps={before // forward}"
+            if before % forward == 0
+            else f"{before} does not divide by train_batch_size x processes = {forward}, choose ones that it divides by"
+        )
+        raise InputError(f"the run has {before} slices in a step, this start {self.global_batch_size}; {mend}")
