@@ -129,6 +129,8 @@ def test_another_batch_size_is_refused(dataset: Path, tmp_path: Path, monkeypatc
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(dataset: Path, tmp_path: Path) -> None:
     words = ["max_train_steps=50", "optimizer.lr=1e30", "schedule=constant", "max_grad_norm=1e30"]
-    with pytest.raises(InputError, match=r"loss of step \d+ is not finite; no weight was changed, .* Its slices: \d+\.wav"):
+    with pytest.raises(
+        InputError, match=r"loss of step \d+ is not finite; no weight was changed, .* Its slices: \d+\.wav"
+    ):
         run_training(train_config(dataset, tmp_path / "run", *words), [])
     assert not (tmp_path / "run" / "final").exists()
