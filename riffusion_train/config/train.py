@@ -221,10 +221,10 @@ class TrainConfig:
 
     dataset: str = MISSING
     """Dataset folder made by `riffusion prepare`."""
-    spectrogram: str | None = None
+    spectrogram_preset: str | None = None
     """The spectrogram preset that the dataset must have been prepared with; null takes any."""
     allow_other_spectrogram: bool = False
-    """Train although the dataset's codec is not the base model's own or not `spectrogram`."""
+    """Train although the dataset's codec is not the base model's own or not `spectrogram_preset`."""
     run: str | None = None
     """Run folder; null makes `runs/<date>-<name>`."""
     name: str = "train"

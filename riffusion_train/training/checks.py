@@ -121,8 +121,8 @@ def check_codec(config: TrainConfig, folder: DatasetFolder, own: SpectrogramConf
     """
     if config.allow_other_spectrogram:
         return
-    wanted = None if config.spectrogram is None else load_preset(config.spectrogram)
-    for name, codec in ((f"spectrogram={config.spectrogram}", wanted), ("the base model's codec", own)):
+    wanted = None if config.spectrogram_preset is None else load_preset(config.spectrogram_preset)
+    for name, codec in ((f"spectrogram_preset={config.spectrogram_preset}", wanted), ("the base model's codec", own)):
         differences = [] if codec is None else _differences(folder.spectrogram, codec)
         if differences:
             raise InputError(

@@ -22,7 +22,7 @@ def state(step: int) -> TrainingState:
         trained={"weight": torch.full((SIZE,), float(step))},
         ema={"weight": torch.full((SIZE,), float(step) / 2)},
         optimizer={"weight.exp_avg": torch.ones(SIZE)},
-        scalars={"words": "x" * 3000},
+        scalars={"words": "x" * 20000},
         global_batch_size=8,
     )
 
@@ -47,7 +47,7 @@ def newest_step(folder: Path) -> int:
     return loaded.step
 
 
-@pytest.mark.parametrize("room_bytes", [0, 1, 100, 2900, 3100, 8000, 8080, 8100])
+@pytest.mark.parametrize("room_bytes", [0, 1, 100, 8000, 8085, 9000])
 def test_a_disk_that_fills_up_at_any_byte_leaves_the_checkpoint_before(tmp_path: Path, room_bytes: int) -> None:
     Checkpoints(tmp_path, total_limit=1).save(state(5))
 
@@ -63,7 +63,7 @@ def test_a_disk_that_fills_up_at_any_byte_leaves_the_checkpoint_before(tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["step-000010"]
 
 
-@pytest.mark.parametrize("call", range(9))
+@pytest.mark.parametrize("call", range(11))
 def test_a_kill_between_any_two_writes_leaves_a_whole_checkpoint(tmp_path: Path, call: int) -> None:
     checkpoints = Checkpoints(tmp_path, total_limit=1)
     checkpoints.save(state(5))

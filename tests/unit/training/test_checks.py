@@ -135,8 +135,8 @@ def test_a_dataset_of_another_codec_is_refused_by_field_unless_allowed(dataset: 
     check_codec(config, folder, dataclasses.replace(NANO_SPECTROGRAM, name="another name"))
     with pytest.raises(InputError, match=r"hop_length is 400, not 410, f_max_hz is 8000\.0, not 9000\.0"):
         check_codec(config, folder, own)
-    with pytest.raises(InputError, match="differs from spectrogram=hifi: .*n_mels is 32, not 512"):
-        check_codec(train_config(dataset, Path("run"), "spectrogram=hifi"), folder, None)
+    with pytest.raises(InputError, match=r"differs from spectrogram_preset=hifi: .*n_mels is 32, not 512"):
+        check_codec(train_config(dataset, Path("run"), "spectrogram_preset=hifi"), folder, None)
     with pytest.raises(InputError, match="unknown spectrogram preset 'low'"):
-        check_codec(train_config(dataset, Path("run"), "spectrogram=low"), folder, None)
+        check_codec(train_config(dataset, Path("run"), "spectrogram_preset=low"), folder, None)
     check_codec(train_config(dataset, Path("run"), "allow_other_spectrogram=true"), folder, own)
