@@ -43,6 +43,7 @@ def add_lora(
     target_blocks: Sequence[str] = (),
     use_dora: bool = False,
     use_rslora: bool = False,
+    key: str = "method.lora_target_modules",
 ) -> None:
     """Add trainable low-rank adapters to linear layers of the UNet or the text encoder (Hu et al. 2021, arXiv:2106.09685).
 
@@ -54,6 +55,7 @@ def add_lora(
         target_blocks: Only layers inside these blocks, such as `mid_block`; empty is all.
         use_dora: DoRA (Liu et al. 2024, arXiv:2402.09353).
         use_rslora: rsLoRA (Kalajdzievski 2023, arXiv:2312.03732).
+        key: Where `target_modules` came from, for messages.
 
     Raises:
         InputError: If no layer has one of the names.
@@ -67,7 +69,7 @@ def add_lora(
     ]
     if not names:
         raise InputError(
-            f"method.lora_target_modules: the {type(network).__name__} has no linear layer named {', '.join(target_modules)}"
+            f"{key}: the {type(network).__name__} has no linear layer named {', '.join(target_modules)}"
         )
     for block in target_blocks:
         if not any(name.startswith(f"{block}.") for name in names):

@@ -165,6 +165,7 @@ def _add_adapters(config: TrainConfig, components: Components) -> None:
         components.unet, target_modules=method.lora_target_modules, target_blocks=method.lora_target_blocks, **options
     )
     if method.train_text_encoder:
+        options["key"] = "method.lora_text_encoder_target_modules"
         add_lora(components.text_encoder, target_modules=method.lora_text_encoder_target_modules, **options)
 
 
