@@ -68,9 +68,7 @@ def add_lora(
         if isinstance(module, nn.Linear) and name.endswith(tuple(f".{target}" for target in target_modules))
     ]
     if not names:
-        raise InputError(
-            f"{key}: the {type(network).__name__} has no linear layer named {', '.join(target_modules)}"
-        )
+        raise InputError(f"{key}: the {type(network).__name__} has no linear layer named {', '.join(target_modules)}")
     for block in target_blocks:
         if not any(name.startswith(f"{block}.") for name in names):
             raise InputError(f"method.lora_target_blocks: the UNet has no such layers in a block named {block}")
