@@ -13,24 +13,41 @@ from torch.utils.data import DataLoader
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.progress import ProgressReport
 from riffusion_train.config.provenance import git_state, machine, versions
-from riffusion_train.config.train import MethodName, MixedPrecision, TrackerName, TrainConfig
+from riffusion_train.config.train import MethodName, TrackerName, TrainConfig
 from riffusion_train.dataset.latents import LatentCache
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder
-from riffusion_train.dataset.loading import DiffusionSlices, Moments, PictureSlices, SliceTable, make_tokenize
+from riffusion_train.dataset.loading import (
+    DiffusionSlices,
+    Moments,
+    PictureSlices,
+    SliceTable,
+    check_slices,
+    make_tokenize,
+)
 from riffusion_train.dataset.order import AddressedBatches, EpochOrder
-from riffusion_train.model.adapt import add_lora, freeze, unfreeze, unfreeze_vae
+from riffusion_train.model.adapt import add_lora, freeze, lora_scale_alpha, unfreeze, unfreeze_vae
 from riffusion_train.model.build import make_components
 from riffusion_train.model.components import Components, fingerprint
+from riffusion_train.model.noise_schedule import trained_scheduler
+from riffusion_train.training.averaging import make_ema
 from riffusion_train.training.checkpoint import Checkpoints
+from riffusion_train.training.checks import check_codec, check_config, check_precision, check_scaler
 from riffusion_train.training.final import measure_scaling_factor, write_final
 from riffusion_train.training.metrics import MetricsLog
 from riffusion_train.training.objective import DiffusionObjective, VaeObjective, encode_moments
-from riffusion_train.training.optim import make_optimizer, make_schedule, parameter_groups
+from riffusion_train.training.optim import check_optimizer, make_optimizer, make_schedule, parameter_groups
 from riffusion_train.training.preview import make_preview, preview_prompts
-from riffusion_train.training.run_folder import RunFolder, check_resumable, config_values, new_run_path
+from riffusion_train.training.run_folder import (
+    RunFolder,
+    check_resumable,
+    check_same_start,
+    config_values,
+    new_run_path,
+)
 from riffusion_train.training.speed import Speedometer
 from riffusion_train.training.trackers import check_tracker, start_tracker
 from riffusion_train.training.trainer import Batches, Rhythm, Trainer
+from riffusion_train.training.validation import make_validation
 
 _CACHE_BATCH = 8
 
@@ -72,7 +89,7 @@ def run_training(config: TrainConfig, words: Sequence[str]) -> Path:
         if config.method.name is MethodName.vae and config.method.train_vae_encoder:
             measure_scaling_factor(components.vae, job.table, latent_std=config.method.latent_std, seed=config.seed)
         if accelerator.is_main_process:
-            write_final(run.final, components, lora=config.method.name is MethodName.lora)
+            write_final(run.final, components, lora_alpha=_adapter_alpha(config))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return run.path
@@ -84,11 +101,13 @@ def start_run(config: TrainConfig) -> tuple[Any, RunFolder, DatasetFolder]:
     Raises:
         InputError: If the tracker, the dataset, the precision or the run folder cannot be used.
     """
+    check_config(config)
     check_tracker(config.tracker)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     folder = open_dataset_folder(config.dataset)
     folder.require_parquet()
+    check_slices(SliceTable(folder, "train"), captions=config.method.name is not MethodName.vae)
     accelerator, run = _start_processes(config)
     check_resumable(run, config)
     accelerator.wait_for_everyone()
@@ -104,7 +123,9 @@ def build_job(
         InputError: If the model cannot be used, or not with this dataset.
     """
     base = make_components(config.model, config.seed)
+    check_codec(config, folder, base.spectrogram)
     manifest = _manifest(config, folder, base, accelerator.num_processes)  # before adapters are added to it
+    check_same_start(run, manifest)
     components = _prepare_components(config, folder, base)
     if accelerator.is_main_process:
         run.start(config, words, manifest, folder.spectrogram)
@@ -139,9 +160,9 @@ def _start_processes(config: TrainConfig) -> tuple[Any, RunFolder]:
         not torch.accelerator.is_available()
     )  # unless told so, accelerate takes each of several CPU ranks for the only one
     precision = config.mixed_precision
-    if on_cpu and precision is MixedPrecision.fp16:
-        raise InputError("mixed_precision=fp16 needs a GPU; take bf16 or no")
     processes = PartialState(cpu=on_cpu)
+    check_precision(precision, processes.device)
+    check_optimizer(config, processes.device)
     path = [new_run_path(config)]
     if processes.num_processes > 1:
         broadcast_object_list(path)
@@ -152,6 +173,7 @@ def _start_processes(config: TrainConfig) -> tuple[Any, RunFolder]:
         log_with=None if config.tracker.name is TrackerName.files else config.tracker.name.value,
         project_config=ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run.path)),
     )
+    check_scaler(precision, accelerator.scaler)
     return accelerator, run
 
 
@@ -159,8 +181,10 @@ def _prepare_components(config: TrainConfig, folder: DatasetFolder, base: Compon
     """Fit the model to the dataset, and choose its trainable weights."""
     components = dataclasses.replace(base, spectrogram=folder.spectrogram)
     _check_size(components, folder)
-    components.scheduler = type(components.scheduler).from_config(  # type: ignore[attr-defined]
-        components.scheduler.config, prediction_type=config.objective.prediction_type.value
+    components.scheduler = trained_scheduler(
+        components.scheduler,
+        prediction_type=config.objective.prediction_type.value,
+        rescale_betas_zero_snr=config.objective.rescale_betas_zero_snr,
     )
     freeze(components)
     # Convolutions in this layout are a sixth of the step faster on a CPU, and what tensor cores want on a GPU.
@@ -169,9 +193,7 @@ def _prepare_components(config: TrainConfig, folder: DatasetFolder, base: Compon
     if method.name is MethodName.vae:
         unfreeze_vae(components.vae, encoder=method.train_vae_encoder)
     elif method.name is MethodName.lora:
-        add_lora(
-            components.unet, rank=method.lora_rank, alpha=method.lora_alpha, target_modules=method.lora_target_modules
-        )
+        _add_adapters(config, components)
     else:
         unfreeze(components.unet)
         if method.train_text_encoder:
@@ -182,6 +204,29 @@ def _prepare_components(config: TrainConfig, folder: DatasetFolder, base: Compon
     if config.compile and method.name is not MethodName.vae:
         trained.compile(fullgraph=True)  # in place: the names of the weights stay
     return components
+
+
+def _add_adapters(config: TrainConfig, components: Components) -> None:
+    method = config.method
+    options: dict[str, Any] = {
+        "rank": method.lora_rank,
+        "alpha": method.lora_alpha,
+        "use_dora": method.lora_use_dora,
+        "use_rslora": method.lora_use_rslora,
+    }
+    add_lora(
+        components.unet, target_modules=method.lora_target_modules, target_blocks=method.lora_target_blocks, **options
+    )
+    if method.train_text_encoder:
+        options["key"] = "method.lora_text_encoder_target_modules"
+        add_lora(components.text_encoder, target_modules=method.lora_text_encoder_target_modules, **options)
+
+
+def _adapter_alpha(config: TrainConfig) -> float | None:
+    method = config.method
+    if method.name is not MethodName.lora:
+        return None
+    return lora_scale_alpha(rank=method.lora_rank, alpha=method.lora_alpha, use_rslora=method.lora_use_rslora)
 
 
 def _check_size(components: Components, folder: DatasetFolder) -> None:
@@ -212,7 +257,7 @@ def _make_trainer(
         objective=objective,
         optimizer=optimizer,
         schedule=make_schedule(config.schedule, optimizer, config.max_train_steps),
-        ema=_make_ema(config, weights),
+        ema=make_ema(config.ema, weights),
         batches=_make_batches(config, slices, len(table), accelerator),
         name_slice=table.where,
         checkpoints=Checkpoints(run.checkpoints, config.checkpoints_total_limit),
@@ -227,6 +272,7 @@ def _make_trainer(
                 clip_s=table.folder.spectrogram.clip_s,
             ),
         ),
+        validation=make_validation(config, run.metrics_file, components, table.folder, accelerator),
         preview=_make_preview(config, run, components, table, accelerator),
         rhythm=Rhythm(
             max_train_steps=config.max_train_steps,
@@ -252,13 +298,12 @@ def _make_objective(config: TrainConfig, components: Components) -> nn.Module:
         components.vae,
         DDPMScheduler.from_config(components.scheduler.config),
         snr_gamma=config.objective.snr_gamma,
-        train_text_encoder=method.train_text_encoder and method.name is MethodName.full,
+        train_text_encoder=method.train_text_encoder,
     )
 
 
 def _make_slices(config: TrainConfig, components: Components, table: SliceTable, moments: Moments | None) -> Any:
-    size, scale = table.folder.spectrogram, components.downsampling
-    latent_shape = (int(components.vae.config.latent_channels), size.n_mels // scale, size.width_px // scale)
+    latent_shape = components.latent_shape(table.folder.spectrogram)
     if config.method.name is MethodName.vae:
         return PictureSlices(table, latent_shape=latent_shape, seed=config.seed)
     return DiffusionSlices(
@@ -270,6 +315,7 @@ def _make_slices(config: TrainConfig, components: Components, table: SliceTable,
         num_train_timesteps=int(components.scheduler.config.num_train_timesteps),
         proportion_empty_prompts=config.objective.proportion_empty_prompts,
         noise_offset=config.objective.noise_offset,
+        input_perturbation=config.objective.input_perturbation,
     )
 
 
@@ -332,12 +378,6 @@ def _fill_cache(cache: LatentCache, vae: Any, accelerator: Any) -> None:
             world_size=world_size,
             report=lambda done, total: progress.update(done),
         )
-
-
-def _make_ema(config: TrainConfig, weights: list[nn.Parameter]) -> Any | None:
-    from diffusers.training_utils import EMAModel
-
-    return EMAModel(weights, decay=config.ema.decay, foreach=True) if config.ema.enabled else None
 
 
 def _make_preview(

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -5,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.worlds import train_config, write_dataset
+from support.worlds import NANO_SPECTROGRAM, train_config, write_dataset
 
 from riffusion_train.config.errors import InputError
+from riffusion_train.config.export import ExportWeights
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.loading import SliceTable
+from riffusion_train.export.run_model import open_run_model
 from riffusion_train.model.components import load_components
 from riffusion_train.training.setup import run_training
 
@@ -30,7 +33,9 @@ def losses(run: Path) -> list[float]:
         ["cache_latents=false"],
         ["gradient_checkpointing=true"],
         ["objective.prediction_type=v_prediction", "objective.snr_gamma=5"],
-        ["objective.noise_offset=0.1"],
+        ["objective.noise_offset=0.1", "objective.input_perturbation=0.1"],
+        ["objective=zero_snr"],
+        ["ema.use_ema_warmup=true"],
         ["ema=none"],
         ["method=lora", "mixed_precision=bf16"],
         ["method=vae"],
@@ -47,6 +52,29 @@ def test_every_way_of_training_ends_in_a_model(dataset: Path, tmp_path: Path, wo
     assert tensors
     assert all(tensor.isfinite().all() for tensor in tensors)
     assert {str(tensor.dtype) for tensor in tensors} == {"torch.float32"}
+
+
+def test_the_exported_scheduler_says_what_was_trained(dataset: Path, tmp_path: Path) -> None:
+    run = run_training(train_config(dataset, tmp_path / "run", "max_train_steps=1", "objective=zero_snr"), [])
+    written = json.loads((run / "final" / "scheduler" / "scheduler_config.json").read_text())
+    of_checkpoint = open_run_model(run, "newest", ExportWeights.raw).base.skeleton.scheduler.config
+    for config in (written, of_checkpoint):
+        assert config["prediction_type"] == "v_prediction"
+        assert config["rescale_betas_zero_snr"] is True
+        assert config["timestep_spacing"] == "trailing"
+    index = json.loads((run / "final" / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", "DDIMScheduler"]
+
+
+def test_a_dataset_of_another_codec_than_the_base_models_is_refused(dataset: Path, tmp_path: Path) -> None:
+    base = run_training(train_config(dataset, tmp_path / "base", "max_train_steps=1", "ema=none"), []) / "final"
+    other = dataclasses.replace(NANO_SPECTROGRAM, f_max_hz=7000.0)
+    folder = write_dataset(tmp_path / "other", spectrogram=other)
+    words = ["max_train_steps=1", "ema=none", f"model={base}"]
+    with pytest.raises(InputError, match=r"differs from the base model's codec: f_max_hz is 7000\.0, not 8000\.0"):
+        run_training(train_config(folder, tmp_path / "run", *words), [])
+    assert not (tmp_path / "run").exists()
+    run_training(train_config(folder, tmp_path / "run", *words, "allow_other_spectrogram=true"), [])
 
 
 def test_training_overfits_a_single_slice(tmp_path: Path) -> None:
