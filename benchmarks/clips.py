@@ -1,7 +1,7 @@
 """The benchmark's own set of clips, made at run time: stereo, 44.1 kHz, 5.11 s, free to use and to pass on.
 
-Six are cuts of produced tracks (the package immich-memories-music, MIT licence), four are composed here and rendered through
-the General MIDI SoundFont of the demo, four are made by formula to be hard for a spectrogram codec.
+Twelve are music: eight cuts of produced tracks (the package immich-memories-music, MIT licence), and four pieces composed
+here and rendered through the General MIDI SoundFont of the demo. Four are made by formula to be hard for a spectrogram codec.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ CLIP_SAMPLES = 511 * 441
 
 _TRACKS = (
     "calm_acoustic_1", "energetic_acoustic_2", "energetic_electronic_2", "happy_electronic_s411",
-    "nostalgic_acoustic_s522", "tender_electronic_1",
+    "nostalgic_acoustic_s522", "tender_electronic_1", "happy_acoustic_1", "tender_acoustic_1",
 )  # fmt: skip
 _RENDERED = (("piano", "none"), ("distorted guitar", "rock"), ("choir", "none"), ("string ensemble", "none"))
 _START_SHARE = 0.3  # past the introductions
@@ -36,6 +36,11 @@ class Clip:
 
     name: str
     wav: np.ndarray
+
+    @property
+    def is_music(self) -> bool:
+        """Whether it is music, and not a signal made by formula."""
+        return self.name not in _FORMULAS
 
     @property
     def mono(self) -> np.ndarray:
@@ -57,7 +62,7 @@ def make_clips(samples: int = CLIP_SAMPLES, names: Sequence[str] | None = None) 
         name: functools.partial(_track_cut, name, samples) for name in _TRACKS
     }
     makers |= {f"rendered {name}": functools.partial(_rendered, name, drums) for name, drums in _RENDERED}
-    makers |= {"noise bursts": _bursts, "sweep": _sweep, "quiet tones": _quiet_tones, "vowels": _vowels}
+    makers |= _FORMULAS
     return [Clip(name, _cut_at(make(), 0, samples)) for name, make in makers.items() if names is None or name in names]
 
 
@@ -162,3 +167,6 @@ def _vowels() -> np.ndarray:
         wav += level / partial**0.5 * np.sin(partial * phase)
     breath = np.random.default_rng(11).standard_normal(CLIP_SAMPLES) * 0.003
     return (0.6 * wav / np.abs(wav).max() + breath)[None].astype(np.float32)
+
+
+_FORMULAS = {"noise bursts": _bursts, "sweep": _sweep, "quiet tones": _quiet_tones, "vowels": _vowels}

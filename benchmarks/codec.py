@@ -79,7 +79,7 @@ def run(*, quick: bool = False, most_clips: int | None = None) -> list[Row]:
     rows = list(_encoding(clips, codecs, original))
     outcomes = _decode_all(clips, codecs, original)
     duration_s = clips[0].wav.shape[1] / RATE_HZ
-    rows += [*_speed(outcomes, duration_s), *_sound(outcomes), *_inverters(outcomes)]
+    rows += [*_speed(outcomes, duration_s), *_sound(outcomes, clips), *_inverters(outcomes)]
     rows += _damaged(clips, codecs, original, quick)
     if not quick and most_clips is None:
         rows += _as_shipped(clips[:_AS_SHIPPED_CLIPS], codecs["riffusion_v1"], original)
@@ -191,9 +191,9 @@ def _speed(outcomes: dict[str, list[Outcome]], duration_s: float) -> Iterator[Ro
 _GOALS = {
     ("riffusion_v1 normal", "log_mel_10k_db"): (Goal.ratio_at_most, 0.5),
     ("hifi normal", "log_mel_db"): (Goal.ours_at_most, 0.35),
-    ("hifi normal", "spectral_convergence"): (Goal.ours_at_most, 0.075),
-    ("hifi best", "spectral_convergence"): (Goal.ours_at_most, 0.05),
 }
+# A share of the whole, so that it cannot be asked of noise: a mel picture does not hold its fine structure.
+_MUSIC_GOALS = {"hifi normal": 0.075, "hifi best": 0.05}
 _FIGURES = {
     "log_mel_db": ("log-mel error 0-16 kHz", "dB"),
     "log_mel_10k_db": ("log-mel error 0-10 kHz", "dB"),
@@ -202,7 +202,7 @@ _FIGURES = {
 }
 
 
-def _sound(outcomes: dict[str, list[Outcome]]) -> Iterator[Row]:
+def _sound(outcomes: dict[str, list[Outcome]], clips: Sequence[Clip]) -> Iterator[Row]:
     for preset in _PRESETS:
         for quality in ("draft", "normal", "best"):
             method = f"{preset} {quality}"
@@ -210,6 +210,16 @@ def _sound(outcomes: dict[str, list[Outcome]]) -> Iterator[Row]:
                 goal, limit = _GOALS.get((method, figure), (None, 0.0))
                 ours, reference = _values(outcomes[method], figure), _values(outcomes["original"], figure)
                 yield Row(f"{method} {name}", unit, ours, reference, goal, limit)
+    for method, limit in _MUSIC_GOALS.items():
+        ours, reference = (
+            [
+                value
+                for value, clip in zip(_values(outcomes[name], "spectral_convergence"), clips, strict=True)
+                if clip.is_music
+            ]
+            for name in (method, "original")
+        )
+        yield Row(f"{method} spectral convergence, of the music", "1", ours, reference, Goal.ours_at_most, limit)
     gains = [abs(outcome.distance.gain_db) for outcome in outcomes["hifi normal"]]
     yield Row("hifi normal level is off by", "dB", gains)
 

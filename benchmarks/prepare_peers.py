@@ -40,6 +40,9 @@ class OriginalBatch:
 class TeticioImages:
     """teticio/audio-diffusion 1.5.7, `scripts/audio_to_images.py` and its `Mel`, at its parameters, by librosa.
 
+    Its pictures are those of the package byte for byte, in the same time. Left out is its last step, which saves all pictures
+    as a dataset and adds a millisecond a track.
+
     Mel spectrogram of power, in dB below the slice's own loudest, 80 dB in 255 steps; slices without overlap, the rest dropped.
     """
 

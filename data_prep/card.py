@@ -44,28 +44,20 @@ def card_text(
         charts: Names of the histograms' files.
         command: The command that made the dataset; may be empty.
     """
-    totals, rejected, spectrogram = stats["totals"], stats["rejected"], config.spectrogram
+    spectrogram = config.spectrogram
     splits = "\n".join(
         f"| {split} | {row['tracks']} | {row['slices']} | {row['hours']:.2f} |"
         for split, row in stats["splits"].items()
     )
-    reasons = "\n".join(f"| {reason} | {count} |" for reason, count in rejected.items())
-    left_out = f"| reason | tracks |\n|---|---|\n{reasons}\n\n" if rejected else "No track was rejected. "
-    columns = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in COLUMNS.items())
-    columns += "".join(
-        f"\n| `{name}` | from a table, sidecars, names, tags or measuring ({kind}) |"
-        for name, kind in extra_types.items()
-    )
     parameters = "\n".join(f"| `{name}` | {value} |" for name, value in to_data(spectrogram)["spectrogram"].items())
     lines = "\n".join(f"{track}: {caption}".replace("`", "'") for track, caption in samples)
+    size = counts_text(stats["totals"])
+    left_out = _rejected_text(stats["rejected"]) + _warnings_text(stats["warnings"])
     made = f"```\n{command}\n```\n" if command else ""
-    pictures = "\n\n".join(f"![{name.split('_')[0].capitalize()}](pictures/{name})" for name in charts)
-    ends = (f"{low:g} and {high:g} {unit}" for (low, high, _), unit in ((LOUDNESS_BINS, "LUFS"), (TEMPO_BINS, "bpm")))
-    beyond = f"Bars that end at {' or '.join(ends)} count what lies beyond as well."
     return f"""{_front_matter(stats, config)}
 # Spectrogram dataset
 
-Spectrogram images of {spectrogram.clip_s:.2f} s, cut from captioned tracks: {counts_text(totals)} of audio in the slices.
+Spectrogram images of {spectrogram.clip_s:.2f} s, cut from captioned tracks: {size} of audio in the slices.
 Made by riffusion-train:
 
 {made}
@@ -84,9 +76,7 @@ Made by riffusion-train:
 
 No track, and no artist where artists are known, is in two splits, unless the source table itself says so.
 
-{pictures}
-
-{beyond if charts else ""}
+{_charts_text(charts)}
 
 ## Columns
 
@@ -94,7 +84,7 @@ No track, and no artist where artists are known, is in two splits, unless the so
 
 | column | meaning |
 |---|---|
-{columns}
+{_columns_text(extra_types)}
 
 ## Captions of the pictures, from left to right and top to bottom
 
@@ -104,7 +94,7 @@ No track, and no artist where artists are known, is in two splits, unless the so
 
 ## Left out
 
-{left_out}{_warnings_text(stats["warnings"])}{stats["silent_slices"]} windows were left out as silent. What became of each
+{left_out}{stats["silent_slices"]} windows were left out as silent. What became of each
 file is in `{MANIFEST_FILE}`.
 
 ## Spectrogram
@@ -115,6 +105,24 @@ file is in `{MANIFEST_FILE}`.
 |---|---|
 {parameters}
 """
+
+
+def _charts_text(charts: Sequence[str]) -> str:
+    pictures = "\n\n".join(f"![{name.split('_')[0].capitalize()}](pictures/{name})" for name in charts)
+    ends = (f"{low:g} and {high:g} {unit}" for (low, high, _), unit in ((LOUDNESS_BINS, "LUFS"), (TEMPO_BINS, "bpm")))
+    beyond = f"Bars that end at {' or '.join(ends)} count what lies beyond as well."
+    return f"{pictures}\n\n{beyond if charts else ''}"
+
+
+def _columns_text(extra_types: Mapping[str, str]) -> str:
+    own = [f"| `{name}` | {meaning} |" for name, meaning in COLUMNS.items()]
+    found = "from a table, sidecars, names, tags or measuring"
+    return "\n".join([*own, *(f"| `{name}` | {found} ({kind}) |" for name, kind in extra_types.items())])
+
+
+def _rejected_text(rejected: Mapping[str, int]) -> str:
+    reasons = "\n".join(f"| {reason} | {count} |" for reason, count in rejected.items())
+    return f"| reason | tracks |\n|---|---|\n{reasons}\n\n" if rejected else "No track was rejected. "
 
 
 def _captions_text(stats: Mapping[str, Any]) -> str:

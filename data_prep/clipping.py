@@ -1,5 +1,7 @@
 """What a track's samples tell of its making: whether it was cut off at full scale, and which samples they are."""
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,15 +12,38 @@ CLIPPED_SHARE = 1e-4
 """From this share on a track is called clipped: some flat tops in every second, which can be heard."""
 
 
-def clipped_share(wav: npt.NDArray[np.float32]) -> float:
+class Extremes(NamedTuple):
+    """The highest and the lowest sample of each channel; not numbers where some sample is none."""
+
+    highest: npt.NDArray[np.float32]
+    lowest: npt.NDArray[np.float32]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every sample is a number."""
+        return bool(np.isfinite(self).all())
+
+    @property
+    def silent(self) -> bool:
+        """Whether every sample is zero."""
+        return not np.any(self)
+
+
+def find_extremes(wav: npt.NDArray[np.float32]) -> Extremes:
+    """Return the extremes of a sound that holds samples, (channels, samples)."""
+    return Extremes(wav.max(axis=1), wav.min(axis=1))
+
+
+def clipped_share(wav: npt.NDArray[np.float32], extremes: Extremes | None = None) -> float:
     """Return the share of samples that lie in flat tops: runs of three or more at the highest or lowest value.
 
     Args:
         wav: Sound, shape (channels, samples).
+        extremes: Its extremes, where they are known already.
     """
     clipped = 0
-    for channel in wav:
-        highest, lowest = float(channel.max()), float(channel.min())
+    for channel, top, bottom in zip(wav, *(extremes or find_extremes(wav)), strict=True):
+        highest, lowest = float(top), float(bottom)
         if highest >= _FULL_SCALE:
             clipped += _in_runs(channel >= 0.9999 * highest)
         if lowest <= -_FULL_SCALE:

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import hashlib
 import io
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from data_prep.acoustic import fingerprint_words, to_text
 from data_prep.beats import find_beats
-from data_prep.clipping import clipped_share, pcm_hash
+from data_prep.clipping import clipped_share, find_extremes, pcm_hash
 from data_prep.inputs import open_input, origin_of
 from data_prep.kept import Slice, TrackFacts, kept_path, note_origin, read_facts, read_origin, write_kept
 from data_prep.loudness import gain_db, measure_lufs, rms_dbfs
@@ -36,8 +37,8 @@ from riffusion_train.config.spectrogram import SpectrogramConfig
 
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 """Errors of the place that is written to: no fault of a track, so they end the run."""
-_PNG_LEVEL = 2
-"""zlib level; spectrograms hardly shrink further above it, and it takes a third of the time of the usual 6."""
+_PNG_LEVEL = 1
+"""zlib level; among runs of equal bytes there is little to search for, so it decides next to nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,8 @@ class TrackWorker:
         wav, rate_hz = decoded.wav, decoded.rate_hz
         if wav.shape[1] == 0:
             return dataclasses.replace(facts, reason="no samples", detail="it has a head and no audio samples"), []
-        if not np.isfinite(wav).all():
+        extremes = find_extremes(wav)
+        if not extremes.finite:
             return dataclasses.replace(facts, reason="not numbers", detail="it holds samples that are not numbers"), []
         facts = dataclasses.replace(
             facts,
@@ -152,9 +154,9 @@ class TrackWorker:
             container=decoded.container,
             warnings=doubts(decoded),
             pcm_hash=pcm_hash(wav, rate_hz),
-            clipped_share=clipped_share(wav),
+            clipped_share=clipped_share(wav, extremes),
         )
-        if not wav.any():
+        if extremes.silent:
             return dataclasses.replace(facts, reason="silent", detail="every sample is zero"), []
         if self._cut.remove_dc:
             wav = wav - wav.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
@@ -170,7 +172,8 @@ class TrackWorker:
         if self._cut.measure:
             found = measure(wav, self._codec.rate_hz, lufs, self._cut.measure)
             facts = dataclasses.replace(facts, measured=found)
-        slices, silent = self._slices(wav * np.float32(10 ** (gain / 20)), facts.sha256)
+        wav *= np.float32(10 ** (gain / 20))
+        slices, silent = self._slices(wav, facts.sha256)
         facts = dataclasses.replace(
             facts, slices=len(slices), slices_s=float(sum(item.duration_s for item in slices)), silent_slices=silent
         )
@@ -247,11 +250,15 @@ def one_thread() -> Iterator[None]:
 
 
 def png_bytes(image: npt.NDArray[np.uint8]) -> bytes:
-    """Return a grey (H, W) or colour (H, W, 3) image as PNG."""
+    """Return a grey (H, W) or colour (H, W, 3) image as PNG.
+
+    Filtered spectrograms hold no repetitions but runs: without a search for others (zlib's `Z_RLE`) they are as small as
+    at the usual level 6, a ninth smaller than at level 2, and take two thirds of the time of that.
+    """
     from PIL import Image
 
     sink = io.BytesIO()
-    Image.fromarray(image).save(sink, "PNG", compress_level=_PNG_LEVEL)
+    Image.fromarray(image).save(sink, "PNG", compress_level=_PNG_LEVEL, compress_type=zlib.Z_RLE)
     return sink.getvalue()
 
 

@@ -18,16 +18,19 @@ class BandFit:
 
     Args:
         filters: (bins, n_mels), not negative.
+
+    Attributes:
+        spread: From mels to bins, (n_mels, bins): the share that each band has in a bin.
     """
 
     def __init__(self, filters: Tensor) -> None:
         self._filters = filters
-        self._spread = (filters / (filters.sum(1, keepdim=True) + 1e-9)).t().contiguous()
+        self.spread = (filters / (filters.sum(1, keepdim=True) + 1e-9)).t().contiguous()
         self._firsts, self._places = _bands(filters.numpy())
         bins = zip(self._firsts, np.diff(self._places), strict=True)
         inside = [(slice(first, first + size), band) for band, (first, size) in enumerate(bins)]
         self._weights = np.concatenate([filters.numpy()[at] for at in inside])
-        self._shares = np.concatenate([self._spread.t().numpy()[at] for at in inside])
+        self._shares = np.concatenate([self.spread.t().numpy()[at] for at in inside])
 
     def __call__(self, magnitudes: Tensor, wanted: Tensor, tiny: Tensor, iterations: int = 1) -> Tensor:
         """Return magnitudes nearer to the wanted mels, by Richardson-Lucy iterations.
@@ -44,9 +47,9 @@ class BandFit:
             rows, goals = (part.reshape(len(floors), -1).numpy() for part in (found, wanted))
             _fit(rows, goals, floors, iterations, self._firsts, self._places, self._weights, self._shares)
             return found
-        self._filters, self._spread = (part.to(magnitudes.device) for part in (self._filters, self._spread))
+        self._filters, self.spread = (part.to(magnitudes.device) for part in (self._filters, self.spread))
         for _ in range(iterations):
-            magnitudes = ((wanted / (magnitudes @ self._filters).add_(tiny)) @ self._spread).mul_(magnitudes)
+            magnitudes = ((wanted / (magnitudes @ self._filters).add_(tiny)) @ self.spread).mul_(magnitudes)
         return magnitudes
 
 

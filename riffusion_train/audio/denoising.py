@@ -5,6 +5,8 @@ disturbed level is on average larger. How much noise there is shows where an ima
 those of a model, are hardly touched.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,8 +24,14 @@ _FEWEST_BLOCKS = 20
 _OWN_ROUGHNESS = 2.0 / 255
 """What the smoothest parts of clean music look like; measured: 0.5 to 2.0 levels."""
 
-_ALONG_TIME_SHARE = 0.375
-"""Share of white noise's variance in a pixel's distance from the (1, 2, 1) / 4 mean around it: (1/4)^2 + (1/2)^2 + (1/4)^2."""
+_PATCH = (16, 8)
+"""Columns and bands of the blocks that are transformed."""
+
+_STEP = 4
+"""From block to block, both ways."""
+
+_THRESHOLD = 1.8
+"""Numbers below so many standard deviations of the noise are dropped; at the usual 2.7 more music goes than noise."""
 
 
 def noise_variance(darkness: Tensor, config: SpectrogramConfig) -> Tensor:
@@ -52,21 +60,44 @@ def noise_variance(darkness: Tensor, config: SpectrogramConfig) -> Tensor:
 def denoise(darkness: Tensor, config: SpectrogramConfig) -> Tensor:
     """Return images with the noise on them taken off, (clips, channels, frames, n_mels); clean ones as they are.
 
-    A pixel is drawn towards the mean of itself and its neighbours in time as far as the differences around it are no
-    larger than noise makes them (a local Wiener filter, Lee 1980), and the rise that noise brings to a power of
-    levels is taken off in second order.
+    Overlapping blocks are looked at by the discrete cosine transform, in which music is few large numbers and noise many small
+    ones: the small ones are dropped (Yu and Sapiro 2011, DCT image denoising), and what is left tells how much of each number
+    to keep in a second pass, as Wiener's filter does (Dabov et al. 2007, the two steps of BM3D).
     """
-    variance = noise_variance(darkness, config)[:, None, None, None]
+    variance = noise_variance(darkness, config)
     if not bool(variance.any()):
         return darkness
-    flat = darkness.flatten(0, 1)
-    ahead = F.pad(flat[:, None], (0, 0, 1, 1), mode="replicate")[:, 0]
-    mean = ((ahead[:, :-2] + ahead[:, 2:]) / 4 + flat / 2).view_as(darkness)
-    apart = darkness - mean
-    local = F.avg_pool2d(F.pad(apart.square().flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    keep = 1 - _ALONG_TIME_SHARE * variance / local.view_as(darkness).clamp(min=1e-12)
-    smooth = mean + keep.clamp(0, 1) * apart
-    power = 1 / config.power
-    rise = power * (power - 1) / 2 * variance  # of E[(v + n)^power] over v^power, times v^2
-    kept = (1 - rise / smooth.square().clamp(min=1e-12)).clamp(min=0).pow(config.power)
-    return torch.where(variance > 0, smooth * kept, darkness)
+    deviation = variance.sqrt().repeat_interleave(darkness.shape[1])[:, None, None, None]
+    frames, bands = darkness.shape[-2:]
+    times, pitches = _PATCH
+    # Every pixel lies in as many blocks as any other, and whole steps lead to the end.
+    margins = (pitches, pitches + -bands % _STEP, times, times + -frames % _STEP)
+    planes = F.pad(darkness.flatten(0, 1)[:, None], margins, mode="reflect")
+    kernels = (_cosines(times)[:, None, :, None] * _cosines(pitches)[None, :, None, :]).reshape(-1, 1, times, pitches)
+    kernels = kernels.to(darkness)
+    found = F.conv2d(planes, kernels, stride=_STEP)
+    large = found.abs() > _THRESHOLD * deviation
+    large[:, 0] = True  # the mean of a block
+    first = _assemble(found, large.to(found.dtype), kernels)
+    sure = F.conv2d(first, kernels, stride=_STEP).square()
+    smooth = _assemble(found, sure / (sure + deviation.square()), kernels)
+    inside = smooth[..., times : times + frames, pitches : pitches + bands].view_as(darkness).clamp(0, 1)
+    return torch.where(variance[:, None, None, None] > 0, inside, darkness)
+
+
+def _assemble(found: Tensor, share: Tensor, kernels: Tensor) -> Tensor:
+    """Return planes from the numbers of their blocks and how much of each to keep.
+
+    Where blocks overlap, those that keep little, being the smoother ones, count for more.
+    """
+    weight = 1 / share.square().sum(1, keepdim=True).clamp(min=1)
+    planes = F.conv_transpose2d(found * share * weight, kernels, stride=_STEP)
+    return planes / F.conv_transpose2d(weight, torch.ones_like(kernels[:1]), stride=_STEP).clamp(min=1e-9)
+
+
+def _cosines(size: int) -> Tensor:
+    """Return the orthonormal discrete cosine transform (DCT-II), (size, size)."""
+    index = torch.arange(size, dtype=torch.float32)
+    rows = torch.cos(math.pi / size * (index + 0.5) * index[:, None]) * math.sqrt(2 / size)
+    rows[0] /= math.sqrt(2)
+    return rows

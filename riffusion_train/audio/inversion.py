@@ -48,17 +48,23 @@ EFFORTS = {
         Quality.best: Effort(15, 64, 80, 0),
     },
 }
-_MUCH_OVERLAP = 8
-# Where a window spans ten columns, as in riffusion_v1, each sees the same sound over again. That settles the magnitudes inside
-# the bands from the first round on, and rounds that hold on to the guess are wasted; with a fourfold overlap they help.
-_MUCH_OVERLAP_EFFORTS = {Quality.draft: Effort(4, 0, 4, 0), Quality.normal: Effort(8, 0, 16, 4)}
+# Where a window spans many columns, each sees the same sound over again. That settles the magnitudes inside the bands from the
+# first round on, and rounds that hold on to the guess are wasted: nearly so with a fourfold overlap, wholly with the tenfold
+# one of riffusion_v1.
+_OVERLAPPING_EFFORTS = {
+    4: {Quality.normal: Effort(8, 1, 26, 10)},
+    8: {Quality.draft: Effort(4, 0, 4, 0), Quality.normal: Effort(8, 0, 16, 4)},
+}
 
 
 def effort_of(method: Inverter, quality: Quality, overlap: float) -> Effort:
     """Return how much work a quality is, where a window spans `overlap` columns."""
-    if method is Inverter.pghi and overlap >= _MUCH_OVERLAP and quality in _MUCH_OVERLAP_EFFORTS:
-        return _MUCH_OVERLAP_EFFORTS[quality]
-    return EFFORTS[method][quality]
+    effort = EFFORTS[method][quality]
+    if method is Inverter.pghi:
+        for least, efforts in _OVERLAPPING_EFFORTS.items():
+            if overlap >= least:
+                effort = efforts.get(quality, effort)
+    return effort
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +102,7 @@ class MelInverter:
         self.finer = finer
         self._band_weight = filters.sum(0) + 1e-9
         self._fit = BandFit(filters)
-        self._spread = BandedProduct((filters / (filters.sum(1, keepdim=True) + 1e-9)).t().contiguous(), columns=64)
+        self._spread = BandedProduct(self._fit.spread, columns=64)
 
     def invert(
         self,

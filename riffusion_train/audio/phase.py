@@ -5,6 +5,9 @@ For a Gaussian window the gradient of the phase is known from the gradient of th
 loudest point outwards, always on from the loudest point reached so far, so that errors gather where nobody hears them.
 The heap is a row of lists here, one for each fiftieth of a decibel: which of two almost equally loud points comes first does
 not matter, and a list gives its first point at once.
+
+Each point waits for the one before it, so that no array library helps. numba compiles the loop at its first use, where a
+C++ or Cython extension would need a compiler, or a wheel for every machine.
 """
 
 import math

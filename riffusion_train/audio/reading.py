@@ -116,11 +116,23 @@ def _decode_soundfile(path: Path) -> Decoded:
         frames = declared_frames(path, container)
         if frames is None and container in ("FLAC", "MP3"):  # for the others libsndfile tells what is there
             frames = file.frames
-        wav = file.read(dtype="float32", always_2d=True)
+        wav = _planar(file)
     unmarked = container == "OGG" and ends_unmarked(path)
     declared_s = frames / rate_hz if frames else None
     counted = container != "MP3"
-    return Decoded(np.ascontiguousarray(wav.T), rate_hz, container, declared_s, 0, unmarked, counted)
+    return Decoded(wav, rate_hz, container, declared_s, 0, unmarked, counted)
+
+
+def _planar(file: Any) -> npt.NDArray[np.float32]:
+    """Read all of an open `soundfile.SoundFile`, float32 (channels, samples)."""
+    if file.subtype != "PCM_16" or file.format == "FLAC":
+        return np.ascontiguousarray(file.read(dtype="float32", always_2d=True).T)
+    # The same values as libsndfile's own conversion gives, in a third of the time; its FLAC decoder converts as quickly.
+    whole = file.read(dtype="int16", always_2d=True)
+    wav = np.empty(whole.shape[::-1], np.float32)
+    for channel, samples in zip(wav, whole.T, strict=True):
+        np.multiply(samples, np.float32(1 / 32768), out=channel)
+    return wav
 
 
 def _decode_av(path: Path) -> Decoded:

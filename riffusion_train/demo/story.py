@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def run_demo(config: DemoConfig, words: Sequence[str]) -> Path:
     figures, heard = _listen(table, codec, samples)
     write_figures(path / FIGURES_FILE, command, figures)
     page = DemoPage(
-        pairs=_pairs(path, table, codec, samples[:_SHOWN], heard),
+        pairs=_pairs(path, table, codec, in_turn(samples)[:_SHOWN], heard),
         figures=figures,
         curves=[
             _curve("VAE: reconstruction loss", folder.vae_run),
@@ -121,12 +122,23 @@ def _listen(
     return rows, judge.predict(pictures)
 
 
+def in_turn(samples: Sequence[Sample]) -> list[Sample]:
+    """Return the samples one prompt after the other; the slices of a long track all have the same."""
+    seen: Counter[str] = Counter()
+    rounds = []
+    for sample in samples:
+        rounds.append(seen[sample.prompt])
+        seen[sample.prompt] += 1
+    return [samples[place] for place in sorted(range(len(samples)), key=rounds.__getitem__)]
+
+
 def _pairs(
     path: Path, table: SliceTable, codec: SpectrogramCodec, samples: list[Sample], heard: Mapping[str, Sequence[str]]
 ) -> list[Pair]:
     """Put each generated clip beside the real one of the same description, heard through the same codec."""
     pairs = []
-    for place, sample in enumerate(samples):
+    for sample in samples:
+        place = sample.index
         real = path / "real" / f"{place:04d}"
         real.parent.mkdir(exist_ok=True)
         picture = table.picture(sample.index)

@@ -47,3 +47,10 @@ def test_the_loudness_is_that_of_pyloudnorm_also_where_the_gates_act(rate_hz):
     wav = np.concatenate([loud, quiet, np.zeros((2, rate_hz), np.float32), loud], axis=1)
     expected = pyloudnorm.Meter(rate_hz).integrated_loudness(wav.T.astype(np.float64))
     assert measure_lufs(wav, rate_hz) == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 11025, 44100, 96000])
+def test_the_loudness_is_exact_to_a_hundredth_beside_a_large_constant_offset(rate_hz):
+    wav = 0.05 * np.repeat(noise(2, 3.0, rate_hz), 2, axis=0) + np.float32(0.6)
+    expected = pyloudnorm.Meter(rate_hz).integrated_loudness(wav.T.astype(np.float64))
+    assert measure_lufs(wav, rate_hz) == pytest.approx(expected, abs=5e-3)

@@ -108,6 +108,7 @@ def test_a_page_without_figures_curves_and_steps_is_whole(tmp_path):
     path = write_page(tmp_path, make_page(tmp_path, pairs=[], figures=[], curves=[], steps=[], facts={}))
     read(path)
     assert '<p class="quiet">It was left out here' in path.read_text()
+    assert "<span hidden> Under each picture stands what an independent judge" in path.read_text()
     full = write_page(tmp_path, make_page(tmp_path))
     assert '<p class="quiet" hidden>It was left out here' in full.read_text()
 
