@@ -12,10 +12,11 @@ import torch
 
 from riffusion_train.config.provenance import machine
 from riffusion_train.config.train import MethodName, Resume, TrackerName, TrainConfig
+from riffusion_train.training.caches import latent_cache
 from riffusion_train.training.checkpoint import Checkpoints, TrainingState
 from riffusion_train.training.objective import encode_moments
 from riffusion_train.training.run_folder import RunFolder, check_resumable, new_run_path
-from riffusion_train.training.setup import TrainingJob, build_job, latent_cache, start_run
+from riffusion_train.training.setup import TrainingJob, build_job, start_run
 from riffusion_train.training.speed import peak_memory_bytes
 from riffusion_train.training.trackers import check_tracker
 
