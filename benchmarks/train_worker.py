@@ -43,7 +43,8 @@ def words(dataset: str, run: str, method: str, steps: int) -> list[str]:
     """Return the command line of a run of ours; the settings that diffusers' script has by default."""
     return [
         f"dataset={dataset}", f"run={run}", *MODEL, f"train_batch_size={BATCH_SIZE}", "schedule=constant",
-        f"max_train_steps={steps}", f"cache_latents={str(method == 'cached').lower()}", "ema=none", "tracker=files",
+        f"max_train_steps={steps}", "ema=none", "tracker=files",
+        *(f"{key}={str(method == 'cached').lower()}" for key in ("cache_latents", "cache_text_embeddings")),
         "objective.proportion_empty_prompts=0", "num_threads=1", "dataloader_num_workers=0", f"logging_steps={steps}",
     ]  # fmt: skip
 

@@ -261,6 +261,9 @@ class TrainConfig:
     """Compile the UNet with `torch.compile`: minutes before the first step, then faster steps on a GPU."""
     cache_latents: bool = True
     """Encode every slice once with the frozen VAE and keep mean and variance on disk."""
+    cache_text_embeddings: bool = True
+    """Encode every distinct caption once with the frozen text encoder and keep its hidden states on disk; with
+    `method.train_text_encoder` captions are encoded in every step all the same."""
     dataloader_num_workers: int = 0
     """Loader processes of one training process."""
     num_threads: int | None = None

@@ -70,6 +70,13 @@ class SliceTable:
             raise InputError(f"{self.folder.path}: the slice {self.where(index)} has no caption; prepare it anew")
         return list(captions)
 
+    def all_captions(self) -> list[str]:
+        """Return every caption of the split once, in the order in which they first come."""
+        found: dict[str, None] = {}
+        for chunk in self.table.data.column("caption").chunks:
+            found.update(dict.fromkeys(pc.unique(pc.list_flatten(chunk)).drop_null().to_pylist()))
+        return list(found)
+
     def without_caption(self) -> list[int]:
         """Return the slices without a caption, or with one that is blank."""
         column = self.table.data.column("caption")
@@ -120,12 +127,20 @@ class Moments(Protocol):
         ...
 
 
+class Texts(Protocol):
+    """Cached hidden states of the text encoder."""
+
+    def __getitem__(self, caption: str) -> np.ndarray:
+        """Return the hidden states of a caption: float32 (77, D)."""
+        ...
+
+
 class DiffusionSlices(Dataset[dict[str, torch.Tensor]]):
     """Items for training the UNet, looked up by `Address`.
 
     An item holds `moments` (2 * C, h, w) where they are cached, else `pixels` (3, H, W); `latent_noise` (C, h, w), which
     samples the latents; `noise` (C, h, w) and `timestep` (); `input_noise` (C, h, w) where the input is perturbed;
-    `input_ids` (77,); and `slice_index` ().
+    `hidden_states` (77, D) of the drawn caption where they are cached, else its `input_ids` (77,); and `slice_index` ().
     """
 
     def __init__(
@@ -140,10 +155,12 @@ class DiffusionSlices(Dataset[dict[str, torch.Tensor]]):
         proportion_empty_prompts: float,
         noise_offset: float,
         input_perturbation: float = 0.0,
+        texts: Texts | None = None,
     ) -> None:
         self.table = table
         self.tokenize = tokenize
         self.moments = moments
+        self.texts = texts
         self.latent_shape = latent_shape
         self.seed = seed
         self.num_train_timesteps = num_train_timesteps
@@ -157,12 +174,16 @@ class DiffusionSlices(Dataset[dict[str, torch.Tensor]]):
         if self.noise_offset:
             noise += self.noise_offset * normal(self.seed, "noise offset", (self.latent_shape[0], 1, 1), *at)
         item = {
-            "input_ids": self.tokenize(self._caption(address)),
             "latent_noise": torch.from_numpy(normal(self.seed, "latent", self.latent_shape, *at)),
             "noise": torch.from_numpy(noise),
             "slice_index": torch.tensor(address.slice_index),
             "timestep": torch.tensor(self._timestep(address)),
         }
+        caption = self._caption(address)
+        if self.texts is None:
+            item["input_ids"] = self.tokenize(caption)
+        else:
+            item["hidden_states"] = torch.from_numpy(np.array(self.texts[caption]))
         if self.input_perturbation:
             more = self.input_perturbation * normal(self.seed, "input perturbation", self.latent_shape, *at)
             item["input_noise"] = torch.from_numpy(noise + more)

@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader
 from riffusion_train.config.train import MethodName, TrainConfig
 from riffusion_train.dataset.loading import (
     DiffusionSlices,
-    Moments,
     PictureSlices,
     SliceTable,
     make_tokenize,
@@ -17,7 +16,7 @@ from riffusion_train.dataset.loading import (
 from riffusion_train.dataset.order import AddressedBatches, EpochOrder
 from riffusion_train.model.components import Components
 from riffusion_train.training.averaging import make_ema
-from riffusion_train.training.caches import cached_moments
+from riffusion_train.training.caches import Caches, caches_texts, open_caches
 from riffusion_train.training.checkpoint import Checkpoints
 from riffusion_train.training.metrics import MetricsLog
 from riffusion_train.training.objective import DiffusionObjective, VaeObjective
@@ -35,16 +34,15 @@ def make_trainer(
     """Return the trainer that the config describes, over a model whose trainable weights are chosen.
 
     Raises:
-        InputError: If the optimizer or the dataset's latents cannot be used.
+        InputError: If the optimizer or the dataset's caches cannot be used.
+        StoppedError: If asked to stop while the caches are filled.
     """
+    caches = open_caches(config, components, table, accelerator)
     objective = _make_objective(config, components)
     groups = parameter_groups(objective, config.optimizer.lr, config.method.text_encoder_lr)
     optimizer = make_optimizer(config.optimizer, groups)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    moments = None
-    if config.cache_latents and config.method.name is not MethodName.vae:
-        moments = cached_moments(components, table, accelerator)
-    slices = _make_slices(config, components, table, moments)
+    slices = _make_slices(config, components, table, caches)
     global_batch_size = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
     return Trainer(
         accelerator=accelerator,
@@ -88,7 +86,7 @@ def _make_objective(config: TrainConfig, components: Components) -> nn.Module:
         return VaeObjective(components.vae, kl_weight=method.kl_weight, train_encoder=method.train_vae_encoder)
     return DiffusionObjective(
         components.unet,
-        components.text_encoder,
+        None if caches_texts(config) else components.text_encoder,
         components.vae,
         DDPMScheduler.from_config(components.scheduler.config),
         snr_gamma=config.objective.snr_gamma,
@@ -96,14 +94,15 @@ def _make_objective(config: TrainConfig, components: Components) -> nn.Module:
     )
 
 
-def _make_slices(config: TrainConfig, components: Components, table: SliceTable, moments: Moments | None) -> Any:
+def _make_slices(config: TrainConfig, components: Components, table: SliceTable, caches: Caches) -> Any:
     latent_shape = components.latent_shape(table.folder.spectrogram)
     if config.method.name is MethodName.vae:
         return PictureSlices(table, latent_shape=latent_shape, seed=config.seed)
     return DiffusionSlices(
         table,
         make_tokenize(components.tokenizer),
-        moments=moments,
+        moments=caches.moments,
+        texts=caches.texts,
         latent_shape=latent_shape,
         seed=config.seed,
         num_train_timesteps=int(components.scheduler.config.num_train_timesteps),

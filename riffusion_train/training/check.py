@@ -11,10 +11,9 @@ from typing import Any
 import torch
 
 from riffusion_train.config.provenance import machine
-from riffusion_train.config.train import MethodName, Resume, TrackerName, TrainConfig
-from riffusion_train.training.caches import latent_cache
+from riffusion_train.config.train import Resume, TrackerName, TrainConfig
+from riffusion_train.training.caches import CacheWork, planned_caches
 from riffusion_train.training.checkpoint import Checkpoints, TrainingState
-from riffusion_train.training.objective import encode_moments
 from riffusion_train.training.run_folder import RunFolder, check_resumable, new_run_path
 from riffusion_train.training.setup import TrainingJob, build_job, start_run
 from riffusion_train.training.speed import peak_memory_bytes
@@ -51,16 +50,16 @@ def check_training(config: TrainConfig, words: Sequence[str]) -> list[str]:
             tracker=dataclasses.replace(config.tracker, name=TrackerName.files),
         )
         accelerator, trial_run, folder = start_run(trial)
-        encode = config.cache_latents and config.method.name is not MethodName.vae
-        trial.cache_latents = False  # encoding the whole dataset is no trial; one batch of it is timed below
+        # Encoding the whole dataset is no trial; a few rows of it are timed below.
+        trial.cache_latents = trial.cache_text_embeddings = False
         job = build_job(trial, words, accelerator, trial_run, folder)
-        encode = encode and not latent_cache(job.components, job.table).exists()
-        lines = _try_out(config, job, encode=encode)
+        lines = _try_out(config, job)
     return lines if accelerator.is_main_process else []
 
 
-def _try_out(config: TrainConfig, job: TrainingJob, *, encode: bool) -> list[str]:
+def _try_out(config: TrainConfig, job: TrainingJob) -> list[str]:
     trainer = job.trainer
+    missing = _missing_caches(config, job)
     checkpoints = _TimedCheckpoints(trainer.checkpoints.folder, trainer.checkpoints.total_limit)
     trainer.checkpoints = checkpoints
     trainer.rhythm = dataclasses.replace(trainer.rhythm, max_train_steps=_STEPS, checkpointing_steps=_STEPS)
@@ -70,9 +69,9 @@ def _try_out(config: TrainConfig, job: TrainingJob, *, encode: bool) -> list[str
     load_s = time.perf_counter() - start
     figures = trainer.metrics.last
     step_s = float(figures["step_s"] or 0.0)
-    encode_s = _encode_s(job) if encode else 0.0
+    encode_s = {work.title.removeprefix("encode "): _encode_s(work, job.accelerator) for work in missing}
     saves = -(-config.max_train_steps // config.checkpointing_steps)
-    whole_s = encode_s + config.max_train_steps * step_s + saves * checkpoints.save_s
+    whole_s = sum(encode_s.values()) + config.max_train_steps * step_s + saves * checkpoints.save_s
     epochs = config.max_train_steps * trainer.global_batch_size / len(job.table)
     trained = sum(weight.numel() for weight in trainer.parameters)
     return [
@@ -83,8 +82,9 @@ def _try_out(config: TrainConfig, job: TrainingJob, *, encode: bool) -> list[str
         f"memory      {_memory(job.accelerator.device)}",
         f"checkpoint  {checkpoints.size / _GIB:.3g} GiB, saved in {checkpoints.save_s:.1f} s, loaded in {load_s:.1f} s; "
         f"{_disk(checkpoints, config)}",
+        *_caches(missing),
         f"estimate    {_clock(whole_s)} to finish: "
-        + (f"latents {_clock(encode_s)}, " if encode else "")
+        + "".join(f"{what} {_clock(seconds)}, " for what, seconds in encode_s.items())
         + f"steps {_clock(config.max_train_steps * step_s)}, checkpoints {_clock(saves * checkpoints.save_s)}",
         "nothing is left on disk; the same command without check=true trains",
     ]
@@ -104,15 +104,34 @@ class _TimedCheckpoints(Checkpoints):
         return target
 
 
-@torch.no_grad()
-def _encode_s(job: TrainingJob) -> float:
-    """Return the seconds that all ranks together would need to fill the latent cache, from one small batch."""
-    device = job.accelerator.device
-    pixels = torch.stack([job.table.pixels(index % len(job.table)) for index in range(_ENCODED)])
-    encode_moments(job.components.vae, pixels[:1].to(device))
+def _missing_caches(config: TrainConfig, job: TrainingJob) -> list[CacheWork]:
+    """Return the caches that the run would have to fill, after refusing what it would refuse."""
+    missing = []
+    for work in planned_caches(config, job.components, job.table, job.accelerator.device):
+        work.cache.refuse_stale()
+        if work.cache.exists():
+            work.cache.open()
+        else:
+            missing.append(work)
+    return missing
+
+
+def _encode_s(work: CacheWork, accelerator: Any) -> float:
+    """Return the seconds that all ranks together would need to fill a cache, from a few rows."""
+    rows = range(min(_ENCODED, work.cache.shape[0]))
+    work.encode(rows[:1])
     start = time.perf_counter()
-    encode_moments(job.components.vae, pixels.to(device)).cpu()
-    return (time.perf_counter() - start) / _ENCODED * len(job.table) / job.accelerator.num_processes
+    work.encode(rows).cpu()
+    return (time.perf_counter() - start) / len(rows) * work.cache.shape[0] / accelerator.num_processes
+
+
+def _caches(missing: Sequence[CacheWork]) -> list[str]:
+    if not missing:
+        return []
+    sizes = [f"{work.cache.num_bytes / _GIB:.2g} GiB of {work.cache.kind.contents}" for work in missing]
+    place = missing[0].cache.path.parent
+    free = shutil.disk_usage(_standing_folder(place)).free
+    return [f"caches      {' and '.join(sizes)} in {place}, where {free / _GIB:.3g} GiB are free"]
 
 
 def _rates(figures: dict[str, Any]) -> str:

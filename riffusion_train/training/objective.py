@@ -15,7 +15,7 @@ class DiffusionObjective(nn.Module):
 
     Args:
         unet: The denoiser.
-        text_encoder: Gives the UNet the captions' hidden states.
+        text_encoder: Gives the UNet the captions' hidden states; None where every batch brings them.
         vae: Encodes pictures where the batch brings no cached moments; never trained here.
         noise_scheduler: diffusers' `DDPMScheduler`; its `prediction_type` says what the UNet predicts.
         snr_gamma: Min-SNR weighting (Hang et al. 2023, arXiv:2303.09556), or None.
@@ -51,12 +51,17 @@ class DiffusionObjective(nn.Module):
         noise, timesteps = batch["noise"], batch["timestep"]
         # Input perturbation: the UNet sees more noise than the target knows of (Ning et al. 2023, arXiv:2301.11706).
         noisy = self.noise_scheduler.add_noise(latents, batch.get("input_noise", noise), timesteps)
-        with torch.set_grad_enabled(self.train_text_encoder and torch.is_grad_enabled()):
-            hidden_states = self.text_encoder(batch["input_ids"]).last_hidden_state  # (B, 77, D)
-        prediction = self.unet(noisy, timesteps, hidden_states).sample
+        prediction = self.unet(noisy, timesteps, self._hidden_states(batch)).sample
         loss = F.mse_loss(prediction.float(), self._target(latents, noise, timesteps), reduction="none")
         losses = loss.mean(dim=(1, 2, 3))
         return losses if each else (losses * self._weight(timesteps)).mean()
+
+    def _hidden_states(self, batch: Batch) -> Tensor:
+        """Return what the UNet attends to: (B, 77, D)."""
+        if "hidden_states" in batch:
+            return batch["hidden_states"]
+        with torch.set_grad_enabled(self.train_text_encoder and torch.is_grad_enabled()):
+            return self.text_encoder(batch["input_ids"]).last_hidden_state
 
     def _latents(self, batch: Batch) -> Tensor:
         if "moments" in batch:

@@ -85,6 +85,7 @@ def _sample(
 ) -> Iterator[tuple[str, Clip]]:
     """Yield the name and clip of every prompt at every strength of guidance, and leave the networks as they were."""
     training = {name: module.training for name, module in components.modules.items()}
+    devices = {name: next(module.parameters()).device for name, module in components.modules.items()}
     for module in components.modules.values():
         module.eval()
     try:
@@ -100,6 +101,7 @@ def _sample(
     finally:
         for name, module in components.modules.items():
             module.train(training[name])
+            module.to(devices[name])  # what waits in the host's memory goes back there
 
 
 def _rows(step: Path) -> Iterator[str]:

@@ -26,7 +26,7 @@ _SEED = 0
 """Not the run's: runs of different seeds are measured with the same noise."""
 
 Encode = Callable[[Tensor], Tensor]
-"""Pixels (B, 3, H, W) to moments (B, 2 * C, h, w), on the CPU."""
+"""Pixels (B, 3, H, W) to moments (B, 2 * C, h, w), or token ids (B, 77) to hidden states (B, 77, D), on the CPU."""
 
 
 class HeldOutBatches(Protocol):
@@ -44,13 +44,14 @@ class HeldOutBatches(Protocol):
 
 
 class HeldOutNoise:
-    """Held-out slices under fixed noise at five timesteps, with their first caption; their latents are encoded once.
+    """Held-out slices under fixed noise at five timesteps, with their first caption; what is frozen encodes them once.
 
     Args:
         table: The split.
         num_slices: Take at most so many, spread over the split.
         tokenize: Caption to token ids.
         encode: The VAE's encoder.
+        encode_text: The text encoder; None where it is trained, and a part of what is measured.
         latent_shape: (C, h, w).
         num_train_timesteps: Timesteps of the noise schedule.
     """
@@ -62,6 +63,7 @@ class HeldOutNoise:
         *,
         tokenize: Tokenize,
         encode: Encode,
+        encode_text: Encode | None,
         latent_shape: tuple[int, int, int],
         num_train_timesteps: int,
     ) -> None:
@@ -71,8 +73,9 @@ class HeldOutNoise:
         self._chosen = spread(len(table), num_slices)
         self._tokenize = tokenize
         self._encode = encode
+        self._encode_text = encode_text
         self._latent_shape = latent_shape
-        self._moments: dict[int, Tensor] = {}
+        self._encoded: dict[int, dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -80,17 +83,24 @@ class HeldOutNoise:
     def batch(self, place: int) -> dict[str, Tensor]:
         """Return a slice at each timestep, each with noise of its own: five rows."""
         index, rows = self._chosen[place], len(self.timesteps)
-        if place not in self._moments:
-            self._moments[place] = self._encode(self._table.pixels(index)[None])
+        if place not in self._encoded:
+            self._encoded[place] = self._encode_slice(index)
         noise = [normal(_SEED, "validation noise", self._latent_shape, index, row) for row in range(rows)]
         latent_noise = torch.from_numpy(normal(_SEED, "validation latent", self._latent_shape, index))
         return {
-            "input_ids": self._tokenize(self._table.captions(index)[0]).expand(rows, -1),
+            **{key: value.expand(rows, *value.shape[1:]) for key, value in self._encoded[place].items()},
             "latent_noise": latent_noise.expand(rows, -1, -1, -1),
-            "moments": self._moments[place].expand(rows, -1, -1, -1),
             "noise": torch.from_numpy(np.stack(noise)),
             "timestep": torch.tensor(self.timesteps),
         }
+
+    def _encode_slice(self, index: int) -> dict[str, Tensor]:
+        """Return what is the same at every timestep and every measurement, one row each."""
+        moments = self._encode(self._table.pixels(index)[None])
+        ids = self._tokenize(self._table.captions(index)[0])[None]
+        if self._encode_text is None:
+            return {"input_ids": ids, "moments": moments}
+        return {"hidden_states": self._encode_text(ids), "moments": moments}
 
 
 class HeldOutPictures:
@@ -252,11 +262,17 @@ def _make_held_out(config: TrainConfig, components: Components, table: SliceTabl
     def encode(pixels: Tensor) -> Tensor:
         return encode_moments(components.vae, pixels.to(accelerator.device)).float().cpu()
 
+    @torch.no_grad()
+    def encode_text(input_ids: Tensor) -> Tensor:
+        text_encoder = components.text_encoder
+        return text_encoder(input_ids.to(text_encoder.device)).last_hidden_state.float().cpu()
+
     return HeldOutNoise(
         table,
         count,
         tokenize=make_tokenize(components.tokenizer),
         encode=encode,
+        encode_text=None if config.method.train_text_encoder else encode_text,
         latent_shape=latent_shape,
         num_train_timesteps=int(components.scheduler.config.num_train_timesteps),
     )

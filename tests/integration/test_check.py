@@ -6,7 +6,7 @@ import pytest
 from support.worlds import train_words, write_dataset
 
 from riffusion_train.cli.main import main
-from riffusion_train.dataset.latents import CACHE_DIR
+from riffusion_train.dataset.row_cache import CACHE_DIR
 
 
 def test_a_check_tells_what_a_run_needs_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,7 +20,8 @@ def test_a_check_tells_what_a_run_needs_and_leaves_nothing(tmp_path: Path, capsy
     assert re.search(r"two steps +loss \d+\.\d+; .* s a step, .* images/s, .* s of audio/s", said)
     assert re.search(r"memory +\d+\.\d GiB at most in one process", said)
     assert re.search(r"checkpoint +\S+ GiB, saved in \S+ s, loaded in \S+ s; 2 kept and one being written need", said)
-    assert re.search(r"estimate +\d+:\d\d:\d\d to finish: latents \d+:\d\d:\d\d, steps", said)
+    assert re.search(r"estimate +\d+:\d\d:\d\d to finish: latents \d+:\d\d:\d\d, captions \d+:\d\d:\d\d, steps", said)
+    assert re.search(r"caches +\S+ GiB of latents and \S+ GiB of hidden states in \S+, where \S+ GiB are free", said)
     assert not (dataset / CACHE_DIR).exists()
 
 

@@ -30,7 +30,7 @@ def losses(run: Path) -> list[float]:
     "words",
     [
         ["mixed_precision=bf16"],
-        ["cache_latents=false"],
+        ["cache_latents=false", "cache_text_embeddings=false"],
         ["gradient_checkpointing=true"],
         ["objective.prediction_type=v_prediction", "objective.snr_gamma=5"],
         ["objective.noise_offset=0.1", "objective.input_perturbation=0.1"],
@@ -82,14 +82,6 @@ def test_training_overfits_a_single_slice(tmp_path: Path) -> None:
     words = ["max_train_steps=150", "schedule=constant", "optimizer.lr=1e-2", "objective.proportion_empty_prompts=0"]
     found = losses(run_training(train_config(dataset, tmp_path / "run", *words), []))
     assert sum(found[-20:]) / 20 < 0.5 * sum(found[:5]) / 5
-
-
-def test_a_cached_run_and_an_uncached_one_have_the_same_losses(dataset: Path, tmp_path: Path) -> None:
-    runs = {}
-    for cached in ("true", "false"):
-        words = ["max_train_steps=4", f"cache_latents={cached}"]
-        runs[cached] = losses(run_training(train_config(dataset, tmp_path / cached, *words), []))
-    assert runs["true"] == pytest.approx(runs["false"], rel=1e-4)
 
 
 def test_a_trained_vae_says_the_scale_of_its_latents(dataset: Path, tmp_path: Path) -> None:
