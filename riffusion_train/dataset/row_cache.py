@@ -240,9 +240,7 @@ class RowCache:
         _write_at(file, checks.tobytes(), len(self._header) + 4 * start)
 
     def _stands(self, file: int, index: int) -> bool:
-        if not any(
-            os.pread(file, 4, len(self._header) + 4 * index)
-        ):  # never written: no need to read what is not there
+        if not any(os.pread(file, 4, len(self._header) + 4 * index)):  # never written, so there is nothing to read
             return False
         return _read_row(file, len(self._header), self.shape, index) is not None
 
@@ -281,8 +279,8 @@ class RowCache:
         except OSError as error:
             raise InputError(
                 f"{self.path.parent}: {(error.strerror or str(error)).lower()} while filling or reading the cache of the "
-                f"{self.kind.contents}, {self.num_bytes / _GIB:.2g} GiB; mend that and run the same command again, which "
-                f"goes on where it was, or take {self.kind.option}=false"
+                f"{self.kind.contents}, {self.num_bytes / _GIB:.2g} GiB; mend that and run the same command again with "
+                f"resume=auto, which goes on where it was, or take {self.kind.option}=false"
             ) from None
 
 

@@ -114,14 +114,14 @@ def text_work(components: Components, table: SliceTable, device: Any, captions: 
 
 def _opened(work: CacheWork, accelerator: Any) -> CachedRows:
     cache = work.cache
-    _together(cache.refuse_stale)
+    together(cache.refuse_stale)
     # One answer for all: a rank that sees the file a moment later than the others would wait for them without end.
     if not _from_main(cache.exists, accelerator):
-        _together(lambda: _begin(cache, accelerator))
-        _together(lambda: _fill(work, accelerator))
-        _together(cache.finish if accelerator.is_main_process else lambda: None)
+        together(lambda: _begin(cache, accelerator))
+        together(lambda: _fill(work, accelerator))
+        together(cache.finish if accelerator.is_main_process else lambda: None)
     opened: list[CachedRows] = []
-    _together(lambda: opened.append(cache.open()))
+    together(lambda: opened.append(cache.open()))
     return opened[0]
 
 
@@ -155,7 +155,7 @@ def _fill(work: CacheWork, accelerator: Any) -> None:
         cache.fill(missing, work.encode, report)
 
 
-def _together(work: Callable[[], None]) -> None:
+def together(work: Callable[[], None]) -> None:
     """Do this rank's part, and end every rank with the first problem that any of them met: none waits for one that left."""
     from accelerate.utils import gather_object
 

@@ -171,14 +171,33 @@ def test_two_ranks_fill_the_caches_that_one_process_fills(dataset: Path, tmp_pat
         assert path.read_bytes() == (dataset / CACHE_DIR / path.name).read_bytes()
 
 
+MEETS_A_PROBLEM = """
+from accelerate import PartialState
+from riffusion_train.config.errors import InputError
+from riffusion_train.training.caches import together
+
+rank = PartialState(cpu=True).process_index
+
+
+def work():
+    if rank == 1:
+        raise InputError("the slice has no finite latents")
+
+
+try:
+    together(work)
+except InputError as error:
+    print(f"rank {rank} ends: {error}", flush=True)
+"""
+
+
 @pytest.mark.two_ranks
-def test_what_one_rank_meets_ends_both(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path / "dataset")
-    (dataset / CACHE_DIR).write_text("a file where the folder should be")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29618", "-m"]
-    words = train_words(dataset, tmp_path / "run", "max_train_steps=2", "train_batch_size=2")
-    done = subprocess.run(
-        [*command, "riffusion_train", "train", *words], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode != 0
-    assert "while filling or reading the cache of the latents" in done.stderr
+def test_what_one_rank_meets_ends_both_and_none_waits_for_the_other(tmp_path: Path) -> None:
+    script = tmp_path / "meets_a_problem.py"
+    script.write_text(MEETS_A_PROBLEM)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29618"]
+    done = subprocess.run([*command, str(script)], capture_output=True, text=True, timeout=300, check=False)
+    assert sorted(done.stdout.splitlines()) == [
+        "rank 0 ends: the slice has no finite latents",
+        "rank 1 ends: the slice has no finite latents",
+    ]
