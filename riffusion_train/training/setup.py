@@ -69,7 +69,8 @@ def run_training(config: TrainConfig, words: Sequence[str]) -> Path:
         model = whole_model(components, accelerator)
         if accelerator.is_main_process:
             if config.method.name is MethodName.vae and config.method.train_vae_encoder:
-                measure_scaling_factor(model.vae, job.table, latent_std=config.method.latent_std, seed=config.seed)
+                vae = model.vae.to(accelerator.device)
+                measure_scaling_factor(vae, job.table, latent_std=config.method.latent_std, seed=config.seed)
             write_final(run.final, model, lora_alpha=adapter_alpha(config))
     accelerator.wait_for_everyone()
     accelerator.end_training()

@@ -115,7 +115,7 @@ def like_weight(tensor: Tensor, weight: Tensor) -> Tensor:
 def whole_model(components: Components, accelerator: Any) -> Components:
     """Return the model with plain networks in place of sharded ones. All processes join; only the main one gets to use it.
 
-    It is a copy, so that it can be sampled and written by one process while the others wait.
+    It is a copy on the CPU, so that it can be sampled and written by one process while the others wait.
     """
     sharded = {name: network for name, network in components.modules.items() if _is_sharded(network)}
     main = accelerator.is_main_process
@@ -137,7 +137,6 @@ def whole_model(components: Components, accelerator: Any) -> Components:
             setattr(model, name, network)
             continue
         fill_network(model.modules[name], {key: stored(tensor) for key, tensor in weights[name].items()})
-        model.modules[name].to(accelerator.device)
     return model
 
 
