@@ -23,6 +23,7 @@ from riffusion_train.training.objective import DiffusionObjective, VaeObjective
 from riffusion_train.training.optim import make_optimizer, make_schedule, parameter_groups
 from riffusion_train.training.preview import make_preview, preview_prompts
 from riffusion_train.training.run_folder import RunFolder
+from riffusion_train.training.sharding import own_parts
 from riffusion_train.training.speed import Speedometer
 from riffusion_train.training.trainer import Batches, Rhythm, Trainer
 from riffusion_train.training.validation import make_validation
@@ -49,7 +50,7 @@ def make_trainer(
         objective=objective,
         optimizer=optimizer,
         schedule=make_schedule(config.schedule, optimizer, config.max_train_steps),
-        ema=make_ema(config.ema, weights),
+        ema=make_ema(config.ema, own_parts(weights)),
         batches=_make_batches(config, slices, len(table), accelerator),
         name_slice=table.where,
         checkpoints=Checkpoints(run.checkpoints, config.checkpoints_total_limit),

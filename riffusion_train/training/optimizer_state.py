@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from riffusion_train.training.sharding import like_weight
+
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> tuple[dict[str, Tensor], list[Any]]:
     """Split an optimizer's state into tensors and its groups.
@@ -49,11 +51,6 @@ def restore_optimizer(
     now = optimizer.state_dict()["param_groups"]
     merged = [{**saved, "params": group["params"]} for saved, group in zip(groups, now, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": merged})
-
-
-def like_weight(tensor: Tensor, weight: Tensor) -> Tensor:
-    """Return a copy of a tensor in the memory layout and on the device of a weight of its shape."""
-    return torch.empty_like(weight, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
 
 
 def _flat(moments: dict[str, Any]) -> dict[str, Any]:

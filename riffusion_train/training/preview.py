@@ -14,6 +14,7 @@ from riffusion_train.dataset.loading import SliceTable
 from riffusion_train.model.components import Components
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.sampler import Sampler
+from riffusion_train.training.sharding import whole_model
 from riffusion_train.training.trackers import track_clips
 
 BASE_DIR = "base"
@@ -58,8 +59,9 @@ def make_preview(
 
     def preview(step: int) -> None:
         target = folder / (f"step-{step:06d}" if step else BASE_DIR)
+        model = whole_model(components, accelerator)
         if accelerator.is_main_process and (step or (config.base_row and not target.is_dir())):
-            clips = dict(_sample(config, components, prompts, accelerator.device))
+            clips = dict(_sample(config, model, prompts, accelerator.device))
             for name, clip in clips.items():
                 clip.save(target / name)
             track_clips(accelerator, clips, step)

@@ -19,13 +19,14 @@ from riffusion_train.model.components import Components, fingerprint
 from riffusion_train.training.assembly import make_trainer
 from riffusion_train.training.checks import check_codec, check_config
 from riffusion_train.training.final import measure_scaling_factor, write_final
-from riffusion_train.training.processes import start_processes
+from riffusion_train.training.processes import start_processes, weights_are_shared
 from riffusion_train.training.run_folder import (
     RunFolder,
     check_resumable,
     check_same_start,
     config_values,
 )
+from riffusion_train.training.sharding import shard_components, whole_model
 from riffusion_train.training.trackers import check_tracker, start_tracker
 from riffusion_train.training.trainable import adapter_alpha, prepare_components
 from riffusion_train.training.trainer import Trainer
@@ -65,10 +66,12 @@ def run_training(config: TrainConfig, words: Sequence[str]) -> Path:
     components, trainer = job.components, job.trainer
     trainer.train()
     with trainer.averaged_weights():
-        if config.method.name is MethodName.vae and config.method.train_vae_encoder:
-            measure_scaling_factor(components.vae, job.table, latent_std=config.method.latent_std, seed=config.seed)
+        model = whole_model(components, accelerator)
         if accelerator.is_main_process:
-            write_final(run.final, components, lora_alpha=adapter_alpha(config))
+            if config.method.name is MethodName.vae and config.method.train_vae_encoder:
+                vae = model.vae.to(accelerator.device)
+                measure_scaling_factor(vae, job.table, latent_std=config.method.latent_std, seed=config.seed)
+            write_final(run.final, model, lora_alpha=adapter_alpha(config))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return run.path
@@ -109,6 +112,8 @@ def build_job(
     if accelerator.is_main_process:
         run.start(config, words, manifest, folder.spectrogram)
     components.to(accelerator.device)
+    if weights_are_shared(accelerator):
+        shard_components(components, accelerator)
     start_tracker(accelerator, config.tracker, run.path, config_values(config))
     table = SliceTable(folder, "train")
     trainer = make_trainer(config, run, accelerator, components, table)

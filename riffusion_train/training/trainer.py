@@ -16,7 +16,8 @@ from riffusion_train.training.averaging import averaged_weights, averages, avera
 from riffusion_train.training.checkpoint import Checkpoints, TrainingState
 from riffusion_train.training.flops import count_flops
 from riffusion_train.training.metrics import MetricsLog
-from riffusion_train.training.optimizer_state import like_weight, optimizer_tensors, restore_optimizer
+from riffusion_train.training.optimizer_state import optimizer_tensors, restore_optimizer
+from riffusion_train.training.sharding import gather, joined, like_weight, own_part, own_parts, prepare, whole
 from riffusion_train.training.stop import StopRequest
 from riffusion_train.training.validation import Validation
 
@@ -84,12 +85,13 @@ class Trainer:
         self.rhythm = rhythm
         self.global_batch_size = global_batch_size
         self.step = 0
+        self._saved_step: int | None = None
         named = {name: weight for name, weight in objective.named_parameters() if weight.requires_grad}
         name_of = {id(weight): name for name, weight in named.items()}
         self.parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
         self.names = [name_of[id(weight)] for weight in self.parameters]
         self._plain_optimizer = optimizer
-        self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
+        self.objective, self.optimizer = prepare(accelerator, objective, optimizer)
         self.agreement = Agreement(accelerator)
 
     def train(self) -> None:
@@ -123,7 +125,7 @@ class Trainer:
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """Put the averages in place of the trained weights for the length of a block."""
-        with averaged_weights(self.parameters, self.ema, self._plain_optimizer):
+        with averaged_weights(own_parts(self.parameters), self.ema, self._plain_optimizer):
             yield
 
     def _progress(self, main: bool) -> ProgressReport:
@@ -168,7 +170,8 @@ class Trainer:
         A norm that is not finite ends the run before a weight changes; on a GPU, which is not waited for, only in steps that
         are logged.
         """
-        grad_norm = torch.as_tensor(self.accelerator.clip_grad_norm_(self.parameters, self.rhythm.max_grad_norm))
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.rhythm.max_grad_norm)
+        grad_norm = whole(torch.as_tensor(norm))
         read = grad_norm.device.type == "cpu" or (self.step + 1) % self.rhythm.logging_steps == 0
         # A scaler meets infinite gradients by leaving the step out.
         if read and self.accelerator.scaler is None and not bool(grad_norm.isfinite()):
@@ -191,7 +194,7 @@ class Trainer:
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
-            self.ema.step(self.parameters)
+            self.ema.step(own_parts(self.parameters))
         self.step += 1
 
     def _validate_if_due(self) -> None:
@@ -243,25 +246,27 @@ class Trainer:
         return exhausted or self.step >= self.rhythm.max_train_steps
 
     def _save(self) -> None:
+        if self._saved_step == self.step:
+            return
         with self.metrics.speed.paused():
             self.accelerator.wait_for_everyone()
-            if self.accelerator.is_main_process and not self._saved_already():
-                self.checkpoints.save(self._state())
+            state = self._state()
+            if self.accelerator.is_main_process:
+                self.checkpoints.save(state)
             self.accelerator.wait_for_everyone()
-
-    def _saved_already(self) -> bool:
-        steps = self.checkpoints.steps()
-        return bool(steps) and steps[-1].name == f"step-{self.step:06d}"
+        self._saved_step = self.step
 
     def _state(self) -> TrainingState:
+        """Return the state, with whole tensors on the main process. All processes join: each may hold a part."""
+        main = self.accelerator.is_main_process
         tensors, groups = optimizer_tensors(self._plain_optimizer, self.names)
         scaler = self.accelerator.scaler
-        means = averages(self.parameters, self.ema, self._plain_optimizer)
+        means = averages(own_parts(self.parameters), self.ema, self._plain_optimizer)
         return TrainingState(
             step=self.step,
-            trained=dict(zip(self.names, self.parameters, strict=True)),
-            ema=dict(zip(self.names, means, strict=False)),
-            optimizer=tensors,
+            trained=gather(dict(zip(self.names, self.parameters, strict=True)), keep=main),
+            ema=gather(dict(zip(self.names, joined(means, self.parameters), strict=False)), keep=main),
+            optimizer=gather(tensors, keep=main),
             scalars={
                 "optimizer_groups": groups,
                 "schedule": {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"},
@@ -291,10 +296,11 @@ class Trainer:
             raise InputError(f"{self.checkpoints.folder}: its checkpoints hold other weights than this run trains")
         with torch.no_grad():
             for name, weight in zip(self.names, self.parameters, strict=True):
-                weight.copy_(state.trained[name])
+                weight.copy_(like_weight(state.trained[name], weight))
         if self.ema is not None:
             self.ema.shadow_params = [
-                like_weight(state.ema[name], weight) for name, weight in zip(self.names, self.parameters, strict=True)
+                own_part(like_weight(state.ema[name], weight))
+                for name, weight in zip(self.names, self.parameters, strict=True)
             ]
             self.ema.optimization_step = state.scalars["ema_step"]
         restore_optimizer(self._plain_optimizer, self.names, state.optimizer, state.scalars["optimizer_groups"])
@@ -303,7 +309,7 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state.scalars["scaler"])
         if self.validation is not None and state.scalars.get("validation") is not None:
             self.validation.restore(state.scalars["validation"])
-        self.step = state.step
+        self.step = self._saved_step = state.step
         self.metrics.resume_at(self.step)
 
     def _require_batch_size(self, before: int) -> None:
