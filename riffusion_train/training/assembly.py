@@ -7,12 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from riffusion_train.config.train import MethodName, TrainConfig
-from riffusion_train.dataset.loading import (
-    DiffusionSlices,
-    PictureSlices,
-    SliceTable,
-    make_tokenize,
-)
+from riffusion_train.dataset.loading import DiffusionSlices, PictureSlices, SliceTable, make_tokenize
 from riffusion_train.dataset.order import AddressedBatches, EpochOrder
 from riffusion_train.model.components import Components
 from riffusion_train.training.averaging import make_ema

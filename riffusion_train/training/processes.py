@@ -42,12 +42,9 @@ def start_processes(config: TrainConfig) -> tuple[Any, RunFolder]:
 
     check_launch(config)
     if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
-        AcceleratorState._reset_state(
-            reset_partial_state=True
-        )  # a run before this one in the same process, a notebook's
-    on_cpu = (
-        not torch.accelerator.is_available()
-    )  # unless told so, accelerate takes each of several CPU ranks for the only one
+        AcceleratorState._reset_state(reset_partial_state=True)  # of a run before in the same process, a notebook's
+    # Unless told so, accelerate takes each of several CPU ranks for the only one.
+    on_cpu = not torch.accelerator.is_available()
     precision = config.mixed_precision
     with _without_accelerates_fsdp():
         processes = PartialState(cpu=on_cpu)

@@ -10,22 +10,14 @@ import torch
 from riffusion_train.config.provenance import git_state, machine, versions
 from riffusion_train.config.train import MethodName, TrainConfig
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder
-from riffusion_train.dataset.loading import (
-    SliceTable,
-    check_slices,
-)
+from riffusion_train.dataset.loading import SliceTable, check_slices
 from riffusion_train.model.build import make_components
 from riffusion_train.model.components import Components, fingerprint
 from riffusion_train.training.assembly import make_trainer
 from riffusion_train.training.checks import check_codec, check_config
 from riffusion_train.training.final import measure_scaling_factor, write_final
 from riffusion_train.training.processes import start_processes, weights_are_shared
-from riffusion_train.training.run_folder import (
-    RunFolder,
-    check_resumable,
-    check_same_start,
-    config_values,
-)
+from riffusion_train.training.run_folder import RunFolder, check_resumable, check_same_start, config_values
 from riffusion_train.training.sharding import shard_components, whole_model
 from riffusion_train.training.trackers import check_tracker, start_tracker
 from riffusion_train.training.trainable import adapter_alpha, prepare_components
