@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -172,9 +173,13 @@ class Trainer:
         """
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.rhythm.max_grad_norm)
         grad_norm = whole(torch.as_tensor(norm))
-        read = grad_norm.device.type == "cpu" or (self.step + 1) % self.rhythm.logging_steps == 0
-        # A scaler meets infinite gradients by leaving the step out.
-        if read and self.accelerator.scaler is None and not bool(grad_norm.isfinite()):
+        if self.accelerator.scaler is not None:  # it meets infinite gradients by leaving the step out
+            return grad_norm
+        if grad_norm.device.type == "cpu":
+            finite = math.isfinite(grad_norm.numpy())
+        else:
+            finite = (self.step + 1) % self.rhythm.logging_steps != 0 or bool(grad_norm.isfinite())
+        if not finite:
             self._refuse("gradient", grad_norm.isfinite(), fetched)
         return grad_norm
 
