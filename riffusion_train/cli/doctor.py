@@ -8,7 +8,8 @@ _USAGE = """usage: riffusion doctor [MODEL]
 
 MODEL is a diffusers folder, a .safetensors or .ckpt file, a LoRA or a hub id: prints what it is, its base, codec, target,
 kind of number and size, and whether the sampler can use it. Nothing in it is run.
-Without MODEL: versions, devices and free disk."""
+Without MODEL: versions, devices and the number formats they train in, what optional packages can do here, disk and caches,
+and what to change."""
 
 
 def main(words: Sequence[str]) -> None:
@@ -22,31 +23,10 @@ def main(words: Sequence[str]) -> None:
 
     quieten_libraries()
     if not words:
-        print("\n".join(_machine_lines()))
+        from riffusion_train.training.doctor import examine
+
+        print("\n".join(examine().lines()))
         return
     from riffusion_train.export.describe import describe
 
     print("\n".join(describe(words[0]).lines()))
-
-
-def _machine_lines() -> list[str]:
-    import shutil
-
-    import torch
-
-    from riffusion_train.config.provenance import machine, versions
-
-    here = machine()
-    lines = [f"{name:<16} {version}" for name, version in versions().items()]
-    lines.append(
-        f"{'machine':<16} {here['processor']}, {here['cores']} cores, {here['memory_gib']} GiB, {here['system']}"
-    )
-    for index in range(torch.cuda.device_count()):
-        found = torch.cuda.get_device_properties(index)
-        lines.append(f"{'cuda:' + str(index):<16} {found.name}, {found.total_memory / 2**30:.0f} GiB")
-    if torch.backends.mps.is_available():
-        lines.append(f"{'mps':<16} available")
-    if not torch.accelerator.is_available():
-        lines.append(f"{'device':<16} cpu only")
-    lines.append(f"{'free disk here':<16} {shutil.disk_usage('.').free / 2**30:.0f} GiB")
-    return lines

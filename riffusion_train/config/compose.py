@@ -117,12 +117,13 @@ def _as_overrides(word: str, root: type) -> list[str]:
     group = key.lstrip("+~")
     if group in _GROUP_SHORTHAND and (conf_dir() / group).is_dir() and value not in group_options(group):
         return [f"{group}={_GROUP_SHORTHAND[group]}", f"{group}.path={_quoted(value)}"]
-    if _is_text(root, group) and value not in ("null", "???"):
+    if is_text(root, group) and value not in ("null", "???"):
         return [f"{key}={_quoted(value)}"]
     return [word]
 
 
-def _is_text(root: type, key: str) -> bool:
+def is_text(root: type, key: str) -> bool:
+    """Whether a dotted key of a config dataclass holds free text, whose commas and brackets mean themselves."""
     kind: Any = root
     for part in key.split("."):
         if not dataclasses.is_dataclass(kind):

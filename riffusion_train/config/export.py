@@ -57,7 +57,7 @@ class ExportConfig:
     format: ExportFormat = ExportFormat.diffusers
     """The layout."""
     checkpoint: str = "final"
-    """Step of the checkpoint to take, or `final`, or `newest`."""
+    """Step of the checkpoint to take, or `final`, `newest`, or `best`: the one that `validation.keep_best` kept."""
     weights: ExportWeights = ExportWeights.ema
     """Which weights."""
     dtype: ExportDtype = ExportDtype.fp32

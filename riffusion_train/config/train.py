@@ -24,6 +24,12 @@ class OptimizerName(enum.Enum):
 
     adamw = "adamw"
     """`torch.optim.AdamW`, fused."""
+    adamw_8bit = "adamw_8bit"
+    """AdamW with 8-bit moments (Dettmers et al. 2022), from bitsandbytes: 6 bytes less for each weight. Needs a GPU."""
+    prodigy = "prodigy"
+    """Finds its own learning rate (Mishchenko and Defazio 2024), from prodigyopt; `lr` is a factor, 1 unless you know why."""
+    schedule_free = "schedule_free"
+    """AdamW that averages the weights instead of lowering the rate (Defazio et al. 2024), from schedulefree."""
 
 
 class ScheduleName(enum.Enum):
@@ -58,6 +64,7 @@ class TrackerName(enum.Enum):
     files = "files"
     tensorboard = "tensorboard"
     wandb = "wandb"
+    trackio = "trackio"
 
 
 class Resume(enum.Enum):
@@ -76,7 +83,7 @@ class MethodConfig:
     name: MethodName = MethodName.full
     """The method."""
     train_text_encoder: bool = False
-    """Also train the text encoder (full only)."""
+    """Also train the text encoder: all of it with `full`, adapters on its attention with `lora`."""
     text_encoder_lr: float | None = None
     """Learning rate of the text encoder; null is the same as the UNet's."""
     lora_rank: int = 16
@@ -85,6 +92,16 @@ class MethodConfig:
     """Scale of the adapters: their output is multiplied by alpha / rank."""
     lora_target_modules: list[str] = dataclasses.field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
     """Names of the UNet's linear layers that get an adapter."""
+    lora_target_blocks: list[str] = dataclasses.field(default_factory=list)
+    """Blocks of the UNet that get adapters, such as `mid_block` or `up_blocks.1`; empty is all of them."""
+    lora_text_encoder_target_modules: list[str] = dataclasses.field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "out_proj"]
+    )
+    """With `train_text_encoder`: names of the text encoder's linear layers that get an adapter."""
+    lora_use_dora: bool = False
+    """Train the length of every adapted weight's rows apart from their direction (DoRA, Liu et al. 2024)."""
+    lora_use_rslora: bool = False
+    """Scale by alpha / sqrt(rank), so that high ranks learn as fast as low ones (rsLoRA, Kalajdzievski 2023)."""
     train_vae_encoder: bool = False
     """With `vae`: train the encoder too and measure the latents' scale anew, as a VAE built from nothing needs."""
     kl_weight: float = 1e-6
@@ -128,10 +145,15 @@ class ObjectiveConfig:
 
     prediction_type: PredictionType = PredictionType.epsilon
     """What the UNet predicts; the exported scheduler says the same."""
+    rescale_betas_zero_snr: bool = False
+    """Let the last timestep be pure noise (Lin et al. 2024), so that very loud and very quiet pictures can be made; needs
+    v_prediction. The exported scheduler says so."""
     snr_gamma: float | None = None
     """Min-SNR weighting (Hang et al. 2023); 5.0 is the paper's value, null is off."""
     noise_offset: float = 0.0
     """Strength of a per-channel offset in the noise."""
+    input_perturbation: float = 0.0
+    """Strength of more noise in the UNet's input that the target does not know of (Ning et al. 2023); 0.1 is the paper's."""
     proportion_empty_prompts: float = 0.1
     """How often the caption is dropped, so that guidance has an unconditional model to lean on."""
 
@@ -143,7 +165,29 @@ class EmaConfig:
     enabled: bool = True
     """Whether to keep one."""
     decay: float = 0.9999
-    """Highest decay; in the early steps it is (1 + step) / (10 + step)."""
+    """Highest decay; in the early steps it is (1 + step) / (10 + step), or as `use_ema_warmup` says."""
+    use_ema_warmup: bool = False
+    """Raise the decay as 1 - (1 + step / inv_gamma) ** -power instead: faster at first, slower to reach the highest."""
+    inv_gamma: float = 1.0
+    """With `use_ema_warmup`: the steps after which the rise sets in."""
+    power: float = 2 / 3
+    """With `use_ema_warmup`: how fast it rises; 2/3 suits a million steps, 3/4 fewer."""
+    update_after_step: int = 0
+    """Begin to average after so many steps."""
+
+
+@dataclasses.dataclass
+class ValidationConfig:
+    """The loss on the held-out split: at fixed timesteps with fixed noise, from the EMA weights."""
+
+    every_steps: int = 0
+    """Measure every so many steps, and at the end of a run that long; 0 is never."""
+    num_slices: int = 64
+    """Measure on at most so many slices, spread over the split."""
+    patience: int | None = None
+    """Stop the run after so many measurements in a row without a lower loss; null never stops."""
+    keep_best: bool = False
+    """Save a checkpoint at the lowest loss and keep it beside the newest: `riffusion export checkpoint=best`."""
 
 
 @dataclasses.dataclass
@@ -156,20 +200,24 @@ class PreviewConfig:
     """Prompts to sample; empty takes the captions of the first validation slices."""
     num_prompts: int = 4
     """How many captions to take where no prompts are given."""
+    seed: int = 0
+    """Seed of the first prompt, one more for each further one; the same at every preview."""
     num_inference_steps: int = 20
     """Denoising steps."""
-    guidance_scale: float = 7.0
-    """Classifier-free guidance."""
+    guidance_scales: list[float] = dataclasses.field(default_factory=lambda: [7.0])
+    """Strengths of classifier-free guidance; every prompt is sampled at each."""
+    base_row: bool = False
+    """Also sample once from the model that training begins with, for comparison."""
 
 
 @dataclasses.dataclass
 class TrackerConfig:
     """Where metrics go."""
 
-    name: TrackerName = TrackerName.files
+    name: TrackerName = TrackerName.tensorboard
     """The tracker."""
     project: str = "riffusion-train"
-    """Project name for wandb."""
+    """Project name for wandb and trackio."""
 
 
 @dataclasses.dataclass
@@ -178,6 +226,10 @@ class TrainConfig:
 
     dataset: str = MISSING
     """Dataset folder made by `riffusion prepare`."""
+    spectrogram_preset: str | None = None
+    """The spectrogram preset that the dataset must have been prepared with; null takes any."""
+    allow_other_spectrogram: bool = False
+    """Train although the dataset's codec is not the base model's own or not `spectrogram_preset`."""
     run: str | None = None
     """Run folder; null makes `runs/<date>-<name>`."""
     name: str = "train"
@@ -188,6 +240,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     ema: EmaConfig = dataclasses.field(default_factory=EmaConfig)
+    validation: ValidationConfig = dataclasses.field(default_factory=ValidationConfig)
     preview: PreviewConfig = dataclasses.field(default_factory=PreviewConfig)
     tracker: TrackerConfig = dataclasses.field(default_factory=TrackerConfig)
     seed: int = 0
@@ -204,8 +257,13 @@ class TrainConfig:
     """Autocast dtype."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a quarter more work."""
+    compile: bool = False
+    """Compile the UNet with `torch.compile`: minutes before the first step, then faster steps on a GPU."""
     cache_latents: bool = True
     """Encode every slice once with the frozen VAE and keep mean and variance on disk."""
+    cache_text_embeddings: bool = True
+    """Encode every distinct caption once with the frozen text encoder and keep its hidden states on disk; with
+    `method.train_text_encoder` captions are encoded in every step all the same."""
     dataloader_num_workers: int = 0
     """Loader processes of one training process."""
     num_threads: int | None = None
@@ -218,3 +276,5 @@ class TrainConfig:
     """Keep this many checkpoints."""
     resume: Resume = Resume.never
     """What to do where the run folder already holds a run."""
+    check: bool = False
+    """Build everything, do two steps and one save and load, say what the run would need, and leave nothing behind."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch.utils.data import Dataset
 
@@ -12,6 +13,7 @@ from riffusion_train.dataset.draws import generator, normal
 from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.dataset.order import Address
 
+_LOOKED_AT = 64
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 Tokenize = Callable[[str], torch.Tensor]
@@ -30,7 +32,7 @@ class SliceTable:
 
         folder.require_parquet()
         shards = [str(path) for path in folder.shards(split)]
-        if not shards:
+        if not folder.num_slices(split) or not shards:
             raise InputError(f"{folder.path}: the split '{split}' has no slices; prepare more audio, or other ratios")
         datasets.disable_progress_bars()
         self.folder = folder
@@ -47,7 +49,12 @@ class SliceTable:
 
     def pixels(self, index: int) -> torch.Tensor:
         """Return the image of a slice as the VAE takes it: float32 (3, height, width) in [-1, 1]."""
-        picture = self.picture(index)
+        picture, size = self.picture(index), self.folder.spectrogram
+        if picture.shape[:2] != (size.n_mels, size.width_px):
+            raise InputError(
+                f"{self.folder.path}: the picture of {self.where(index)} is {picture.shape[1]} x {picture.shape[0]}, "
+                f"spectrogram.json says {size.width_px} x {size.n_mels}; prepare the dataset anew"
+            )
         if picture.ndim == 2:
             picture = np.repeat(picture[..., None], 3, axis=2)
         return torch.from_numpy(picture.astype(np.float32)).permute(2, 0, 1) / 127.5 - 1
@@ -63,10 +70,53 @@ class SliceTable:
             raise InputError(f"{self.folder.path}: the slice {self.where(index)} has no caption; prepare it anew")
         return list(captions)
 
+    def all_captions(self) -> list[str]:
+        """Return every caption of the split once, in the order in which they first come."""
+        found: dict[str, None] = {}
+        for chunk in self.table.data.column("caption").chunks:
+            found.update(dict.fromkeys(pc.unique(pc.list_flatten(chunk)).drop_null().to_pylist()))
+        return list(found)
+
+    def without_caption(self) -> list[int]:
+        """Return the slices without a caption, or with one that is blank."""
+        column = self.table.data.column("caption")
+        missing, start = [], 0
+        for chunk in column.chunks:
+            counts = pc.fill_null(pc.list_value_length(chunk), 0).to_numpy(zero_copy_only=False)
+            texts = pc.fill_null(pc.utf8_trim_whitespace(pc.list_flatten(chunk)), "")
+            blank = pc.equal(texts, "").to_numpy(zero_copy_only=False).astype(bool)
+            parents = pc.list_parent_indices(chunk).to_numpy(zero_copy_only=False)
+            odd = (counts == 0) | np.isin(np.arange(len(chunk)), parents[blank])
+            missing += [start + int(place) for place in np.flatnonzero(odd)]
+            start += len(chunk)
+        return missing
+
     def where(self, index: int) -> str:
         """Name a slice for a message: its source and start."""
         row = self._texts[index]
         return f"{row['source']} at {row['start_s']:.2f} s"
+
+
+def check_slices(table: SliceTable, *, captions: bool) -> None:
+    """Refuse slices that cannot be trained on, before the first step: pictures of another size, missing captions.
+
+    Args:
+        table: The slices; up to 64 pictures spread over them are looked at, and all captions.
+        captions: Whether captions are needed.
+
+    Raises:
+        InputError: Naming a slice and how many there are like it.
+    """
+    for place in range(min(_LOOKED_AT, len(table))):
+        table.pixels(place * len(table) // min(_LOOKED_AT, len(table)))
+    if not captions:
+        return
+    missing = table.without_caption()
+    if missing:
+        raise InputError(
+            f"{table.folder.path}: {len(missing)} of {len(table)} slices have an empty caption or none, such as "
+            f"{table.where(missing[0])}; prepare the audio with captions, or leave these files out"
+        )
 
 
 class Moments(Protocol):
@@ -77,11 +127,20 @@ class Moments(Protocol):
         ...
 
 
+class Texts(Protocol):
+    """Cached hidden states of the text encoder."""
+
+    def __getitem__(self, caption: str) -> np.ndarray:
+        """Return the hidden states of a caption: float32 (77, D)."""
+        ...
+
+
 class DiffusionSlices(Dataset[dict[str, torch.Tensor]]):
     """Items for training the UNet, looked up by `Address`.
 
     An item holds `moments` (2 * C, h, w) where they are cached, else `pixels` (3, H, W); `latent_noise` (C, h, w), which
-    samples the latents; `noise` (C, h, w) and `timestep` (); `input_ids` (77,); and `slice_index` ().
+    samples the latents; `noise` (C, h, w) and `timestep` (); `input_noise` (C, h, w) where the input is perturbed;
+    `hidden_states` (77, D) of the drawn caption where they are cached, else its `input_ids` (77,); and `slice_index` ().
     """
 
     def __init__(
@@ -95,15 +154,19 @@ class DiffusionSlices(Dataset[dict[str, torch.Tensor]]):
         num_train_timesteps: int,
         proportion_empty_prompts: float,
         noise_offset: float,
+        input_perturbation: float = 0.0,
+        texts: Texts | None = None,
     ) -> None:
         self.table = table
         self.tokenize = tokenize
         self.moments = moments
+        self.texts = texts
         self.latent_shape = latent_shape
         self.seed = seed
         self.num_train_timesteps = num_train_timesteps
         self.proportion_empty_prompts = proportion_empty_prompts
         self.noise_offset = noise_offset
+        self.input_perturbation = input_perturbation
 
     def __getitem__(self, address: Address) -> dict[str, torch.Tensor]:
         at = (address.step, address.position)
@@ -111,12 +174,19 @@ class DiffusionSlices(Dataset[dict[str, torch.Tensor]]):
         if self.noise_offset:
             noise += self.noise_offset * normal(self.seed, "noise offset", (self.latent_shape[0], 1, 1), *at)
         item = {
-            "input_ids": self.tokenize(self._caption(address)),
             "latent_noise": torch.from_numpy(normal(self.seed, "latent", self.latent_shape, *at)),
             "noise": torch.from_numpy(noise),
             "slice_index": torch.tensor(address.slice_index),
             "timestep": torch.tensor(self._timestep(address)),
         }
+        caption = self._caption(address)
+        if self.texts is None:
+            item["input_ids"] = self.tokenize(caption)
+        else:
+            item["hidden_states"] = torch.from_numpy(np.array(self.texts[caption]))
+        if self.input_perturbation:
+            more = self.input_perturbation * normal(self.seed, "input perturbation", self.latent_shape, *at)
+            item["input_noise"] = torch.from_numpy(noise + more)
         if self.moments is None:
             return item | {"pixels": self.table.pixels(address.slice_index)}
         return item | {"moments": torch.from_numpy(np.array(self.moments[address.slice_index]))}

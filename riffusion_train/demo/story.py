@@ -167,7 +167,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 def _curve(name: str, run: Path) -> Curve:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return Curve(name, [(line["step"], line["loss"]) for line in lines])
+    return Curve(name, [(line["step"], line["loss"]) for line in lines if "loss" in line])
 
 
 def _facts(folder: DemoFolder, table: SliceTable, num_clips: int) -> dict[str, str]:

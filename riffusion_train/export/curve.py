@@ -16,7 +16,7 @@ def read_losses(metrics_file: Path, last_step: int) -> list[tuple[int, float]]:
     if not metrics_file.is_file():
         return []
     rows = [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
-    points = [(int(row["step"]), float(row["loss"])) for row in rows if row["step"] <= last_step]
+    points = [(int(row["step"]), float(row["loss"])) for row in rows if "loss" in row and row["step"] <= last_step]
     return [(step, loss) for step, loss in points if math.isfinite(loss)]
 
 

@@ -9,16 +9,18 @@ from riffusion_train.config.errors import InputError
 from riffusion_train.config.export import ExportWeights
 from riffusion_train.config.model import ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
-from riffusion_train.config.train import MethodName, TrainConfig
+from riffusion_train.config.train import MethodName, OptimizerName, TrainConfig
+from riffusion_train.model.adapt import lora_scale_alpha
 from riffusion_train.model.build import make_components
 from riffusion_train.model.components import open_model
 from riffusion_train.model.lora import LORA_FILE, Lora, from_peft, merged, read_lora
+from riffusion_train.model.noise_schedule import trained_scheduler
 from riffusion_train.model.stored import StoredModel, stored_components, stored_fingerprint
 from riffusion_train.model.tensor_file import open_tensors
 from riffusion_train.training.checkpoint import Checkpoints
 from riffusion_train.training.run_folder import RunFolder
 
-FINAL, NEWEST = "final", "newest"
+FINAL, NEWEST, BEST = "final", "newest", "best"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ def open_run_model(path: Path, checkpoint: str, weights: ExportWeights) -> RunMo
 
     Args:
         path: The run folder, or the folder of one of its checkpoints.
-        checkpoint: A step, `final` or `newest`; with the folder of a checkpoint, `final` means that one.
+        checkpoint: A step, `final`, `newest` or `best`; with the folder of a checkpoint, `final` means that one.
         weights: Which weights.
 
     Raises:
@@ -61,19 +63,21 @@ def open_run_model(path: Path, checkpoint: str, weights: ExportWeights) -> RunMo
     if not run.manifest_file.is_file():
         raise InputError(f"run={path}: has no manifest.json; the run never started")
     manifest = json.loads(run.manifest_file.read_text(encoding="utf-8"))
-    kept = weights if config.ema.enabled else ExportWeights.raw
+    averaged = config.ema.enabled or config.optimizer.name is OptimizerName.schedule_free
+    kept = weights if averaged else ExportWeights.raw
+    last_step = _last_step(run, config)
     is_lora = config.method.name is MethodName.lora
-    if checkpoint == FINAL and (weights is ExportWeights.ema or not config.ema.enabled):
+    if checkpoint == FINAL and (weights is ExportWeights.ema or not averaged):
         if not run.final.is_dir():
             raise InputError(
                 f"run={path}: not finished (no final/); go on with riffusion train … resume=auto, or take checkpoint=newest"
             )
         if not is_lora:
-            return RunModel(run, config, manifest, config.max_train_steps, kept, open_model(str(run.final)), None)
+            return RunModel(run, config, manifest, last_step, kept, open_model(str(run.final)), None)
         base = _base(run, config, manifest, load_spectrogram(run.final))
         lora = read_lora(run.final / LORA_FILE, base.skeleton.modules, "the run's base")
         lora = dataclasses.replace(lora, spectrogram=base.skeleton.spectrogram)
-        return RunModel(run, config, manifest, config.max_train_steps, kept, base, lora)
+        return RunModel(run, config, manifest, last_step, kept, base, lora)
     folder = _checkpoint(run, config, checkpoint)
     if config.method.train_vae_encoder:
         raise InputError(
@@ -85,9 +89,9 @@ def open_run_model(path: Path, checkpoint: str, weights: ExportWeights) -> RunMo
     step = int(folder.name.removeprefix("step-"))
     if is_lora:
         loaded = {name: tensor.load() for name, tensor in tensors.items()}
-        return RunModel(
-            run, config, manifest, step, kept, base, from_peft(loaded, config.method.lora_alpha, codec, str(folder))
-        )
+        method = config.method
+        alpha = lora_scale_alpha(rank=method.lora_rank, alpha=method.lora_alpha, use_rslora=method.lora_use_rslora)
+        return RunModel(run, config, manifest, step, kept, base, from_peft(loaded, alpha, codec, str(folder)))
     try:
         whole = base.replaced(tensors)
     except KeyError as error:
@@ -97,15 +101,28 @@ def open_run_model(path: Path, checkpoint: str, weights: ExportWeights) -> RunMo
 
 def _checkpoint(run: RunFolder, config: TrainConfig, checkpoint: str) -> Path:
     """Find the folder of a checkpoint; the final weights as they were trained are in the last one."""
-    there = Checkpoints(run.checkpoints, config.checkpoints_total_limit).steps()
+    checkpoints = Checkpoints(run.checkpoints, config.checkpoints_total_limit)
+    there, best = checkpoints.steps(), checkpoints.best()
     if checkpoint == NEWEST and there:
         return there[-1]
-    wanted = str(config.max_train_steps) if checkpoint == FINAL else checkpoint
+    if checkpoint == BEST:
+        if best is None:
+            raise InputError(
+                f"checkpoint=best: {run.path} kept none; train with validation.keep_best=true, or take newest"
+            )
+        return best
+    wanted = str(_last_step(run, config)) if checkpoint == FINAL else checkpoint
     found = [folder for folder in there if wanted.isdigit() and int(folder.name.removeprefix("step-")) == int(wanted)]
     if not found:
         steps = ", ".join(str(int(folder.name.removeprefix("step-"))) for folder in there) or "none"
         raise InputError(f"checkpoint={checkpoint}: {run.path} has no such checkpoint; it has: {steps}")
     return found[0]
+
+
+def _last_step(run: RunFolder, config: TrainConfig) -> int:
+    """Return the step that a finished run ended with: its last checkpoint's, since it may have stopped early."""
+    there = Checkpoints(run.checkpoints, config.checkpoints_total_limit).steps()
+    return int(there[-1].name.removeprefix("step-")) if there else config.max_train_steps
 
 
 def _codec(run: RunFolder, config: TrainConfig) -> SpectrogramConfig:
@@ -132,8 +149,9 @@ def _base(
             "changed); put the old one back, or export a finished run"
         )
     parts_now = model.skeleton
-    scheduler = type(parts_now.scheduler).from_config(  # type: ignore[attr-defined]
-        parts_now.scheduler.config,  # type: ignore[attr-defined]
+    scheduler = trained_scheduler(
+        parts_now.scheduler,
         prediction_type=config.objective.prediction_type.value,
+        rescale_betas_zero_snr=config.objective.rescale_betas_zero_snr,
     )
     return dataclasses.replace(model, skeleton=dataclasses.replace(parts_now, scheduler=scheduler, spectrogram=codec))

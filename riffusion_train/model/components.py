@@ -41,6 +41,11 @@ class Components:
         """Pixels of the picture for one pixel of the latents, along each side."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
+    def latent_shape(self, codec: SpectrogramConfig) -> tuple[int, int, int]:
+        """Return the shape of the latents of a codec's pictures: (channels, height, width)."""
+        scale = self.downsampling
+        return (int(self.vae.config.latent_channels), codec.n_mels // scale, codec.width_px // scale)
+
     @property
     def modules(self) -> dict[str, nn.Module]:
         """The three networks by name."""

@@ -1,6 +1,7 @@
 """Low-rank adapters in files (Hu et al. 2021, arXiv:2106.09685): diffusers' and kohya's layout, and merging into a model.
 
-Both layouts hold two matrices for every adapted layer. diffusers names the layer by its path and keeps the scale once, in the
+Both layouts hold two matrices for every adapted layer, and of a DoRA (Liu et al. 2024, arXiv:2402.09353) the length of every
+row of the adapted weight as well. diffusers names the layer by its path and keeps the scale once, in the
 metadata; kohya's sd-scripts join the path with underscores and keep an `alpha` beside every layer.
 """
 
@@ -36,6 +37,9 @@ _SUFFIXES = {
     ".lora_down.weight": "down",
     ".lora_up.weight": "up",
     ".alpha": "alpha",
+    ".lora_magnitude_vector": "magnitude",
+    ".lora_magnitude_vector.weight": "magnitude",
+    ".dora_scale": "magnitude",
 }
 _KOHYA_PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_"}
 
@@ -49,6 +53,8 @@ class LoraLayer:
     up: Tensor
     """(out, rank), or (out, rank, 1, 1)."""
     alpha: float
+    magnitude: Tensor | None = None
+    """(out,): the length of every row of the adapted weight, of a DoRA."""
 
     @property
     def rank(self) -> int:
@@ -64,6 +70,14 @@ class LoraLayer:
         """Return what is added to the weight, in fp32."""
         product = self.up.float().flatten(1) @ self.down.float().flatten(1)
         return (self.alpha / self.rank) * product.reshape(self.size)
+
+    def adapted(self, weight: Tensor, scale: float = 1.0) -> Tensor:
+        """Return a weight with the adapter merged into it, in fp32; `scale` is the adapter's strength."""
+        total = weight.float() + scale * self.change()
+        if self.magnitude is None:
+            return total
+        lengths = total.flatten(1).norm(dim=1)
+        return total * (self.magnitude.float().flatten() / lengths).reshape(-1, *[1] * (total.dim() - 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +125,7 @@ def read_lora(path: Path, modules: Mapping[str, nn.Module], where: str = "Stable
         raise InputError(f"{file}: {len(halves)} layers have only one half of their adapter: {shortened(halves)}")
     scales = _scales(file, metadata)
     layers = {layer: _layer(layer, found, scales) for layer, found in parts.items()}
+    _check_magnitudes(file, layers, scales)
     _check_fits(file, layers, modules, where)
     codec = read_metadata_spectrogram(file, metadata)
     if codec is None and path.is_dir():
@@ -137,6 +152,8 @@ def write_diffusers_lora(path: Path, lora: Lora, *, dtype: torch.dtype | None = 
         for name, layer in layers.items():
             tensors[f"{prefix}{name}.lora_A.weight"] = stored(layer.down)
             tensors[f"{prefix}{name}.lora_B.weight"] = stored(layer.up)
+            if layer.magnitude is not None:
+                tensors[f"{prefix}{name}.lora_magnitude_vector"] = stored(layer.magnitude)
         if layers:
             config |= {f"{part}.{key}": value for key, value in _peft_config(layers).items()}
     texts = {"format": "pt", _ADAPTER_METADATA_KEY: json.dumps(config, indent=2, sort_keys=True)}
@@ -152,6 +169,8 @@ def write_kohya_lora(path: Path, lora: Lora, *, dtype: torch.dtype | None = None
         tensors[f"{start}.lora_down.weight"] = stored(layer.down)
         tensors[f"{start}.lora_up.weight"] = stored(layer.up)
         tensors[f"{start}.alpha"] = stored(torch.tensor(layer.alpha))
+        if layer.magnitude is not None:
+            tensors[f"{start}.dora_scale"] = stored(layer.magnitude[:, None])
     ranks = {layer.rank for layer in lora.layers.values()}
     alphas = {layer.alpha for layer in lora.layers.values()}
     texts = {
@@ -169,7 +188,7 @@ def merged(model: StoredModel, lora: Lora, scale: float = 1.0) -> StoredModel:
     """Return the model with adapters added to the weights they adapt; the sums are made when they are read, in fp32."""
 
     def changed(base: StoredTensor, layer: LoraLayer) -> StoredTensor:
-        return StoredTensor(base.shape, torch.float32, lambda: base.load().float() + scale * layer.change())
+        return StoredTensor(base.shape, torch.float32, lambda: layer.adapted(base.load(), scale))
 
     weights = {}
     for name, layer in lora.layers.items():
@@ -182,9 +201,11 @@ def from_peft(tensors: Mapping[str, Tensor], alpha: float, spectrogram: Spectrog
     """Return adapters from a network's own names for them, as a checkpoint keeps them: `unet.….lora_A.default.weight`."""
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        name, kind = _split(re.sub(r"\.(lora_[AB])\.\w+\.weight$", r".\1.weight", key))
+        name, kind = _split(re.sub(r"\.(lora_[AB]|lora_magnitude_vector)\.\w+\.weight$", r".\1.weight", key))
         parts.setdefault(name, {})[kind] = tensor
-    layers = {name: LoraLayer(found["down"], found["up"], alpha) for name, found in parts.items()}
+    layers = {
+        name: LoraLayer(found["down"], found["up"], alpha, found.get("magnitude")) for name, found in parts.items()
+    }
     return Lora(layers, spectrogram, {}, "diffusers", source)
 
 
@@ -227,8 +248,6 @@ def _scales(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         scales = json.loads(text)
     except ValueError:
         raise InputError(f"{file}: its metadata '{_ADAPTER_METADATA_KEY}' is not valid JSON") from None
-    if any(scales.get(f"{part}.use_dora") for part in _KOHYA_PREFIXES):
-        raise InputError(f"{file}: a DoRA, which is more than a LoRA; merge it with diffusers first")
     return dict(scales)
 
 
@@ -243,7 +262,23 @@ def _layer(name: str, found: Mapping[str, Tensor], scales: Mapping[str, Any]) ->
         alpha = float(patterns.get(rest, scales.get(f"{part}.lora_alpha", rank)))
         if scales.get(f"{part}.use_rslora"):
             alpha *= math.sqrt(rank)
-    return LoraLayer(found["down"], found["up"], alpha)
+    magnitude = found.get("magnitude")
+    return LoraLayer(found["down"], found["up"], alpha, None if magnitude is None else magnitude.flatten())
+
+
+def _check_magnitudes(file: Path, layers: Mapping[str, LoraLayer], scales: Mapping[str, Any]) -> None:
+    """Refuse a DoRA without its lengths, or with lengths of columns, which some trainers use."""
+    for part in _KOHYA_PREFIXES:
+        own = [layer.magnitude for name, layer in layers.items() if name.startswith(part + ".")]
+        if scales.get(f"{part}.use_dora") and not all(magnitude is not None for magnitude in own):
+            raise InputError(f"{file}: says that it is a DoRA and holds no magnitudes for some layers; get it anew")
+    odd = [
+        name for name, layer in layers.items() if layer.magnitude is not None and len(layer.magnitude) != layer.size[0]
+    ]
+    if odd:
+        raise InputError(
+            f"{file}: a DoRA of the lengths of columns, not of rows: {shortened(odd)}; merge it where it was made"
+        )
 
 
 def _check_fits(file: Path, layers: Mapping[str, LoraLayer], modules: Mapping[str, nn.Module], where: str) -> None:
@@ -273,6 +308,7 @@ def _peft_config(layers: Mapping[str, LoraLayer]) -> dict[str, Any]:
         lora_alpha=alpha,  # type: ignore[arg-type]
         rank_pattern={name: layer.rank for name, layer in layers.items() if layer.rank != rank},
         alpha_pattern={name: layer.alpha for name, layer in layers.items() if layer.alpha != alpha},
+        use_dora=any(layer.magnitude is not None for layer in layers.values()),
         target_modules=sorted(layers),
     ).to_dict()
     return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}

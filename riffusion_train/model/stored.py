@@ -67,11 +67,16 @@ def stored_components(components: Components) -> StoredModel:
 def read_components(model: StoredModel) -> Components:
     """Read a stored model into memory, in fp32; its skeleton, on the meta device before, holds the weights then."""
     for part, module in model.skeleton.modules.items():
-        weights = {name: tensor.load().to(torch.float32, copy=True) for name, tensor in model.tensors[part].items()}
-        module.load_state_dict(weights, strict=True, assign=True)
-        _materialise_buffers(module)
-        module.eval()
+        fill_network(module, model.tensors[part])
     return model.skeleton
+
+
+def fill_network(module: nn.Module, tensors: Mapping[str, StoredTensor]) -> None:
+    """Give a network on the meta device its weights, in fp32."""
+    weights = {name: tensor.load().to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    module.load_state_dict(weights, strict=True, assign=True)
+    _materialise_buffers(module)
+    module.eval()
 
 
 def open_folder(folder: Path, source: str, *, allow_pickle: bool = False) -> StoredModel:

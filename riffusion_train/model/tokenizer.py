@@ -94,6 +94,15 @@ def is_standard(tokenizer: "CLIPTokenizer") -> bool:
     return tokenizer.get_vocab() == vocabulary
 
 
+def tokenizer_fingerprint(tokenizer: "CLIPTokenizer") -> str:
+    """Return a short hash of all that turns a text into ids: vocabulary, merges, normalisation, added tokens, length."""
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    for remembered in ("padding", "truncation"):  # of the last call, not of the tokenizer
+        told.pop(remembered, None)
+    told["length"] = [tokenizer.model_max_length, tokenizer.pad_token_id]
+    return hashlib.blake2b(json.dumps(told, sort_keys=True).encode("utf-8"), digest_size=16).hexdigest()
+
+
 @functools.cache
 def _standard_vocabulary() -> tuple[dict[str, int], list[str]]:
     """Return the ids of the tokens, and the merges in order."""

@@ -22,7 +22,9 @@ def make_scheduler(name: SchedulerName, trained: Any) -> Any:
         return DDIMScheduler.from_config(config, clip_sample=False)
     if name is SchedulerName.euler:
         return EulerDiscreteScheduler.from_config(config)
-    return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", use_karras_sigmas=True)
+    # From pure noise, whose sigma has no end, Karras's steps would nearly all be spent where there is nothing to see.
+    karras = not config.get("rescale_betas_zero_snr", False)
+    return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", use_karras_sigmas=karras)
 
 
 def initial_noise(seed: int, shape: tuple[int, int, int]) -> Tensor:

@@ -4,10 +4,10 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,6 +18,8 @@ SCHEMA_VERSION = 1
 _STATE_FILE = "state.json"
 _TENSOR_FILES = ("trained", "ema", "optimizer")
 _PARTIAL_PREFIX = ".partial-"
+_DAMAGED_PREFIX = "damaged-"
+_BEST_FILE = "best.json"
 
 
 @dataclasses.dataclass
@@ -56,8 +58,7 @@ class Checkpoints:
         self._clear_partial()
         partial.mkdir(parents=True)
         for name in _TENSOR_FILES:
-            tensors = {key: tensor.detach().contiguous().cpu() for key, tensor in getattr(state, name).items()}
-            save_file(tensors, partial / f"{name}.safetensors")
+            save_file(_separate(getattr(state, name)), partial / f"{name}.safetensors")
         data = {
             "schema_version": SCHEMA_VERSION,
             "step": state.step,
@@ -71,31 +72,61 @@ class Checkpoints:
             shutil.rmtree(target)
         partial.rename(target)
         _flush_to_disk(self.folder)
-        for old in self.steps()[: -self.total_limit]:
-            shutil.rmtree(old)
+        self._rotate()
         return target
 
-    def load_newest(self) -> tuple[TrainingState | None, list[str]]:
+    def best(self) -> Path | None:
+        """Return the checkpoint that `keep_best` named; None where there is none."""
+        file = self.folder / _BEST_FILE
+        if not file.is_file():
+            return None
+        folder = self.folder / f"step-{json.loads(file.read_text(encoding='utf-8'))['step']:06d}"
+        return folder if folder.is_dir() else None
+
+    def keep_best(self, step: int) -> None:
+        """Keep the checkpoint of a step beyond the limit, in place of the one that was kept before."""
+        partial = self.folder / (_PARTIAL_PREFIX + _BEST_FILE)
+        partial.write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+        _flush_to_disk(partial)
+        partial.replace(self.folder / _BEST_FILE)
+        self._rotate()
+
+    def set_aside(self, damaged: Iterable[Path]) -> None:
+        """Rename damaged checkpoints, so that the steps they were for can be saved again."""
+        for folder in damaged:
+            target = folder.with_name(_DAMAGED_PREFIX + folder.name)
+            if target.exists():
+                shutil.rmtree(target)
+            folder.rename(target)
+
+    def load_newest(self) -> tuple[TrainingState | None, dict[Path, str]]:
         """Read the newest checkpoint that can be read.
 
         Returns:
-            The state, or None where there is no checkpoint; and one line for each damaged checkpoint passed over.
+            The state, or None where there is no checkpoint; and the damaged checkpoints passed over, with what is wrong.
 
         Raises:
-            InputError: If a checkpoint is of a newer schema.
+            InputError: If a checkpoint is of a newer schema, or if there are checkpoints and none can be read.
         """
-        complaints: list[str] = []
+        damaged: dict[Path, str] = {}
         for folder in reversed(self.steps()):
             try:
-                return self._load(folder), complaints
-            except (OSError, ValueError, KeyError, SafetensorError) as error:
-                complaints.append(f"{folder} is damaged ({error}); the one before it is taken")
-        return None, complaints
+                return self._load(folder), damaged
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                damaged[folder] = f"{type(error).__name__}: {error}"
+        if damaged:
+            raise InputError(
+                f"{self.folder}: none of its {len(damaged)} checkpoints can be read; start a new run folder"
+            )
+        return None, damaged
 
     def _load(self, folder: Path) -> TrainingState:
         data = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
         if data["schema_version"] > SCHEMA_VERSION:
-            raise InputError(f"{folder}: written by a newer riffusion-train (schema {data['schema_version']})")
+            raise InputError(
+                f"{folder}: written by a newer riffusion-train (checkpoint schema {data['schema_version']}, this one knows "
+                f"{SCHEMA_VERSION}); pip install --upgrade riffusion-train"
+            )
         tensors = {name: load_file(folder / f"{name}.safetensors") for name in _TENSOR_FILES}
         return TrainingState(
             step=data["step"],
@@ -106,45 +137,18 @@ class Checkpoints:
             global_batch_size=data["global_batch_size"],
         )
 
+    def _rotate(self) -> None:
+        """Remove the checkpoints beyond the limit. Each is renamed first, so that none ever stands there half removed."""
+        for old in self.steps()[: -self.total_limit]:
+            if old != self.best():
+                shutil.rmtree(old.rename(self.folder / (_PARTIAL_PREFIX + "old-" + old.name)))
+
     def _clear_partial(self) -> None:
         for path in self.folder.glob(_PARTIAL_PREFIX + "*"):
-            shutil.rmtree(path)
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> tuple[dict[str, Tensor], list[Any]]:
-    """Split an optimizer's state into tensors by weight name and its groups as JSON data.
-
-    Args:
-        optimizer: The optimizer.
-        names: Names of its weights, in the order of its groups.
-    """
-    state = optimizer.state_dict()
-    tensors = {
-        f"{names[index]}.{key}": value for index, moments in state["state"].items() for key, value in moments.items()
-    }
-    groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
-    return tensors, groups
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, names: list[str], tensors: dict[str, Tensor], groups: list[Any]
-) -> None:
-    """Put back what `optimizer_tensors` took, in the memory layout of the weights, which the fused kernel relies on."""
-    state: dict[int, dict[str, Tensor]] = {}
-    index_of = {name: index for index, name in enumerate(names)}
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    for key, tensor in tensors.items():
-        name, _, moment = key.rpartition(".")
-        index = index_of[name]
-        state.setdefault(index, {})[moment] = like_weight(tensor, weights[index]) if tensor.dim() else tensor
-    now = optimizer.state_dict()["param_groups"]
-    merged = [{**saved, "params": group["params"]} for saved, group in zip(groups, now, strict=True)]
-    optimizer.load_state_dict({"state": state, "param_groups": merged})
-
-
-def like_weight(tensor: Tensor, weight: Tensor) -> Tensor:
-    """Return a copy of a tensor in the memory layout and on the device of a weight of its shape."""
-    return torch.empty_like(weight, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def _flush_to_disk(path: Path) -> None:
@@ -153,3 +157,14 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors on the CPU, none sharing memory with another: bitsandbytes' tables are one for all weights."""
+    seen: set[int] = set()
+    separate = {}
+    for key, tensor in tensors.items():
+        plain = tensor.detach().contiguous().cpu()
+        separate[key] = plain.clone() if plain.data_ptr() in seen else plain
+        seen.add(plain.data_ptr())
+    return separate

@@ -9,8 +9,9 @@ import torch
 from riffusion_train.config.spectrogram import write_spectrogram
 from riffusion_train.dataset.draws import generator
 from riffusion_train.dataset.loading import SliceTable
-from riffusion_train.model.adapt import ADAPTER
+from riffusion_train.model.adapt import adapter_weights
 from riffusion_train.model.components import Components, write_components
+from riffusion_train.model.lora import LORA_FILE, from_peft, write_diffusers_lora
 
 _MEASURED_SLICES = 256
 
@@ -37,27 +38,29 @@ def measure_scaling_factor(vae: Any, table: SliceTable, *, latent_std: float, se
     return factor
 
 
-def write_final(target: Path, components: Components, *, lora: bool) -> None:
-    """Write the model that a run ends with: a whole diffusers folder, or the adapters of a LoRA run."""
+def write_final(target: Path, components: Components, *, lora_alpha: float | None) -> None:
+    """Write the model that a run ends with: a whole diffusers folder, or the adapters of a LoRA run.
+
+    Args:
+        target: The folder.
+        components: The model.
+        lora_alpha: The scale of the adapters times their rank; None where there are none.
+    """
     partial = target.with_name(f".partial-{target.name}")
     if partial.exists():
         shutil.rmtree(partial)
-    if lora:
-        write_lora(partial, components)
-    else:
+    if lora_alpha is None:
         write_components(partial, components)
+    else:
+        write_lora(partial, components, lora_alpha)
     partial.rename(target)
 
 
-def write_lora(folder: Path, components: Components) -> None:
-    """Write the UNet's adapters as `pytorch_lora_weights.safetensors` in diffusers' layout, with `spectrogram.json`."""
-    from diffusers import StableDiffusionPipeline
-    from peft.utils import get_peft_model_state_dict
-
-    StableDiffusionPipeline.save_lora_weights(
-        folder,
-        unet_lora_layers=get_peft_model_state_dict(components.unet, adapter_name=ADAPTER),
-        unet_lora_adapter_metadata=components.unet.peft_config[ADAPTER].to_dict(),
-    )
+def write_lora(folder: Path, components: Components, alpha: float) -> None:
+    """Write the adapters as `pytorch_lora_weights.safetensors` in diffusers' layout, with `spectrogram.json`."""
+    folder.mkdir(parents=True)
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in adapter_weights(components).items()}
+    lora = from_peft(weights, alpha, components.spectrogram, components.source)
+    write_diffusers_lora(folder / LORA_FILE, lora, extra={})
     if components.spectrogram is not None:
         write_spectrogram(folder, components.spectrogram)

@@ -1,26 +1,23 @@
 """Metrics of a run: `metrics.jsonl` always, a tracker where one is asked for, and the line on the terminal."""
 
-import importlib.util
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from riffusion_train.config.errors import InputError
-from riffusion_train.config.train import TrackerConfig, TrackerName
+from riffusion_train.training.speed import Speedometer
 
-
-def check_tracker(config: TrackerConfig) -> None:
-    """Refuse a tracker that is not installed, before anything else is done.
-
-    Raises:
-        InputError: With the command that installs it.
-    """
-    if config.name is not TrackerName.files and importlib.util.find_spec(config.name.value) is None:
-        raise InputError(f"tracker={config.name.value} is not installed; pip install {config.name.value}")
+_FIGURES = {
+    "loss": "loss {:.4f}",
+    "images_per_s": "{:.3g} images/s",
+    "audio_s_per_s": "{:.3g} s of audio/s",
+    "mfu_percent": "MFU {:.1f} %",
+    "data_wait_percent": "data wait {:.1f} %",
+    "peak_memory_gib": "{:.1f} GiB",
+}
+"""What of the averages is shown while it runs."""
 
 
 class MetricsLog:
@@ -29,18 +26,15 @@ class MetricsLog:
     Args:
         path: `metrics.jsonl`.
         accelerator: Averages over ranks, and feeds the tracker.
-        images_per_step: Slices of one optimizer step over all ranks.
-        clip_s: Seconds of audio of one slice.
+        speed: Measures the steps.
     """
 
-    def __init__(self, path: Path, accelerator: Any, *, images_per_step: int, clip_s: float) -> None:
+    def __init__(self, path: Path, accelerator: Any, speed: Speedometer) -> None:
         self.path = path
         self.accelerator = accelerator
-        self.images_per_step = images_per_step
-        self.clip_s = clip_s
-        self.last_loss: float | None = None
+        self.speed = speed
+        self.last: dict[str, float | None] = {}
         self._losses: list[Tensor] = []
-        self._since = time.perf_counter()
 
     def resume_at(self, step: int) -> None:
         """Drop the lines that a stopped run wrote after its last checkpoint."""
@@ -57,19 +51,17 @@ class MetricsLog:
     def write(self, step: int, lr: float, grad_norm: Tensor) -> None:
         """Average what was added since the last call over steps and ranks, and write it."""
         mean = self.accelerator.reduce(torch.stack(self._losses).mean(), reduction="mean")
-        seconds = time.perf_counter() - self._since
-        images_per_s = len(self._losses) * self.images_per_step / seconds
-        self.last_loss = float(mean)
-        values = {
-            "loss": self.last_loss,
-            "lr": lr,
-            "grad_norm": float(grad_norm),
-            "images_per_s": images_per_s,
-            "audio_s_per_s": images_per_s * self.clip_s,
-        }
+        # Reading the loss waits for the device; only then does the clock say how long the steps took.
+        values = {"loss": float(mean), "lr": lr, "grad_norm": float(grad_norm), **self.speed.read(len(self._losses))}
+        self.last = values
         self._losses.clear()
-        self._since = time.perf_counter()
         if self.accelerator.is_main_process:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
-        self.accelerator.log(values, step=step)
+        self.accelerator.log({key: value for key, value in values.items() if value is not None}, step=step)
+
+    def figures(self) -> str:
+        """Return the last averages that are worth seeing while it runs, on one line; empty before the first."""
+        return ", ".join(
+            template.format(self.last[key]) for key, template in _FIGURES.items() if self.last.get(key) is not None
+        )

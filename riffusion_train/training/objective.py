@@ -15,7 +15,7 @@ class DiffusionObjective(nn.Module):
 
     Args:
         unet: The denoiser.
-        text_encoder: Gives the UNet the captions' hidden states.
+        text_encoder: Gives the UNet the captions' hidden states; None where every batch brings them.
         vae: Encodes pictures where the batch brings no cached moments; never trained here.
         noise_scheduler: diffusers' `DDPMScheduler`; its `prediction_type` says what the UNet predicts.
         snr_gamma: Min-SNR weighting (Hang et al. 2023, arXiv:2303.09556), or None.
@@ -40,16 +40,28 @@ class DiffusionObjective(nn.Module):
         self.snr_gamma = snr_gamma
         self.train_text_encoder = train_text_encoder
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Return the mean loss of a batch from `DiffusionSlices`: a scalar."""
+    def forward(self, batch: Batch, *, each: bool = False) -> Tensor:
+        """Return the mean loss of a batch from `DiffusionSlices`: a scalar.
+
+        Args:
+            batch: The batch.
+            each: Return the loss of each item instead (B,), without weights, for a measurement that no setting changes.
+        """
         latents = self._latents(batch)  # (B, C, h, w)
         noise, timesteps = batch["noise"], batch["timestep"]
-        noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
-        with torch.set_grad_enabled(self.train_text_encoder and torch.is_grad_enabled()):
-            hidden_states = self.text_encoder(batch["input_ids"]).last_hidden_state  # (B, 77, D)
-        prediction = self.unet(noisy, timesteps, hidden_states).sample
+        # Input perturbation: the UNet sees more noise than the target knows of (Ning et al. 2023, arXiv:2301.11706).
+        noisy = self.noise_scheduler.add_noise(latents, batch.get("input_noise", noise), timesteps)
+        prediction = self.unet(noisy, timesteps, self._hidden_states(batch)).sample
         loss = F.mse_loss(prediction.float(), self._target(latents, noise, timesteps), reduction="none")
-        return (loss.mean(dim=(1, 2, 3)) * self._weight(timesteps)).mean()
+        losses = loss.mean(dim=(1, 2, 3))
+        return losses if each else (losses * self._weight(timesteps)).mean()
+
+    def _hidden_states(self, batch: Batch) -> Tensor:
+        """Return what the UNet attends to: (B, 77, D)."""
+        if "hidden_states" in batch:
+            return batch["hidden_states"]
+        with torch.set_grad_enabled(self.train_text_encoder and torch.is_grad_enabled()):
+            return self.text_encoder(batch["input_ids"]).last_hidden_state
 
     def _latents(self, batch: Batch) -> Tensor:
         if "moments" in batch:
@@ -92,12 +104,14 @@ class VaeObjective(nn.Module):
         self.kl_weight = kl_weight
         self.train_encoder = train_encoder
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Return the mean loss of a batch from `PictureSlices`: a scalar."""
+    def forward(self, batch: Batch, *, each: bool = False) -> Tensor:
+        """Return the mean loss of a batch from `PictureSlices`: a scalar; or the mean error of each picture (B,)."""
         pixels = batch["pixels"]
         with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
             moments = encode_moments(self.vae, pixels)
         decoded = self.vae.decode(sample_moments(moments, batch["latent_noise"])).sample
+        if each:
+            return F.l1_loss(decoded.float(), pixels, reduction="none").mean(dim=(1, 2, 3))
         loss = F.l1_loss(decoded.float(), pixels)
         if not self.train_encoder:
             return loss

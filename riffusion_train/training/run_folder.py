@@ -12,6 +12,7 @@ from riffusion_train.config.spectrogram import SpectrogramConfig, write_spectrog
 from riffusion_train.config.train import Resume, TrainConfig
 
 _FREE_TO_CHANGE = (
+    "check",
     "checkpointing_steps",
     "checkpoints_total_limit",
     "dataloader_num_workers",
@@ -24,6 +25,7 @@ _FREE_TO_CHANGE = (
     "run",
     "tracker.",
     "train_batch_size",
+    "validation.",
 )
 """Keys that do not change what is learned, so that a resumed run may have other values."""
 
@@ -85,15 +87,42 @@ def check_resumable(run: RunFolder, config: TrainConfig) -> None:
         raise InputError(f"run={run.path}: the folder holds files that are not a run; choose another")
     if config.resume is not Resume.auto:
         raise InputError(f"run={run.path}: a run is there; resume=auto goes on with it, or choose another folder")
-    before, now = _values(run.read_config()), _values(config)
+    before, now = config_values(run.read_config()), config_values(config)
     changed = [key for key in now if before[key] != now[key] and not key.startswith(_FREE_TO_CHANGE)]
     if changed:
         differences = ", ".join(f"{key} was {before[key]}, now {now[key]}" for key in changed)
         raise InputError(f"run={run.path}: cannot go on with other settings: {differences}")
 
 
-def _values(config: Any) -> dict[str, Any]:
-    """Return every leaf of a config, dotted."""
+def check_same_start(run: RunFolder, manifest: dict[str, Any]) -> None:
+    """Refuse to go on with a run that was started from another model or dataset than this start has.
+
+    Args:
+        run: The run folder, which may hold nothing yet.
+        manifest: What this start would write.
+
+    Raises:
+        InputError: If a fingerprint differs from the run's own; the message names what.
+    """
+    if not run.manifest_file.is_file():
+        return
+    before = json.loads(run.manifest_file.read_text(encoding="utf-8"))
+    known, found = before["base_model"]["fingerprints"], manifest["base_model"]["fingerprints"]
+    changed = [part for part in known if known[part] != found.get(part)]
+    if changed:
+        raise InputError(
+            f"run={run.path}: was started from another model than {manifest['base_model']['source']} ({', '.join(changed)} "
+            "differ); give the one it was started from, or another run folder"
+        )
+    if before["dataset"]["fingerprint"] != manifest["dataset"]["fingerprint"]:
+        raise InputError(
+            f"run={run.path}: was started on another dataset than {manifest['dataset']['path']} holds now; give the one it "
+            "was started on, or another run folder"
+        )
+
+
+def config_values(config: Any) -> dict[str, Any]:
+    """Return every leaf of a config by its dotted key."""
     values: dict[str, Any] = {}
     for key in config_keys(type(config)):
         value = config

@@ -3,23 +3,24 @@
 import contextlib
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from riffusion_train.config.errors import InputError, StoppedError
 from riffusion_train.config.progress import ProgressReport
-from riffusion_train.training.checkpoint import (
-    Checkpoints,
-    TrainingState,
-    like_weight,
-    optimizer_tensors,
-    restore_optimizer,
-)
+from riffusion_train.training.agreement import Agreement
+from riffusion_train.training.averaging import averaged_weights, averages, averages_itself
+from riffusion_train.training.checkpoint import Checkpoints, TrainingState
+from riffusion_train.training.flops import count_flops
 from riffusion_train.training.metrics import MetricsLog
+from riffusion_train.training.optimizer_state import optimizer_tensors, restore_optimizer
+from riffusion_train.training.sharding import gather, joined, like_weight, own_part, own_parts, prepare, whole
 from riffusion_train.training.stop import StopRequest
+from riffusion_train.training.validation import Validation
 
 Batches = Callable[[int], Iterator[dict[str, Tensor]]]
 """From the first step to the endless, ordered forward batches of this rank."""
@@ -50,7 +51,8 @@ class Trainer:
         name_slice: From a slice's index to its name, for messages.
         checkpoints: Where state is saved.
         metrics: Where metrics go.
-        preview: Called with the step when a preview is due, with the averaged weights in place.
+        validation: Measures the held-out loss, with the averaged weights in place, and may end the run; or None.
+        preview: Called with the step when a preview is due, with the averaged weights in place; with 0 before the first step.
         rhythm: What is due when.
         global_batch_size: Slices in one optimizer step over all ranks.
     """
@@ -67,6 +69,7 @@ class Trainer:
         name_slice: Callable[[int], str],
         checkpoints: Checkpoints,
         metrics: MetricsLog,
+        validation: Validation | None,
         preview: Callable[[int], None],
         rhythm: Rhythm,
         global_batch_size: int,
@@ -78,173 +81,250 @@ class Trainer:
         self.name_slice = name_slice
         self.checkpoints = checkpoints
         self.metrics = metrics
+        self.validation = validation
         self.preview = preview
         self.rhythm = rhythm
         self.global_batch_size = global_batch_size
         self.step = 0
+        self._saved_step: int | None = None
         named = {name: weight for name, weight in objective.named_parameters() if weight.requires_grad}
         name_of = {id(weight): name for name, weight in named.items()}
         self.parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
         self.names = [name_of[id(weight)] for weight in self.parameters]
         self._plain_optimizer = optimizer
-        self.objective, self.optimizer = accelerator.prepare(objective, optimizer)
+        self.objective, self.optimizer = prepare(accelerator, objective, optimizer)
+        self.agreement = Agreement(accelerator)
 
     def train(self) -> None:
         """Run to the last step, from the newest checkpoint where there is one.
 
         Raises:
             StoppedError: If asked to stop; the state is saved.
-            InputError: If the loss is not finite; the newest checkpoint stands.
+            InputError: If the loss or the gradient is not finite; the newest checkpoint stands.
         """
-        self._restore()
+        self.restore()
+        if averages_itself(self._plain_optimizer):
+            self._plain_optimizer.train()  # type: ignore[attr-defined]
         batches = self.batches(self.step)
+        self._preview_base()
+        self.metrics.speed.restart()
         main = self.accelerator.is_main_process
         with StopRequest() as stop, self._progress(main) as progress:
-            while self.step < self.rhythm.max_train_steps:
+            while not self._finished():
                 fetched = self._fetch(batches)
-                loss = self._backward(fetched)
-                grad_norm = self._clip(loss, fetched)
+                losses = self._backward(fetched, stop)
+                stop_now = self._agree(losses, fetched)
+                grad_norm = self._clip(fetched)
                 self._update()
-                self._log_if_due(loss, grad_norm)
+                self._validate_if_due()
+                self._log_if_due(torch.stack(losses).mean(), grad_norm)
                 self._preview_if_due()
                 self._checkpoint_if_due()
-                progress.update(self.step, self._figures())
-                self._leave_if_asked(stop)
+                progress.update(self.step, self.metrics.figures())
+                self._leave_if(stop.asked if self.accelerator.num_processes == 1 else stop_now)
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Put the moving average in place of the trained weights for the length of a block."""
-        if self.ema is None:
+        """Put the averages in place of the trained weights for the length of a block."""
+        with averaged_weights(own_parts(self.parameters), self.ema, self._plain_optimizer):
             yield
-            return
-        self.ema.store(self.parameters)
-        self.ema.copy_to(self.parameters)
-        try:
-            yield
-        finally:
-            self.ema.restore(self.parameters)
 
     def _progress(self, main: bool) -> ProgressReport:
         return ProgressReport("train", self.rhythm.max_train_steps, done=self.step, enabled=main)
 
     def _fetch(self, batches: Iterator[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
         device = self.accelerator.device
-        return [
-            {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-            for batch in itertools.islice(batches, self.rhythm.accumulation)
-        ]
+        with self.metrics.speed.waiting():
+            fetched = [
+                {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+                for batch in itertools.islice(batches, self.rhythm.accumulation)
+            ]
+        if self.metrics.speed.flops_per_image is None:
+            with self.metrics.speed.paused():
+                self.metrics.speed.flops_per_image = count_flops(self.objective, fetched[0], self.accelerator.autocast)
+        return fetched
 
-    def _backward(self, fetched: list[dict[str, Tensor]]) -> Tensor:
-        """Run forward and backward passes over one step's batches; return their mean loss."""
-        losses = []
+    def _backward(self, fetched: list[dict[str, Tensor]], stop: StopRequest) -> list[Tensor]:
+        """Run forward and backward passes over one step's batches; return their losses."""
+        losses: list[Tensor] = []
         for index, batch in enumerate(fetched):
             last = index == len(fetched) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.objective):
                 with self.accelerator.autocast():
                     loss = self.objective(batch)
+                losses.append(loss.detach())
+                if last:
+                    self.agreement.send(losses, stop_asked=stop.asked)
                 self.accelerator.backward(loss / len(fetched))
-            losses.append(loss.detach())
-        return torch.stack(losses).mean()
+        return losses
 
-    def _clip(self, loss: Tensor, fetched: list[dict[str, Tensor]]) -> Tensor:
-        """Scale the gradients down to the allowed norm; stop, before any weight is changed, where the loss is not finite."""
-        finite = self.accelerator.reduce(loss.isfinite().float(), reduction="mean")
-        if float(finite) < 1:
-            slices = [self.name_slice(int(index)) for batch in fetched for index in batch["slice_index"]]
-            raise InputError(
-                f"the loss of step {self.step} is not finite; no weight was changed. Slices of this rank: "
-                f"{', '.join(slices)}. Lower optimizer.lr, or use mixed_precision=bf16 or no"
-            )
-        return torch.as_tensor(self.accelerator.clip_grad_norm_(self.parameters, self.rhythm.max_grad_norm))
+    def _agree(self, losses: list[Tensor], fetched: list[dict[str, Tensor]]) -> bool:
+        """Return whether any rank was asked to stop; end the run, before a weight changes, where a loss is not finite."""
+        finite, stop_now = self.agreement.receive()
+        if not finite:
+            self._refuse("loss", torch.stack(losses).isfinite().all(), fetched)
+        return stop_now
+
+    def _clip(self, fetched: list[dict[str, Tensor]]) -> Tensor:
+        """Scale the gradients down to the allowed norm; return the norm they had.
+
+        A norm that is not finite ends the run before a weight changes; on a GPU, which is not waited for, only in steps that
+        are logged.
+        """
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.rhythm.max_grad_norm)
+        grad_norm = whole(torch.as_tensor(norm))
+        if self.accelerator.scaler is not None:  # it meets infinite gradients by leaving the step out
+            return grad_norm
+        if grad_norm.device.type == "cpu":
+            finite = math.isfinite(grad_norm.numpy())
+        else:
+            finite = (self.step + 1) % self.rhythm.logging_steps != 0 or bool(grad_norm.isfinite())
+        if not finite:
+            self._refuse("gradient", grad_norm.isfinite(), fetched)
+        return grad_norm
+
+    def _refuse(self, what: str, fine: Tensor, fetched: list[dict[str, Tensor]]) -> NoReturn:
+        """End the run on every rank, naming the slices of those whose numbers are not finite."""
+        indices = torch.cat([batch["slice_index"] for batch in fetched])
+        told = self.accelerator.gather(torch.cat([fine.to(indices)[None], indices])[None])
+        slices = [row[1:] for row in told.tolist() if not row[0]]
+        names = ", ".join(self.name_slice(int(index)) for row in slices for index in row)
+        raise InputError(
+            f"the {what} of step {self.step} is not finite; no weight was changed, and the newest checkpoint stands. "
+            f"Its slices: {names}. Lower optimizer.lr, or use mixed_precision=bf16 or no"
+        )
 
     def _update(self) -> None:
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
-            self.ema.step(self.parameters)
+            self.ema.step(own_parts(self.parameters))
         self.step += 1
+
+    def _validate_if_due(self) -> None:
+        if self.validation is None or not self.validation.due(self.step, last=self._finished()):
+            return
+        with self.metrics.speed.paused(), self.averaged_weights():
+            improved = self.validation.measure(self.objective, self.step)
+        if improved and self.validation.keep_best:
+            self._save()
+            if self.accelerator.is_main_process:
+                self.checkpoints.keep_best(self.step)
+        if self.validation.exhausted:
+            self.accelerator.print(
+                f"stopped at step {self.step}: the validation loss has not been below {self.validation.best_loss:.4f} since "
+                f"step {self.validation.best_step}"
+            )
 
     def _log_if_due(self, loss: Tensor, grad_norm: Tensor) -> None:
         self.metrics.add(loss)
         if self._due(self.rhythm.logging_steps):
             self.metrics.write(self.step, float(self.schedule.get_last_lr()[0]), grad_norm)
 
+    def _preview_base(self) -> None:
+        """Let the preview show the model that training begins with, where it wants to."""
+        if self.rhythm.preview_steps and self.step == 0:
+            self.preview(self.step)
+
     def _preview_if_due(self) -> None:
         if self.rhythm.preview_steps and self._due(self.rhythm.preview_steps):
-            with self.averaged_weights():
+            with self.metrics.speed.paused(), self.averaged_weights():
                 self.preview(self.step)
 
     def _checkpoint_if_due(self) -> None:
         if self._due(self.rhythm.checkpointing_steps):
             self._save()
 
-    def _leave_if_asked(self, stop: StopRequest) -> None:
+    def _leave_if(self, stop_now: bool) -> None:
         """Stop all ranks together where any of them was asked to."""
-        asked = torch.tensor(float(stop.asked), device=self.accelerator.device)
-        if self.step == self.rhythm.max_train_steps or not float(self.accelerator.reduce(asked, reduction="sum")):
+        if self._finished() or not stop_now:
             return
         self._save()
         raise StoppedError(f"step {self.step} is saved; the same command with resume=auto goes on")
 
     def _due(self, every: int) -> bool:
-        return self.step % every == 0 or self.step == self.rhythm.max_train_steps
+        return self.step % every == 0 or self._finished()
 
-    def _figures(self) -> str:
-        return "" if self.metrics.last_loss is None else f"loss {self.metrics.last_loss:.4f}"
+    def _finished(self) -> bool:
+        exhausted = self.validation is not None and self.validation.exhausted
+        return exhausted or self.step >= self.rhythm.max_train_steps
 
     def _save(self) -> None:
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process and not self._saved_already():
-            self.checkpoints.save(self._state())
-        self.accelerator.wait_for_everyone()
-
-    def _saved_already(self) -> bool:
-        steps = self.checkpoints.steps()
-        return bool(steps) and steps[-1].name == f"step-{self.step:06d}"
+        if self._saved_step == self.step:
+            return
+        with self.metrics.speed.paused():
+            self.accelerator.wait_for_everyone()
+            state = self._state()
+            if self.accelerator.is_main_process:
+                self.checkpoints.save(state)
+            self.accelerator.wait_for_everyone()
+        self._saved_step = self.step
 
     def _state(self) -> TrainingState:
+        """Return the state, with whole tensors on the main process. All processes join: each may hold a part."""
+        main = self.accelerator.is_main_process
         tensors, groups = optimizer_tensors(self._plain_optimizer, self.names)
         scaler = self.accelerator.scaler
-        averages = [] if self.ema is None else self.ema.shadow_params
+        means = averages(own_parts(self.parameters), self.ema, self._plain_optimizer)
         return TrainingState(
             step=self.step,
-            trained=dict(zip(self.names, self.parameters, strict=True)),
-            ema=dict(zip(self.names, averages, strict=False)),
-            optimizer=tensors,
+            trained=gather(dict(zip(self.names, self.parameters, strict=True)), keep=main),
+            ema=gather(dict(zip(self.names, joined(means, self.parameters), strict=False)), keep=main),
+            optimizer=gather(tensors, keep=main),
             scalars={
                 "optimizer_groups": groups,
                 "schedule": {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"},
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "ema_step": 0 if self.ema is None else self.ema.optimization_step,
+                "validation": None if self.validation is None else self.validation.state(),
             },
             global_batch_size=self.global_batch_size,
         )
 
-    def _restore(self) -> None:
-        state, complaints = self.checkpoints.load_newest()
-        for complaint in complaints:
-            self.accelerator.print(f"warning: {complaint}")
+    def restore(self) -> None:
+        """Take the state of the newest checkpoint that is whole, where there is one.
+
+        Raises:
+            InputError: If it is of another run.
+        """
+        state, damaged = self.checkpoints.load_newest()
+        for folder, problem in damaged.items():
+            self.accelerator.print(f"warning: {folder} is damaged ({problem}); the one before it is taken")
+        self.accelerator.wait_for_everyone()  # all have read before anything is moved
+        if self.accelerator.is_main_process:
+            self.checkpoints.set_aside(damaged)
         if state is None:
             return
-        if state.global_batch_size != self.global_batch_size:
-            raise InputError(
-                f"the run has {state.global_batch_size} slices in a step, this start {self.global_batch_size}; keep "
-                "train_batch_size x gradient_accumulation_steps x processes the same"
-            )
+        self._require_batch_size(state.global_batch_size)
         if set(state.trained) != set(self.names):
             raise InputError(f"{self.checkpoints.folder}: its checkpoints hold other weights than this run trains")
         with torch.no_grad():
             for name, weight in zip(self.names, self.parameters, strict=True):
-                weight.copy_(state.trained[name])
+                weight.copy_(like_weight(state.trained[name], weight))
         if self.ema is not None:
             self.ema.shadow_params = [
-                like_weight(state.ema[name], weight) for name, weight in zip(self.names, self.parameters, strict=True)
+                own_part(like_weight(state.ema[name], weight))
+                for name, weight in zip(self.names, self.parameters, strict=True)
             ]
             self.ema.optimization_step = state.scalars["ema_step"]
         restore_optimizer(self._plain_optimizer, self.names, state.optimizer, state.scalars["optimizer_groups"])
         self.schedule.load_state_dict({**self.schedule.state_dict(), **state.scalars["schedule"]})
         if self.accelerator.scaler is not None and state.scalars["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state.scalars["scaler"])
-        self.step = state.step
+        if self.validation is not None and state.scalars.get("validation") is not None:
+            self.validation.restore(state.scalars["validation"])
+        self.step = self._saved_step = state.step
         self.metrics.resume_at(self.step)
+
+    def _require_batch_size(self, before: int) -> None:
+        """Refuse to go on with another number of slices in a step."""
+        if before == self.global_batch_size:
+            return
+        forward = self.global_batch_size // self.rhythm.accumulation
+        mend = (
+            f"take gradient_accumulation_steps={before // forward}"
+            if before % forward == 0
+            else f"{before} does not divide by train_batch_size x processes = {forward}, choose ones that it divides by"
+        )
+        raise InputError(f"the run has {before} slices in a step, this start {self.global_batch_size}; {mend}")

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,12 +124,88 @@ def test_another_batch_size_is_refused(dataset: Path, tmp_path: Path, monkeypatc
         with pytest.raises(StoppedError):
             run_training(train_config(dataset, tmp_path / "run", *WHOLE), [])
     words = [*WHOLE, "resume=auto", "train_batch_size=3"]
-    with pytest.raises(InputError, match="the run has 8 slices in a step, this start 6"):
+    with pytest.raises(InputError, match=r"the run has 8 slices in a step, this start 6; 8 does not divide by .* = 3"):
         run_training(train_config(dataset, tmp_path / "run", *words), [])
+    words = [*WHOLE, "resume=auto", "train_batch_size=2"]
+    with pytest.raises(InputError, match="this start 4; take gradient_accumulation_steps=4"):
+        run_training(train_config(dataset, tmp_path / "run", *words), [])
+
+
+def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(
+    dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*WHOLE, "resume=auto", "checkpointing_steps=3"]
+    with monkeypatch.context() as patch:
+        stop_after(7, patch)
+        with pytest.raises(StoppedError):
+            run_training(train_config(dataset, tmp_path / "run", *words), [])
+    damaged = tmp_path / "run" / "checkpoints" / "step-000007" / "optimizer.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    run_training(train_config(dataset, tmp_path / "run", *words), [])
+    assert "step-000007 is damaged" in capsys.readouterr().out
+    assert_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(("optimizer", "package"), [("prodigy", "prodigyopt"), ("schedule_free", "schedulefree")])
+def test_the_optimizers_of_other_packages_resume_exactly(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str, package: str
+) -> None:
+    """Measured and saved on the way, which puts the averages of schedule-free in place and takes them out again."""
+    pytest.importorskip(package)
+    words = ["max_train_steps=6", f"optimizer={optimizer}", "schedule=warmup", "resume=auto", "ema=none"]
+    runs = []
+    for name, stop, more in (("whole", None, []), ("parts", 3, ["validation.every_steps=2", "checkpointing_steps=2"])):
+        config = train_config(dataset, tmp_path / name, *words, *more)
+        with monkeypatch.context() as patch:
+            if stop is not None:
+                stop_after(stop, patch)
+                with pytest.raises(StoppedError):
+                    run_training(config, [])
+        runs.append(run_training(config, []))
+    rows = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in runs]
+    found = [[row["loss"] for row in each if "loss" in row] for each in rows]
+    assert found[0] == found[1]
+    finals = [load_file(run / "final" / TRAINED[0]) for run in runs]
+    assert all(tensor.equal(finals[1][name]) for name, tensor in finals[0].items())
+    state = runs[0] / "checkpoints" / "step-000006"
+    trained = load_file(state / "trained.safetensors")
+    averaged = load_file(state / "ema.safetensors")
+    same = all(tensor.equal(finals[0][name.removeprefix("unet.")]) for name, tensor in (averaged or trained).items())
+    assert same
+    assert bool(averaged) == (optimizer == "schedule_free")
+
+
+def test_a_run_of_another_model_or_dataset_is_refused(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["max_train_steps=3", "ema=none", "resume=auto"]
+    for name, seed in (("base", 0), ("other", 1)):
+        run_training(train_config(dataset, tmp_path / name, "max_train_steps=1", "ema=none", f"seed={seed}"), [])
+    shutil.copytree(tmp_path / "base" / "final", tmp_path / "model")
+    config = train_config(dataset, tmp_path / "run", *words, f"model={tmp_path / 'model'}")
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        with pytest.raises(StoppedError):
+            run_training(config, [])
+    shutil.rmtree(tmp_path / "model")
+    shutil.copytree(tmp_path / "other" / "final", tmp_path / "model")
+    with pytest.raises(InputError, match=r"was started from another model than .* \(vae, text_encoder, unet differ\)"):
+        run_training(config, [])
+    shutil.rmtree(tmp_path / "model")
+    shutil.copytree(tmp_path / "base" / "final", tmp_path / "model")
+    there = tmp_path / "dataset"
+    shutil.copytree(dataset, there)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    manifest["dataset"]["fingerprint"] = "0" * 64
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="was started on another dataset"):
+        run_training(config, [])
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(dataset: Path, tmp_path: Path) -> None:
     words = ["max_train_steps=50", "optimizer.lr=1e30", "schedule=constant", "max_grad_norm=1e30"]
-    with pytest.raises(InputError, match=r"loss of step \d+ is not finite; no weight was changed\. Slices .*\.wav"):
+    with pytest.raises(
+        InputError, match=r"loss of step \d+ is not finite; no weight was changed, .* Its slices: \d+\.wav"
+    ):
         run_training(train_config(dataset, tmp_path / "run", *words), [])
     assert not (tmp_path / "run" / "final").exists()

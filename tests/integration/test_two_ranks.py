@@ -10,7 +10,7 @@ from support.worlds import train_config, train_words, write_dataset
 
 from riffusion_train.training.setup import run_training
 
-WORDS = ["max_train_steps=20", "method.train_text_encoder=true"]
+WORDS = ["max_train_steps=20", "method.train_text_encoder=true", "validation.every_steps=10"]
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611", "-m"],
     "accelerate": [
@@ -37,8 +37,9 @@ def launch(launcher: str, words: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def losses(run: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+def losses(run: Path, key: str = "loss") -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
 
 
 @pytest.mark.two_ranks
@@ -50,6 +51,8 @@ def test_two_processes_train_the_run_of_one(dataset: Path, alone: Path, tmp_path
     assert done.stdout.count("trained: ") == 1
     assert json.loads((run / "manifest.json").read_text())["world_size"] == 2
     assert losses(run) == pytest.approx(losses(alone), rel=1e-3)
+    assert losses(run, "validation_loss") == pytest.approx(losses(alone, "validation_loss"), rel=1e-3)
+    assert len(losses(run, "validation_loss")) == 2  # three held-out slices, an odd number for two ranks
     ours = load_file(run / "final" / "unet" / "diffusion_pytorch_model.safetensors")
     theirs = load_file(alone / "final" / "unet" / "diffusion_pytorch_model.safetensors")
     for name, tensor in theirs.items():

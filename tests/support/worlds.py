@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +52,9 @@ def write_dataset(
     *,
     seed: int = 0,
     spectrogram: SpectrogramConfig = NANO_SPECTROGRAM,
+    words: Sequence[str] = (),
 ) -> Path:
-    """Write a dataset of pictures with one dark band each; caption `band k` says which."""
+    """Write a dataset of pictures with one dark band each; caption `band k` says which, or one word where `words` are given."""
     (folder / "data").mkdir(parents=True)
     write_spectrogram(folder, spectrogram)
     rng = np.random.default_rng(seed)
@@ -61,6 +63,8 @@ def write_dataset(
         if not count:
             continue
         rows = [_row(index, spectrogram, rng) for index in range(count)]
+        for row, word in zip(rows, words, strict=False):
+            row["caption"] = [word]
         path = folder / "data" / shard_name(split, 0)
         pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema()), path)
         shards.append({"name": path.name, "split": split, "slices": count, "bytes": path.stat().st_size})
@@ -88,6 +92,7 @@ def train_words(dataset: Path, run: Path, *words: str) -> list[str]:
         "logging_steps=1",
         "checkpointing_steps=100",
         "num_threads=1",
+        "tracker=files",
         *words,
     ]
 

@@ -91,7 +91,7 @@ def test_model_takes_a_preset_or_a_path() -> None:
 
 
 def test_an_experiment_is_a_preset_of_presets() -> None:
-    config = compose("train", TrainConfig, ["dataset=d", "experiment=sd15_lora", "optimizer.lr=3e-5"])
+    config = compose("train", TrainConfig, ["dataset=d", "experiment=sd15_lora_12gb", "optimizer.lr=3e-5"])
     assert config.method.name is MethodName.lora
     assert config.optimizer.lr == 3e-5
 

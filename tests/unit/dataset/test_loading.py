@@ -6,10 +6,11 @@ import torch
 from support.worlds import write_dataset
 
 from riffusion_train.config.errors import InputError
-from riffusion_train.dataset.latents import LatentCache
+from riffusion_train.dataset.latents import latent_cache
 from riffusion_train.dataset.layout import open_dataset_folder
-from riffusion_train.dataset.loading import DiffusionSlices, SliceTable
+from riffusion_train.dataset.loading import DiffusionSlices, SliceTable, Texts
 from riffusion_train.dataset.order import Address
+from riffusion_train.dataset.texts import cached_captions
 
 
 @pytest.fixture
@@ -17,12 +18,13 @@ def table(tmp_path: Path) -> SliceTable:
     return SliceTable(open_dataset_folder(write_dataset(tmp_path / "dataset")), "train")
 
 
-def slices(table: SliceTable, **options: float) -> DiffusionSlices:
+def slices(table: SliceTable, texts: Texts | None = None, **options: float) -> DiffusionSlices:
     settings = {"proportion_empty_prompts": 0.0, "noise_offset": 0.0} | options
     return DiffusionSlices(
         table,
         lambda text: torch.tensor([len(text)]),
         moments=None,
+        texts=texts,
         latent_shape=(4, 8, 8),
         seed=0,
         num_train_timesteps=1000,
@@ -80,31 +82,39 @@ def test_a_split_without_slices_is_refused(tmp_path: Path) -> None:
         SliceTable(folder, "validation")
 
 
-def test_two_ranks_fill_one_cache(table: SliceTable) -> None:
-    cache = LatentCache(table, "key", (1, 1, 1))
-    cache.create()
-    for rank in range(2):
-        cache.fill(
-            lambda pixels: pixels.mean(dim=(1, 2, 3), keepdim=True),
-            batch_size=5,
-            rank=rank,
-            world_size=2,
-            report=lambda done, total: None,
-        )
-    assert not cache.exists()
-    cache.finish()
-    expected = [float(table.pixels(index).mean()) for index in range(len(table))]
-    assert np.allclose(cache.open().ravel(), expected, atol=1e-6)
+def test_every_caption_gets_one_row_beside_the_empty_one(table: SliceTable) -> None:
+    captions = cached_captions(table.all_captions())
+    assert captions[:3] == ["", "band 0", "a line, number 0"]
+    assert len(captions) == len(set(captions)) == 1 + 2 * len(table)
+
+
+def test_cached_hidden_states_are_those_of_the_caption_that_would_be_tokenized(table: SliceTable) -> None:
+    class Lengths:
+        def __getitem__(self, caption: str) -> np.ndarray:
+            return np.full((77, 4), len(caption), np.float32)
+
+    plain = slices(table, proportion_empty_prompts=0.3)
+    cached = slices(table, Lengths(), proportion_empty_prompts=0.3)
+    lengths = set()
+    for step in range(100):
+        address = Address(step % len(table), step, step % 7)
+        one, other = plain[address], cached[address]
+        assert other["hidden_states"].shape == (77, 4)
+        assert float(other.pop("hidden_states")[0, 0]) == int(one["input_ids"])
+        lengths.add(int(one.pop("input_ids")))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert 0 in lengths
 
 
 def test_latents_that_are_not_finite_name_their_slice(table: SliceTable) -> None:
-    cache = LatentCache(table, "key", (1, 1, 1))
-    cache.create()
+    cache = latent_cache(table, "key", (1, 1, 1))
+    cache.prepare()
 
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        moments = pixels.mean(dim=(1, 2, 3), keepdim=True)
+    def encode(rows: range) -> torch.Tensor:
+        moments = torch.stack([table.pixels(index).mean().reshape(1, 1, 1) for index in rows])
         moments[1] = torch.nan
         return moments
 
-    with pytest.raises(InputError, match=r"no finite latents for 1\.wav at 0\.00 s"):
-        cache.fill(encode, batch_size=4, rank=0, world_size=1, report=lambda done, total: None)
+    with pytest.raises(InputError, match=r"the VAE gives no finite latents for 1\.wav at 0\.00 s"):
+        cache.fill(cache.missing(rank=0, world_size=1), encode, lambda done: None)

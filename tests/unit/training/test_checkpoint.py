@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from riffusion_train.training import checkpoint
-from riffusion_train.training.checkpoint import Checkpoints, TrainingState, optimizer_tensors, restore_optimizer
+from riffusion_train.training.checkpoint import Checkpoints, TrainingState
+from riffusion_train.training.optimizer_state import optimizer_tensors, restore_optimizer
 
 
 def state(step: int) -> TrainingState:
@@ -21,9 +22,9 @@ def state(step: int) -> TrainingState:
 def test_a_saved_state_reads_back_equal(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, total_limit=2)
     checkpoints.save(state(5))
-    loaded, complaints = checkpoints.load_newest()
+    loaded, damaged = checkpoints.load_newest()
     assert loaded is not None
-    assert not complaints
+    assert not damaged
     assert (loaded.step, loaded.scalars, loaded.global_batch_size) == (5, {"schedule": {"last_epoch": 5}}, 8)
     assert torch.equal(loaded.ema["weight"], state(5).ema["weight"])
 
@@ -53,11 +54,10 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path: Path
     checkpoints.save(state(10))
     damaged = tmp_path / "step-000010" / file
     damaged.write_bytes(damaged.read_bytes()[:length])
-    loaded, complaints = checkpoints.load_newest()
+    loaded, damaged = checkpoints.load_newest()
     assert loaded is not None
     assert loaded.step == 5
-    assert len(complaints) == 1
-    assert "step-000010 is damaged" in complaints[0]
+    assert [path.name for path in damaged] == ["step-000010"]
 
 
 def test_an_optimizer_goes_on_bit_for_bit_after_being_restored() -> None:

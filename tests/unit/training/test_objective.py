@@ -75,3 +75,38 @@ def test_sampled_moments_have_the_mean_and_deviation_they_say() -> None:
     samples = sample_moments(moments, torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0)))
     assert samples.mean().item() == pytest.approx(3.0, abs=0.02)
     assert samples.std().item() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("snr_gamma", [None, 5.0])
+def test_pure_noise_at_the_last_timestep_has_a_finite_loss_and_gradient(snr_gamma: float | None) -> None:
+    scheduler = DDPMScheduler(**BETAS, prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    unet = ConstantUnet(torch.zeros(1, requires_grad=True))
+    network = DiffusionObjective(unet, Text(), Vae(), scheduler, snr_gamma=snr_gamma, train_text_encoder=False)
+    for timestep in (0, 998, 999):
+        loss = network(batch(timestep))
+        (gradient,) = torch.autograd.grad(loss, unet.prediction)
+        assert loss.isfinite()
+        assert gradient.isfinite()
+    if snr_gamma is not None:
+        assert float(loss) == 0  # min(SNR, gamma) / (SNR + 1), where the SNR is zero
+
+
+def test_a_perturbed_input_does_not_move_the_target() -> None:
+    class Listening(ConstantUnet):
+        def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor) -> object:
+            self.noisy = noisy
+            return super().forward(noisy, timesteps, states)
+
+    plain, perturbed = batch(500), batch(500) | {"input_noise": batch(500)["noise"] + 0.1}
+    network = objective("epsilon", None)
+    network.unet = Listening(torch.zeros(1))
+    loss, seen = float(network(plain)), network.unet.noisy
+    assert float(network(perturbed)) == loss
+    deviation = (1 - network.noise_scheduler.alphas_cumprod[500]).sqrt()
+    assert torch.allclose(network.unet.noisy - seen, 0.1 * deviation.expand_as(seen), atol=1e-5)
+
+
+def test_the_loss_of_each_item_knows_no_weights() -> None:
+    data = batch(500)
+    each = objective("epsilon", 5.0)(data, each=True)
+    assert torch.allclose(each, data["noise"].square().mean(dim=(1, 2, 3)))

@@ -1,0 +1,131 @@
+"""Training beside diffusers' published recipe: steps a CPU second and peak memory, with caches and without.
+
+One thread, the same small model, data, batch and settings on both sides. Each method runs in a process of its own, since a
+peak of memory belongs to a process; the methods take turns.
+"""
+
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from benchmarks.report import Goal, Row
+from benchmarks.train_worker import MODEL
+from riffusion_train.config.compose import compose
+from riffusion_train.config.errors import InputError
+from riffusion_train.config.spectrogram import load_preset, write_spectrogram
+from riffusion_train.config.train import TrainConfig
+from riffusion_train.dataset.layout import arrow_schema, shard_name
+from riffusion_train.model.build import make_components
+
+_METHODS = ("cached", "uncached", "diffusers")
+_REPEATS, _STEPS, _SLICES = 3, 30, 32
+
+
+def run(*, quick: bool = False, most_clips: int | None = None) -> list[Row]:
+    """Measure everything.
+
+    Args:
+        quick: One repeat of three steps, to show that it runs.
+        most_clips: Slices of the dataset.
+    """
+    repeats, steps = (1, 3) if quick else (_REPEATS, _STEPS)
+    found: dict[str, list[dict[str, Any]]] = {method: [] for method in _METHODS}
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = write_pictures(Path(folder) / "dataset", most_clips or _SLICES)
+        for _ in range(repeats):
+            for method in _METHODS:
+                found[method].append(_run_apart(method, dataset, steps))
+    speeds = {method: [1 / statistics.median(one["seconds"]) for one in runs] for method, runs in found.items()}
+    memory = {method: [one["peak_bytes"] / 2**30 for one in runs] for method, runs in found.items()}
+    rows = [Row("VAE and text encoder over the UNet's forward and backward", "share of FLOPs", [frozen_share()])]
+    for method, words, limit in (("cached", "caches on", 1.4), ("uncached", "caches off", 1.05)):
+        rows += [
+            Row(f"training, {words}: speed", "steps a CPU s", speeds[method], speeds["diffusers"],
+                Goal.ratio_at_least, limit, median=True),
+            Row(f"training, {words}: peak memory", "GiB", memory[method], memory["diffusers"],
+                Goal.ratio_at_most, 1.0, median=True),
+        ]  # fmt: skip
+    return rows
+
+
+def frozen_share() -> float:
+    """Return the FLOPs of encoding a picture and a caption over those of training the UNet on them; SD 1.5 has 0.47."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from riffusion_train.training.flops import count_flops
+
+    config = compose("train", TrainConfig, ["dataset=none", *MODEL]).model
+    parts = make_components(config, seed=0)
+    side, states = config.sample_size, torch.randn(1, 77, config.text_hidden_size)
+    pixels = torch.randn(1, 3, side * parts.downsampling, side * parts.downsampling)
+    with torch.no_grad(), FlopCounterMode(display=False) as frozen:
+        parts.vae.encode(pixels)
+        parts.text_encoder(torch.zeros(1, 77, dtype=torch.long))
+
+    class Denoising(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unet = parts.unet
+
+        def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            return self.unet(batch["noisy"], 500, batch["states"]).sample.square().mean()
+
+    latents = torch.randn(1, 4, side, side)
+    trained = count_flops(
+        Denoising(), {"noisy": latents, "states": states}, lambda: torch.autocast("cpu", enabled=False)
+    )
+    return frozen.get_total_flops() / trained
+
+
+def write_pictures(folder: Path, count: int) -> Path:
+    """Write a dataset folder of noisy bands in the `small` preset; return it."""
+    preset = load_preset("small")
+    (folder / "data").mkdir(parents=True)
+    write_spectrogram(folder, preset)
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(count):
+        picture = rng.integers(200, 256, (preset.n_mels, preset.width_px)).astype(np.uint8)
+        picture[(5 * index) % 110 : (5 * index) % 110 + 9] //= 4
+        packed = io.BytesIO()
+        Image.fromarray(picture).save(packed, "PNG")
+        rows.append(
+            {
+                "image": {"bytes": packed.getvalue(), "path": None},
+                "caption": [f"band {index}"],
+                "track_id": f"track-{index}",
+                "start_s": 0.0,
+                "duration_s": preset.clip_s,
+                "loudness_lufs": -14.0,
+                "max_value": 1e5,
+                "source": f"{index}.wav",
+            }
+        )
+    file = folder / "data" / shard_name("train", 0)
+    pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema()), file)
+    shard = {"name": file.name, "split": "train", "slices": count, "bytes": file.stat().st_size}
+    (folder / "stats.json").write_text(json.dumps({"schema_version": 1, "fingerprint": "0" * 64, "shards": [shard]}))
+    return folder
+
+
+def _run_apart(method: str, dataset: Path, steps: int) -> dict[str, Any]:
+    """Run a method in a new process of one thread and return what it printed."""
+    command = [sys.executable, "-m", "benchmarks.train_worker", method, str(dataset), str(steps)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    if done.returncode:
+        raise InputError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -1,0 +1,145 @@
+"""`riffusion train --multirun key=a,b …`: one run for each combination of values, each in a process of its own."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from riffusion_train.cli.command import FlagParser
+from riffusion_train.config.compose import compose, is_text
+from riffusion_train.config.errors import EXIT_STOPPED, InputError, StoppedError
+from riffusion_train.config.train import TrainConfig
+
+MULTIRUN_FLAGS = ("-m", "--multirun")
+SWEEP_FILE = "sweep.json"
+
+
+class SweepJob:
+    """One run of a sweep as a callable that submitit can send to a queue, and send again after a preemption."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = list(words)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self) -> int:
+        """Train in a new process; return its exit code."""
+        self._process = subprocess.Popen([sys.executable, "-m", "riffusion_train", "train", *self.words])
+        return self._process.wait()
+
+    def checkpoint(self) -> Any:
+        """Let the run save its state, and ask submitit to queue it again; called when the job is preempted or out of time."""
+        import submitit
+
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+        return submitit.helpers.DelayedSubmission(SweepJob(self.words))
+
+
+def sweep(words: Sequence[str]) -> None:
+    """Run the verb with `--multirun` among its words.
+
+    Raises:
+        InputError: For anything that one of the runs would refuse, before the first of them starts; where a run failed; inside
+            a distributed launch, whose processes belong to one run.
+        StoppedError: If a run was stopped.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("--multirun cannot run inside a distributed launch; start it plainly, or one run at a time")
+    parser = FlagParser(prog="riffusion train --multirun", add_help=False)
+    parser.add_argument(*MULTIRUN_FLAGS, action="store_true")
+    parser.add_argument("--launcher", choices=("local", "submitit"), default="local")
+    parser.add_argument("--submitit", action="append", default=[], metavar="KEY=VALUE")
+    flags, rest = parser.parse_known_args(list(words))
+    folder, jobs = plan(rest)
+    for job in jobs:
+        compose("train", TrainConfig, job)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SWEEP_FILE).write_text(json.dumps(jobs, indent=1) + "\n", encoding="utf-8")
+    if flags.launcher == "submitit":
+        for submitted in submit(jobs, folder, flags.submitit):
+            print(f"submitted: {submitted.job_id}")
+    else:
+        _run_here(jobs)
+    print(f"swept: {folder}")
+
+
+def plan(words: Sequence[str]) -> tuple[Path, list[list[str]]]:
+    """Return the folder of a sweep and the words of each run: every combination of the values that `key=a,b` lists.
+
+    Texts, such as `dataset=`, are taken as they are, commas and all; so are lists in brackets.
+
+    Raises:
+        InputError: If nothing is listed.
+    """
+    stamp = f"runs/{time.strftime('%Y%m%d-%H%M%S')}-sweep"
+    folder = Path(next((word.removeprefix("run=") for word in words if word.startswith("run=")), stamp))
+    choices = [_choices(word) for word in words if not word.startswith("run=")]
+    combinations = list(itertools.product(*choices))
+    if len(combinations) < 2:
+        raise InputError("--multirun needs at least one key=a,b with several values")
+    return folder, [[*chosen, f"run={folder / f'{number:03d}'}"] for number, chosen in enumerate(combinations)]
+
+
+def submit(jobs: Sequence[Sequence[str]], folder: Path, options: Sequence[str]) -> list[Any]:
+    """Give every run to submitit: to Slurm where it is there, to processes of this machine elsewhere.
+
+    Args:
+        jobs: The words of each run.
+        folder: Where submitit keeps its scripts and logs.
+        options: Its parameters as `key=value`, such as `timeout_min=600`, `gpus_per_node=1`, `slurm_partition=gpu`.
+
+    Raises:
+        InputError: If submitit is not installed, or an option is not `key=value`.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise InputError("--launcher submitit is not installed; pip install submitit") from None
+    wrong = [option for option in options if "=" not in option]
+    if wrong:
+        raise InputError(f"--submitit {wrong[0]}: give KEY=VALUE, for example --submitit gpus_per_node=1")
+    executor = submitit.AutoExecutor(folder=folder / "submitit")
+    values = dict(option.split("=", 1) for option in options)
+    executor.update_parameters(**{key: int(value) if value.isdecimal() else value for key, value in values.items()})
+    return [executor.submit(SweepJob([*_without_resume(job), "resume=auto"])) for job in jobs]
+
+
+def _run_here(jobs: Sequence[Sequence[str]]) -> None:
+    """Run one after another; the next starts whatever became of the one before, unless it was stopped."""
+    failed = []
+    for number, job in enumerate(jobs):
+        print(f"run {number + 1} of {len(jobs)}: {' '.join(job)}", flush=True)
+        code = SweepJob(job)()
+        if code == EXIT_STOPPED or code < 0:
+            raise StoppedError(f"run {number + 1} of {len(jobs)}; the same command with resume=auto goes on")
+        if code:
+            failed.append(job[-1])
+    if failed:
+        raise InputError(f"{len(failed)} of {len(jobs)} runs failed, see above: {', '.join(failed)}")
+
+
+def _choices(word: str) -> list[str]:
+    """Return the words that one word stands for."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    key, _, value = word.partition("=")
+    if is_text(TrainConfig, key) or not ("," in value or "(" in value):
+        return [word]
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except OverrideParseException as error:
+        raise InputError(f"'{word}' cannot be read: {str(error).splitlines()[0]}") from None
+    if not override.is_discrete_sweep():
+        return [word]
+    return [f"{key}={choice}" for choice in override.sweep_string_iterator()]
+
+
+def _without_resume(words: Sequence[str]) -> list[str]:
+    return [word for word in words if not word.startswith("resume=")]

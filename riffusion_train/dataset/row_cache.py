@@ -1,0 +1,334 @@
+"""A file of rows that several processes fill together and a stopped job goes on filling: what the caches are made of.
+
+It is a safetensors file beside the dataset's shards: `rows` float32 (n, …), `checks` uint32 (n,) with the CRC-32 of each row,
+and what the rows were made from in its metadata. While it is being filled it has another suffix, and a row counts once its
+check agrees with it; so whatever a killed process left, at whatever byte, is told apart from what stands.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from riffusion_train.config.errors import InputError
+from riffusion_train.dataset.layout import DatasetFolder
+
+CACHE_DIR = ".cache"
+SCHEMA_VERSION = 1
+ROWS_AT_ONCE = 8
+"""Rows go through the network in the same groups whatever the number of processes, so that the file is the same bit for bit."""
+
+_SUFFIX, _PARTIAL_SUFFIX = ".safetensors", ".partial"
+_NAMED_DIGITS = 16
+_LOOKED_AT = 64
+_GIB = 2**30
+
+Encode = Callable[[range], torch.Tensor]
+"""Row numbers to the rows, (B, …)."""
+Report = Callable[[int], None]
+"""Called with the rows done so far."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheKind:
+    """What a cache holds, in the words of its messages."""
+
+    name: str
+    """How its files begin."""
+    contents: str
+    """What a row is."""
+    network: str
+    """What computes the rows."""
+    key: str
+    """What another of the same dataset differs in."""
+    option: str
+    """The config's key that turns it on and off."""
+
+
+class CachedRows:
+    """The rows of a whole cache. A row is read when it is asked for, so that memory does not grow with the dataset."""
+
+    def __init__(self, path: Path, offset: int, shape: tuple[int, ...]) -> None:
+        self.path = path
+        self.shape = shape
+        self._offset = offset
+        self._file: int | None = None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Return a row, read-only: float32, shape[1:].
+
+        Raises:
+            InputError: If the file was damaged since its row was written.
+        """
+        if self._file is None:
+            self._file = os.open(self.path, os.O_RDONLY)
+        row = _read_row(self._file, self._offset, self.shape, index)
+        if row is None:
+            raise InputError(f"{self.path}: its row {index} is damaged; delete the file, and it is made anew")
+        return row
+
+    def __reduce__(self) -> tuple[type["CachedRows"], tuple[Path, int, tuple[int, ...]]]:
+        return CachedRows, (self.path, self._offset, self.shape)  # an open file does not go to another process
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+
+
+class RowCache:
+    """A cache of a dataset folder, whole or being filled.
+
+    Its name carries the key, so that the caches of several models stand side by side and none is taken for another; its
+    metadata has the key in full, and is compared before the file is used.
+
+    Args:
+        folder: The dataset.
+        kind: What it holds.
+        network: Fingerprint of what computes the rows.
+        shape: Rows, and the shape of one.
+        name_row: From a row's number to its name, for messages.
+    """
+
+    def __init__(
+        self,
+        folder: DatasetFolder,
+        kind: CacheKind,
+        *,
+        network: str,
+        shape: tuple[int, ...],
+        name_row: Callable[[int], str],
+    ) -> None:
+        self.folder = folder
+        self.kind = kind
+        self.shape = shape
+        self.name_row = name_row
+        self._metadata = {
+            "contents": kind.contents,
+            "dataset": folder.fingerprint,
+            "network": network,
+            "schema_version": str(SCHEMA_VERSION),
+        }
+        self._of_dataset = f"{kind.name}-{folder.fingerprint[:_NAMED_DIGITS]}-"
+        stem = self._of_dataset + network[:_NAMED_DIGITS]
+        self.path = folder.path / CACHE_DIR / (stem + _SUFFIX)
+        self.partial = self.path.with_suffix(_PARTIAL_SUFFIX)
+        self._header = _header(self._metadata, shape)
+        self.num_bytes = len(self._header) + 4 * shape[0] + 4 * math.prod(shape)
+
+    def exists(self) -> bool:
+        """Whether the whole cache stands."""
+        return self.path.is_file()
+
+    def refuse_stale(self) -> None:
+        """Refuse a folder with a cache of what the dataset held before: it fits nothing any more, and keeps its disk space.
+
+        Raises:
+            InputError: Naming every such file.
+        """
+        stale = [path for path in self._siblings() if not path.name.startswith(self._of_dataset)]
+        if stale:
+            raise InputError(
+                f"{_named(stale)}: made from what {self.folder.path} held before it was prepared anew (its fingerprint is "
+                f"{self.folder.fingerprint[:_NAMED_DIGITS]} now); delete it"
+            )
+
+    def others(self) -> str | None:
+        """Name the caches that were made of this dataset with another network; None where there are none."""
+        found = [path for path in self._siblings() if path.stem != self.path.stem]
+        return _named(found) if found else None
+
+    def open(self) -> CachedRows:
+        """Open the whole cache.
+
+        Raises:
+            InputError: If the file is not what its name says, is cut short, or is damaged; up to 64 rows are looked at here,
+                and each of the others when it is read.
+        """
+        problem = self._misfit()
+        if problem is not None:
+            raise InputError(f"{self.path}: {problem}; delete it, and it is made anew")
+        rows = CachedRows(self.path, len(self._header), self.shape)
+        for place in range(min(_LOOKED_AT, len(rows))):
+            rows[place * len(rows) // min(_LOOKED_AT, len(rows))]
+        return rows
+
+    def prepare(self) -> None:
+        """Make room for the rows, or keep what a stopped job left; called by one process, before any of them fills.
+
+        Raises:
+            InputError: If there is not enough room, or none may be taken.
+        """
+        with self._problems():
+            self.path.parent.mkdir(exist_ok=True)
+            begun = self._begun()
+            taken = self.partial.stat().st_blocks * 512 if begun else 0  # what is not filled yet takes no blocks
+            free, needed = shutil.disk_usage(self.path.parent).free, self.num_bytes - taken
+            if needed > free:
+                raise InputError(
+                    f"{self.path}: the cache takes {needed / _GIB:.1f} GiB, and {free / _GIB:.1f} are free; make room, or "
+                    f"take {self.kind.option}=false"
+                )
+            if not begun:
+                with self.partial.open("wb") as file:
+                    file.write(self._header)
+                    file.truncate(self.num_bytes)
+
+    def groups(self, *, rank: int, world_size: int) -> list[range]:
+        """Return the groups of rows that are a process's share."""
+        count, step = self.shape[0], world_size * ROWS_AT_ONCE
+        return [range(start, min(start + ROWS_AT_ONCE, count)) for start in range(rank * ROWS_AT_ONCE, count, step)]
+
+    def missing(self, *, rank: int, world_size: int) -> list[range]:
+        """Return the groups of a process's share that it has still to compute, whoever began the file."""
+        with self._problems(), self.partial.open("rb") as file:
+            return [
+                group
+                for group in self.groups(rank=rank, world_size=world_size)
+                if not all(self._stands(file.fileno(), index) for index in group)
+            ]
+
+    def fill(self, groups: Sequence[range], encode: Encode, report: Report) -> None:
+        """Compute groups of rows and write them.
+
+        Raises:
+            InputError: If a row is not finite, naming it; or if the disk is full.
+        """
+        done = 0
+        with self._problems():
+            file = self.partial.open("r+b")
+        with file:
+            for group in groups:
+                rows = encode(group).float().cpu().numpy()
+                bad = [index for index, row in zip(group, rows, strict=True) if not np.isfinite(row).all()]
+                if bad:
+                    raise InputError(
+                        f"{self.folder.path}: the {self.kind.network} gives no finite {self.kind.contents} for "
+                        f"{self.name_row(bad[0])}; leave it out of the dataset, or take another model"
+                    )
+                with self._problems():
+                    self._write(file.fileno(), group.start, np.ascontiguousarray(rows))
+                done += len(group)
+                report(done)
+            with self._problems():
+                os.fsync(file.fileno())
+
+    def finish(self) -> None:
+        """Give the cache its name; called by one process, after all have written."""
+        with self._problems():
+            try:
+                self.partial.replace(self.path)
+            except FileNotFoundError:
+                if not self.exists():  # else another job that filled the same file was first
+                    raise
+
+    def _write(self, file: int, start: int, rows: np.ndarray) -> None:
+        """Write the rows, then their checks: in this order, so that a check never vouches for what is not there."""
+        checks = np.array([zlib.crc32(row) for row in rows], dtype="<u4")
+        row_bytes = rows[0].nbytes
+        _write_at(file, rows.tobytes(), len(self._header) + 4 * self.shape[0] + start * row_bytes)
+        _write_at(file, checks.tobytes(), len(self._header) + 4 * start)
+
+    def _stands(self, file: int, index: int) -> bool:
+        if not any(os.pread(file, 4, len(self._header) + 4 * index)):  # never written, so there is nothing to read
+            return False
+        return _read_row(file, len(self._header), self.shape, index) is not None
+
+    def _begun(self) -> bool:
+        """Whether the partial file is one that this job can go on with."""
+        if not self.partial.is_file() or self.partial.stat().st_size != self.num_bytes:
+            return False
+        with self.partial.open("rb") as file:
+            return file.read(len(self._header)) == self._header
+
+    def _misfit(self) -> str | None:
+        """Say how the file is another than its name says; None where it fits."""
+        with self._problems(), self.path.open("rb") as file:
+            start = file.read(len(self._header))
+            found = os.fstat(file.fileno()).st_size
+        if start != self._header:
+            metadata = _metadata(self.path)
+            if metadata is None:
+                return "is not a cache, or a damaged one"
+            words = {"dataset": "of another dataset", "network": f"of another {self.kind.key}"}
+            changed = [word for key, word in words.items() if metadata.get(key) != self._metadata[key]]
+            return f"is {' and '.join(changed) or 'of another shape'}, not what its name says"
+        if found != self.num_bytes:
+            return f"is of another size than written ({found} bytes, not {self.num_bytes})"
+        return None
+
+    def _siblings(self) -> list[Path]:
+        found = sorted(self.path.parent.glob(f"{self.kind.name}-*"))
+        return [path for path in found if path.suffix in (_SUFFIX, _PARTIAL_SUFFIX)]
+
+    @contextlib.contextmanager
+    def _problems(self) -> Iterator[None]:
+        """Turn what the system says of the file into one line with the mend."""
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"{self.path.parent}: {(error.strerror or str(error)).lower()} while filling or reading the cache of the "
+                f"{self.kind.contents}, {self.num_bytes / _GIB:.2g} GiB; mend that and run the same command again with "
+                f"resume=auto, which goes on where it was, or take {self.kind.option}=false"
+            ) from None
+
+
+def _header(metadata: dict[str, str], shape: tuple[int, ...]) -> bytes:
+    """Return the beginning of the safetensors file: eight bytes of length, and the JSON that says what lies where."""
+    end_of_checks = 4 * shape[0]
+    told = {
+        "__metadata__": metadata,
+        "checks": {"dtype": "U32", "shape": [shape[0]], "data_offsets": [0, end_of_checks]},
+        "rows": {
+            "dtype": "F32",
+            "shape": list(shape),
+            "data_offsets": [end_of_checks, end_of_checks + 4 * math.prod(shape)],
+        },
+    }
+    text = json.dumps(told, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _metadata(path: Path) -> dict[str, str] | None:
+    """Return the metadata of a safetensors file; None where it is none."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(min(int.from_bytes(file.read(8), "little"), 2**20))
+        return dict(json.loads(text)["__metadata__"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read_row(file: int, offset: int, shape: tuple[int, ...], index: int) -> np.ndarray | None:
+    """Read a row; None where its check does not agree with it."""
+    row_bytes = 4 * math.prod(shape[1:])
+    check = os.pread(file, 4, offset + 4 * index)
+    row = os.pread(file, row_bytes, offset + 4 * shape[0] + index * row_bytes)
+    if len(row) != row_bytes or zlib.crc32(row) != int.from_bytes(check, "little"):
+        return None
+    return np.frombuffer(row, dtype="<f4").reshape(shape[1:])
+
+
+def _write_at(file: int, content: bytes, offset: int) -> None:
+    """Write all of it: the system may take less at once, as on a disk that fills up."""
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(file, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _named(paths: Sequence[Path]) -> str:
+    sizes = sum(path.stat().st_blocks * 512 for path in paths)
+    return f"{', '.join(str(path) for path in paths)} ({sizes / _GIB:.2g} GiB)"

@@ -1,0 +1,167 @@
+"""`check=true`: build a whole run, do two steps and one save and load, and say what the run would need."""
+
+import dataclasses
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from riffusion_train.config.provenance import machine
+from riffusion_train.config.train import Resume, TrackerName, TrainConfig
+from riffusion_train.training.caches import CacheWork, planned_caches
+from riffusion_train.training.checkpoint import Checkpoints, TrainingState
+from riffusion_train.training.run_folder import RunFolder, check_resumable, new_run_path
+from riffusion_train.training.setup import TrainingJob, build_job, start_run
+from riffusion_train.training.speed import peak_memory_bytes
+from riffusion_train.training.trackers import check_tracker
+
+_STEPS = 2
+_ENCODED = 4
+_GIB = 2**30
+
+
+def check_training(config: TrainConfig, words: Sequence[str]) -> list[str]:
+    """Try out a run in a temporary folder beside its own, which goes again whatever happens.
+
+    Args:
+        config: The whole config of the run.
+        words: The command line's overrides.
+
+    Returns:
+        What was found, as lines to print; empty on all ranks but the first.
+
+    Raises:
+        InputError: For whatever the run itself would refuse before and during its first steps.
+    """
+    check_tracker(config.tracker)
+    run = RunFolder(new_run_path(config))
+    check_resumable(run, config)
+    with tempfile.TemporaryDirectory(prefix=".check-", dir=_standing_folder(run.path)) as scratch:
+        trial = dataclasses.replace(
+            config,
+            run=str(Path(scratch) / "run"),
+            resume=Resume.never,
+            logging_steps=1,
+            preview=dataclasses.replace(config.preview, every_steps=0),
+            tracker=dataclasses.replace(config.tracker, name=TrackerName.files),
+        )
+        accelerator, trial_run, folder = start_run(trial)
+        # Encoding the whole dataset is no trial; a few rows of it are timed below.
+        trial.cache_latents = trial.cache_text_embeddings = False
+        job = build_job(trial, words, accelerator, trial_run, folder)
+        lines = _try_out(config, job)
+    return lines if accelerator.is_main_process else []
+
+
+def _try_out(config: TrainConfig, job: TrainingJob) -> list[str]:
+    trainer = job.trainer
+    missing = _missing_caches(config, job)
+    checkpoints = _TimedCheckpoints(trainer.checkpoints.folder, trainer.checkpoints.total_limit)
+    trainer.checkpoints = checkpoints
+    trainer.rhythm = dataclasses.replace(trainer.rhythm, max_train_steps=_STEPS, checkpointing_steps=_STEPS)
+    trainer.train()
+    start = time.perf_counter()
+    trainer.restore()
+    load_s = time.perf_counter() - start
+    figures = trainer.metrics.last
+    step_s = float(figures["step_s"] or 0.0)
+    encode_s = {work.title.removeprefix("encode "): _encode_s(work, job.accelerator) for work in missing}
+    saves = -(-config.max_train_steps // config.checkpointing_steps)
+    whole_s = sum(encode_s.values()) + config.max_train_steps * step_s + saves * checkpoints.save_s
+    epochs = config.max_train_steps * trainer.global_batch_size / len(job.table)
+    trained = sum(weight.numel() for weight in trainer.parameters)
+    return [
+        f"model       {job.components.source}: {trained / 1e6:.4g} million trained weights",
+        f"dataset     {len(job.table)} slices, passed over {epochs:.3g} times in {config.max_train_steps} steps of "
+        f"{trainer.global_batch_size}",
+        f"two steps   loss {figures['loss']:.4f}; {_rates(figures)}",
+        f"memory      {_memory(job.accelerator.device)}",
+        f"checkpoint  {checkpoints.size / _GIB:.3g} GiB, saved in {checkpoints.save_s:.1f} s, loaded in {load_s:.1f} s; "
+        f"{_disk(checkpoints, config)}",
+        *_caches(missing),
+        f"estimate    {_clock(whole_s)} to finish: "
+        + "".join(f"{what} {_clock(seconds)}, " for what, seconds in encode_s.items())
+        + f"steps {_clock(config.max_train_steps * step_s)}, checkpoints {_clock(saves * checkpoints.save_s)}",
+        "nothing is left on disk; the same command without check=true trains",
+    ]
+
+
+class _TimedCheckpoints(Checkpoints):
+    """Checkpoints that know how long the last took to write, and its size."""
+
+    save_s = 0.0
+    size = 0
+
+    def save(self, state: TrainingState) -> Path:
+        start = time.perf_counter()
+        target = super().save(state)
+        self.save_s = time.perf_counter() - start
+        self.size = sum(file.stat().st_size for file in target.iterdir())
+        return target
+
+
+def _missing_caches(config: TrainConfig, job: TrainingJob) -> list[CacheWork]:
+    """Return the caches that the run would have to fill, after refusing what it would refuse."""
+    missing = []
+    for work in planned_caches(config, job.components, job.table, job.accelerator.device):
+        work.cache.refuse_stale()
+        if work.cache.exists():
+            work.cache.open()
+        else:
+            missing.append(work)
+    return missing
+
+
+def _encode_s(work: CacheWork, accelerator: Any) -> float:
+    """Return the seconds that all ranks together would need to fill a cache, from a few rows."""
+    rows = range(min(_ENCODED, work.cache.shape[0]))
+    work.encode(rows[:1])
+    start = time.perf_counter()
+    work.encode(rows).cpu()
+    return (time.perf_counter() - start) / len(rows) * work.cache.shape[0] / accelerator.num_processes
+
+
+def _caches(missing: Sequence[CacheWork]) -> list[str]:
+    if not missing:
+        return []
+    sizes = [f"{work.cache.num_bytes / _GIB:.2g} GiB of {work.cache.kind.contents}" for work in missing]
+    place = missing[0].cache.path.parent
+    free = shutil.disk_usage(_standing_folder(place)).free
+    return [f"caches      {' and '.join(sizes)} in {place}, where {free / _GIB:.3g} GiB are free"]
+
+
+def _rates(figures: dict[str, Any]) -> str:
+    mfu = "" if figures["mfu_percent"] is None else f", MFU {figures['mfu_percent']:.1f} %"
+    return (
+        f"{figures['step_s']:.3g} s a step, {figures['images_per_s']:.3g} images/s, "
+        f"{figures['audio_s_per_s']:.3g} s of audio/s{mfu}"
+    )
+
+
+def _memory(device: torch.device) -> str:
+    peak = peak_memory_bytes(device) / _GIB
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory / _GIB
+        return f"{peak:.1f} GiB at most of the {total:.1f} GiB of {torch.cuda.get_device_name(device)}"
+    return f"{peak:.1f} GiB at most in one process, of {machine()['memory_gib']} GiB"
+
+
+def _disk(checkpoints: _TimedCheckpoints, config: TrainConfig) -> str:
+    needed = checkpoints.size * (config.checkpoints_total_limit + 1)
+    free = shutil.disk_usage(checkpoints.folder).free
+    words = f"{config.checkpoints_total_limit} kept and one being written need {needed / _GIB:.3g} GiB"
+    return f"{words}, {free / _GIB:.3g} GiB are free" + ("" if needed < free else ": TOO LITTLE, free some")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _standing_folder(path: Path) -> Path:
+    """Return the nearest folder above a path that is there."""
+    return next(folder for folder in path.absolute().parents if folder.is_dir())

@@ -1,0 +1,201 @@
+"""What this machine can do for training, tried out rather than looked up, and what to change."""
+
+import dataclasses
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from riffusion_train.config.provenance import machine, versions
+
+_GIB = 2**30
+_LITTLE_DISK_GIB = 20
+_LITTLE_SHARED_GIB = 1
+_LORA_GIB = 7.5
+
+_OPTIONAL = {
+    "ray": "riffusion prepare engine=ray",
+    "tensorboard": "tracker=tensorboard",
+    "wandb": "tracker=wandb",
+    "trackio": "tracker=trackio",
+    "submitit": "sweeps on Slurm",
+}
+"""Packages that something can be asked for, and what that is."""
+
+
+@dataclasses.dataclass
+class Examination:
+    """What was found: a text for each title, and the mends for what could be better."""
+
+    rows: dict[str, str] = dataclasses.field(default_factory=dict)
+    mends: list[str] = dataclasses.field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Return everything as lines for a terminal."""
+        told = [f"{title:<16} {text}" for title, text in self.rows.items()]
+        advice = [f"  - {mend}" for mend in self.mends] or ["  nothing"]
+        return [*told, "", "what to change:", *advice]
+
+
+def examine() -> Examination:
+    """Look at versions, devices, number formats, optional packages, disk and caches."""
+    found = Examination(versions())
+    here = machine()
+    found.rows["machine"] = f"{here['processor']}, {here['cores']} cores, {here['memory_gib']} GiB, {here['system']}"
+    found.rows["threads"] = f"{torch.get_num_threads()} of torch in one process (num_threads=N)"
+    _devices(found)
+    _libraries(found)
+    _compiler(found)
+    _places(found)
+    return found
+
+
+def _devices(found: Examination) -> None:
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        memory = card.total_memory / _GIB
+        device = torch.device("cuda", index)
+        found.rows[f"cuda:{index}"] = f"{card.name}, {memory:.0f} GiB, trains in {_formats(device)}"
+        if not trains_in(device, torch.bfloat16):
+            found.mends.append(f"cuda:{index} has no bf16: take mixed_precision=fp16")
+        if memory < _LORA_GIB:
+            found.mends.append(f"cuda:{index} has {memory:.0f} GiB: experiment=sd15_lora_8gb needs about 8")
+    if torch.backends.mps.is_available():
+        found.rows["mps"] = f"available, trains in {_formats(torch.device('mps'))}"
+    if torch.accelerator.is_available():
+        return
+    found.rows["cpu"] = f"the only device, trains in {_formats(torch.device('cpu'))}"
+    if Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi"):
+        found.mends.append(
+            f"an NVIDIA driver is here, but torch {torch.__version__} does not see a GPU: install the CUDA build of torch "
+            "(https://pytorch.org/get-started)"
+        )
+    else:
+        found.mends.append(
+            "no GPU: experiment=tiny_cpu trains here; Stable Diffusion 1.5 wants a card of 8 GiB or more"
+        )
+
+
+def _formats(device: torch.device) -> str:
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    able = [name for name, dtype in kinds.items() if trains_in(device, dtype)]
+    if device.type == "cpu" and "fp16" in able:
+        able.remove("fp16")  # its range needs a gradient scaler, which is for GPUs
+    return ", ".join(able)
+
+
+def trains_in(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a convolution, attention and their gradients can be computed in a dtype on a device; it tries."""
+    if (
+        device.type == "cuda"
+        and dtype is torch.bfloat16
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        return False
+    try:
+        pixels = torch.randn(1, 8, 8, 8, device=device, requires_grad=True)
+        kernel = torch.randn(8, 8, 3, 3, device=device, requires_grad=True)
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            rows = torch.nn.functional.conv2d(pixels, kernel, padding=1).flatten(2)
+            mixed = torch.nn.functional.scaled_dot_product_attention(rows, rows, rows)
+        mixed.float().square().mean().backward()
+    except (RuntimeError, NotImplementedError, TypeError):
+        return False
+    return kernel.grad is not None and bool(kernel.grad.isfinite().all())
+
+
+def _libraries(found: Examination) -> None:
+    found.rows["torchaudio"] += f", {_torchaudio()}"
+    found.rows["peft"] += ", LoRA, DoRA and rank-stabilised LoRA" if _imports("peft") else ", which cannot be imported"
+    for package, use in _OPTIONAL.items():
+        if importlib.util.find_spec(package) is None:
+            found.rows[package] = f"not installed; for {use}: pip install {package}"
+        else:
+            found.rows[package] = f"{importlib.metadata.version(package)}, for {use}"
+    _bitsandbytes(found)
+
+
+def _torchaudio() -> str:
+    try:
+        from torchaudio.functional import melscale_fbanks
+
+        melscale_fbanks(65, 0.0, 8000.0, 8, 16000)
+    except (ImportError, OSError) as error:
+        return f"cannot be imported: {error}"
+    return "filter banks and transforms, all that is used of it; files are read by soundfile and PyAV"
+
+
+def _imports(package: str) -> bool:
+    try:
+        importlib.import_module(package)
+    except (ImportError, OSError, RuntimeError):
+        return False
+    return True
+
+
+def _bitsandbytes(found: Examination) -> None:
+    title = "bitsandbytes"
+    if importlib.util.find_spec(title) is None:
+        found.rows[title] = "not installed; for optimizers of 8 bits: pip install bitsandbytes"
+        if torch.cuda.is_available():
+            found.mends.append("pip install bitsandbytes: optimizers of 8 bits save 4.8 GiB in full fine-tuning")
+        return
+    able = "its optimizers of 8 bits work here" if _steps_in_8_bits() else "its optimizers of 8 bits do not work here"
+    found.rows[title] = f"{importlib.metadata.version(title)}, {able}"
+
+
+def _steps_in_8_bits() -> bool:
+    """Try one step; small weights keep 32 bits, so the weight is larger than 4,096."""
+    try:
+        bitsandbytes = importlib.import_module("bitsandbytes")
+        weight = torch.nn.Parameter(torch.ones(64, 128, device="cuda" if torch.cuda.is_available() else "cpu"))
+        weight.grad = torch.ones_like(weight)
+        bitsandbytes.optim.AdamW8bit([weight], lr=0.1).step()
+    except Exception:  # whatever a native library raises where it does not fit the machine
+        return False
+    return bool((weight != 1).all())
+
+
+def _compiler(found: Examination) -> None:
+    compiler = next((name for name in ("c++", "g++", "clang++", "cl") if shutil.which(name)), None)
+    on_gpu = torch.cuda.is_available()
+    triton = importlib.util.find_spec("triton") is not None
+    able = bool(compiler) and (triton or not on_gpu)
+    lack = "no C++ compiler" if not compiler else "no triton"
+    found.rows["torch.compile"] = f"possible, with {compiler}" if able else f"not possible: {lack}"
+
+
+def _places(found: Examination) -> None:
+    for title, path in cache_places().items():
+        free = _free_gib(path)
+        size = "nothing yet" if not path.exists() else "there"
+        found.rows[title] = f"{path} ({size}), {free:.0f} GiB free"
+        if free < _LITTLE_DISK_GIB:
+            wanted = "a checkpoint of full fine-tuning takes 13 GiB" if title == "disk here" else "models land there"
+            found.mends.append(f"{path} has {free:.0f} GiB free; {wanted}")
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
+        found.rows["hub"] = "HF_HUB_OFFLINE is set: only models that are in the cache are found"
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        gib = shutil.disk_usage(shared).total / _GIB
+        found.rows["shared memory"] = f"{gib:.1f} GiB"
+        if gib < _LITTLE_SHARED_GIB:
+            found.mends.append("shared memory is small for loader processes: docker run --shm-size=8g, or no workers")
+
+
+def cache_places() -> dict[str, Path]:
+    """Return where things are kept: runs here, models of the hub, compiled networks."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    places = {"disk here": Path.cwd(), "hub cache": Path(HF_HUB_CACHE)}
+    return places | ({"compile cache": Path(compiled)} if compiled else {})
+
+
+def _free_gib(path: Path) -> float:
+    standing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    return shutil.disk_usage(standing).free / _GIB

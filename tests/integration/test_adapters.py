@@ -1,0 +1,98 @@
+"""Runs of adapters of every kind: what was trained is what is exported, merged and read back."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.worlds import train_config, write_dataset
+
+from riffusion_train.config.export import ExportFormat, ExportWeights, LoraLayout
+from riffusion_train.export.exporting import export_run
+from riffusion_train.export.run_model import open_run_model
+from riffusion_train.model.adapt import add_lora
+from riffusion_train.model.build import make_components
+from riffusion_train.model.components import load_components
+from riffusion_train.model.lora import LORA_FILE, merged, read_lora
+from riffusion_train.model.stored import read_components, stored_components
+from riffusion_train.training.setup import run_training
+
+KINDS = {
+    "rslora": ["method.lora_use_rslora=true"],
+    "dora": ["method.lora_use_dora=true"],
+    "text": ["method.train_text_encoder=true", "method.text_encoder_lr=1e-2"],
+    "blocks": ["method.lora_target_blocks=[mid_block,up_blocks.1]"],
+}
+WORDS = [
+    "method=lora",
+    "method.lora_rank=4",
+    "method.lora_alpha=8",
+    "max_train_steps=3",
+    "ema=none",
+    "optimizer.lr=1e-2",
+]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "dataset")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_peft_trained_is_what_is_merged_and_exported(dataset: Path, tmp_path: Path, kind: str) -> None:
+    config = train_config(dataset, tmp_path / "run", *WORDS, *KINDS[kind])
+    run = run_training(config, [])
+    base = make_components(config.model, config.seed)
+    live = make_components(config.model, config.seed)
+    method = config.method
+    options = {"rank": 4, "alpha": 8.0, "use_dora": method.lora_use_dora, "use_rslora": method.lora_use_rslora}
+    add_lora(live.unet, target_modules=method.lora_target_modules, target_blocks=method.lora_target_blocks, **options)
+    if method.train_text_encoder:
+        add_lora(live.text_encoder, target_modules=method.lora_text_encoder_target_modules, **options)
+    trained = load_file(run / "checkpoints" / "step-000003" / "trained.safetensors")
+    for name, tensor in trained.items():
+        part, _, rest = name.partition(".")
+        live.modules[part].get_parameter(rest).data.copy_(tensor)
+    expected = predict(live)
+    assert (expected - predict(base)).abs().max() > 1e-4
+    export_run(run, tmp_path / "whole")
+    export_run(run, tmp_path / "kohya.safetensors", kind=ExportFormat.lora, layout=LoraLayout.kohya)
+    stored = stored_components(base)
+    for found in (
+        load_components(str(tmp_path / "whole")),
+        read_components(open_run_model(run, "newest", ExportWeights.raw).whole()),
+        read_components(merged(stored, read_lora(run / "final" / LORA_FILE, base.modules))),
+        read_components(merged(stored, read_lora(tmp_path / "kohya.safetensors", base.modules))),
+    ):
+        assert torch.allclose(predict(found), expected, atol=1e-5)
+    if kind == "text":
+        return
+    # diffusers, reading the file that the run left
+    plain = make_components(config.model, config.seed)
+    plain.unet.load_lora_adapter(str(run / "final"), weight_name=LORA_FILE, prefix="unet", use_safetensors=True)
+    assert torch.allclose(predict(plain), expected, atol=1e-5)
+
+
+def test_adapters_stay_inside_the_blocks_they_were_given(dataset: Path, tmp_path: Path) -> None:
+    run = run_training(train_config(dataset, tmp_path / "run", *WORDS, *KINDS["blocks"], "max_train_steps=1"), [])
+    keys = load_file(run / "final" / LORA_FILE)
+    assert keys
+    assert all(key.startswith(("unet.mid_block.", "unet.up_blocks.1.")) for key in keys)
+
+
+def test_the_text_encoder_has_its_own_rate(dataset: Path, tmp_path: Path) -> None:
+    run = run_training(train_config(dataset, tmp_path / "run", *WORDS, *KINDS["text"], "optimizer.lr=1e-3"), [])
+    state = json.loads((run / "checkpoints" / "step-000003" / "state.json").read_text())
+    groups = state["scalars"]["optimizer_groups"]
+    assert [group["initial_lr"] for group in groups] == [1e-3, 1e-2]
+    assert any(key.startswith("text_encoder.text_model.encoder") for key in load_file(run / "final" / LORA_FILE))
+
+
+@torch.no_grad()
+def predict(components: object) -> torch.Tensor:
+    """Return what the UNet says to a caption of the text encoder."""
+    generator = torch.Generator().manual_seed(0)
+    noisy = torch.randn(1, 4, 8, 8, generator=generator)
+    states = components.text_encoder.eval()(torch.arange(77)[None]).last_hidden_state  # type: ignore[attr-defined]
+    return components.unet.eval()(noisy, 500, states).sample  # type: ignore[attr-defined]

@@ -1,0 +1,22 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def test_the_benchmark_of_training_measures_both_sides_with_caches_and_without(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "train", "--quick", "clips=8", f"out={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = {row["what"]: row for row in json.loads((tmp_path / "train.json").read_text())["rows"]}
+    assert {what: row["target"] for what, row in rows.items() if row["target"]} == {
+        "training, caches on: speed": "ours / reference >= 1.4",
+        "training, caches on: peak memory": "ours / reference <= 1",
+        "training, caches off: speed": "ours / reference >= 1.05",
+        "training, caches off: peak memory": "ours / reference <= 1",
+    }
+    # SD 1.5's own share is 1.130 TFLOP over 2.407.
+    assert rows["VAE and text encoder over the UNet's forward and backward"]["ours"] == pytest.approx(0.47, abs=0.03)
+    assert rows["training, caches on: speed"]["ratio"] > 1

@@ -1,0 +1,203 @@
+"""The caches of a run: what is in them, that they change nothing, and that filling them can be stopped and shared."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from support.worlds import train_config, train_words, write_dataset
+
+from riffusion_train.cli.main import main
+from riffusion_train.config.errors import StoppedError
+from riffusion_train.dataset.row_cache import CACHE_DIR, RowCache
+from riffusion_train.training.setup import run_training
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "dataset")
+
+
+def losses(run: Path, key: str = "loss") -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line[key] for line in lines if key in line]
+
+
+def files(dataset: Path) -> list[str]:
+    """Name the caches of a dataset by what they hold."""
+    return [path.name.partition("-")[0] + path.suffix for path in sorted((dataset / CACHE_DIR).glob("*"))]
+
+
+def count_groups(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Note every group of rows that is written: the cache, and its first row."""
+    write, written = RowCache._write, []
+
+    def noted(cache: RowCache, file: int, start: int, rows: np.ndarray) -> None:
+        written.append((cache.kind.name, start))
+        write(cache, file, start, rows)
+
+    monkeypatch.setattr(RowCache, "_write", noted)
+    return written
+
+
+def test_a_run_with_caches_and_those_without_have_the_same_losses(dataset: Path, tmp_path: Path) -> None:
+    words = ["max_train_steps=6", "objective.proportion_empty_prompts=0.4", "validation.every_steps=3"]
+    without = {"both": [], "latents": ["cache_latents=false"], "texts": ["cache_text_embeddings=false"]}
+    runs = {
+        name: run_training(train_config(dataset, tmp_path / name, *words, *keys), []) for name, keys in without.items()
+    }
+    for what in ("loss", "validation_loss"):
+        for name in ("latents", "texts"):
+            assert losses(runs[name], what) == pytest.approx(losses(runs["both"], what), rel=1e-5)
+
+
+def test_the_second_run_computes_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    written = count_groups(monkeypatch)
+    for run in ("first", "second"):
+        run_training(train_config(dataset, tmp_path / run, "max_train_steps=2"), [])
+    assert written == [("latents", 0), ("latents", 8), ("texts", 0), ("texts", 8), ("texts", 16), ("texts", 24)]
+    assert losses(tmp_path / "first") == losses(tmp_path / "second")
+    texts = load_file(next((dataset / CACHE_DIR).glob("texts-*")))
+    assert texts["rows"].shape == (1 + 2 * 12, 77, 16)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["method.train_text_encoder=true"], ["latents.safetensors"]),
+        (["method=lora", "method.train_text_encoder=true"], ["latents.safetensors"]),
+        (["cache_latents=false"], ["texts.safetensors"]),
+        (["method=vae"], []),
+    ],
+    ids=" ".join,
+)
+def test_only_what_is_frozen_is_cached(tmp_path: Path, words: list[str], found: list[str]) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    run_training(train_config(dataset, tmp_path / "run", "max_train_steps=1", *words), [])
+    assert files(dataset) == found
+
+
+def test_a_filling_that_was_asked_to_stop_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    words = ["max_train_steps=2", "resume=auto"]
+    with monkeypatch.context() as patch:
+        written = count_groups(patch)
+        write = RowCache._write
+
+        def write_and_signal(cache: RowCache, file: int, start: int, rows: np.ndarray) -> None:
+            write(cache, file, start, rows)
+            if cache.kind.name == "texts" and start == 8:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        patch.setattr(RowCache, "_write", write_and_signal)
+        with pytest.raises(StoppedError, match="encode captions: 16 of this process's 25 are done; the same command"):
+            run_training(train_config(dataset, tmp_path / "run", *words), [])
+    assert written[-1] == ("texts", 8)
+    assert files(dataset) == ["latents.safetensors", "texts.partial"]
+    written = count_groups(monkeypatch)
+    run_training(train_config(dataset, tmp_path / "run", *words), [])
+    assert written == [("texts", 16), ("texts", 24)]
+    run_training(train_config(dataset, tmp_path / "other", "max_train_steps=2"), [])
+    assert losses(tmp_path / "run") == losses(tmp_path / "other")
+
+
+@pytest.mark.parametrize(("kind", "words"), [("latents", []), ("texts", []), ("texts", ["check=true"])])
+def test_a_stale_cache_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, words: list[str]
+) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    stale = dataset / CACHE_DIR / f"{kind}-{'0' * 16}-{'0' * 16}.safetensors"
+    stale.parent.mkdir()
+    stale.write_bytes(b"what the dataset held before")
+    assert main(["train", *train_words(dataset, tmp_path / "run", "max_train_steps=1", *words)]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"riffusion train: {stale} (")
+    assert "delete it" in said
+
+
+def test_a_damaged_cache_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    run_training(train_config(dataset, tmp_path / "first", "max_train_steps=1"), [])
+    for kind, word in (("texts", "check=false"), ("latents", "check=true")):
+        damaged = next((dataset / CACHE_DIR).glob(f"{kind}-*"))
+        damaged.write_bytes(damaged.read_bytes()[:-100])
+        words = train_words(dataset, tmp_path / kind, "max_train_steps=1", word)
+        assert main(["train", *words]) == 2
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert said.startswith(f"riffusion train: {damaged}: is of another size than written")
+
+
+def test_another_text_encoder_gets_a_cache_of_its_own_and_is_told_of_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    run_training(train_config(dataset, tmp_path / "first", "max_train_steps=1"), [])
+    first = next((dataset / CACHE_DIR).glob("texts-*"))
+    capsys.readouterr()
+    run_training(train_config(dataset, tmp_path / "second", "max_train_steps=1", "seed=7"), [])
+    assert f"note: {first}" in capsys.readouterr().out
+    assert files(dataset).count("texts.safetensors") == 2
+    assert first.exists()
+
+
+def test_previews_and_the_final_model_have_the_text_encoder_that_is_not_needed_for_a_step(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    words = ["max_train_steps=2", "preview.every_steps=1", "preview.num_prompts=1", "preview.num_inference_steps=1"]
+    run = run_training(train_config(dataset, tmp_path / "run", *words), [])
+    assert len(list(run.glob("previews/step-*/*.wav"))) == 2
+    assert (run / "final" / "text_encoder" / "model.safetensors").is_file()
+
+
+@pytest.mark.two_ranks
+def test_two_ranks_fill_the_caches_that_one_process_fills(dataset: Path, tmp_path: Path) -> None:
+    other = write_dataset(tmp_path / "dataset")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617", "-m"]
+    words = train_words(other, tmp_path / "run", "max_train_steps=2", "train_batch_size=2")
+    done = subprocess.run(
+        [*command, "riffusion_train", "train", *words], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "encode captions: 16/16" in done.stderr, "the first rank's share of 25 rows in groups of 8"
+    alone = run_training(train_config(dataset, tmp_path / "alone", "max_train_steps=2", "resume=never"), [])
+    assert losses(tmp_path / "run") == pytest.approx(losses(alone), rel=1e-3)
+    assert files(other) == ["latents.safetensors", "texts.safetensors"]
+    for path in (other / CACHE_DIR).iterdir():
+        assert path.read_bytes() == (dataset / CACHE_DIR / path.name).read_bytes()
+
+
+MEETS_A_PROBLEM = """
+from accelerate import PartialState
+from riffusion_train.config.errors import InputError
+from riffusion_train.training.caches import together
+
+rank = PartialState(cpu=True).process_index
+
+
+def work():
+    if rank == 1:
+        raise InputError("the slice has no finite latents")
+
+
+try:
+    together(work)
+except InputError as error:
+    print(f"rank {rank} ends: {error}", flush=True)
+"""
+
+
+@pytest.mark.two_ranks
+def test_what_one_rank_meets_ends_both_and_none_waits_for_the_other(tmp_path: Path) -> None:
+    script = tmp_path / "meets_a_problem.py"
+    script.write_text(MEETS_A_PROBLEM)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29618"]
+    done = subprocess.run([*command, str(script)], capture_output=True, text=True, timeout=300, check=False)
+    assert sorted(done.stdout.splitlines()) == [
+        "rank 0 ends: the slice has no finite latents",
+        "rank 1 ends: the slice has no finite latents",
+    ]

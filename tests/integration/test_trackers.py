@@ -1,0 +1,170 @@
+import importlib.util
+import io
+import json
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+from support.worlds import train_config, write_dataset
+
+from riffusion_train.config.compose import compose
+from riffusion_train.config.errors import InputError
+from riffusion_train.config.train import TrackerName, TrainConfig
+from riffusion_train.training.setup import run_training
+
+PREVIEWED = [
+    "max_train_steps=2",
+    "preview.every_steps=2",
+    "preview.prompts=[a low band,a high band]",
+    "preview.guidance_scales=[1.0,5.0]",
+    "preview.base_row=true",
+    "preview.num_inference_steps=1",
+]
+NAMES = {f"{index}-guidance-{scale}" for index in ("00", "01") for scale in (1, 5)}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "dataset")
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_tensorboard_is_what_a_run_gets_unless_told_otherwise() -> None:
+    assert compose("train", TrainConfig, ["dataset=d"]).tracker.name is TrackerName.tensorboard
+
+
+def test_tensorboard_gets_scalars_spectrograms_and_audio(dataset: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = run_training(train_config(dataset, tmp_path / "run", *PREVIEWED, "tracker=tensorboard"), [])
+    events = [path for path in run.rglob("events.out.tfevents.*") if b"data_wait" in path.read_bytes()]
+    accumulator = EventAccumulator(str(events[0]))
+    accumulator.Reload()
+    assert [event.value for event in accumulator.Scalars("loss")] == pytest.approx(losses(run))
+    assert len(accumulator.Scalars("images_per_s")) == 2
+    for name in NAMES:
+        # At a preview's steps alone: before the first step, and after the second.
+        assert [event.step for event in accumulator.Images(f"spectrogram/{name}")] == [0, 2]
+        sounds = accumulator.Audio(f"audio/{name}")
+        assert [sound.step for sound in sounds] == [0, 2]
+        heard, rate_hz = soundfile.read(io.BytesIO(sounds[1].encoded_audio_string))
+        kept, kept_rate_hz = soundfile.read(run / "previews" / "step-000002" / f"{name}.wav")
+        assert rate_hz == kept_rate_hz
+        np.testing.assert_allclose(heard, kept, atol=2e-3)
+
+
+def test_wandb_offline_holds_scalars_spectrograms_and_audio(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = run_training(train_config(dataset, tmp_path / "run", *PREVIEWED, "tracker=wandb"), [])
+    rows, settings = _read_wandb(next((run / "wandb").rglob("*.wandb")))
+    assert [row["loss"] for row in rows if "loss" in row] == pytest.approx(losses(run))
+    assert all({"lr", "grad_norm", "images_per_s", "data_wait_percent"} <= row.keys() for row in rows if "loss" in row)
+    assert settings["optimizer.lr"] == 1e-3
+    media = {key for row in rows for key in row}
+    assert {f"{kind}/{name}" for kind in ("audio", "spectrogram") for name in NAMES} <= media
+    last = next(row for row in reversed(rows) if "audio/00-guidance-5" in row)
+    files = next((run / "wandb").rglob("files"))
+    heard, _ = soundfile.read(files / last["audio/00-guidance-5"]["path"])
+    kept, _ = soundfile.read(run / "previews" / "step-000002" / "00-guidance-5.wav")
+    np.testing.assert_allclose(heard.squeeze(), kept.squeeze(), atol=2e-3)
+    seen = np.asarray(Image.open(files / last["spectrogram/00-guidance-5"]["path"]).convert("L"))
+    np.testing.assert_array_equal(seen, np.asarray(Image.open(run / "previews/step-000002/00-guidance-5.png")))
+
+
+def _read_wandb(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Read the history rows and the settings back from wandb's own log."""
+    from wandb.proto import wandb_internal_pb2
+
+    rows: list[dict[str, Any]] = []
+    settings: dict[str, Any] = {}
+    for data in _leveldb_records(file.read_bytes()[7:]):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            rows.append(_plain(record.history.item))
+        for items in (record.config.update, record.run.config.update):
+            settings |= _plain(items)
+    return rows, settings
+
+
+def _plain(items: Iterable[Any]) -> dict[str, Any]:
+    """Return protocol items as a dictionary; a medium comes as one item for each of its fields."""
+    values: dict[str, Any] = {}
+    for item in items:
+        name, *inner = item.nested_key or [item.key]
+        value = json.loads(item.value_json)
+        if inner:
+            values.setdefault(name, {})["/".join(inner)] = value
+        else:
+            values[name] = value
+    return values
+
+
+def _leveldb_records(log: bytes, head: int = 7, block: int = 32768) -> Iterator[bytes]:
+    """Yield the records of LevelDB's log format: blocks of 32 KiB, of parts with checksum, length and kind before each.
+
+    wandb's own header of 7 bytes belongs to the first block.
+    """
+    at, parts = head, b""
+    log = b"\0" * head + log
+    while at + head <= len(log):
+        if block - at % block < head:
+            at += block - at % block
+            continue
+        length, kind = struct.unpack_from("<HB", log, at + 4)
+        if kind == 0:
+            return
+        parts = (b"" if kind in (1, 2) else parts) + log[at + head : at + head + length]
+        at += head + length
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is an extra")
+def test_trackio_gets_the_scalars(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sqlite3
+
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    run = run_training(train_config(dataset, tmp_path / "run", *PREVIEWED, "tracker=trackio"), [])
+    base = next((tmp_path / "trackio").rglob("*.db"))
+    rows = [json.loads(row[0]) for row in sqlite3.connect(base).execute("select metrics from metrics order by step")]
+    assert [row["loss"] for row in rows if "loss" in row] == pytest.approx(losses(run))
+    assert {f"audio/{name}" for name in NAMES} <= {key for row in rows for key in row}
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_done(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=f"tracker={name} is not installed; pip install {name}"):
+        run_training(train_config(dataset, tmp_path / "run", f"tracker={name}"), [])
+    assert not (tmp_path / "run").exists()
+
+
+def test_previews_show_every_prompt_at_every_guidance_beside_the_base_model(dataset: Path, tmp_path: Path) -> None:
+    run = run_training(train_config(dataset, tmp_path / "run", *PREVIEWED), [])
+    for step in ("base", "step-000002"):
+        files = {path.name for path in (run / "previews" / step).iterdir()}
+        assert files == {f"{name}.{kind}" for name in NAMES for kind in ("wav", "png", "json")}
+    base, last = (
+        json.loads((run / "previews" / step / "01-guidance-5.json").read_text()) for step in ("base", "step-000002")
+    )
+    same = ("prompt", "seed", "guidance_scale", "num_inference_steps")
+    assert [base[key] for key in same] == [last[key] for key in same] == ["a high band", 1, 5.0, 1]
+    assert base["model_fingerprint"] != last["model_fingerprint"]
+    page = (run / "previews" / "index.html").read_text()
+    assert page.count("<audio controls") == page.count("<img ") == 8
+    assert page.index("before training") < page.index("step 2")
+    assert "base/01-guidance-5.wav" in page and "step-000002/00-guidance-1.png" in page

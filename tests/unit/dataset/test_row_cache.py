@@ -1,0 +1,268 @@
+"""Caches under kills, full disks and damage: a child process fills, and the parent reads what is left."""
+
+import os
+import pickle
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.worlds import NANO_SPECTROGRAM
+
+from riffusion_train.config.errors import InputError
+from riffusion_train.dataset.layout import DatasetFolder
+from riffusion_train.dataset.row_cache import CACHE_DIR, ROWS_AT_ONCE, CacheKind, RowCache
+
+KIND = CacheKind(name="things", contents="things", network="network", key="network", option="cache_things")
+COUNT, ROW = 43, (2, 3)
+
+
+def cache(folder: Path, *, dataset: str = "d", network: str = "n", count: int = COUNT) -> RowCache:
+    opened = DatasetFolder(folder, NANO_SPECTROGRAM, {"fingerprint": dataset * 64})
+    shape = (count, *ROW)
+    return RowCache(opened, KIND, network=network * 32, shape=shape, name_row=lambda row: f"thing {row}")
+
+
+def encode(rows: range) -> torch.Tensor:
+    return torch.stack([torch.arange(6.0).reshape(ROW) + 10 * row for row in rows])
+
+
+def fill(file: RowCache, *, world_size: int = 1, encode: Callable[[range], torch.Tensor] = encode) -> list[int]:
+    """Fill a cache as so many processes do, one after the other; return the rows that were computed."""
+    computed: list[int] = []
+
+    def counted(rows: range) -> torch.Tensor:
+        computed.extend(rows)
+        return encode(rows)
+
+    file.prepare()
+    for rank in range(world_size):
+        file.fill(file.missing(rank=rank, world_size=world_size), counted, lambda done: None)
+    return computed
+
+
+def whole(folder: Path, **options: object) -> RowCache:
+    folder.mkdir(exist_ok=True)
+    file = cache(folder, **options)  # type: ignore[arg-type]
+    fill(file)
+    file.finish()
+    return file
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Do the work in a forked process; return how it ended."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 9])
+def test_the_file_is_the_same_bit_for_bit_whoever_fills_it(tmp_path: Path, world_size: int) -> None:
+    file = cache(tmp_path)
+    assert sorted(fill(file, world_size=world_size)) == list(range(COUNT))
+    assert not file.exists()
+    file.finish()
+    rows = file.open()
+    assert len(rows) == COUNT
+    assert all(np.array_equal(rows[index], encode(range(index, index + 1))[0]) for index in range(COUNT))
+    assert file.path.read_bytes() == whole(tmp_path / "alone").path.read_bytes()
+    assert [path.name for path in file.path.parent.iterdir()] == [file.path.name]
+
+
+def test_any_safetensors_reader_reads_the_rows(tmp_path: Path) -> None:
+    assert torch.equal(load_file(whole(tmp_path).path)["rows"], encode(range(COUNT)))
+
+
+def test_an_open_cache_travels_to_another_process(tmp_path: Path) -> None:
+    rows = whole(tmp_path).open()
+    first = rows[5]
+    assert np.array_equal(pickle.loads(pickle.dumps(rows))[5], first)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 191, 192, 193, 200, 224, 225, 500, 900, 1050, 1203, 1204])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_filling_killed_at_any_byte_goes_on_without_computing_again_what_stands(
+    tmp_path: Path, num_bytes: int, world_size: int
+) -> None:
+    file = cache(tmp_path)
+    left, write = num_bytes, os.pwrite
+
+    def write_until_killed(handle: int, content: memoryview, offset: int) -> int:
+        nonlocal left
+        write(handle, content[:left], offset)
+        if len(content) > left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= len(content)
+        return len(content)
+
+    def fill_and_be_killed() -> None:
+        os.pwrite = write_until_killed  # type: ignore[assignment]
+        fill(file)
+
+    assert in_child(fill_and_be_killed) == (-signal.SIGKILL if num_bytes < COUNT * 28 else 0)
+    assert not file.exists()
+    group_bytes = ROWS_AT_ONCE * 28  # of rows and their checks
+    standing = num_bytes // group_bytes * ROWS_AT_ONCE if num_bytes < COUNT * 28 else COUNT
+    assert sorted(fill(file, world_size=world_size)) == list(range(standing, COUNT))
+    file.finish()
+    assert file.path.read_bytes() == whole(tmp_path / "alone").path.read_bytes()
+
+
+@pytest.mark.parametrize("num_bytes", [0, 5, 100])
+def test_a_kill_while_making_room_begins_anew(tmp_path: Path, num_bytes: int) -> None:
+    file = cache(tmp_path)
+    file.prepare()
+    file.partial.write_bytes(file.partial.read_bytes()[:num_bytes])
+    assert len(fill(file)) == COUNT
+
+
+@pytest.mark.parametrize("rows", [0, 3.5, 8, 20.25, 42.9])
+def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing_that_looks_whole(tmp_path: Path, rows: float) -> None:
+    file = cache(tmp_path)
+    file.prepare()
+    room = file.num_bytes - 24 * COUNT + int(24 * rows)
+
+    def fill_with_little_room() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        try:
+            fill(file)
+        except InputError as error:
+            (tmp_path / "said").write_text(str(error)[:room])
+
+    assert in_child(fill_with_little_room) == 0
+    said = (tmp_path / "said").read_text()
+    assert said.startswith(f"{tmp_path / CACHE_DIR}: file too large while filling or reading the cache of the things")
+    assert "\n" not in said
+    assert not file.exists()
+    assert min(fill(file)) == int(rows) // ROWS_AT_ONCE * ROWS_AT_ONCE
+
+
+def test_a_cache_larger_than_the_disk_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    file = cache(tmp_path, count=10**13)
+    with pytest.raises(
+        InputError, match=r"the cache takes .* GiB, and .* are free; make room, or take cache_things=false"
+    ):
+        file.prepare()
+    assert not any(file.path.parent.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / CACHE_DIR).write_text("a file where the folder should be")
+    with pytest.raises(InputError, match=r"\.cache: file exists .* or take cache_things=false"):
+        cache(tmp_path).prepare()
+
+
+def test_numbers_that_are_not_finite_name_their_row_and_what_stands_is_kept(tmp_path: Path) -> None:
+    def broken(rows: range) -> torch.Tensor:
+        found = encode(rows)
+        found[[row == 21 for row in rows]] = torch.inf
+        return found
+
+    file = cache(tmp_path)
+    with pytest.raises(InputError, match="the network gives no finite things for thing 21; leave it out"):
+        fill(file, encode=broken)
+    assert fill(file) == list(range(16, COUNT))
+
+
+def test_a_cache_of_what_the_dataset_held_before_is_refused_by_name(tmp_path: Path) -> None:
+    old, begun = whole(tmp_path, dataset="a"), cache(tmp_path, dataset="b")
+    begun.prepare()
+    with pytest.raises(InputError, match=r"prepared anew.*; delete it") as refused:
+        cache(tmp_path).refuse_stale()
+    assert str(old.path) in str(refused.value)
+    assert str(begun.partial) in str(refused.value)
+    old.path.unlink()
+    begun.partial.unlink()
+    cache(tmp_path).refuse_stale()
+
+
+def test_caches_of_two_networks_stand_side_by_side(tmp_path: Path) -> None:
+    first, second = whole(tmp_path, network="1"), cache(tmp_path, network="2")
+    second.refuse_stale()
+    assert not second.exists()
+    assert str(first.path) in (second.others() or "")
+    assert first.others() is None
+    assert whole(tmp_path, network="2").path != first.path
+
+
+def cut(file: RowCache) -> None:
+    file.path.write_bytes(file.path.read_bytes()[:-1])
+
+
+def emptied(file: RowCache) -> None:
+    file.path.write_bytes(b"")
+
+
+def overwritten(file: RowCache) -> None:
+    file.path.write_bytes(b"x" * file.num_bytes)
+
+
+def one_bit_turned(file: RowCache) -> None:
+    content = bytearray(file.path.read_bytes())
+    content[-1] ^= 1
+    file.path.write_bytes(content)
+
+
+def of_another_dataset(file: RowCache) -> None:
+    whole(file.folder.path / "other", dataset="e").path.replace(file.path)
+
+
+def of_another_network(file: RowCache) -> None:
+    whole(file.folder.path / "other", network="m").path.replace(file.path)
+
+
+def of_another_shape(file: RowCache) -> None:
+    whole(file.folder.path / "other", count=COUNT + 1).path.replace(file.path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (cut, "is of another size than written"),
+        (emptied, "is not a cache, or a damaged one"),
+        (overwritten, "is not a cache, or a damaged one"),
+        (one_bit_turned, "its row 42 is damaged"),
+        (of_another_dataset, "is of another dataset, not what its name says"),
+        (of_another_network, "is of another network, not what its name says"),
+        (of_another_shape, "is of another shape, not what its name says"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_by_name(
+    tmp_path: Path, damage: Callable[[RowCache], None], problem: str
+) -> None:
+    file = whole(tmp_path)
+    damage(file)
+    with pytest.raises(InputError, match=problem) as refused:
+        file.open()
+    assert str(refused.value).startswith(f"{file.path}: ")
+    assert "delete" in str(refused.value)
+
+
+def test_damage_that_opening_does_not_see_is_refused_when_the_row_is_read(tmp_path: Path) -> None:
+    file = whole(tmp_path, count=1000)
+    content = bytearray(file.path.read_bytes())
+    content[file.num_bytes - 24] ^= 1  # the last row; every fifteenth or so is looked at
+    file.path.write_bytes(content)
+    rows = file.open()
+    assert rows[998].shape == ROW
+    with pytest.raises(InputError, match="its row 999 is damaged; delete the file"):
+        rows[999]
+
+
+def test_a_job_that_comes_second_takes_the_file_that_another_finished(tmp_path: Path) -> None:
+    first, second = cache(tmp_path), cache(tmp_path)
+    fill(first)
+    assert fill(second) == []
+    first.finish()
+    second.finish()
+    assert len(second.open()) == COUNT

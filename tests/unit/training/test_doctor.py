@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from riffusion_train.training import doctor
+from riffusion_train.training.doctor import cache_places, examine, trains_in
+
+
+def test_the_machine_is_described_with_what_works_on_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    rows = examine().rows
+    assert {"torch", "peft", "machine", "torchaudio", "bitsandbytes", "ray", "disk here", "hub cache"} <= rows.keys()
+    assert "LoRA" in rows["peft"]
+    assert "filter banks" in rows["torchaudio"]
+    assert rows["compile cache"].startswith(str(tmp_path / "compiled"))
+    assert "HF_HUB_OFFLINE" in rows["hub"]
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_what_trains_here_all_the_same() -> None:
+    found = examine()
+    assert found.rows["cpu"] == "the only device, trains in fp32, bf16"
+    assert any("experiment=tiny_cpu" in mend or "CUDA build of torch" in mend for mend in found.mends)
+
+
+def test_a_full_disk_is_something_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_free_gib", lambda path: 3.0)
+    assert sum("3 GiB free" in mend for mend in examine().mends) == len(cache_places())
+
+
+def test_a_package_that_is_missing_comes_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = examine()
+    rows = found.rows
+    assert rows["trackio"] == "not installed; for tracker=trackio: pip install trackio"
+    assert rows["bitsandbytes"].endswith("pip install bitsandbytes")
+    assert found.lines()[-len(found.mends) - 1] == "what to change:"
+
+
+def test_a_dtype_is_tried_and_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert trains_in(cpu, torch.float32)
+    assert trains_in(cpu, torch.bfloat16)
+
+    def missing(*tensors: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("not implemented for 'BFloat16'")
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", missing)
+    assert not trains_in(cpu, torch.bfloat16)
