@@ -32,7 +32,7 @@ from benchmarks.report import Goal, Row
 from data_prep.clipping import clipped_share, pcm_hash
 from data_prep.kept import Slice, TrackFacts, write_kept
 from data_prep.loudness import gain_db, measure_lufs
-from data_prep.work import CutParameters, TrackWorker, WorkerSetup, png_bytes
+from data_prep.work import CutParameters, TrackWorker, WorkerSetup, mixed_for, png_bytes
 from data_prep.workers import run_in_processes
 from riffusion_train.audio.codec import SpectrogramCodec, make_codec
 from riffusion_train.audio.files import resample, write_audio
@@ -174,7 +174,8 @@ def _one_by_one(path: Path, codec: SpectrogramCodec, scratch: Path) -> dict[str,
 
     decoded = timed("decode", lambda: decode(path))
     timed("hashes, clipping", lambda: (pcm_hash(decoded.wav, decoded.rate_hz), clipped_share(decoded.wav)))
-    wav = timed("resample", lambda: resample(decoded.wav, decoded.rate_hz, codec.rate_hz))
+    wav = timed("mix down", lambda: mixed_for(codec.config.channels, decoded.wav))
+    wav = timed("resample", functools.partial(resample, wav, decoded.rate_hz, codec.rate_hz))
     lufs = timed("loudness", lambda: measure_lufs(wav, codec.rate_hz))
     wav = timed("gain", lambda: wav * np.float32(10 ** (gain_db(wav, lufs, -14.0, -1.0) / 20)))
     slices = []

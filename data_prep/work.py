@@ -33,7 +33,7 @@ from riffusion_train.audio.files import resample
 from riffusion_train.audio.reading import decode, doubts
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import Tail, Windows
-from riffusion_train.config.spectrogram import SpectrogramConfig
+from riffusion_train.config.spectrogram import Channels, SpectrogramConfig
 
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 """Errors of the place that is written to: no fault of a track, so they end the run."""
@@ -162,8 +162,9 @@ class TrackWorker:
             wav = wav - wav.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
         if self._cut.acoustic:
             facts = dataclasses.replace(facts, acoustic=to_text(fingerprint_words(wav, rate_hz)))
-        wav = resample(_at_most_stereo(wav), rate_hz, self._codec.rate_hz)
-        # Measured on the whole track at the codec's rate: what the model hears, and no quiet passage is blown up.
+        wav = resample(mixed_for(self._cut.spectrogram.channels, wav), rate_hz, self._codec.rate_hz)
+        # Measured on the whole track, with the codec's channels and rate: what the model hears, and no quiet passage is
+        # blown up.
         lufs = measure_lufs(wav, self._codec.rate_hz)
         gain = gain_db(wav, lufs, self._cut.target_lufs, self._cut.peak_ceiling_dbfs)
         facts = dataclasses.replace(facts, lufs=lufs, gain_db=gain)
@@ -262,6 +263,13 @@ def png_bytes(image: npt.NDArray[np.uint8]) -> bytes:
     return sink.getvalue()
 
 
-def _at_most_stereo(wav: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Mix more than two channels down to one; which speaker each belongs to is not known for every format."""
-    return wav if wav.shape[0] <= 2 else wav.mean(axis=0, keepdims=True, dtype=np.float32)
+def mixed_for(channels: Channels, wav: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return (channels, samples) with no more channels than the pictures hold: one, or two.
+
+    More than two are always mixed down to one: which speaker each belongs to is not known for every format.
+    """
+    if wav.shape[0] == 1 or (wav.shape[0] == 2 and channels is not Channels.mono):
+        return wav
+    if wav.shape[0] == 2:  # as the mean, in a quarter of the time
+        return (wav[:1] + wav[1:]) * np.float32(0.5)
+    return wav.mean(axis=0, keepdims=True, dtype=np.float32)

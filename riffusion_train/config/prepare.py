@@ -168,7 +168,8 @@ class PrepareConfig:
     silence_dbfs: float = -60.0
     """Windows whose RMS level after the gain lies below this are left out."""
     target_lufs: float | None = -14.0
-    """Integrated loudness to which each whole track is brought; null leaves it as it is."""
+    """Integrated loudness (BS.1770) to which each whole track is brought, its mono mix where the preset's pictures are mono;
+    null leaves it as it is."""
     peak_ceiling_dbfs: float = -1.0
     """Highest sample peak the loudness gain may lead to."""
     validation_ratio: float = 0.05
