@@ -89,16 +89,17 @@ def frozen_share() -> float:
     return frozen.get_total_flops() / trained
 
 
-def write_pictures(folder: Path, count: int) -> Path:
-    """Write a dataset folder of noisy bands in the `small` preset; return it."""
-    preset = load_preset("small")
+def write_pictures(folder: Path, count: int, preset_name: str = "small") -> Path:
+    """Write a dataset folder of noisy bands in a preset; return it."""
+    preset = load_preset(preset_name)
     (folder / "data").mkdir(parents=True)
     write_spectrogram(folder, preset)
     rng = np.random.default_rng(0)
     rows = []
     for index in range(count):
         picture = rng.integers(200, 256, (preset.n_mels, preset.width_px)).astype(np.uint8)
-        picture[(5 * index) % 110 : (5 * index) % 110 + 9] //= 4
+        low = (5 * index) % (preset.n_mels - 18)
+        picture[low : low + 9] //= 4
         packed = io.BytesIO()
         Image.fromarray(picture).save(packed, "PNG")
         rows.append(

@@ -20,3 +20,13 @@ def test_the_benchmark_of_training_measures_both_sides_with_caches_and_without(t
     # SD 1.5's own share is 1.130 TFLOP over 2.407.
     assert rows["VAE and text encoder over the UNet's forward and backward"]["ours"] == pytest.approx(0.47, abs=0.03)
     assert rows["training, caches on: speed"]["ratio"] > 1
+
+
+def test_the_benchmark_of_loading_tells_of_waiting_and_of_memory(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "loading", "--quick", f"out={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    waiting, memory = json.loads((tmp_path / "loading.json").read_text())["rows"]
+    assert 0 <= waiting["ours"] < 100
+    assert memory["what"] == "peak memory after reading 200 slices, beside 20"
+    assert memory["ratio"] > 0.5
