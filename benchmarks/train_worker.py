@@ -4,7 +4,6 @@ METHOD is `cached` or `uncached`, which are ours, or `diffusers`. Prints the CPU
 JSON.
 """
 
-import io
 import itertools
 import json
 import sys
@@ -118,24 +117,21 @@ def diffusers_recipe(dataset: str, steps: int) -> list[float]:
 
 
 class _Pictures(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Pictures and captions as the script's `preprocess` gives them."""
+    """Pictures and captions by `datasets`, as the script reads them and its `preprocess` gives them."""
 
     def __init__(self, dataset: str, tokenizer: Any) -> None:
-        import pyarrow.parquet as pq
+        import datasets
 
-        self.rows = [
-            row for file in sorted(Path(dataset).glob("data/train-*")) for row in pq.read_table(file).to_pylist()
-        ]
+        files = [str(path) for path in sorted(Path(dataset).glob("data/train-*"))]
+        self.rows = datasets.load_dataset("parquet", data_files=files, split="train")
         self.tokenizer = tokenizer
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        from PIL import Image
-
         row = self.rows[index]
-        picture = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
+        picture = row["image"].convert("RGB")
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div(255).sub(0.5).div(0.5)
         told = self.tokenizer(
             row["caption"][0], max_length=77, padding="max_length", truncation=True, return_tensors="pt"

@@ -96,11 +96,17 @@ def is_standard(tokenizer: "CLIPTokenizer") -> bool:
 
 def tokenizer_fingerprint(tokenizer: "CLIPTokenizer") -> str:
     """Return a short hash of all that turns a text into ids: vocabulary, merges, normalisation, added tokens, length."""
-    told = json.loads(tokenizer.backend_tokenizer.to_str())
-    for remembered in ("padding", "truncation"):  # of the last call, not of the tokenizer
-        told.pop(remembered, None)
-    told["length"] = [tokenizer.model_max_length, tokenizer.pad_token_id]
-    return hashlib.blake2b(json.dumps(told, sort_keys=True).encode("utf-8"), digest_size=16).hexdigest()
+    backend = tokenizer.backend_tokenizer
+    padding, truncation = backend.padding, backend.truncation  # of the last call, not of the tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    told = hashlib.blake2b(backend.to_str().encode("utf-8"), digest_size=16)
+    if padding is not None:
+        backend.enable_padding(**padding)
+    if truncation is not None:
+        backend.enable_truncation(**truncation)
+    told.update(f"{tokenizer.model_max_length} {tokenizer.pad_token_id}".encode())
+    return told.hexdigest()
 
 
 @functools.cache

@@ -26,6 +26,8 @@ def prepare_components(config: TrainConfig, folder: DatasetFolder, base: Compone
     # Convolutions in this layout are a sixth of the step faster on a CPU, and what tensor cores want on a GPU.
     components.unet.to(memory_format=torch.channels_last)
     method = config.method
+    if method.name is not MethodName.vae:
+        components.vae.to(memory_format=torch.channels_last)
     if method.name is MethodName.vae:
         unfreeze_vae(components.vae, encoder=method.train_vae_encoder)
     elif method.name is MethodName.lora:
