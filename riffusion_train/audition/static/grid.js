@@ -27,6 +27,7 @@ function render() {
   tiles.clear();
   const shown = site.cells.filter(visible);
   document.body.classList.toggle("no-pictures", !view.pictures);
+  document.body.classList.toggle("is-small", versions.size > 5);
   byId("clips").replaceChildren(...(view.order === "grid" || blind.on ? gridOf(shown) : listOf(shown)));
   if (!shown.length) byId("clips").append(make("p", { class: "empty" }, site.cells.length ? "No clip fits. Clear a filter." : "There are no clips yet."));
   byId("summary").textContent = summary(shown.length);
@@ -97,15 +98,14 @@ function tile(cell, place) {
     else player.select(cell, { play: true, at: player.cell && player.cell.row === cell.row ? player.time : 0 });
   } });
   const shownMetric = view.order === "grid" || view.order === "rating" ? "loudness_lufs" : view.order;
-  const measures = make("span", { class: "measure" });
+  const measures = make("p", { class: "measure" });
   const info = make("button", { type: "button", class: "info", "aria-label": `Details of ${label}`, "aria-haspopup": "dialog", onclick: () => openSheet(cell) }, icon("info"));
-  const element = make("article", { class: "clip", "data-id": cell.id, "aria-label": label }, picture,
-    make("div", { class: "foot" }, button,
-      make("div", { class: "name" },
-        make("strong", {}, place !== null && place < 9 ? make("kbd", { "aria-hidden": "true" }, String(place + 1)) : null, name),
-        view.order === "grid" || blind.on ? null : make("span", { class: "of" }, `${cell.settings.prompt || "(no prompt)"} · seed ${cell.settings.seed}`),
-        measures),
-      blind.on ? null : info));
+  const element = make("article", { class: "clip", "data-id": cell.id, "aria-label": label },
+    make("div", { class: "head" },
+      place !== null && place < 9 ? make("kbd", { "aria-hidden": "true" }, String(place + 1)) : null,
+      make("strong", { title: name }, name), blind.on ? null : info),
+    view.order === "grid" || blind.on ? null : make("p", { class: "of" }, `${cell.settings.prompt || "(no prompt)"} · seed ${cell.settings.seed}`),
+    picture, make("div", { class: "foot" }, button, measures));
   const parts = { cell, element, picture, playhead, button, measures, label, metric: shownMetric, shown: null };
   tiles.set(cell.id, parts);
   showMeasures(parts);
@@ -113,9 +113,10 @@ function tile(cell, place) {
 }
 
 function showMeasures(parts) {
-  const rating = ratings.of(parts.cell), texts = blind.on ? [] : [spoken(parts.metric, measure(parts.cell, parts.metric))];
-  if (rating) texts.push(`★ ${rating}`);
-  parts.measures.textContent = texts.join(" · ");
+  const rating = ratings.of(parts.cell);
+  parts.measures.replaceChildren(
+    ...(blind.on ? [] : [make("span", {}, spoken(parts.metric, measure(parts.cell, parts.metric)))]),
+    ...(rating ? [make("span", {}, `★ ${rating}`)] : []));
 }
 
 function pictureKey(event, cell) {

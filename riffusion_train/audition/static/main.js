@@ -56,6 +56,7 @@ function rate(value) {
 function setBlind(on) {
   // Which letter the chosen clip becomes would tell its name: the choice goes to the first of its row, and stops.
   player.pause();
+  say("");
   if (on) blind.start(); else blind.stop();
   showTools();
   render();

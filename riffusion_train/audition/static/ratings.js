@@ -29,24 +29,33 @@ const nameOf = (cell) => (blind.on ? blind.label(cell) : versions.get(cell.versi
 
 const ratings = {
   all: storage.read("ratings") || {},
+  found(cell, unseen) {
+    const found = this.all[unseen ? `${cell.id}.blind` : cell.id];
+    return found && found.rating >= 1 && found.rating <= 5 ? found : null;
+  },
+  /** What is rated: while blind, only by the letters of now, since any other rating would tell the name. */
   of(cell) {
-    const found = this.all[cell.id];
-    return found && found.rating >= 1 && found.rating <= 5 ? found.rating : null;
+    const unseen = this.found(cell, true);
+    const found = blind.on ? (unseen && unseen.shuffle === blind.key ? unseen : null) : this.found(cell, false) || unseen;
+    return found && found.rating;
   },
   set(cell, value) {
     this.all = { ...(storage.read("ratings") || this.all) }; // another tab may have written meanwhile
-    if (value) {
-      this.all[cell.id] = { rating: value, blind: blind.on, label: blind.on ? blind.label(cell) : "", at: new Date().toISOString() };
-    } else delete this.all[cell.id];
+    const at = new Date().toISOString();
+    if (value && blind.on) this.all[`${cell.id}.blind`] = { rating: value, label: blind.label(cell), shuffle: blind.key, at };
+    else if (value) this.all[cell.id] = { rating: value, at };
+    else for (const name of blind.on ? [`${cell.id}.blind`] : [cell.id, `${cell.id}.blind`]) delete this.all[name];
     storage.write("ratings", this.all);
     if (!storage.kept) say("This browser keeps nothing for this page: save the ratings before you leave");
   },
-  rated() { return site.cells.filter((cell) => this.of(cell) !== null); },
+  /** All ratings of this page: a clip may have one by its name and one by a letter. */
+  list() {
+    return site.cells.flatMap((cell) => [false, true].map((unseen) => ({ cell, unseen, ...this.found(cell, unseen) }))).filter((one) => one.rating);
+  },
   csv() {
     const head = ["prompt", "negative_prompt", "seed", "version", "step", "source", "rating", "blind", "label", "rated_at", "clip"];
-    const lines = this.rated().map((cell) => {
-      const version = versions.get(cell.version), { rating, blind: unseen, label, at } = this.all[cell.id];
-      const settings = cell.settings;
+    const lines = this.list().map(({ cell, unseen, rating, label = "", at }) => {
+      const version = versions.get(cell.version), settings = cell.settings;
       return [settings.prompt, settings.negative_prompt || "", settings.seed, version.name, version.step ?? "", version.source,
         rating, unseen ? "yes" : "no", label, at, cell.stem];
     });
@@ -61,7 +70,7 @@ function field(value) {
 }
 
 function saveRatings() {
-  if (!ratings.rated().length) { say("Nothing is rated yet"); return; }
+  if (!ratings.list().length) { say("Nothing is rated yet"); return; }
   const url = URL.createObjectURL(new Blob(["\ufeff" + ratings.csv()], { type: "text/csv" }));
   make("a", { href: url, download: "ratings.csv" }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10000);
@@ -69,12 +78,13 @@ function saveRatings() {
 
 function showTally() {
   const tally = byId("tally"), body = tally.querySelector("tbody");
-  const rated = ratings.rated();
-  tally.hidden = blind.on || !rated.length;
-  const mean = (list) => (list.length ? (list.reduce((sum, cell) => sum + ratings.of(cell), 0) / list.length).toFixed(2) : "–");
+  const list = ratings.list();
+  tally.hidden = blind.on || !list.length;
+  const mean = (some) => (some.length ? (some.reduce((sum, one) => sum + one.rating, 0) / some.length).toFixed(2) : "–");
   body.replaceChildren(...site.versions.map((version) => {
-    const mine = rated.filter((cell) => cell.version === version.id), unseen = mine.filter((cell) => ratings.all[cell.id].blind);
+    const mine = list.filter((one) => one.cell.version === version.id);
+    const [open, unseen] = [mine.filter((one) => !one.unseen), mine.filter((one) => one.unseen)];
     return make("tr", {}, make("th", { scope: "row" }, version.name),
-      ...[mine.length, mean(mine), unseen.length, mean(unseen)].map((text) => make("td", {}, String(text))));
+      ...[open.length, mean(open), unseen.length, mean(unseen)].map((text) => make("td", {}, String(text))));
   }));
 }
