@@ -1,6 +1,5 @@
 """Sampling prompts x models x seeds into an audition site, leaving alone what stands already."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from riffusion_train.audition.site import PAGE_FILE, Cell, Site, Version, write_site
-from riffusion_train.config.errors import InputError
+from riffusion_train.config.errors import InputError, StoppedError
 from riffusion_train.config.progress import ProgressReport
 from riffusion_train.config.sample import Quality, SchedulerName
 from riffusion_train.sampling.clip import Clip
@@ -136,12 +135,20 @@ class Grid:
         """Return the number of clips that stand already."""
         return sum(self._stands(place) for place in self._places)
 
-    def make(self, *, device: str | None = None, batch_size: int = 4) -> int:
+    def make(
+        self, *, device: str | None = None, batch_size: int = 4, asked_to_stop: Callable[[], bool] = lambda: False
+    ) -> int:
         """Sample what does not stand yet, and write the page; return the number of clips made.
 
         The page is written after each model, and also where the work is interrupted: it shows what there is.
 
+        Args:
+            device: Where to sample; None takes the best there is.
+            batch_size: Clips denoised together.
+            asked_to_stop: Asked after each clip.
+
         Raises:
+            StoppedError: If asked to stop; the next call goes on.
             InputError: If a model cannot be used or the folder holds something else.
         """
         self._check_folder()
@@ -155,6 +162,8 @@ class Grid:
                     for _ in self._sample(model, wanted, device, batch_size):
                         made += 1
                         progress.update(kept + made, model.name)
+                        if asked_to_stop():
+                            raise StoppedError(f"{kept + made} of {len(self)} clips stand; the same command goes on")
                     self.write_page()
         finally:
             self.write_page()
@@ -213,14 +222,13 @@ class Grid:
 def _save_whole(clip: Clip, stem: Path, audio_format: str) -> None:
     """Write a clip beside its place and rename it, its settings last: a clip that is interrupted does not stand."""
     partial = stem.with_name(f".partial-{stem.name}")
-    files = clip.save(partial, audio_format)
     try:
+        files = clip.save(partial, audio_format)
         for file in sorted(files, key=lambda path: path.suffix == ".json"):
             file.replace(stem.with_name(stem.name + file.suffix))
     finally:
-        for file in files:
-            with contextlib.suppress(FileNotFoundError):
-                file.unlink()
+        for left in stem.parent.glob(f"{partial.name}.*"):  # a slug has nothing that glob would take for a pattern
+            left.unlink(missing_ok=True)
 
 
 def _slug(text: str) -> str:

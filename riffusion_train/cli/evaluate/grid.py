@@ -95,6 +95,7 @@ def _make(
     from riffusion_train.cli.evaluate.models import find_models
     from riffusion_train.cli.quiet import quieten_libraries
     from riffusion_train.evaluation.grid import Grid, GridSettings
+    from riffusion_train.training.stop import StopRequest
 
     quieten_libraries()
     if config.num_threads is not None:
@@ -110,6 +111,7 @@ def _make(
         title=config.title,
         command=shlex.join(["riffusion", "evaluate", "grid", *words]),
     )
-    made = grid.make(device=config.device, batch_size=config.batch_size)
+    with StopRequest() as stop:
+        made = grid.make(device=config.device, batch_size=config.batch_size, asked_to_stop=lambda: stop.asked)
     print(f"made: {made} clips, {len(grid) - made} stood already")
     print(f"done: open {grid.page.resolve()} in a browser")
