@@ -27,13 +27,28 @@ def data_of(audition: Path) -> Any:
     return json.loads((audition.parent / "site.json").read_text(encoding="utf-8"))
 
 
+def wait(page: Any, condition: str) -> None:
+    """Wait for a condition; playwright's own waiting needs `eval`, which the page's policy forbids."""
+    for _ in range(400):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(25)
+    raise AssertionError(f"never came true: {condition}")
+
+
 def play(page: Any, number: int) -> None:
     page.locator(".clip .play").nth(number).click()
-    page.wait_for_function("sounding().length === 1 && sounding()[0].currentTime > 0.1")
+    wait(page, "sounding().length === 1 && sounding()[0].currentTime > 0.1")
 
 
 def names(page: Any, row: int = 0) -> list[str]:
     return list(page.locator(".row").nth(row).locator(".head strong").all_inner_texts())
+
+
+def versions_of(page: Any, row: int) -> list[str]:
+    """Return the numbers of a row's versions, from the folders that their pictures lie in."""
+    images = page.locator(".row").nth(row).locator("img")
+    return [re.findall(r"v%20(\d)%231", source)[0] for source in images.evaluate_all("l => l.map((i) => i.src)")]
 
 
 def ratings_file(page: Any) -> list[dict[str, str]]:
@@ -49,7 +64,7 @@ def test_it_opens_from_disk_and_shows_every_clip_with_its_picture(opened: Open, 
     assert page.locator(".clip").count() == 12
     assert [names(page, row) for row in range(4)] == [NAMES] * 4
     page.evaluate("document.querySelectorAll('img').forEach((image) => { image.loading = 'eager'; })")
-    page.wait_for_function("[...document.images].every((image) => image.complete && image.naturalWidth === 32)")
+    wait(page, "[...document.images].every((image) => image.complete && image.naturalWidth === 32)")
     assert "2 prompts × 3 versions × 2 seeds: 12 clips" in page.inner_text("header")
 
 
@@ -81,7 +96,7 @@ def test_another_version_goes_on_at_the_same_place(opened: Open, audition: Path)
     for key, number in (("2", 1), ("3", 2), ("1", 0)):
         before = page.evaluate("sounding()[0].currentTime")
         page.keyboard.press(key)
-        page.wait_for_function("sounding().length === 1 && sounding()[0].currentTime > 0")
+        wait(page, "sounding().length === 1 && sounding()[0].currentTime > 0")
         after = page.evaluate("sounding()[0].currentTime")
         assert -0.02 < (after - before) % CLIP_S < 1.0
         assert page.locator(".clip").nth(number).get_attribute("class") == "clip is-current is-playing"
@@ -94,7 +109,7 @@ def test_a_paused_clip_keeps_its_place_in_another_version(opened: Open, audition
     page = opened(audition)
     page.locator(".clip .picture").first.click(position={"x": 1, "y": 1})
     page.keyboard.press("Space")
-    page.wait_for_function("sounding().length === 0")
+    wait(page, "sounding().length === 0")
     page.locator("#position").fill("1.5")
     page.locator("#chips button").nth(2).click()
     assert page.evaluate("document.activeElement.textContent").endswith(NAMES[2])
@@ -106,7 +121,7 @@ def test_a_click_on_a_picture_goes_to_that_moment(opened: Open, audition: Path) 
     page = opened(audition)
     picture = page.locator(".clip .picture").nth(1)
     picture.click(position={"x": 0.6 * picture.bounding_box()["width"], "y": 20})
-    page.wait_for_function("sounding().length === 1")
+    wait(page, "sounding().length === 1")
     assert 0.58 * CLIP_S < page.evaluate("sounding()[0].currentTime") < 0.9 * CLIP_S
 
 
@@ -137,10 +152,7 @@ def test_blind_listening_hides_what_is_what_and_the_ratings_tell_it(opened: Open
     assert [names(page, row) for row in range(4)] == [["A", "B", "C"]] * 4
     page.keyboard.press("i")
     assert page.locator("dialog[open]").count() == page.locator(".info").count() == 0
-    order = [
-        image.rpartition("/")[0]
-        for image in page.locator(".row").first.locator("img").evaluate_all("l => l.map(i => i.src)")
-    ]
+    order = versions_of(page, 0)
     for key in "123":
         page.keyboard.press(key)
         page.keyboard.press(f"Shift+Digit{key}")
@@ -155,10 +167,7 @@ def test_blind_listening_hides_what_is_what_and_the_ratings_tell_it(opened: Open
     assert all(name in tally for name in NAMES)
     rows = ratings_file(page)
     unseen = {row["version"]: (row["label"], row["rating"]) for row in rows if row["blind"] == "yes"}
-    places = {
-        name: next(place for place, part in enumerate(order) if part.endswith(f"v%20{number}%231"))
-        for number, name in enumerate(NAMES)
-    }
+    places = {name: order.index(str(number)) for number, name in enumerate(NAMES)}
     assert unseen == {name: ("ABC"[place], str(place + 1)) for name, place in places.items()}
     assert [(row["version"], row["rating"]) for row in rows if row["blind"] == "no"] == [(NAMES[0], "2")]
 
@@ -168,15 +177,7 @@ def test_each_blind_session_shuffles_anew_and_each_row_by_itself(opened: Open, a
     orders = set()
     for _ in range(6):
         page.keyboard.press("b")
-        orders |= {
-            tuple(
-                page.locator(".row")
-                .nth(row)
-                .locator("img")
-                .evaluate_all("l => l.map((i) => i.src.split('%231')[0].slice(-1))")
-            )
-            for row in range(4)
-        }
+        orders |= {tuple(versions_of(page, row)) for row in range(4)}
         page.keyboard.press("b")
     assert len(orders) >= 4
     assert all(sorted(order) == ["0", "1", "2"] for order in orders)
@@ -253,10 +254,10 @@ def test_a_link_restores_what_was_shown_and_where_it_played(opened: Open, auditi
 
 
 @pytest.mark.parametrize(
-    "hash", ["clip=nothing&t=abc", "order=x.y&seed=99&where.peak_dbfs=a..b", "%E0%A4%A&without=%00", "clip"]
+    "words", ["clip=nothing&t=abc", "order=x.y&seed=99&where.peak_dbfs=a..b", "%E0%A4%A&without=%00", "clip"]
 )
-def test_a_link_that_says_nonsense_opens_the_page_all_the_same(opened: Open, audition: Path, hash: str) -> None:
-    page = opened(f"{audition.as_uri()}#{hash}")
+def test_a_link_that_says_nonsense_opens_the_page_all_the_same(opened: Open, audition: Path, words: str) -> None:
+    page = opened(f"{audition.as_uri()}#{words}")
     assert page.locator(".clip").count() == 12
 
 
@@ -295,9 +296,9 @@ def test_everything_can_be_reached_with_the_keyboard_alone(opened: Open, auditio
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "picture"
     page.keyboard.press("Enter")
-    page.wait_for_function("sounding().length === 1")
+    wait(page, "sounding().length === 1")
     page.keyboard.press("Space")
-    page.wait_for_function("sounding().length === 0")
+    wait(page, "sounding().length === 0")
     page.keyboard.press("End")
     assert page.inner_text("#time") == "2.5 / 2.5 s"
     page.keyboard.press("ArrowLeft")
@@ -335,7 +336,7 @@ def test_a_clip_ends_or_goes_on_as_told(opened: Open, audition: Path) -> None:
     assert page.evaluate("sounding()[0].loop") is True
     page.keyboard.press("l")
     page.locator("#position").fill("2.4")
-    page.wait_for_function("sounding().length === 0")
+    wait(page, "sounding().length === 0")
     assert page.inner_text("#time") == "0.0 / 2.5 s"
     assert page.get_by_role("button", name="Play", exact=True).count() == 1
 
@@ -347,7 +348,7 @@ def test_a_sound_that_is_gone_is_said_and_the_next_one_plays(opened: Open, tmp_p
     (tmp_path / f"{site.cells[0].stem}.png").unlink()
     page = opened(page_file, allow="ERR_FILE_NOT_FOUND")
     page.locator(".clip .play").first.click()
-    page.wait_for_function("document.getElementById('status').textContent.includes('cannot be played')")
+    wait(page, "document.getElementById('status').textContent.includes('cannot be played')")
     assert page.locator(".is-playing").count() == 0
     assert page.locator(".is-missing").count() == 1
     play(page, 1)
@@ -378,10 +379,11 @@ def test_with_reduced_motion_the_playhead_moves_in_steps_and_nothing_scrolls_smo
 ) -> None:
     page = opened(audition, reduced_motion="reduce")
     page.evaluate(
-        "window.frames_asked = 0; const ask = requestAnimationFrame; window.requestAnimationFrame = (f) => { frames_asked += 1; return ask(f); };"
+        "window.frames_asked = 0; const ask = requestAnimationFrame;"
+        "window.requestAnimationFrame = (act) => { frames_asked += 1; return ask(act); }; null"
     )
     play(page, 0)
-    page.wait_for_function("parseFloat(document.querySelector('.is-playing .playhead').style.left) > 5")
+    wait(page, "parseFloat(document.querySelector('.is-playing .playhead').style.left) > 5")
     assert page.evaluate("frames_asked") == 0
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
@@ -390,9 +392,7 @@ def test_with_reduced_motion_the_playhead_moves_in_steps_and_nothing_scrolls_smo
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("device", ["desktop", "phone"])
-def test_the_page_has_no_accessibility_fault_and_fits(
-    opened: Open, audition: Path, scheme: str, device: str, request: pytest.FixtureRequest
-) -> None:
+def test_the_page_has_no_accessibility_fault_and_fits(opened: Open, audition: Path, scheme: str, device: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     options = PHONE if device == "phone" else {}
@@ -426,14 +426,13 @@ def test_the_page_has_no_accessibility_fault_and_fits(
 def test_a_phone_plays_by_touch_with_targets_large_enough(opened: Open, audition: Path) -> None:
     page = opened(audition, **PHONE)
     page.locator(".clip .play").nth(1).tap()
-    page.wait_for_function("sounding().length === 1")
+    wait(page, "sounding().length === 1")
     page.locator("#chips button").nth(2).tap()
-    page.wait_for_function("sounding().length === 1")
+    wait(page, "sounding().length === 1")
     boxes = page.locator("#player button, #stars label, .play, .info").evaluate_all(
         "list => list.map((one) => one.getBoundingClientRect()).map((box) => [box.width, box.height])"
     )
     assert min(min(box) for box in boxes) >= 24  # WCAG 2.2, target size (minimum)
-    assert re.fullmatch(r"\d+", str(len(boxes)))
 
 
 def test_a_grid_of_a_thousand_clips_opens_and_reads_only_what_is_heard(opened: Open, tmp_path: Path) -> None:
@@ -458,5 +457,5 @@ def test_a_grid_of_a_thousand_clips_opens_and_reads_only_what_is_heard(opened: O
     assert page.locator(".clip").count() == 1000
     for number in (0, 500, 990):
         page.locator(".clip .play").nth(number).click()
-    page.wait_for_function("sounding().length === 1")
+    wait(page, "sounding().length === 1")
     assert page.evaluate("heard.filter((audio) => audio.hasAttribute('src')).length") == 10

@@ -74,7 +74,7 @@ def test_the_command_of_a_clip_makes_the_same_clip(
         again = tmp_path / "again"
         program, verb, *rest = shlex.split(cell["command"].replace("out=clips", f"out={again}"))
         assert program == "riffusion" and main([verb, *rest, "device=cpu"]) == EXIT_DONE
-        made = [path for path in again.rglob("*.wav")]
+        made = list(again.rglob("*.wav"))
         assert len(made) == 1
         assert np.array_equal(read_audio(made[0])[0], before)
         shutil.rmtree(again)

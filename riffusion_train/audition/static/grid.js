@@ -4,7 +4,7 @@ const tiles = new Map(); // id of a clip -> its parts on the page
 const tileOf = (cell) => tiles.get(cell.id);
 
 function visible(cell) {
-  if (view.words && !cell.settings.prompt.toLowerCase().includes(view.words.toLowerCase())) return false;
+  if (!cell.settings.prompt.toLowerCase().includes(view.words.trim().toLowerCase())) return false;
   if (view.seed !== "" && String(cell.settings.seed) !== view.seed) return false;
   if (blind.on) return true;
   if (view.hidden.has(cell.version)) return false;

@@ -154,7 +154,7 @@ function build() {
 
 function listen() {
   byId("tools").addEventListener("submit", (event) => event.preventDefault());
-  byId("words").addEventListener("input", (event) => change(() => { view.words = event.target.value.trim(); }));
+  byId("words").addEventListener("input", (event) => change(() => { view.words = event.target.value; }));
   byId("words").addEventListener("keydown", (event) => { if (event.key === "Escape") event.target.blur(); });
   byId("seed").addEventListener("change", (event) => change(() => { view.seed = event.target.value; }));
   byId("order").addEventListener("change", (event) => change(() => { view.order = event.target.value; }));

@@ -18,7 +18,7 @@ const player = {
         audio.addEventListener(name, () => { if (audio === this.audio) this.changed(name); });
       }
       audio.addEventListener("error", () => {
-        if (audio === this.audio) { this.wanted = false; this.changed("pause"); say(`${nameOf(cell)} cannot be played: is its file still beside this page?`); }
+        if (audio === this.audio) { this.pause(); this.changed("pause"); say(`${nameOf(cell)} cannot be played: is its file still beside this page?`); }
       });
       this.sounds.set(cell.id, audio);
     }
