@@ -11,7 +11,7 @@ function showTools() {
   byId("words").value = view.words;
   byId("seed").value = view.seed;
   if (byId("seed").value !== view.seed) { view.seed = ""; byId("seed").value = ""; }
-  byId("order").value = view.order;
+  byId("order").value = blind.on ? "grid" : view.order; // an order by a measure would tell the names
   byId("blind").checked = blind.on;
   byId("equal").checked = player.equal;
   byId("loop").checked = player.loop;
@@ -31,7 +31,7 @@ function showTools() {
 function showChips() {
   const cell = player.cell;
   byId("chips").replaceChildren(...siblings(cell).map((other, place) => make("button", {
-    type: "button", class: "chip", "aria-pressed": String(other === cell), onclick: () => { player.select(other); refocusChip(); },
+    type: "button", class: "chip", "aria-pressed": String(other === cell), onclick: () => { if (other === player.cell) player.toggle(); else player.select(other); refocusChip(); },
   }, place < 9 ? make("kbd", { "aria-hidden": "true" }, String(place + 1)) : null, nameOf(other))));
   const on = byId("chips").querySelector('[aria-pressed="true"]');
   const strip = byId("chips");
@@ -86,7 +86,7 @@ function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (target.closest("select, textarea, input:not([type=checkbox]):not([type=radio]):not([type=range])")) return;
   const native = target.closest("input[type=range], input[type=radio]") && /^(Arrow|Home|End|Page)/.test(event.key);
-  const pressed = event.key === " " && target.closest("button, a, summary, input");
+  const pressed = event.key === " " && target.closest("button, a, summary, input[type=checkbox], input[type=radio]:not(:checked)");
   if (native || pressed) return;
   const digit = /^(?:Digit|Numpad)(\d)$/.exec(event.code);
   if (digit) {
