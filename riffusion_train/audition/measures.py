@@ -1,6 +1,7 @@
 """What is measured of a clip from its own files, to sort and filter by, and to play all clips equally loud."""
 
 import dataclasses
+import math
 import statistics
 import warnings
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from riffusion_train.audio.image import load_image
 _BLOCK_S = 0.4
 _LARGEST_CUT_DB = 12.0
 _SILENT_DBFS = -120.0
+_BOTH_SPEAKERS_DB = 10 * math.log10(2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Measured:
     """What the files of a clip say."""
 
     duration_s: float
+    channels: int
     metrics: dict[str, float]
     """By name; what has no value, such as the loudness of silence, is not there."""
 
@@ -69,7 +72,7 @@ def measure_clip(audio: Path, image: Path) -> Measured:
         if drawn.ndim == heard.ndim and len(drawn) == len(heard):
             difference = np.abs(drawn[:, :width].astype(np.float32) - heard[:, :width])
             metrics["picture_error_percent"] = float(difference.mean() / 2.55)
-    return Measured(wav.shape[1] / rate_hz, {name: round(value, 3) for name, value in metrics.items()})
+    return Measured(wav.shape[1] / rate_hz, wav.shape[0], {name: round(value, 3) for name, value in metrics.items()})
 
 
 def measure_lufs(wav: np.ndarray, rate_hz: int) -> float | None:
@@ -88,6 +91,18 @@ def measure_lufs(wav: np.ndarray, rate_hz: int) -> float | None:
         warnings.simplefilter("ignore")
         loudness = float(pyloudnorm.Meter(rate_hz, block_size=block_s).integrated_loudness(wav.T.astype(np.float64)))
     return loudness if np.isfinite(loudness) else None
+
+
+def heard_lufs(measured: Measured) -> float | None:
+    """Return how loud a player makes a clip; None for silence.
+
+    The standard adds up the channels. A player sends the one channel of a mono clip to both speakers, which makes it 3 dB
+    louder than its file says.
+    """
+    loudness = measured.metrics.get("loudness_lufs")
+    if loudness is None or measured.channels != 1:
+        return loudness
+    return round(loudness + _BOTH_SPEAKERS_DB, 3)
 
 
 def matching_target_lufs(loudnesses: Sequence[float]) -> float | None:

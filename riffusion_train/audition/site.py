@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from riffusion_train.audition.measures import METRICS, Measured, matching_target_lufs, measure_clip
+from riffusion_train.audition.measures import METRICS, Measured, heard_lufs, matching_target_lufs, measure_clip
 from riffusion_train.audition.page import page_html
 from riffusion_train.config.errors import InputError
 
 PAGE_FILE = "index.html"
 SITE_FILE = "site.json"
 SCHEMA_VERSION = 1
+
+_MEASURED = {"stamp", "duration_s", "channels", "metrics"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ def write_site(folder: Path, site: Site) -> Path:
     if len(versions) != len(site.versions):
         raise ValueError("two versions have the same name")
     cells = [_cell_data(folder, cell, versions[cell.version], known) for cell in site.cells]
-    loudnesses = [cell["metrics"]["loudness_lufs"] for cell in cells if "loudness_lufs" in cell["metrics"]]
+    loudnesses = [cell["heard_lufs"] for cell in cells if cell["heard_lufs"] is not None]
     data = {
         "schema_version": SCHEMA_VERSION,
         "title": site.title,
@@ -93,7 +95,7 @@ def _cell_data(folder: Path, cell: Cell, version: str, known: Mapping[str, dict[
     stamp = [_stamp(folder / audio), _stamp(folder / image)]
     before = known.get(cell.stem)
     if before is not None and before["stamp"] == stamp:
-        measured = Measured(before["duration_s"], before["metrics"])
+        measured = Measured(before["duration_s"], before["channels"], before["metrics"])
     else:
         measured = measure_clip(folder / audio, folder / image)
     return {
@@ -103,6 +105,8 @@ def _cell_data(folder: Path, cell: Cell, version: str, known: Mapping[str, dict[
         "audio": audio,
         "image": image,
         "duration_s": measured.duration_s,
+        "channels": measured.channels,
+        "heard_lufs": heard_lufs(measured),
         "metrics": measured.metrics,
         "settings": settings,
         "command": cell.command,
@@ -133,7 +137,7 @@ def _known_measures(path: Path) -> dict[str, dict[str, Any]]:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["metrics"] != [dataclasses.asdict(metric) for metric in METRICS]:
             return {}
-        return {cell["stem"]: cell for cell in data["cells"] if {"stamp", "duration_s", "metrics"} <= cell.keys()}
+        return {cell["stem"]: cell for cell in data["cells"] if cell.keys() >= _MEASURED}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 

@@ -65,8 +65,8 @@ const player = {
   /** Turn the clip down to the common loudness; a page can not turn up. */
   adjust() {
     if (!this.audio) return;
-    const loudness = this.cell.metrics.loudness_lufs;
-    const gain_db = this.equal && loudness !== undefined && site.target_lufs !== null ? Math.min(0, site.target_lufs - loudness) : 0;
+    const loudness = this.cell.heard_lufs;
+    const gain_db = this.equal && loudness !== null && site.target_lufs !== null ? Math.min(0, site.target_lufs - loudness) : 0;
     const volume = 10 ** (gain_db / 20);
     this.audio.loop = this.loop;
     this.audio.volume = volume;

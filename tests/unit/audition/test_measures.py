@@ -6,9 +6,9 @@ from support.auditions import write_clip
 from support.worlds import NANO_SPECTROGRAM
 
 from riffusion_train.audio.codec import make_codec
-from riffusion_train.audio.files import write_audio
+from riffusion_train.audio.files import read_audio, write_audio
 from riffusion_train.audio.image import save_image
-from riffusion_train.audition.measures import matching_target_lufs, measure_clip, measure_lufs
+from riffusion_train.audition.measures import heard_lufs, matching_target_lufs, measure_clip, measure_lufs
 
 
 def test_a_sine_of_full_scale_has_the_loudness_that_the_standard_gives() -> None:
@@ -49,6 +49,15 @@ def test_a_silent_clip_has_a_lowest_peak_and_no_loudness(tmp_path: Path) -> None
     measured = measure_clip(tmp_path / "clip.wav", tmp_path / "clip.png")
     assert measured.metrics["peak_dbfs"] == -120.0
     assert "loudness_lufs" not in measured.metrics
+
+
+def test_a_mono_clip_is_heard_as_loud_as_the_same_on_both_channels(tmp_path: Path) -> None:
+    write_clip(tmp_path, "clip")
+    wav, rate_hz = read_audio(tmp_path / "clip.wav")
+    write_audio(tmp_path / "both.wav", np.repeat(wav, 2, axis=0), rate_hz)
+    mono, both = (measure_clip(tmp_path / name, tmp_path / "clip.png") for name in ("clip.wav", "both.wav"))
+    assert both.metrics["loudness_lufs"] == pytest.approx(mono.metrics["loudness_lufs"] + 3.01, abs=0.01)
+    assert heard_lufs(both) == pytest.approx(heard_lufs(mono), abs=0.01)
 
 
 def test_all_clips_are_matched_to_the_quietest() -> None:
