@@ -115,6 +115,11 @@ def test_a_paused_clip_keeps_its_place_in_another_version(opened: Open, audition
     assert page.evaluate("document.activeElement.textContent").endswith(NAMES[2])
     assert page.inner_text("#time") == "1.5 / 2.5 s"
     assert page.evaluate(SOUNDING) == 0
+    page.keyboard.press("Space")
+    wait(page, "sounding().length === 1")
+    page.locator("#stars label").nth(1).click()
+    page.keyboard.press("Space")
+    wait(page, "sounding().length === 0")
 
 
 def test_a_click_on_a_picture_goes_to_that_moment(opened: Open, audition: Path) -> None:
