@@ -19,6 +19,7 @@ from typing import Any
 from riffusion_train.config.compose import conf_dir, describe, group_options
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.config.export import ExportConfig
+from riffusion_train.config.grid import GridConfig
 from riffusion_train.config.import_model import ImportConfig
 from riffusion_train.config.merge import MergeConfig
 from riffusion_train.config.prepare import PrepareConfig
@@ -32,6 +33,7 @@ ROOTS: dict[str, type] = {
     "export": ExportConfig,
     "import": ImportConfig,
     "sample": SampleConfig,
+    "evaluate grid": GridConfig,
     "demo": DemoConfig,
 }
 """The root dataclass of every command that is driven by a config."""

@@ -1,14 +1,15 @@
 """Previews: clips sampled while training, from the averaged weights, with a page to look and listen."""
 
-import html
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import torch
 
+from riffusion_train.audition.site import Cell, Site, Version, write_site
+from riffusion_train.config.errors import InputError
 from riffusion_train.config.train import PreviewConfig
 from riffusion_train.dataset.loading import SliceTable
 from riffusion_train.model.components import Components
@@ -18,27 +19,6 @@ from riffusion_train.training.sharding import whole_model
 from riffusion_train.training.trackers import track_clips
 
 BASE_DIR = "base"
-PAGE = "index.html"
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Previews</title>
-<style>
-body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2rem; background: #fff; color: #222 }}
-table {{ border-collapse: collapse }}
-th, td {{ padding: .4rem .6rem; text-align: left; vertical-align: top; font-weight: normal }}
-thead th {{ max-width: 14rem; font-weight: 600 }}
-tr.base {{ background: #f1f1ec }}
-img, audio {{ display: block; width: 14rem }}
-img {{ height: 14rem; image-rendering: pixelated }}
-</style>
-<h1>Previews</h1>
-<p>One prompt and one seed a column, one step and one strength of guidance a row; the newest first.</p>
-<table><thead><tr><th></th>{heads}</tr></thead><tbody>
-{rows}
-</tbody></table>
-</html>
-"""
 
 
 def preview_prompts(config: PreviewConfig, table: SliceTable) -> list[str]:
@@ -65,21 +45,36 @@ def make_preview(
             for name, clip in clips.items():
                 clip.save(target / name)
             track_clips(accelerator, clips, step)
-            write_page(folder, prompts)
+            _show(folder)
         accelerator.wait_for_everyone()
 
     return preview
 
 
-def write_page(folder: Path, prompts: Sequence[str]) -> Path:
-    """Write the page of all previews in a folder; return its path."""
+def write_page(folder: Path) -> Path:
+    """Write the audition page of all previews in a folder: the base model first, then the newest step; return its path.
+
+    Raises:
+        InputError: If a preview cannot be read.
+    """
     steps = sorted(folder.glob("step-*"), reverse=True)
     base = [folder / BASE_DIR] if (folder / BASE_DIR).is_dir() else []
-    rows = "\n".join(row for step in [*base, *steps] for row in _rows(step))
-    heads = "".join(f"<th>{html.escape(prompt)}</th>" for prompt in prompts)
-    page = folder / PAGE
-    page.write_text(_PAGE.format(heads=heads, rows=rows), encoding="utf-8")
-    return page
+    versions: dict[str, Version] = {}
+    cells = []
+    for step in [*base, *steps]:
+        for scale, stems in _by_guidance(step):
+            version = _version(step, scale)
+            versions[version.name] = version
+            cells += [Cell(f"{step.name}/{stem}", version.name, command="") for stem in stems]
+    return write_site(folder, Site("Previews", "", list(versions.values()), cells))
+
+
+def _show(folder: Path) -> None:
+    """Write the page; previews that somebody has damaged are no reason for training to stop."""
+    try:
+        write_page(folder)
+    except (InputError, OSError, ValueError, KeyError, TypeError) as error:
+        print(f"the page of previews was not written: {error}", file=sys.stderr)
 
 
 def _sample(
@@ -106,18 +101,16 @@ def _sample(
             module.to(devices[name])  # what waits in the host's memory goes back there
 
 
-def _rows(step: Path) -> Iterator[str]:
-    """Yield a row for each strength of guidance, read from the clips themselves."""
-    by_scale: dict[float, list[Path]] = {}
+def _by_guidance(step: Path) -> list[tuple[float, list[str]]]:
+    """Return the clips of a step by their strength of guidance, read from the clips themselves."""
+    by_scale: dict[float, list[str]] = {}
     for path in sorted(step.glob("*.json")):
-        by_scale.setdefault(json.loads(path.read_text(encoding="utf-8"))["guidance_scale"], []).append(path)
-    for scale, paths in sorted(by_scale.items()):
-        cells = "".join(_cell(f"{step.name}/{path.stem}") for path in paths)
-        title = "before training" if step.name == BASE_DIR else f"step {int(step.name.removeprefix('step-'))}"
-        kind = ' class="base"' if step.name == BASE_DIR else ""
-        yield f"<tr{kind}><th>{title}<br>guidance {scale:g}</th>{cells}</tr>"
+        scale = json.loads(path.read_text(encoding="utf-8"))["guidance_scale"]
+        by_scale.setdefault(scale, []).append(path.stem)
+    return sorted(by_scale.items())
 
 
-def _cell(stem: str) -> str:
-    source = quote(stem)
-    return f'<td><img src="{source}.png" alt="" loading="lazy"><audio controls preload="none" src="{source}.wav"></audio></td>'
+def _version(step: Path, scale: float) -> Version:
+    number = 0 if step.name == BASE_DIR else int(step.name.removeprefix("step-"))
+    name = f"step {number}" if number else "before training"
+    return Version(f"{name} · guidance {scale:g}", str(step), number)

@@ -1,0 +1,116 @@
+"""What is measured of a clip from its own files, to sort and filter by, and to play all clips equally loud."""
+
+import dataclasses
+import math
+import statistics
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from riffusion_train.audio.codec import make_codec
+from riffusion_train.audio.files import read_audio
+from riffusion_train.audio.image import load_image
+
+_BLOCK_S = 0.4
+_LARGEST_CUT_DB = 12.0
+_SILENT_DBFS = -120.0
+_BOTH_SPEAKERS_DB = 10 * math.log10(2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A number that every clip may have."""
+
+    name: str
+    label: str
+    unit: str
+    decimals: int = 1
+
+
+METRICS = (
+    Metric("loudness_lufs", "loudness", "LUFS"),
+    Metric("peak_dbfs", "peak", "dBFS"),
+    Metric("picture_error_percent", "sound ≠ picture", "%", 2),
+)
+"""What `measure_clip` measures. `picture_error_percent`: how far the picture of the sound is from the picture that the model
+drew, as the mean difference of their pixels, of white to black; what the inversion could not turn into sound."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What the files of a clip say."""
+
+    duration_s: float
+    channels: int
+    metrics: dict[str, float]
+    """By name; what has no value, such as the loudness of silence, is not there."""
+
+
+def measure_clip(audio: Path, image: Path) -> Measured:
+    """Measure a clip.
+
+    Args:
+        audio: Its sound.
+        image: Its picture; where it does not carry its codec, the picture error is left out.
+
+    Raises:
+        InputError: If a file cannot be read.
+    """
+    wav, rate_hz = read_audio(audio)
+    metrics = {}
+    loudness = measure_lufs(wav, rate_hz)
+    if loudness is not None:
+        metrics["loudness_lufs"] = loudness
+    peak = float(np.abs(wav).max(initial=0.0))
+    metrics["peak_dbfs"] = max(20 * float(np.log10(max(peak, 1e-12))), _SILENT_DBFS)
+    picture = load_image(image)
+    if picture.config is not None and picture.config.rate_hz == rate_hz and wav.shape[1]:
+        drawn, heard = picture.image, make_codec(picture.config).encode(wav).image
+        width = min(drawn.shape[1], heard.shape[1])
+        if drawn.ndim == heard.ndim and len(drawn) == len(heard):
+            difference = np.abs(drawn[:, :width].astype(np.float32) - heard[:, :width])
+            metrics["picture_error_percent"] = float(difference.mean() / 2.55)
+    return Measured(wav.shape[1] / rate_hz, wav.shape[0], {name: round(value, 3) for name, value in metrics.items()})
+
+
+def measure_lufs(wav: np.ndarray, rate_hz: int) -> float | None:
+    """Return the integrated loudness by ITU-R BS.1770-4; None for silence. A clip below 0.4 s counts as one block.
+
+    Args:
+        wav: Sound (channels, samples).
+        rate_hz: Sample rate.
+    """
+    import pyloudnorm
+
+    if wav.shape[1] < 2:
+        return None
+    block_s = min(_BLOCK_S, wav.shape[1] / rate_hz)
+    with np.errstate(divide="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loudness = float(pyloudnorm.Meter(rate_hz, block_size=block_s).integrated_loudness(wav.T.astype(np.float64)))
+    return loudness if np.isfinite(loudness) else None
+
+
+def heard_lufs(measured: Measured) -> float | None:
+    """Return how loud a player makes a clip; None for silence.
+
+    The standard adds up the channels. A player sends the one channel of a mono clip to both speakers, which makes it 3 dB
+    louder than its file says.
+    """
+    loudness = measured.metrics.get("loudness_lufs")
+    if loudness is None or measured.channels != 1:
+        return loudness
+    return round(loudness + _BOTH_SPEAKERS_DB, 3)
+
+
+def matching_target_lufs(loudnesses: Sequence[float]) -> float | None:
+    """Return the loudness at which a page plays all clips; None where none has any.
+
+    A page can turn down and not up. The quietest clip sets the target, but no more than 12 dB below the median, or a single
+    faint clip would hush all the others; it is then the one that is not matched.
+    """
+    if not loudnesses:
+        return None
+    return round(max(min(loudnesses), statistics.median(loudnesses) - _LARGEST_CUT_DB), 3)

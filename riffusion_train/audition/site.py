@@ -1,0 +1,153 @@
+"""What an audition site holds, and writing it: clips that lie in a folder become a page and a file for machines."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from riffusion_train.audition.measures import METRICS, Measured, heard_lufs, matching_target_lufs, measure_clip
+from riffusion_train.audition.page import page_html
+from riffusion_train.config.errors import InputError
+
+PAGE_FILE = "index.html"
+SITE_FILE = "site.json"
+SCHEMA_VERSION = 1
+
+_MEASURED = {"stamp", "duration_s", "channels", "metrics"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Version:
+    """A column of the grid: a model, or one model at one strength of guidance."""
+
+    name: str
+    """What it is called on the page; no two have the same."""
+    source: str
+    """Where the model lies."""
+    step: int | None = None
+    """Training steps that it has seen, where they are known."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A clip of the grid. Its `.png`, `.json` (its settings) and sound lie side by side."""
+
+    stem: str
+    """Path of its files without the suffix, relative to the site's folder, with forward slashes."""
+    version: str
+    """The name of its version."""
+    command: str
+    """The command that makes exactly this clip."""
+    audio_format: str = "wav"
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """All that the page shows."""
+
+    title: str
+    command: str
+    """The command that makes all of it; empty where there is none."""
+    versions: Sequence[Version]
+    cells: Sequence[Cell]
+
+
+def write_site(folder: Path, site: Site) -> Path:
+    """Write `index.html` and `site.json` into the folder that the clips lie in; return the page's path.
+
+    A clip is measured once: the next call takes its measures from `site.json`.
+
+    Raises:
+        InputError: If a clip's picture, sound or settings are missing or cannot be read.
+    """
+    known = _known_measures(folder / SITE_FILE)
+    versions = {version.name: f"v{number}" for number, version in enumerate(site.versions, start=1)}
+    if len(versions) != len(site.versions):
+        raise ValueError("two versions have the same name")
+    cells = [_cell_data(folder, cell, versions[cell.version], known) for cell in site.cells]
+    loudnesses = [cell["heard_lufs"] for cell in cells if cell["heard_lufs"] is not None]
+    data = {
+        "schema_version": SCHEMA_VERSION,
+        "title": site.title,
+        "command": site.command,
+        "target_lufs": matching_target_lufs(loudnesses),
+        "metrics": [dataclasses.asdict(metric) for metric in METRICS],
+        "versions": [{"id": versions[version.name], **dataclasses.asdict(version)} for version in site.versions],
+        "cells": cells,
+    }
+    _replace(folder / SITE_FILE, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    shown = [{name: value for name, value in cell.items() if name != "stamp"} for cell in cells]
+    _replace(folder / PAGE_FILE, page_html({**data, "cells": shown}))
+    return folder / PAGE_FILE
+
+
+def _cell_data(folder: Path, cell: Cell, version: str, known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    place = PurePosixPath(cell.stem)
+    if place.is_absolute() or ".." in place.parts:
+        raise ValueError(f"{cell.stem} does not lie in the site's folder")
+    audio, image, settings_file = (f"{cell.stem}.{kind}" for kind in (cell.audio_format, "png", "json"))
+    for name in (audio, image, settings_file):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name}: missing; make the clip again, or leave it out")
+    settings = _read_settings(folder / settings_file)
+    stamp = [_stamp(folder / audio), _stamp(folder / image)]
+    before = known.get(cell.stem)
+    if before is not None and before["stamp"] == stamp:
+        measured = Measured(before["duration_s"], before["channels"], before["metrics"])
+    else:
+        measured = measure_clip(folder / audio, folder / image)
+    return {
+        "id": _identity(cell.stem, settings),
+        "version": version,
+        "stem": cell.stem,
+        "audio": audio,
+        "image": image,
+        "duration_s": measured.duration_s,
+        "channels": measured.channels,
+        "heard_lufs": heard_lufs(measured),
+        "metrics": measured.metrics,
+        "settings": settings,
+        "command": cell.command,
+        "stamp": stamp,
+    }
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        fits = isinstance(settings["prompt"], str) and isinstance(settings["seed"], int)
+    except (ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise InputError(f"{path}: holds no settings of a generated clip; make the clip again, or leave it out")
+    return dict(settings)
+
+
+def _identity(stem: str, settings: Mapping[str, Any]) -> str:
+    """Return a name that a clip keeps while the site grows and moves, so that its ratings and links stay good."""
+    text = json.dumps([stem, settings], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _known_measures(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the cells that a site already lists, by stem; nothing where it cannot be read or has other measures."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["metrics"] != [dataclasses.asdict(metric) for metric in METRICS]:
+            return {}
+        return {cell["stem"]: cell for cell in data["cells"] if cell.keys() >= _MEASURED}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _stamp(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
