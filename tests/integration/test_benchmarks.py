@@ -94,7 +94,7 @@ def test_the_benchmark_of_preparation_has_a_row_for_each_peer_and_each_stage(tmp
     assert rows["hifi prepared, against the original work"]["ratio"] > 1.5
     for preset in ("hifi", "riffusion_v1"):
         shares = {what: row["ours"] for what, row in rows.items() if what.startswith(f"{preset}: ")}
-        assert len(shares) == 8 and sum(shares.values()) == pytest.approx(1, abs=0.01)
+        assert len(shares) == 9 and sum(shares.values()) == pytest.approx(1, abs=0.01)
     assert any(what.startswith("two workers over one") for what in rows)
 
 

@@ -120,6 +120,7 @@ def test_each_picture_is_the_codecs_picture_of_its_window(dataset, corpus):
     assert rows
     for row in rows:
         wav, rate_hz = read_audio(corpus / row["source"])
+        wav = wav.mean(axis=0, keepdims=True)  # the codec's pictures are mono
         wav = resample(wav, rate_hz, codec.rate_hz) * np.float32(10 ** (gains_db[row["source"]] / 20))
         begin = round(row["start_s"] * codec.rate_hz)
         window = wav[:, begin : begin + codec.clip_samples]
