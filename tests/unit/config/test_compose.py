@@ -9,6 +9,7 @@ from riffusion_train.config.compose import compose, conf_dir, config_keys, load_
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.export import ExportConfig
+from riffusion_train.config.grid import GridConfig
 from riffusion_train.config.import_model import ImportConfig
 from riffusion_train.config.merge import MergeConfig
 from riffusion_train.config.model import ModelName
@@ -24,6 +25,7 @@ ROOTS = {
     "export": (ExportConfig, ["run=r", "out=o"]),
     "import": (ImportConfig, ["out=o"]),
     "demo": (DemoConfig, []),
+    "grid": (GridConfig, ["out=o"]),
 }
 GROUPS = sorted(path for path in conf_dir().rglob("*.yaml") if path.parent != conf_dir())
 
