@@ -66,6 +66,7 @@ def test_it_opens_from_disk_and_shows_every_clip_with_its_picture(opened: Open, 
     page.evaluate("document.querySelectorAll('img').forEach((image) => { image.loading = 'eager'; })")
     wait(page, "[...document.images].every((image) => image.complete && image.naturalWidth === 32)")
     assert "2 prompts × 3 versions × 2 seeds: 12 clips" in page.inner_text("header")
+    assert page.locator(".clip .play svg").count() == page.get_by_role("button", name="Play ").count() == 12
 
 
 def test_texts_of_others_are_shown_and_do_nothing(opened: Open, audition: Path) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import filecmp
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from riffusion_train.model.single_file import open_single_file, write_single_fil
 from riffusion_train.model.stored import StoredModel
 from riffusion_train.model.tensor_file import StoredTensor, open_tensors
 from riffusion_train.model.tokenizer import build_tokenizer
+from riffusion_train.training.speed import peak_memory_bytes
 
 
 def random_model() -> StoredModel:
@@ -55,7 +55,7 @@ def main(folder: Path) -> dict[str, object]:
         "conversion_seconds": round(done - made, 1),
         "cpu_seconds": round(cpu_done - cpu_start, 1),
         "conversion_cpu_seconds": round(cpu_done - cpu_made, 1),
-        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_gib": round(peak_memory_bytes(torch.device("cpu")) / 2**30, 2),
         "file_bytes": (folder / "model.safetensors").stat().st_size,
         "keys": sorted(tensors),
         "identical": [

@@ -121,9 +121,7 @@ function draw() {
 
 /** Show on every button whether its clip sounds. */
 function showState() {
-  const cell = player.cell;
-  if (!cell) return;
-  const button = byId("toggle"), on = player.playing;
+  const cell = player.cell, button = byId("toggle"), on = player.playing;
   button.replaceChildren(icon(on ? "pause" : "play"));
   button.setAttribute("aria-label", on ? "Pause" : "Play");
   for (const tile of tiles.values()) {
