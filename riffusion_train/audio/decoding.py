@@ -67,7 +67,7 @@ class Decoder:
         return PieceInverter(chosen, effort, seed, inverter)
 
     def decode_loop(self, planes: Planes, quality: Quality, seed: int) -> Tensor:
-        """Return loops at a magnitude of black of 1, (clips, channels, frames * hop_length): the end goes on as the beginning."""
+        """Return loops at a magnitude of black of 1, (clips, channels, frames * hop_length), without a seam."""
         config = self._config
         frames = planes.darkness.shape[2]
         order = torch.arange(-_LOOP_CONTEXT, frames + _LOOP_CONTEXT) % frames  # so that the smoothing goes round too
