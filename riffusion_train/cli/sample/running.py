@@ -16,6 +16,7 @@ from riffusion_train.config.errors import InputError
 from riffusion_train.config.progress import ProgressReport
 from riffusion_train.config.sample import Dtype, ModeName, Quality, SampleConfig, SchedulerName
 from riffusion_train.sampling.clip import Clip
+from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.requests import ExtendRequest, Request, TextRequest
 from riffusion_train.sampling.sampler import ASSUMED_PRESET, Sampler
 from riffusion_train.sampling.settings import Settings, load_settings
@@ -54,7 +55,7 @@ def run(flags: argparse.Namespace, model: str | None, config: SampleConfig) -> N
         return
     made = 0
     with ProgressReport("sample", len(requests)) as progress:
-        for place, result in _made(sampler, requests, config.batch_size):
+        for place, result in _made(sampler, requests, config.batch_size, progress):
             if isinstance(result, InputError):
                 failed.append(str(result))
             else:
@@ -81,16 +82,24 @@ def _resolved(asked: Sequence[Asked]) -> tuple[list[Request], list[str]]:
     return requests, failed
 
 
-def _made(sampler: Sampler, requests: Sequence[Request], batch_size: int) -> Iterator[tuple[int, Clip | InputError]]:
+def _made(
+    sampler: Sampler, requests: Sequence[Request], batch_size: int, progress: ProgressReport
+) -> Iterator[tuple[int, Clip | InputError]]:
     """Yield each request's place with its clip, or with what is wrong with it."""
     if all(isinstance(request, TextRequest) for request in requests):
-        yield from enumerate(sampler.make_all(requests, batch_size=batch_size))
+        report = _step_report(progress, 0)
+        yield from enumerate(sampler.make_all(requests, batch_size=batch_size, report=report))
         return
     for place, request in enumerate(requests):
         try:
-            yield place, sampler.make(request)
+            yield place, sampler.make(request, _step_report(progress, place))
         except InputError as error:
             yield place, error
+
+
+def _step_report(progress: ProgressReport, done: int) -> StepReport:
+    """Return what shows the steps of a clip beside the clips that are done."""
+    return lambda step, steps: progress.update(done, f"step {step} of {steps}") if step < steps else None
 
 
 def _as_before(config: SampleConfig, settings: Settings) -> SampleConfig:
