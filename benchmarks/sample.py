@@ -1,4 +1,4 @@
-"""Sampling beside the original's way: diffusers' pipeline and torchaudio's inversion, with the same model in the same process."""
+"""Sampling beside the original's way: diffusers' pipeline and torchaudio's inversion, with one model in one process."""
 
 import gc
 import time
@@ -17,7 +17,6 @@ from riffusion_train.model.adapt import freeze
 from riffusion_train.model.build import make_components
 from riffusion_train.model.components import Components
 from riffusion_train.sampling.noise import initial_noise, slerp
-from riffusion_train.sampling.requests import WalkRequest
 from riffusion_train.sampling.sampler import Sampler
 from riffusion_train.sampling.seed_images import make_seed_image
 
@@ -119,9 +118,7 @@ def _riffuse(pipeline: Any, seed_image: np.ndarray, alpha: float, seed: int, ste
     return ((pixels + 1) * 127.5).round().to(torch.uint8).float().mean(0).to(torch.uint8).numpy()
 
 
-def _in_turn(
-    ours: Callable[[int], Any], theirs: Callable[[int], Any], repeats: int
-) -> tuple[list[float], list[float]]:
+def _in_turn(ours: Callable[[int], Any], theirs: Callable[[int], Any], repeats: int) -> tuple[list[float], list[float]]:
     times: tuple[list[float], list[float]] = ([], [])
     for seed in range(repeats):
         for place, method in enumerate((ours, theirs)):

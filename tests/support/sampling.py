@@ -1,19 +1,28 @@
 """A nano model on disk, sounds to work on, and how its joins are measured."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 from support.models import nano_components
+from support.worlds import NANO_SPECTROGRAM
 
 from riffusion_train.audio.files import write_audio
+from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.model.components import write_components
 
 RATE_HZ = 16000
 
 
-def write_nano_model(folder: Path) -> Path:
+COARSE = dataclasses.replace(NANO_SPECTROGRAM, hop_length=1600, win_length=3200, n_fft=4096, decode_n_fft=4096)
+"""Ten columns a second, for minutes of sound in seconds."""
+
+
+def write_nano_model(folder: Path, spectrogram: SpectrogramConfig = NANO_SPECTROGRAM) -> Path:
     """Write the nano model with random weights; what it draws is texture."""
-    write_components(folder, nano_components())
+    components = nano_components()
+    components.spectrogram = spectrogram
+    write_components(folder, components)
     return folder
 
 
