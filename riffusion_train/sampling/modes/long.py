@@ -20,7 +20,7 @@ _QUIETEST_DB = -20.0
 
 
 def make(sampler: "Sampler", request: LongRequest, report: StepReport | None = None) -> "StreamedClip":
-    """Make a piece of `duration_s`. Only its latents are held in memory, 64 kB a second of SD 1.5 at 512 bands."""
+    """Make a piece of `duration_s`. Only its latents are held in memory, 13 kB a second at 512 bands."""
     if request.duration_s <= 0:
         raise InputError(f"duration={request.duration_s:g}: must be above 0 seconds")
     engine, config = sampler.engine, sampler.codec.config
