@@ -195,6 +195,31 @@ class SpectrogramCodec:
             wavs = torch.where(heard, self._vocoder.to(images.device)(planes.darkness[:, 0]), 0.0)[:, None]
         return wavs * self._gains(wavs, max_values)[:, None, None]
 
+    @torch.no_grad()
+    def decode_loop(
+        self,
+        image: np.ndarray | PIL.Image.Image | Tensor,
+        max_value: float | None = None,
+        *,
+        quality: str = "normal",
+        seed: int = 0,
+    ) -> np.ndarray:
+        """Rebuild the sound of an image that goes round: its last column is followed by its first.
+
+        Arguments as of `decode`; the phase is found by heap integration that closes the round.
+
+        Returns:
+            float32 samples at `rate_hz`, (channels, width * hop_length), that play as a loop without a seam.
+
+        Raises:
+            InputError: As `decode`.
+        """
+        planes = read_planes(as_tensor(image)[None], self.config)
+        effort = Quality[choice("quality", quality, Quality.__members__)]
+        wavs = self.decoder.decode_loop(planes, effort, seed)
+        gain = self._gains(wavs, None if max_value is None else [max_value])
+        return np.asarray((wavs * gain[:, None, None])[0].cpu().numpy(), np.float32)
+
     @property
     def decoder(self) -> "Decoder":
         """What turns magnitudes into sound; made at the first use, as numba takes a second to load."""

@@ -4,6 +4,7 @@ import soxr
 import torch
 from torch import Tensor
 
+from riffusion_train.audio.circular import CircularStft, resample_loop
 from riffusion_train.audio.denoising import denoise
 from riffusion_train.audio.griffin_lim import GriffinLimInverter
 from riffusion_train.audio.inversion import MelInverter, effort_of
@@ -16,6 +17,9 @@ from riffusion_train.config.spectrogram import SpectrogramConfig
 
 _PIECE_COLUMNS = 1024
 """Columns that are inverted at once; longer images are taken in pieces of this size, so that memory stays bounded."""
+
+_LOOP_CONTEXT = 32
+"""Columns beyond either end of a loop that the smoothing of a noisy picture sees."""
 
 
 class Decoder:
@@ -62,6 +66,26 @@ class Decoder:
         effort = effort_of(inverter, quality, self._config.win_length / self._config.hop_length)
         return PieceInverter(chosen, effort, seed, inverter)
 
+    def decode_loop(self, planes: Planes, quality: Quality, seed: int) -> Tensor:
+        """Return loops at a magnitude of black of 1, (clips, channels, frames * hop_length), without a seam."""
+        config = self._config
+        frames = planes.darkness.shape[2]
+        order = torch.arange(-_LOOP_CONTEXT, frames + _LOOP_CONTEXT) % frames  # so that the smoothing goes round too
+        smooth = denoise(planes.darkness[:, :, order], config)[:, :, _LOOP_CONTEXT : _LOOP_CONTEXT + frames]
+        loops = planes.darkness.new_zeros(*planes.darkness.shape[:2], frames * config.hop_length)
+        inverter = self._inverter("cpu", circular=True)
+        chosen = inverter.finer if quality is Quality.best and inverter.finer is not None else inverter
+        effort = effort_of(Inverter.pghi, quality, config.win_length / config.hop_length)
+        for row, darkness in enumerate(smooth):
+            if not bool(darkness.any()):
+                continue
+            cosine = None if planes.cosine is None else planes.cosine[row : row + 1].cpu()
+            signal = chosen.invert(self.magnitudes(darkness[None]).cpu(), effort, seed, cosine=cosine)[0] * self.gain
+            wav = signal.roll(-chosen.stft.margin, -1).numpy()
+            hop_length = config.hop_length * config.decode_rate_hz // config.rate_hz
+            loops[row] = torch.from_numpy(resample_loop(wav, config.decode_rate_hz, config.rate_hz, hop_length))
+        return loops
+
     @property
     def gain(self) -> float:
         """Factor of what `pieces` gives: at a lower rate the window has fewer samples, so a magnitude means a louder sound."""
@@ -94,26 +118,22 @@ class Decoder:
             wav = torch.from_numpy(high.copy()).to(wav.device).unflatten(0, wav.shape[:2])
         return torch.nn.functional.pad(wav, (0, max(samples - wav.shape[-1], 0)))
 
-    def _inverter(self, device: torch.device | str) -> MelInverter:
+    def _inverter(self, device: torch.device | str, *, circular: bool = False) -> MelInverter:
         config = self._config
         win_length, hop_length = (
             round(length * config.decode_rate_hz / config.rate_hz) for length in (config.win_length, config.hop_length)
         )
-        key = str(device)
+        key = f"{device} {circular}"
         if key not in self._inverters:
-            finer = self._made(max(config.decode_n_fft, 2 * win_length), win_length, hop_length, device)
-            self._inverters[key] = self._made(config.decode_n_fft, win_length, hop_length, device, finer)
+            transform = CircularStft if circular else DecodingStft
+            fine, coarse = (
+                transform(win_length, hop_length, n_fft, device)
+                for n_fft in (max(config.decode_n_fft, 2 * win_length), config.decode_n_fft)
+            )
+            self._inverters[key] = self._made(coarse, self._made(fine))
         return self._inverters[key]
 
-    def _made(
-        self,
-        n_fft: int,
-        win_length: int,
-        hop_length: int,
-        device: torch.device | str,
-        finer: MelInverter | None = None,
-    ) -> MelInverter:
+    def _made(self, stft: DecodingStft | CircularStft, finer: MelInverter | None = None) -> MelInverter:
         config = self._config
-        stft = DecodingStft(win_length, hop_length, n_fft, device)
-        bin_hz, grid_bin_hz = config.rate_hz / config.n_fft, config.decode_rate_hz / n_fft
+        bin_hz, grid_bin_hz = config.rate_hz / config.n_fft, config.decode_rate_hz / stft.n_fft
         return MelInverter(stft, onto_grid(self._filters, bin_hz, grid_bin_hz, stft.bins), finer)

@@ -2,6 +2,8 @@
 
 import dataclasses
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import soundfile
@@ -81,33 +83,74 @@ def write_audio(path: Path, wav: np.ndarray, rate_hz: int, tags: dict[str, str] 
     Raises:
         InputError: If the suffix is unknown.
     """
-    suffix = path.suffix.lower()
-    tags = tags or {}
-    if unknown := set(tags) - set(TAGS):
-        raise ValueError(f"no audio tag is called {unknown}; choose from: {', '.join(TAGS)}")
-    if suffix not in FORMATS:
-        raise InputError(f"{path}: cannot write '{suffix}' audio; choose from: {', '.join(FORMATS)}")
-    allowed, substitute = _RATES_HZ.get(suffix, ((rate_hz,), rate_hz))
-    if rate_hz not in allowed:
-        wav, rate_hz = resample(wav, rate_hz, substitute), substitute
-    kind, subtype = FORMATS[suffix]
-    partial = path.with_name(f".{path.name}.partial")
-    frames = np.ascontiguousarray(wav.T.clip(-1, 1), np.float32)
-    try:
-        with soundfile.SoundFile(partial, "w", rate_hz, frames.shape[1], subtype, format=kind) as file:
-            if suffix not in _TAG_WRITERS:
-                for name, text in tags.items():
-                    setattr(file, name, text)
-            # In blocks: libsndfile's Vorbis encoder keeps a whole write on its stack.
-            for start in range(0, len(frames), _BLOCK_SAMPLES):
-                file.write(frames[start : start + _BLOCK_SAMPLES])
-        if tags and suffix in _TAG_WRITERS:
-            _TAG_WRITERS[suffix](partial, tags)
-        partial.replace(path)
-    except soundfile.SoundFileError as error:
-        raise InputError(f"{path}: cannot be written: {str(error).rpartition(': ')[2]}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with AudioWriter(path, rate_hz, wav.shape[0], tags) as writer:
+        writer.write(wav)
+
+
+class AudioWriter:
+    """Writes an audio file block by block; use as a context manager. Arguments and errors as of `write_audio`."""
+
+    def __init__(self, path: Path, rate_hz: int, channels: int, tags: dict[str, str] | None = None) -> None:
+        suffix = path.suffix.lower()
+        self._tags = tags or {}
+        if unknown := set(self._tags) - set(TAGS):
+            raise ValueError(f"no audio tag is called {unknown}; choose from: {', '.join(TAGS)}")
+        if suffix not in FORMATS:
+            raise InputError(f"{path}: cannot write '{suffix}' audio; choose from: {', '.join(FORMATS)}")
+        allowed, substitute = _RATES_HZ.get(suffix, ((rate_hz,), rate_hz))
+        self._rate_hz = rate_hz if rate_hz in allowed else substitute
+        self._resampler = None
+        if self._rate_hz != rate_hz:
+            self._resampler = soxr.ResampleStream(rate_hz, self._rate_hz, channels, dtype="float32", quality="HQ")
+        self._path, self._suffix, self._channels = path, suffix, channels
+        self._partial = path.with_name(f".{path.name}.partial")
+        self._file: soundfile.SoundFile | None = None
+
+    def __enter__(self) -> Self:
+        kind, subtype = FORMATS[self._suffix]
+        try:
+            self._file = soundfile.SoundFile(self._partial, "w", self._rate_hz, self._channels, subtype, format=kind)
+        except soundfile.SoundFileError as error:
+            self._partial.unlink(missing_ok=True)
+            raise self._unwritable(error) from None
+        if self._suffix not in _TAG_WRITERS:
+            for name, text in self._tags.items():
+                setattr(self._file, name, text)
+        return self
+
+    def write(self, wav: np.ndarray) -> None:
+        """Take the next samples, (channels, samples)."""
+        # In blocks: libsndfile's Vorbis encoder keeps a whole write on its stack.
+        for start in range(0, wav.shape[1], _BLOCK_SAMPLES):
+            frames = np.ascontiguousarray(wav[:, start : start + _BLOCK_SAMPLES].T, np.float32)
+            self._put(frames if self._resampler is None else self._resampler.resample_chunk(frames))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._file is not None
+        try:
+            if kind is None and self._resampler is not None:
+                self._put(self._resampler.resample_chunk(np.zeros((0, self._channels), np.float32), last=True))
+            self._file.close()
+            if kind is None:
+                if self._tags and self._suffix in _TAG_WRITERS:
+                    _TAG_WRITERS[self._suffix](self._partial, self._tags)
+                self._partial.replace(self._path)
+        except soundfile.SoundFileError as fault:
+            raise self._unwritable(fault) from None
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    def _put(self, frames: np.ndarray) -> None:
+        assert self._file is not None
+        try:
+            self._file.write(frames.reshape(-1, self._channels).clip(-1, 1))
+        except soundfile.SoundFileError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: Exception) -> InputError:
+        return InputError(f"{self._path}: cannot be written: {str(error).rpartition(': ')[2]}")
 
 
 def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from riffusion_train.audio.band_fit import BandFit
 from riffusion_train.audio.bands import BandedProduct
-from riffusion_train.audio.phase import heap_integrated_phase
+from riffusion_train.audio.circular import CircularStft
 from riffusion_train.audio.projection import ahead_of, magnitude, project
 from riffusion_train.audio.stft import DecodingStft
 from riffusion_train.config.sample import Inverter, Quality
@@ -92,12 +92,12 @@ class MelInverter:
     """Finds sounds whose mel spectrograms are the given ones.
 
     Args:
-        stft: The transform on whose grid the sound is rebuilt.
+        stft: The transform on whose grid the sound is rebuilt; a circular one makes loops.
         filters: Mel filters on that grid, (bins, n_mels).
         finer: The same with a larger FFT, for the last iterations.
     """
 
-    def __init__(self, stft: DecodingStft, filters: Tensor, finer: "MelInverter | None" = None) -> None:
+    def __init__(self, stft: DecodingStft | CircularStft, filters: Tensor, finer: "MelInverter | None" = None) -> None:
         self.stft = stft
         self.finer = finer
         self._band_weight = filters.sum(0) + 1e-9
@@ -174,12 +174,9 @@ class MelInverter:
             return torch.polar(torch.ones_like(angle), angle).to(magnitudes.device).expand_as(magnitudes)
         stft = self.stft
         phasors = [
-            heap_integrated_phase(
-                clip.cpu(), stft.win_length, stft.hop_length, stft.n_fft, seed,
-                known=None if known is None else known[row].cpu(),
-            )
+            stft.first_phase(clip.cpu(), seed, None if known is None else known[row].cpu())
             for row, clip in enumerate(magnitudes)
-        ]  # fmt: skip
+        ]
         return torch.stack(phasors).to(magnitudes.device)
 
     def _refine(

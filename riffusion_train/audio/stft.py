@@ -128,6 +128,18 @@ class DecodingStft:
         )
         return self._overlap_add(framed) * self._inverse_weight(spectrum.shape[-2])
 
+    def first_phase(self, magnitudes: Tensor, seed: int, known: Tensor | None = None) -> Tensor:
+        """Return the phase that heap integration finds, complex numbers of magnitude one (frames, bins).
+
+        Args:
+            magnitudes: (frames, bins).
+            seed: Seed of the phase where there is nothing to hear.
+            known: Numbers of the first frames whose phase is known, complex (fewer frames, bins).
+        """
+        from riffusion_train.audio.phase import heap_integrated_phase  # numba takes a second to load
+
+        return heap_integrated_phase(magnitudes, self.win_length, self.hop_length, self.n_fft, seed, known=known)
+
     def signal_length(self, frames: int) -> int:
         """Return the number of samples, margins included, of a signal of `frames` columns."""
         return (frames + self.blocks - 1) * self.hop_length

@@ -15,6 +15,12 @@ class SchedulerName(enum.Enum):
     """DDIM (Song et al. 2020)."""
     euler = "euler"
     """Euler steps on the probability-flow ODE with Karras et al.'s parametrisation (2022)."""
+    euler_a = "euler_a"
+    """Euler steps with new noise after each (ancestral sampling)."""
+    unipc = "unipc"
+    """UniPC, a predictor and corrector (Zhao et al. 2023)."""
+    lcm = "lcm"
+    """For models and LoRAs distilled to latent consistency (Luo et al. 2023): four to eight steps, guidance 1 to 2."""
 
 
 class AudioFormat(enum.Enum):
@@ -24,6 +30,36 @@ class AudioFormat(enum.Enum):
     flac = "flac"
     mp3 = "mp3"
     ogg = "ogg"
+    opus = "opus"
+
+
+class ModeName(enum.Enum):
+    """What is made."""
+
+    text = "text"
+    """A clip of the model's own length from each prompt."""
+    audio = "audio"
+    """The sounds of `--audio` changed towards the prompt; `strength` says how much."""
+    inpaint = "inpaint"
+    """Parts of the sound of `--audio` made anew: `--keep`, `--renew`, `--band`, `--mask`."""
+    extend = "extend"
+    """The sound of `--audio` carried on by `duration`, or led up to with `backwards=true`."""
+    long = "long"
+    """One piece of `duration`; `--schedule` changes its prompt on the way."""
+    loop = "loop"
+    """A loop without a seam, of about `duration`, snapped to bars by `bpm`."""
+    walk = "walk"
+    """From prompt to prompt without a break."""
+    morph = "morph"
+    """`steps` sounds between the two of `--audio`."""
+
+
+class Dtype(enum.Enum):
+    """What UNet and text encoder compute in."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
 
 
 class Inverter(enum.Enum):
@@ -47,10 +83,12 @@ class Quality(enum.Enum):
 
 @dataclasses.dataclass
 class SampleConfig:
-    """Everything `riffusion sample` can be told beside the model and the prompts."""
+    """Everything `riffusion sample` can be told beside the model, the texts and the files."""
 
     out: str = MISSING
     """Folder to write into; it is made where it does not exist."""
+    mode: ModeName = ModeName.text
+    """What is made."""
     seed: int = 0
     """Seed of the first variation; variation n uses seed + n."""
     num_variations: int = 1
@@ -59,16 +97,60 @@ class SampleConfig:
     """Also count the seed up from prompt to prompt, so that no two clips start from the same noise."""
     guidance_scale: float = 7.0
     """Classifier-free guidance; 1 is none."""
+    guidance_scales: list[float] | None = None
+    """Several of them, each with every prompt and seed: `guidance_scales=[3,7]`."""
+    unconditional: bool = False
+    """Make clips without a prompt and without guidance."""
     num_inference_steps: int = 20
     """Denoising steps."""
     scheduler: SchedulerName = SchedulerName.dpmsolver
     """The solver."""
+    strength: float | None = None
+    """How much of a source is changed, 0 to 1; null is 0.55 in audio, 0.75 from a seed image in walk, 1 in inpaint."""
+    duration: str | None = None
+    """How long: `90`, `90s`, `1:30`, `3min`, `1h`; null is a minute in long, 5 s more in extend, a clip in loop."""
+    backwards: bool = False
+    """In extend, add before the sound in place of after it."""
+    pick: int = 0
+    """In extend, make so many candidates and ask which of them to go on with, again and again until the answer is q."""
+    bpm: float | None = None
+    """In loop, beats a minute to which the length is snapped."""
+    bars: int | None = None
+    """In loop, the number of bars; null is the one nearest to `duration`."""
+    beats_per_bar: int = 4
+    """Beats of a bar."""
+    clips: int = 4
+    """In walk, clips from one prompt to the next."""
+    seed_image: str | None = None
+    """In walk, what all clips start from: beats, half_time, plucked, pad, or a picture or sound file; null is noise alone."""
+    strength_end: float | None = None
+    """In walk, the strength at every second prompt; null is `strength`."""
+    guidance_end: float | None = None
+    """In walk, the guidance at every second prompt; null is `guidance_scale`."""
+    alpha_power: float = 1.0
+    """In walk, the curve of the way between two prompts: above 1 it begins slowly."""
+    steps: int = 5
+    """In morph, the number of sounds, both ends included."""
+    target_lufs: float | None = -14.0
+    """Integrated loudness of a clip, or as near as a true peak of -1 dBTP allows; null keeps the level."""
     batch_size: int = 4
     """Clips denoised together; it does not change them."""
+    lane: int | None = None
+    """Parts of pictures that the UNet sees at once, whatever the batch; null is 1 on a CPU and 4 elsewhere."""
     format: AudioFormat = AudioFormat.wav
     """The audio file format."""
     quality: Quality = Quality.normal
     """How long to search for the phase of the sound."""
+    dtype: Dtype = Dtype.fp32
+    """What UNet and text encoder compute in."""
+    channels_last: bool = False
+    """Lay the networks out for tensor cores."""
+    compile: bool = False
+    """Compile the UNet: a minute at first, quicker steps then; loops are drawn without."""
+    attention_slicing: bool = False
+    """Compute attention in parts: less memory, slower."""
+    vae_tiling: bool = False
+    """Take pictures through the VAE in tiles: less memory, seams that may be seen."""
     device: str | None = None
     """`cpu`, `cuda`, `mps`; null takes the best there is."""
     num_threads: int | None = None

@@ -1,84 +1,169 @@
-"""The denoising loop: from noise and captions to latents, with classifier-free guidance."""
+"""The denoising loop over a canvas of any width: windows that overlap, predictions that are blended in every step.
 
-from collections.abc import Callable
+A clip is a canvas of one window. A longer one is covered by windows of the width the model was trained on; after every
+step each column has one prediction, the mean of its windows' (MultiDiffusion, Bar-Tal et al. 2023, arXiv:2302.08113).
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from riffusion_train.config.sample import SchedulerName
-from riffusion_train.dataset.draws import normal
+from riffusion_train.sampling.conditions import Condition
 
 StepReport = Callable[[int, int], None]
 """Called with denoising steps done and in all."""
 
+StepHook = Callable[[Tensor, Tensor | None], Tensor]
+"""Given the latents after a step and the timestep that comes next (None after the last); returns what goes on."""
 
-def make_scheduler(name: SchedulerName, trained: Any) -> Any:
-    """Build the solver that `name` stands for, on the noise schedule that the model was trained with."""
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
-
-    config = dict(trained.config)
-    if name is SchedulerName.ddim:
-        return DDIMScheduler.from_config(config, clip_sample=False)
-    if name is SchedulerName.euler:
-        return EulerDiscreteScheduler.from_config(config)
-    # From pure noise, whose sigma has no end, Karras's steps would nearly all be spent where there is nothing to see.
-    karras = not config.get("rescale_betas_zero_snr", False)
-    return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", use_karras_sigmas=karras)
+_LEAST_WEIGHT = 0.02
+"""Of a window's outermost column: every column must have some weight, also where only one window reaches."""
 
 
-def initial_noise(seed: int, shape: tuple[int, int, int]) -> Tensor:
-    """Return the noise that a seed stands for: float32 (C, h, w), the same on every device and in every batch."""
-    return torch.from_numpy(normal(seed, "initial noise", shape))
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A part of a canvas that the UNet sees at once."""
+
+    row: int
+    """Which canvas of the batch."""
+    start: int
+    """First column; a window may reach over the end of a canvas that goes round."""
+    condition: Condition
 
 
-@torch.no_grad()
-def encode_prompts(tokenizer: Any, text_encoder: Any, texts: list[str]) -> Tensor:
-    """Return the text encoder's hidden states for a list of texts: (B, 77, D)."""
-    ids = tokenizer(
-        texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
-    )["input_ids"]
-    return text_encoder(ids.to(text_encoder.device)).last_hidden_state
+def window_starts(width: int, window: int, *, circular: bool = False, overlap: float = 0.5) -> list[int]:
+    """Return the first columns of the windows that cover a canvas; the last one ends with it, unless it goes round.
+
+    They lie at multiples of one step, so that a longer canvas begins with the windows of a shorter one.
+
+    Args:
+        width: Columns of the canvas.
+        window: Columns of a window.
+        circular: Whether the canvas goes round.
+        overlap: Share of a window that its neighbour sees too.
+    """
+    if width <= window:
+        return [0]
+    step = max(round(window * (1 - overlap)), 1)
+    if circular:
+        count = -(-width // step)
+        return [index * width // count for index in range(count)]
+    return [*range(0, width - window, step), width - window]
 
 
-@torch.no_grad()
 def denoise(
     unet: Any,
     scheduler: Any,
-    noise: Tensor,
-    prompt_states: Tensor,
-    negative_states: Tensor,
+    latents: Tensor,
+    windows: Sequence[Window],
+    window_width: int,
     *,
-    guidance_scale: float,
     num_inference_steps: int,
+    strength: float = 1.0,
+    noise: Tensor | None = None,
+    generators: Sequence[torch.Generator] | None = None,
+    lane: int = 1,
+    hook: StepHook | None = None,
     report: StepReport | None = None,
 ) -> Tensor:
-    """Denoise with classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598).
+    """Denoise canvases.
+
+    The UNet always sees the same number of windows at once, so that a clip does not depend on what is made beside it: sums
+    are rounded otherwise in a batch of another size.
 
     Args:
         unet: The denoiser.
         scheduler: A diffusers solver; its state is reset.
-        noise: Standard normal start (B, C, h, w).
-        prompt_states: Hidden states of the prompts (B, 77, D).
-        negative_states: Hidden states of what to lead away from (B, 77, D).
-        guidance_scale: How far to lead away; 1 is not at all and costs half.
-        num_inference_steps: Solver steps.
+        latents: Standard normal noise, or at a strength below 1 what is to be changed, float32 (B, C, h, width).
+        windows: What covers the canvases.
+        window_width: Columns of a window, at most `width`.
+        num_inference_steps: Solver steps of a whole denoising.
+        strength: Share of the steps that is done (SDEdit, Meng et al. 2021, arXiv:2108.01073).
+        noise: What is laid over the latents where strength is below 1.
+        generators: One a canvas, for solvers that add noise of their own.
+        lane: Windows that the UNet sees at once.
+        hook: May change the latents after every step.
         report: Told about every step.
 
     Returns:
-        Latents (B, C, h, w), still in the UNet's scale.
+        Latents (B, C, h, width), still in the UNet's scale.
     """
-    guided = guidance_scale != 1
-    states = torch.cat([negative_states, prompt_states]) if guided else prompt_states
-    scheduler.set_timesteps(num_inference_steps, device=noise.device)
-    latents = noise * scheduler.init_noise_sigma
-    for done, timestep in enumerate(scheduler.timesteps, start=1):
-        doubled = torch.cat([latents, latents]) if guided else latents
-        prediction = unet(scheduler.scale_model_input(doubled, timestep), timestep, states).sample
-        if guided:
-            away, towards = prediction.chunk(2)
-            prediction = away + guidance_scale * (towards - away)
-        latents = scheduler.step(prediction, timestep, latents).prev_sample
+    scheduler.set_timesteps(num_inference_steps, device=latents.device)
+    skipped = num_inference_steps - min(int(num_inference_steps * strength + 1e-6), num_inference_steps)
+    timesteps = scheduler.timesteps[skipped:]
+    if noise is None:
+        canvas = latents * scheduler.init_noise_sigma
+    elif not len(timesteps):
+        return latents
+    else:
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(skipped)
+        canvas = scheduler.add_noise(latents, noise, timesteps[:1])
+    extra: dict[str, Any] = {}
+    if generators is not None and "generator" in inspect.signature(scheduler.step).parameters:
+        extra["generator"] = list(generators)
+    for done, timestep in enumerate(timesteps, start=1):
+        seen = scheduler.scale_model_input(canvas, timestep)
+        prediction = predict(unet, seen, timestep, windows, window_width, lane)
+        canvas = scheduler.step(prediction, timestep, canvas, **extra).prev_sample
+        if hook is not None:
+            canvas = hook(canvas, timesteps[done] if done < len(timesteps) else None)
         if report is not None:
-            report(done, len(scheduler.timesteps))
-    return latents
+            report(done, len(timesteps))
+    return canvas
+
+
+@torch.no_grad()
+def predict(
+    unet: Any, seen: Tensor, timestep: Tensor, windows: Sequence[Window], window_width: int, lane: int
+) -> Tensor:
+    """Return what the UNet predicts for canvases (B, C, h, width): the mean of all windows, least at their edges."""
+    width = seen.shape[-1]
+    total = torch.zeros_like(seen)
+    weight = seen.new_zeros(len(seen), width)
+    shape = _bell(window_width).to(seen.device) if width > window_width else seen.new_ones(window_width)
+    for some in _lanes(windows, lane):
+        parts = _guided(unet, _cut(seen, some, window_width), timestep, some, lane)
+        for window, part in zip(some, parts, strict=True):
+            columns = torch.arange(window.start, window.start + window_width, device=seen.device) % width
+            total[window.row].index_add_(-1, columns, part * shape)
+            weight[window.row].index_add_(0, columns, shape)
+    return total if width == window_width else total / weight[:, None, None]
+
+
+def _lanes(windows: Sequence[Window], lane: int) -> Iterator[list[Window]]:
+    """Yield windows that can be taken together: guided or not, with prompts of one length."""
+    kinds: dict[tuple[bool, int], list[Window]] = {}
+    for window in windows:
+        condition = window.condition
+        kinds.setdefault((condition.guidance_scale != 1, len(condition.positive)), []).append(window)
+    for alike in kinds.values():
+        for first in range(0, len(alike), lane):
+            yield alike[first : first + lane]
+
+
+def _cut(seen: Tensor, windows: Sequence[Window], window_width: int) -> Tensor:
+    columns = torch.arange(window_width, device=seen.device)
+    return torch.stack([seen[window.row][..., (columns + window.start) % seen.shape[-1]] for window in windows])
+
+
+def _guided(unet: Any, parts: Tensor, timestep: Tensor, windows: Sequence[Window], lane: int) -> Tensor:
+    """Return the guided predictions of up to `lane` windows, float32; a lane that is not full repeats its first window."""
+    filled = [*windows, *[windows[0]] * (lane - len(windows))]
+    x = torch.cat([parts, *[parts[:1]] * (lane - len(windows))]).to(unet.dtype)
+    positive = torch.stack([window.condition.positive for window in filled]).to(x)
+    if windows[0].condition.guidance_scale == 1:
+        return unet(x, timestep, positive).sample.float()[: len(windows)]
+    negative = torch.stack([window.condition.negative for window in filled]).to(x)
+    away, towards = unet(torch.cat([x, x]), timestep, torch.cat([negative, positive])).sample.float().chunk(2)
+    scales = torch.tensor([window.condition.guidance_scale for window in filled], device=x.device)
+    return (away + scales[:, None, None, None] * (towards - away))[: len(windows)]
+
+
+def _bell(width: int) -> Tensor:
+    """Return the weights of a window's columns: a raised cosine, and a little at its ends."""
+    return (torch.hann_window(width + 2, periodic=False)[1:-1]).clamp(min=_LEAST_WEIGHT)

@@ -5,7 +5,7 @@ from diffusers import DDPMScheduler
 from riffusion_train.config.sample import SchedulerName
 from riffusion_train.model.build import build_scheduler
 from riffusion_train.model.noise_schedule import trained_scheduler
-from riffusion_train.sampling.denoise import make_scheduler
+from riffusion_train.sampling.schedulers import make_scheduler
 
 
 def rescaled() -> object:

@@ -1,0 +1,151 @@
+"""Run `riffusion sample`: load the model, make clip by clip, save them, and say what failed."""
+
+import argparse
+import dataclasses
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from riffusion_train.cli.quiet import quieten_libraries
+from riffusion_train.cli.sample.picking import pick_and_extend
+from riffusion_train.cli.sample.wanted import Asked, asked_for
+from riffusion_train.config.errors import InputError
+from riffusion_train.config.progress import ProgressReport
+from riffusion_train.config.sample import Dtype, ModeName, Quality, SampleConfig, SchedulerName
+from riffusion_train.sampling.clip import Clip
+from riffusion_train.sampling.denoise import StepReport
+from riffusion_train.sampling.requests import ExtendRequest, Request, TextRequest
+from riffusion_train.sampling.sampler import ASSUMED_PRESET, Sampler
+from riffusion_train.sampling.settings import Settings, load_settings
+
+_STEM_LENGTH = 40
+
+
+def run(flags: argparse.Namespace, model: str | None, config: SampleConfig) -> None:
+    """Make what the words ask for.
+
+    Raises:
+        InputError: If nothing, or not all of it, can be made.
+    """
+    asked: list[Asked]
+    settings = None
+    loras = list(flags.lora)
+    if flags.again:
+        settings = load_settings(Path(flags.again).expanduser())
+        request = settings.request
+        asked = [lambda: request]
+        config = _as_before(config, settings)
+        model, loras = model or settings.sampler.model, loras or list(settings.sampler.loras)
+    else:
+        if model is None:
+            raise InputError("no model: riffusion sample MODEL --prompt TEXT out=DIR")
+        asked = asked_for(flags, config)
+    requests, failed = _resolved(asked)
+    sampler = _load(model, loras, config)
+    if settings is not None and settings.sampler.model_fingerprint != sampler.model_fingerprint:
+        raise InputError(f"{model} is not the model the clip was made with (its UNet has other weights)")
+    out = Path(config.out).expanduser()
+    if config.pick and config.mode is ModeName.extend and settings is None:
+        for request in requests:
+            assert isinstance(request, ExtendRequest)
+            pick_and_extend(sampler, request, out / _stem(0, request), config.pick, config.format.value)
+        return
+    made = 0
+    with ProgressReport("sample", len(requests)) as progress:
+        for place, result in _made(sampler, requests, config.batch_size, progress):
+            if isinstance(result, InputError):
+                failed.append(str(result))
+            else:
+                result.save(out / _stem(place, requests[place]), config.format.value)
+                made += 1
+            progress.update(place + 1)
+    if failed and not made and len(failed) == 1:
+        raise InputError(failed[0])
+    print(f"sampled: {made} clips in {out}")
+    if failed:
+        raise InputError(f"{len(failed)} of {made + len(failed)} clips failed: {'; '.join(failed)}")
+
+
+def _resolved(asked: Sequence[Asked]) -> tuple[list[Request], list[str]]:
+    """Return the requests, and why the others cannot be made."""
+    requests, failed = [], []
+    for make in asked:
+        try:
+            requests.append(make())
+        except InputError as error:
+            failed.append(str(error))
+    if not requests:
+        raise InputError(failed[0] if len(failed) == 1 else f"nothing can be made: {'; '.join(failed)}")
+    return requests, failed
+
+
+def _made(
+    sampler: Sampler, requests: Sequence[Request], batch_size: int, progress: ProgressReport
+) -> Iterator[tuple[int, Clip | InputError]]:
+    """Yield each request's place with its clip, or with what is wrong with it."""
+    if all(isinstance(request, TextRequest) for request in requests):
+        report = _step_report(progress, 0)
+        yield from enumerate(sampler.make_all(requests, batch_size=batch_size, report=report))
+        return
+    for place, request in enumerate(requests):
+        try:
+            yield place, sampler.make(request, _step_report(progress, place))
+        except InputError as error:
+            yield place, error
+
+
+def _step_report(progress: ProgressReport, done: int) -> StepReport:
+    """Return what shows the steps of a clip beside the clips that are done."""
+    return lambda step, steps: progress.update(done, f"step {step} of {steps}") if step < steps else None
+
+
+def _as_before(config: SampleConfig, settings: Settings) -> SampleConfig:
+    """Return the config with everything that decides the sound taken from a clip that was made before."""
+    before = settings.sampler
+    return dataclasses.replace(
+        config,
+        mode=ModeName(settings.request.mode),
+        num_inference_steps=before.num_inference_steps,
+        scheduler=SchedulerName(before.scheduler),
+        quality=Quality(before.quality),
+        dtype=Dtype(before.dtype),
+        target_lufs=before.target_lufs,
+        lane=before.lane,
+    )
+
+
+def _load(model: str, loras: list[str], config: SampleConfig) -> Sampler:
+    quieten_libraries()
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    sampler = Sampler.load(
+        model,
+        device=config.device,
+        loras=loras,
+        scheduler=config.scheduler,
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=config.guidance_scale,
+        quality=config.quality,
+        target_lufs=config.target_lufs,
+        lane=config.lane,
+        dtype=config.dtype,
+    )
+    _ = sampler.model_fingerprint  # of the weights as they were read, before they are laid out otherwise
+    sampler.engine.lighten(
+        channels_last=config.channels_last,
+        compile_unet=config.compile,
+        attention_slicing=config.attention_slicing,
+        vae_tiling=config.vae_tiling,
+    )
+    if sampler.assumed_spectrogram:
+        print(f"{model} has no spectrogram.json; {ASSUMED_PRESET} is assumed", file=sys.stderr)
+    return sampler
+
+
+def _stem(index: int, request: Request) -> str:
+    """Return a file name that says what is inside: number, start of the prompt, seed."""
+    words = re.sub(r"[^\w]+", "-", request.prompt.lower()).strip("-")[:_STEM_LENGTH].strip("-")
+    return f"{index:04d}-{words or 'empty'}-seed{request.seed}"

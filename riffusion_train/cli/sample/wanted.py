@@ -1,0 +1,159 @@
+"""From words to requests: what is to be made, in order."""
+
+import argparse
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from riffusion_train.cli.sample.words import points, prompts_of, seconds, span
+from riffusion_train.config.errors import InputError
+from riffusion_train.config.sample import ModeName, SampleConfig
+from riffusion_train.sampling.requests import (
+    AudioRequest,
+    ExtendRequest,
+    InpaintRequest,
+    LongRequest,
+    LoopRequest,
+    MorphRequest,
+    Request,
+    SourceFile,
+    TextRequest,
+    WalkRequest,
+)
+
+Asked = Callable[[], Request]
+"""Makes a request; a source file that cannot be read shows then, so that the others of a batch go on."""
+
+
+def asked_for(flags: argparse.Namespace, config: SampleConfig) -> list[Asked]:
+    """Return what is asked for: every prompt with every source, seed and guidance.
+
+    Raises:
+        InputError: If the words contradict each other or say too little.
+    """
+    prompts = _prompts(flags, config)
+    if config.num_variations < 1:
+        raise InputError(f"num_variations={config.num_variations}: must be at least 1")
+    scales = [1.0] if config.unconditional else config.guidance_scales or [config.guidance_scale]
+    variations = config.num_variations
+    asked: list[Asked] = []
+    for index, prompt in enumerate(prompts):
+        for variation, scale in itertools.product(range(variations), scales):
+            seed = config.seed + variation + (index * variations if config.vary_seed else 0)
+            basis = {"prompt": prompt, "negative_prompt": flags.negative, "seed": seed, "guidance_scale": scale}
+            asked += _requests(flags, config, basis)
+    return asked
+
+
+def _prompts(flags: argparse.Namespace, config: SampleConfig) -> list[str]:
+    prompts = prompts_of(flags)
+    if config.mode is ModeName.walk and prompts:
+        return [" → ".join(prompts)]
+    if prompts and config.unconditional:
+        raise InputError("unconditional=true makes clips without a prompt; leave out --prompt or the key")
+    if not prompts and (config.unconditional or config.mode is ModeName.morph):
+        return [""]
+    if not prompts and config.mode is ModeName.long and flags.schedule:
+        return [points(flags.schedule, "--schedule")[0][1]]
+    if not prompts:
+        raise InputError("no prompt: give --prompt TEXT, or --prompts FILE with one prompt a line")
+    return prompts
+
+
+def _requests(flags: argparse.Namespace, config: SampleConfig, basis: dict[str, Any]) -> Iterator[Asked]:
+    mode = config.mode
+    if mode is ModeName.text:
+        yield lambda: TextRequest(**basis)
+    elif mode is ModeName.long:
+        yield lambda: _long(flags, config, basis)
+    elif mode is ModeName.loop:
+        yield lambda: _loop(config, basis)
+    elif mode is ModeName.walk:
+        yield lambda: _walk(flags, config, basis)
+    elif mode is ModeName.morph:
+        for step in range(config.steps):
+            yield functools.partial(_morph, flags, step / max(config.steps - 1, 1), basis)
+    else:
+        make = {ModeName.audio: _audio, ModeName.inpaint: _inpaint, ModeName.extend: _extend}[mode]
+        for path in flags.audio:
+            yield functools.partial(_of_source, make, path, flags, config, basis)
+
+
+def _of_source(
+    make: Callable[..., Request], path: str, flags: argparse.Namespace, config: SampleConfig, basis: dict[str, Any]
+) -> Request:
+    return make(flags, config, {**basis, "source": SourceFile.of(path)})
+
+
+def _morph(flags: argparse.Namespace, share: float, basis: dict[str, Any]) -> Request:
+    source, target = (SourceFile.of(path) for path in flags.audio)
+    return MorphRequest(source=source, target=target, share=share, **basis)
+
+
+def _audio(flags: argparse.Namespace, config: SampleConfig, basis: dict[str, Any]) -> Request:
+    request = AudioRequest(prompt_end=flags.prompt_end, **basis)
+    return _with_strength(request, config)
+
+
+def _inpaint(flags: argparse.Namespace, config: SampleConfig, basis: dict[str, Any]) -> Request:
+    if not (flags.keep or flags.renew or flags.band or flags.mask):
+        raise InputError("mode=inpaint needs --keep, --renew, --band or --mask, which say what is made anew")
+    request = InpaintRequest(
+        keep_s=tuple(span(text, "--keep") for text in flags.keep),
+        renew_s=tuple(span(text, "--renew") for text in flags.renew),
+        band_hz=span(flags.band, "--band") if flags.band else None,
+        mask=SourceFile.of(flags.mask) if flags.mask else None,
+        **basis,
+    )
+    return _with_strength(request, config)
+
+
+def _extend(flags: argparse.Namespace, config: SampleConfig, basis: dict[str, Any]) -> Request:
+    request = ExtendRequest(backwards=config.backwards, **basis)
+    return _with_duration(request, config)
+
+
+def _long(flags: argparse.Namespace, config: SampleConfig, basis: dict[str, Any]) -> Request:
+    energy = []
+    for time_s, level in points(flags.energy, "--energy"):
+        try:
+            energy.append((time_s, float(level)))
+        except ValueError:
+            raise InputError(f"--energy: '{level}' is no number from 0 to 1") from None
+    schedule = points(flags.schedule, "--schedule")
+    return _with_duration(LongRequest(schedule=schedule, energy=tuple(energy), **basis), config)
+
+
+def _loop(config: SampleConfig, basis: dict[str, Any]) -> Request:
+    request = LoopRequest(bpm=config.bpm, bars=config.bars, beats_per_bar=config.beats_per_bar, **basis)
+    return _with_duration(request, config)
+
+
+def _walk(flags: argparse.Namespace, config: SampleConfig, basis: dict[str, Any]) -> Request:
+    from riffusion_train.sampling.seed_images import SEED_IMAGES
+
+    own = config.seed_image is None or config.seed_image in SEED_IMAGES
+    request = WalkRequest(
+        prompts=tuple(prompts_of(flags)),
+        clips=config.clips,
+        seed_image=config.seed_image if own else None,
+        seed_file=None if own or config.seed_image is None else SourceFile.of(config.seed_image),
+        strength_end=config.strength_end,
+        guidance_end=config.guidance_end,
+        alpha_power=config.alpha_power,
+        **basis,
+    )
+    return _with_strength(request, config)
+
+
+def _with_strength(request: Request, config: SampleConfig) -> Request:
+    return request if config.strength is None else dataclasses.replace(request, strength=config.strength)  # type: ignore[call-arg]
+
+
+def _with_duration(request: Request, config: SampleConfig) -> Request:
+    if config.duration is None:
+        return request
+    duration_s = seconds(config.duration, f"duration={config.duration}")
+    return dataclasses.replace(request, duration_s=duration_s)  # type: ignore[call-arg]
