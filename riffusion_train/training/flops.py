@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.tensor import DTensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 Batch = dict[str, Tensor]
@@ -61,17 +63,20 @@ def peak_flops(gpu: str | None, precision: str) -> float | None:
 def count_flops(objective: nn.Module, batch: Batch, autocast: Callable[[], Any]) -> float:
     """Return the FLOPs of the forward and backward pass of one example: 2 for each multiply and add.
 
-    The first example of a batch really goes through, since what is skipped for frozen weights depends on the graph. Gradient
-    checkpointing is off meanwhile: work done twice is no progress (Chowdhery et al. 2022, appendix B, of MFU).
+    The first example of a batch goes through, since what is skipped for frozen weights depends on the graph; as shapes without
+    values, which takes no memory, but for weights that are shared out over ranks. Gradient checkpointing is off meanwhile:
+    work done twice is no progress (Chowdhery et al. 2022, appendix B, of MFU).
 
     Args:
         objective: From batch to loss; its gradients are cleared afterwards.
         batch: Tensors with the example first.
         autocast: The context that training computes in.
     """
-    first = {key: value[:1] for key, value in batch.items()}
     counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
-    with torch.compiler.set_stance("force_eager"), without_checkpointing(objective), counter:
+    shared_out = any(isinstance(parameter, DTensor) for parameter in objective.parameters())
+    shapes = contextlib.nullcontext() if shared_out else FakeTensorMode(allow_non_fake_inputs=True)
+    with torch.compiler.set_stance("force_eager"), without_checkpointing(objective), shapes as fake, counter:
+        first = {key: value[:1] if fake is None else fake.from_tensor(value[:1]) for key, value in batch.items()}
         with autocast():
             loss = objective(first)
         loss.backward()

@@ -141,7 +141,8 @@ class Trainer:
             ]
         if self.metrics.speed.flops_per_image is None:
             with self.metrics.speed.paused():
-                self.metrics.speed.flops_per_image = count_flops(self.objective, fetched[0], self.accelerator.autocast)
+                plain = self.accelerator.unwrap_model(self.objective)  # no rank waits for another here
+                self.metrics.speed.flops_per_image = count_flops(plain, fetched[0], self.accelerator.autocast)
         return fetched
 
     def _backward(self, fetched: list[dict[str, Tensor]], stop: StopRequest) -> list[Tensor]:
