@@ -19,6 +19,8 @@ from riffusion_train.training.sharding import whole_model
 from riffusion_train.training.trackers import track_clips
 
 BASE_DIR = "base"
+_AT_ONCE = 4
+"""Prompts that are sampled together."""
 
 
 def preview_prompts(config: PreviewConfig, table: SliceTable) -> list[str]:
@@ -88,11 +90,15 @@ def _sample(
     try:
         for scale in config.guidance_scales:
             sampler = Sampler(
-                components, device=device, num_inference_steps=config.num_inference_steps, guidance_scale=scale
+                components,
+                device=device,
+                num_inference_steps=config.num_inference_steps,
+                guidance_scale=scale,
+                lane=min(len(prompts), _AT_ONCE),
             )
             wanted = [(prompt, "", config.seed + index) for index, prompt in enumerate(prompts)]
             with torch.compiler.set_stance("force_eager"):  # sampling has other shapes than what was compiled
-                drawn = list(sampler.generate(wanted))
+                drawn = list(sampler.generate(wanted, batch_size=_AT_ONCE))
             for index, clip in enumerate(drawn):
                 yield f"{index:02d}" + (f"-guidance-{scale:g}" if len(config.guidance_scales) > 1 else ""), clip
     finally:
