@@ -48,6 +48,11 @@ class ProgressReport:
     ) -> None:
         self._bar.stop()
 
+    @property
+    def done(self) -> int:
+        """Steps that are done, as far as it was told."""
+        return self._done
+
     def update(self, done: int, figures: str = "") -> None:
         """Say that `done` steps are done, with a few figures worth seeing."""
         self._done = done

@@ -87,19 +87,18 @@ def _made(
 ) -> Iterator[tuple[int, Clip | InputError]]:
     """Yield each request's place with its clip, or with what is wrong with it."""
     if all(isinstance(request, TextRequest) for request in requests):
-        report = _step_report(progress, 0)
-        yield from enumerate(sampler.make_all(requests, batch_size=batch_size, report=report))
+        yield from enumerate(sampler.make_all(requests, batch_size=batch_size, report=_step_report(progress)))
         return
     for place, request in enumerate(requests):
         try:
-            yield place, sampler.make(request, _step_report(progress, place))
+            yield place, sampler.make(request, _step_report(progress))
         except InputError as error:
             yield place, error
 
 
-def _step_report(progress: ProgressReport, done: int) -> StepReport:
+def _step_report(progress: ProgressReport) -> StepReport:
     """Return what shows the steps of a clip beside the clips that are done."""
-    return lambda step, steps: progress.update(done, f"step {step} of {steps}") if step < steps else None
+    return lambda step, steps: progress.update(progress.done, f"step {step} of {steps}") if step < steps else None
 
 
 def _as_before(config: SampleConfig, settings: Settings) -> SampleConfig:
