@@ -1,5 +1,6 @@
 """Every mode, from the command line and from Python, on a model with random weights."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,10 +10,12 @@ import pytest
 from PIL import Image
 from support.models import nano_components, nano_lora
 from support.sampling import RATE_HZ, write_melody, write_nano_model
+from support.worlds import NANO_SPECTROGRAM
 
 from riffusion_train.audio.files import read_audio, write_audio
 from riffusion_train.cli.main import main
 from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT
+from riffusion_train.config.spectrogram import Channels
 from riffusion_train.model.lora import write_kohya_lora
 from riffusion_train.sampling.modes.walk import endless
 from riffusion_train.sampling.requests import WalkRequest
@@ -62,6 +65,26 @@ def test_each_mode_runs_and_makes_the_same_again(
     second = next((tmp_path / "second").glob("*.wav"))
     assert np.array_equal(read_audio(first[-1])[0], read_audio(second)[0])
     assert np.abs(read_audio(second)[0]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels"), [*((mode, Channels.stereo_phase) for mode in MODES), ("inpaint", Channels.stereo)]
+)
+def test_each_mode_makes_stereo_where_the_model_does(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, channels: Channels
+) -> None:
+    write_nano_model(tmp_path / "model", dataclasses.replace(NANO_SPECTROGRAM, channels=channels))
+    for name in ("melody.wav", "other.wav"):
+        wav, rate_hz = read_audio(world / name)
+        write_audio(tmp_path / name, np.concatenate([wav, 0.3 * np.roll(wav, 7, axis=1)]), rate_hz)
+    monkeypatch.chdir(tmp_path)
+    options = ["out=out", "num_inference_steps=2", "quality=draft", "device=cpu"]
+    assert main(["sample", "model", f"mode={mode}", *MODES[mode], *options]) == EXIT_DONE
+    wav, _ = read_audio(sorted(Path("out").glob("*.wav"))[-1])
+    assert wav.shape[0] == 2
+    left, right = wav
+    assert min(np.abs(left).max(), np.abs(right).max()) > 0.01
+    assert np.abs(left - right).max() > 0.01
 
 
 def test_a_clip_does_not_depend_on_its_batch(sampler: Sampler) -> None:
