@@ -6,6 +6,8 @@ import numba
 import numpy as np
 from torch import Tensor
 
+from riffusion_train.audio import host
+
 _LANES = 16
 """Columns that a loop takes side by side, so that each weight is read once and the processor's vectors are full."""
 
@@ -41,7 +43,7 @@ class BandFit:
             tiny: What keeps quotients finite, (clips, channels, 1, 1).
             iterations: Number of iterations.
         """
-        if magnitudes.device.type == "cpu":
+        if host.on_host(magnitudes):
             found = magnitudes.contiguous()
             floors = tiny.expand(*wanted.shape[:-1], 1).reshape(-1).numpy()
             rows, goals = (part.reshape(len(floors), -1).numpy() for part in (found, wanted))

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from riffusion_train.audio import host
+
 
 class BandedProduct:
     """Multiplies by a banded matrix: `product(x)` is `x @ matrix`.
@@ -29,7 +31,7 @@ class BandedProduct:
 
     def __call__(self, left: Tensor) -> Tensor:
         """Return (..., columns) for (..., rows or at least `rows_used`)."""
-        if left.device.type != "cpu":
+        if not host.on_host(left):
             self.matrix = self.matrix.to(left.device)
             return left @ self.matrix[: left.shape[-1]]
         flat = left.reshape(-1, left.shape[-1])

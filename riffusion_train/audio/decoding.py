@@ -4,6 +4,7 @@ import soxr
 import torch
 from torch import Tensor
 
+from riffusion_train.audio import host
 from riffusion_train.audio.circular import CircularStft, resample_loop
 from riffusion_train.audio.denoising import denoise
 from riffusion_train.audio.griffin_lim import GriffinLimInverter
@@ -42,7 +43,7 @@ class Decoder:
         wavs = planes.darkness.new_zeros(clips, channels, samples)
         heard = torch.nonzero(planes.darkness.flatten(1).any(1))[:, 0]
         # One by one on a CPU: a clip then stays in the cache.
-        groups = heard.split(1) if wavs.device.type == "cpu" else heard.split(max(len(heard), 1))
+        groups = heard.split(1) if host.on_host(wavs) else heard.split(max(len(heard), 1))
         for rows in groups:
             if len(rows):
                 cosine = None if planes.cosine is None else planes.cosine[rows]

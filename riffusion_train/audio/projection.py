@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from riffusion_train.audio import host
 from riffusion_train.audio.stft import magnitude as plain_magnitude
 
 _SMALLEST = 1e-30
@@ -19,7 +20,7 @@ _SMALLEST = 1e-30
 
 def magnitude(spectrum: Tensor) -> Tensor:
     """Return the magnitudes of (..., frames, bins)."""
-    if spectrum.device.type != "cpu":
+    if not host.on_host(spectrum):
         return plain_magnitude(spectrum)
     found = torch.empty(spectrum.shape)
     _magnitude(_parts(spectrum), found.numpy().reshape(-1))
@@ -40,7 +41,7 @@ def project(rebuilt: Tensor, previous: Tensor | None, share: float, magnitudes: 
         share: How much of the previous is taken off.
         magnitudes: (..., frames, bins).
     """
-    if rebuilt.device.type != "cpu":
+    if not host.on_host(rebuilt):
         ahead = ahead_of(rebuilt, previous, share)
         return ahead * (magnitudes * torch.rsqrt(ahead.real.square() + ahead.imag.square() + _SMALLEST))
     projected = torch.empty_like(rebuilt, memory_format=torch.contiguous_format)

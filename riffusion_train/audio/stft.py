@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from riffusion_train.audio import host
 from riffusion_train.audio.bands import BandedProduct
 
 _FRAMES_AT_ONCE = 128
@@ -70,7 +71,7 @@ class MelAnalysis:
         padded = F.pad(wavs[:, None], (self._n_fft // 2, self._n_fft // 2), mode="reflect")[:, 0]
         frames = 1 + wavs.shape[1] // self._hop_length
         framed = padded[:, margin:].unfold(1, win_length, self._hop_length)[:, :frames]
-        at_once = min(_FRAMES_AT_ONCE, frames) if wavs.device.type == "cpu" else frames
+        at_once = min(_FRAMES_AT_ONCE, frames) if host.on_host(wavs) else frames
         # The window stands in the middle of the FFT, where `torch.stft` puts it. Magnitudes do not ask where it stands, but
         # the rounding does: beside a loud pure tone it is all there is, and the original's pictures show it.
         whole = wavs.new_zeros(len(wavs), at_once, self._n_fft)
