@@ -65,7 +65,7 @@ def assemble(
         in_split = [(track, fact) for track, fact in kept if split_of[track.track_id] == split]
         writer = make_writer(config, output.assembled / layout.SHARD_DIR, split, schema)
         shards += writer.write(_rows(in_split, chosen, output, key))
-    _keep_left_out({fact.sha256 for fact in facts} - {fact.sha256 for _, fact in whole}, output, key)
+    _keep_left_out({fact.file_hash for fact in facts} - {fact.file_hash for _, fact in whole}, output, key)
     stats = {
         "schema_version": layout.SCHEMA_VERSION,
         **summarise(kept, facts, split_of, shards),
@@ -89,7 +89,7 @@ def assemble(
 def _splits(kept: Kept, config: PrepareConfig) -> dict[str, str]:
     alike = likeness_keys([fact for _, fact in kept], config)
     members = [
-        SplitMember(track.track_id, fact.sha256, track.artist, track.split, keys)
+        SplitMember(track.track_id, fact.file_hash, track.artist, track.split, keys)
         for (track, fact), keys in zip(kept, alike, strict=True)
     ]
     return assign_splits(members, config.seed, config.validation_ratio, config.test_ratio)
@@ -97,8 +97,8 @@ def _splits(kept: Kept, config: PrepareConfig) -> dict[str, str]:
 
 def _keep_left_out(hashes: set[str], output: Output, key: str) -> None:
     """Keep what was found or cut and is not, or not wholly, in the dataset, so that extending it does not do it anew."""
-    for sha256 in sorted(hashes - {""}):
-        path = kept_path(output.tracks, sha256, key)
+    for file_hash in sorted(hashes - {""}):
+        path = kept_path(output.tracks, file_hash, key)
         if path.is_file():
             link_or_copy(path, output.assembled / LEFT_OUT_DIR / path.name)
 
@@ -112,7 +112,7 @@ def _shown(kept: Kept) -> Kept:
 def _write_pictures(shown: Kept, histograms: Mapping[str, Any], output: Output, key: str) -> list[str]:
     """Write the card's pictures. Returns the names of the charts."""
     folder = output.assembled / PICTURES_DIR
-    pngs = [next(read_slices(kept_path(output.tracks, fact.sha256, key))).png for _, fact in shown]
+    pngs = [next(read_slices(kept_path(output.tracks, fact.file_hash, key))).png for _, fact in shown]
     write_atomically(folder / "contact_sheet.png", contact_sheet(pngs))
     charts = []
     for name, (title, unit) in _CHARTS.items():
@@ -132,7 +132,7 @@ def _rows(tracks: Kept, chosen: Mapping[str, frozenset[int]], output: Output, ke
             **track.columns,
         }
         stay = chosen.get(track.track_id)
-        for index, item in enumerate(read_slices(kept_path(output.tracks, fact.sha256, key))):
+        for index, item in enumerate(read_slices(kept_path(output.tracks, fact.file_hash, key))):
             if stay is not None and index not in stay:
                 continue
             yield shared | {
@@ -151,7 +151,7 @@ def _manifest_line(track: Track, fact: TrackFacts, split_of: Mapping[str, str]) 
     line = {
         "source": track.source,
         "track_id": track.track_id,
-        "sha256": facts.pop("sha256") or None,
+        "file_hash": facts.pop("file_hash") or None,
         "status": "kept" if fact.reason is None else "rejected",
         "reason": facts.pop("reason"),
         "detail": facts.pop("detail"),

@@ -53,7 +53,7 @@ def with_chosen(
     for track, fact in kept:
         stay = chosen.get(track.track_id)
         if stay is not None and len(stay) < fact.slices:
-            lengths_s = [item.duration_s for item in read_slices(kept_path(folder, fact.sha256, key))]
+            lengths_s = [item.duration_s for item in read_slices(kept_path(folder, fact.file_hash, key))]
             slices_s = float(sum(lengths_s[index] for index in stay))
             fact = dataclasses.replace(fact, slices=len(stay), slices_s=slices_s)
         if fact.slices:

@@ -44,7 +44,7 @@ def likeness_keys(facts: Sequence[TrackFacts], config: PrepareConfig) -> list[tu
     if config.near_duplicates is not Duplicates.off:
         for first, second, _ in _similar(facts, config.near_duplicate_similarity):
             for index in (first, second):
-                keys[index].append(f"~like {facts[first].sha256} {facts[second].sha256}")
+                keys[index].append(f"~like {facts[first].file_hash} {facts[second].file_hash}")
     return [tuple(own) for own in keys]
 
 

@@ -32,7 +32,7 @@ def keep_finished(folder: layout.DatasetFolder, kept_dir: Path, key: str) -> int
     facts = _facts_of(folder.path / layout.MANIFEST_FILE)
     for fact in facts.values():
         if fact.origin:
-            note_origin(kept_dir, fact.origin, fact.sha256)
+            note_origin(kept_dir, fact.origin, fact.file_hash)
     count = 0
     for left_out in sorted((folder.path / LEFT_OUT_DIR).glob(f"*-{key}.arrow")):
         link_or_copy(left_out, kept_dir / left_out.name)
@@ -45,7 +45,7 @@ def keep_finished(folder: layout.DatasetFolder, kept_dir: Path, key: str) -> int
         known = facts.get(track_id)
         if known is None or known.reason is not None or known.slices != len(slices):
             continue  # some of its slices were left out, as balancing does
-        path = kept_path(kept_dir, known.sha256, key)
+        path = kept_path(kept_dir, known.file_hash, key)
         if read_facts(path) is None:
             write_kept(path, dataclasses.replace(known, origin=None), slices)
         count += 1
@@ -56,9 +56,11 @@ def _facts_of(manifest: Path) -> dict[str, TrackFacts]:
     facts = {}
     with manifest.open(encoding="utf-8") as lines:
         for entry in map(json.loads, lines):
+            if "file_hash" not in entry:
+                continue  # a manifest of before there was one; its track is done anew
             fact = TrackFacts(**{name: value for name, value in entry.items() if name in _FIELDS})
             warnings = {name: told for name, told in fact.warnings.items() if name not in _OF_THE_WHOLE}
-            facts[entry["track_id"]] = dataclasses.replace(fact, warnings=warnings, sha256=fact.sha256 or "")
+            facts[entry["track_id"]] = dataclasses.replace(fact, warnings=warnings, file_hash=fact.file_hash or "")
     return facts
 
 

@@ -34,7 +34,8 @@ class Slice(NamedTuple):
 class TrackFacts:
     """What became of one audio file; the slices themselves are on the disk."""
 
-    sha256: str
+    file_hash: str
+    """XXH3 of the file's bytes, 32 hex digits: nobody forges a song, and it takes a twentieth of the time of SHA-256."""
     slices: int = 0
     slices_s: float = 0.0
     """Seconds of audio in all slices."""
@@ -71,14 +72,14 @@ def parameters_key(parameters: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def kept_path(folder: Path, sha256: str, key: str) -> Path:
+def kept_path(folder: Path, file_hash: str, key: str) -> Path:
     """Return where the slices of an audio file are kept."""
-    return folder / f"{sha256}-{key}.arrow"
+    return folder / f"{file_hash}-{key}.arrow"
 
 
-def note_origin(folder: Path, origin: str, sha256: str) -> None:
+def note_origin(folder: Path, origin: str, file_hash: str) -> None:
     """Note what a remote file of an origin held, so that it need not be fetched again."""
-    write_atomically(_origin_path(folder, origin), sha256.encode())
+    write_atomically(_origin_path(folder, origin), file_hash.encode())
 
 
 def read_origin(folder: Path, origin: str) -> str | None:

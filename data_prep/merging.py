@@ -111,7 +111,7 @@ def _part_folders(folders: Sequence[Path]) -> list[Path]:
 def _lay_kept(part: Part, output: Output, key: str) -> None:
     """Give the slices of a part a second name where the dataset is assembled."""
     for track, fact in zip(part.tracks, part.facts, strict=True):
-        path = kept_path(part.kept_dir, fact.sha256, key)
+        path = kept_path(part.kept_dir, fact.file_hash, key)
         if path.is_file():
             link_or_copy(path, output.tracks / path.name)
         if fact.slices and read_facts(output.tracks / path.name) is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from data_prep.acoustic import fingerprint_words, to_text
 from data_prep.beats import find_beats
@@ -108,29 +109,29 @@ class TrackWorker:
                 facts = self._work(path)
         except InputError as error:
             return TrackFacts("", reason="unreadable", detail=str(error))
-        if origin and facts.sha256:
-            note_origin(self._kept_dir, origin, facts.sha256)
+        if origin and facts.file_hash:
+            note_origin(self._kept_dir, origin, facts.file_hash)
         return dataclasses.replace(facts, origin=origin)
 
     def _work(self, path: Path) -> TrackFacts:
         try:
             with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                file_hash = hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
         except OSError as error:
             return TrackFacts("", reason="unreadable", detail=error.strerror or str(error))
-        kept = kept_path(self._kept_dir, sha256, self._key)
+        kept = kept_path(self._kept_dir, file_hash, self._key)
         facts = read_facts(kept)
         if facts is not None:
             return dataclasses.replace(facts, reused=True)
         try:
-            facts, slices = self._cut_track(path, TrackFacts(sha256))
+            facts, slices = self._cut_track(path, TrackFacts(file_hash))
         except OSError as error:
             if error.errno in DISK_ERRORS:
                 raise
-            return TrackFacts(sha256, reason="unreadable", detail=error.strerror or str(error))
+            return TrackFacts(file_hash, reason="unreadable", detail=error.strerror or str(error))
         except Exception as error:
             # One odd file must not cost the run; it is counted and listed, and tried again next time.
-            return TrackFacts(sha256, reason="fault", detail=" ".join(f"{type(error).__name__}: {error}".split()))
+            return TrackFacts(file_hash, reason="fault", detail=" ".join(f"{type(error).__name__}: {error}".split()))
         write_kept(kept, facts, slices)
         return facts
 
@@ -174,13 +175,13 @@ class TrackWorker:
             found = measure(wav, self._codec.rate_hz, lufs, self._cut.measure)
             facts = dataclasses.replace(facts, measured=found)
         wav *= np.float32(10 ** (gain / 20))
-        slices, silent = self._slices(wav, facts.sha256)
+        slices, silent = self._slices(wav, facts.file_hash)
         facts = dataclasses.replace(
             facts, slices=len(slices), slices_s=float(sum(item.duration_s for item in slices)), silent_slices=silent
         )
         return (facts, slices) if slices else (self._without_slices(facts), [])
 
-    def _windows(self, wav: npt.NDArray[np.float32], sha256: str) -> list[Window]:
+    def _windows(self, wav: npt.NDArray[np.float32], file_hash: str) -> list[Window]:
         """Return where the windows of a track lie, in order."""
         cut, clip, rate_hz = self._cut, self._codec.clip_samples, self._codec.rate_hz
         shortest = min(clip, round(cut.shortest_s * rate_hz))
@@ -199,14 +200,14 @@ class TrackWorker:
             if cut.tail is Tail.overlap and cut.windows is Windows.fixed:
                 found = overlap_back(found, length, clip)
             windows += [Window(start + window.start, window.length) for window in found]
-        more = random_windows(wav.shape[1], clip, cut.random_crops, f"{cut.seed} {sha256}")
+        more = random_windows(wav.shape[1], clip, cut.random_crops, f"{cut.seed} {file_hash}")
         return spread(sorted({*windows, *more}), cut.most_slices)
 
-    def _slices(self, wav: npt.NDArray[np.float32], sha256: str) -> tuple[list[Slice], int]:
+    def _slices(self, wav: npt.NDArray[np.float32], file_hash: str) -> tuple[list[Slice], int]:
         """Encode every window that is not silent. Returns the slices and the number of silent windows."""
         clip, rate_hz = self._codec.clip_samples, self._codec.rate_hz
         slices, silent = [], 0
-        for start, length in self._windows(wav, sha256):
+        for start, length in self._windows(wav, file_hash):
             window = wav[:, start : start + length]
             if rms_dbfs(window) < self._cut.silence_dbfs:
                 silent += 1
