@@ -285,6 +285,8 @@ class SpectrogramCodec:
         return draw(mels, cosine, self.config)
 
     def _with_channels(self, wavs: Tensor) -> Tensor:
+        if self.config.channels is Channels.mono and wavs.shape[1] == 1:
+            return wavs
         if self.config.channels is Channels.mono:
             # The mean by two calls is the same and takes a tenth of the time.
             return (wavs[:, :1] + wavs[:, 1:]).div_(2) if wavs.shape[1] == 2 else wavs.mean(1, keepdim=True)

@@ -14,7 +14,8 @@ from torch import Tensor
 from riffusion_train.audio.band_fit import BandFit
 from riffusion_train.audio.bands import BandedProduct
 from riffusion_train.audio.circular import CircularStft
-from riffusion_train.audio.projection import ahead_of, magnitude, project
+from riffusion_train.audio.magnitude import magnitude
+from riffusion_train.audio.projection import ahead_of, project
 from riffusion_train.audio.stft import DecodingStft
 from riffusion_train.config.sample import Inverter, Quality
 

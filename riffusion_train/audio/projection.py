@@ -12,19 +12,10 @@ import torch
 from torch import Tensor
 
 from riffusion_train.audio import host
-from riffusion_train.audio.stft import magnitude as plain_magnitude
+from riffusion_train.audio.magnitude import parts
 
 _SMALLEST = 1e-30
 """Added to squared magnitudes, so that quotients stay finite."""
-
-
-def magnitude(spectrum: Tensor) -> Tensor:
-    """Return the magnitudes of (..., frames, bins)."""
-    if not host.on_host(spectrum):
-        return plain_magnitude(spectrum)
-    found = torch.empty(spectrum.shape)
-    _magnitude(_parts(spectrum), found.numpy().reshape(-1))
-    return found
 
 
 def ahead_of(rebuilt: Tensor, previous: Tensor | None, share: float) -> Tensor:
@@ -47,20 +38,10 @@ def project(rebuilt: Tensor, previous: Tensor | None, share: float, magnitudes: 
     projected = torch.empty_like(rebuilt, memory_format=torch.contiguous_format)
     before = rebuilt if previous is None else previous
     _project(
-        _parts(rebuilt), _parts(before), np.float32(0.0 if previous is None else share),
-        magnitudes.contiguous().numpy().reshape(-1), _parts(projected),
+        parts(rebuilt), parts(before), np.float32(0.0 if previous is None else share),
+        magnitudes.contiguous().numpy().reshape(-1), parts(projected),
     )  # fmt: skip
     return projected
-
-
-def _parts(spectrum: Tensor) -> Any:
-    return torch.view_as_real(spectrum.contiguous()).numpy().reshape(-1, 2)
-
-
-@numba.njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator]
-def _magnitude(parts: Any, found: Any) -> None:
-    for place in range(len(found)):
-        found[place] = np.sqrt(parts[place, 0] * parts[place, 0] + parts[place, 1] * parts[place, 1])
 
 
 @numba.njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator]

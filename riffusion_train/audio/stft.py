@@ -8,6 +8,7 @@ from torch import Tensor
 
 from riffusion_train.audio import host
 from riffusion_train.audio.bands import BandedProduct
+from riffusion_train.audio.magnitude import magnitude
 
 _FRAMES_AT_ONCE = 128
 """Frames that the encoder works on at a time on the CPU: fewer take longer to call than the cache gives, more take room."""
@@ -158,9 +159,3 @@ class DecodingStft:
         for block in range(self.blocks):
             signal[..., block : block + frames, :] += blocks[..., block, :]
         return signal.flatten(-2)
-
-
-def magnitude(spectrum: Tensor) -> Tensor:
-    """Return the magnitudes; half the time of `abs`, whose care against overflow is not needed for sound."""
-    squares = torch.view_as_real(spectrum).square()
-    return (squares[..., 0] + squares[..., 1]).sqrt_()
