@@ -50,7 +50,7 @@ export const steer = (id, token, changes) => ask(session(id), written("PATCH", c
 /** @param {File} file @param {string} [token] @returns {Promise<{ id: string, name: string, duration_s: number }>} */
 export function upload(file, token) {
   const form = new FormData();
-  form.append("audio", file, file.name);
+  form.append("file", file, file.name);
   return ask("/api/uploads", { method: "POST", body: form, headers: token ? { Authorization: `Bearer ${token}` } : {} });
 }
 

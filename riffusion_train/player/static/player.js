@@ -23,7 +23,7 @@ export class Player extends EventTarget {
     this.sound = new Sound(choices.rate_hz, choices.channels);
     this.timeline = new Timeline(choices.rate_hz, choices.channels);
     /** @type {Settings} */
-    this.settings = { ...choices.defaults };
+    this.settings = { ...choices.settings };
     /** @type {QueueItem[]} */
     this.queue = [];
     /** @type {Stream | null} */
@@ -38,8 +38,10 @@ export class Player extends EventTarget {
     this.behind = { behind: false, steps: 0 };
     this.why = "";
     this.cursor = 0; // the next sample to hand over
+    this.aim = 0; // where the last jump went
     this.skipS = 0; // of the first segment of a link
     this.fresh = true;
+    this.greeted = false; // by the socket that is open
     /** @type {Record<string, unknown> | null} */
     this.lastShare = null;
     this.creditAt = 0;
@@ -57,13 +59,18 @@ export class Player extends EventTarget {
 
   /** The sample that is heard now. */
   get heard() {
-    return this.sound.heard() ?? this.cursor;
+    return this.sound.heard() ?? this.aim;
   }
 
-  /** Seconds between what is heard and the newest that could be. */
+  /** The next sample to sound, also where a jump is not carried out yet. */
+  get position() {
+    const { report, epoch } = this.sound;
+    return report && report.epoch === epoch ? report.position : this.aim;
+  }
+
+  /** Seconds between what is heard and what would be, had the listener not gone back. */
   get behindLiveS() {
-    const report = this.sound.report;
-    return this.liveFrom === null || !report ? 0 : Math.max(0, (this.liveFrom - report.position) / this.rateHz);
+    return this.liveFrom === null ? 0 : Math.max(0, (this.liveFrom - this.position) / this.rateHz);
   }
 
   /** Where the ear was before it went back; null while it is live. @type {number | null} */
@@ -111,13 +118,23 @@ export class Player extends EventTarget {
 
   /** Change settings, or the queue: prompt, remove, next. @param {Record<string, unknown>} changes @returns {Promise<number | null>} The segment from which it is heard. */
   async steer(changes) {
+    const { prompt, next: _next, remove: _remove, ...settings } = changes;
+    const before = this.settings;
+    // What was chosen is shown at once, and taken back where the server refuses it.
+    this.settings = { ...before, ...settings };
     if (!this.stream) {
-      const { next: _next, remove: _remove, ...settings } = changes;
-      Object.assign(this.settings, settings);
+      if (typeof prompt === "string") this.settings.prompt = prompt;
       this.#changed();
       return null;
     }
-    const answer = await steer(this.id, this.token, changes);
+    let answer;
+    try {
+      answer = await steer(this.id, this.token, changes);
+    } catch (error) {
+      this.settings = before;
+      this.#changed();
+      throw error;
+    }
     this.settings = answer.settings;
     this.queue = answer.queue;
     this.#changed();
@@ -129,12 +146,11 @@ export class Player extends EventTarget {
     const first = this.timeline.begin;
     const last = this.timeline.end;
     if (!this.timeline.segments.length) return;
-    const position = this.sound.report?.position ?? 0;
-    if (this.liveFrom === null || position > this.liveFrom) this.liveFrom = position;
+    if (this.liveFrom === null || this.position > this.liveFrom) this.liveFrom = this.position;
     const aim = Math.round(Math.min(Math.max(sample, first), Math.max(first, last - 0.1 * this.rateHz)));
     if (aim >= this.liveFrom) this.liveFrom = null;
     this.sound.seek();
-    this.cursor = aim;
+    [this.cursor, this.aim] = [aim, aim];
     this.fresh = true;
     this.#feed();
     this.#credit(true);
@@ -218,31 +234,34 @@ export class Player extends EventTarget {
     const stream = new Stream(id);
     stream.addEventListener("message", (event) => this.#receive(/** @type {CustomEvent<ServerMessage>} */ (event).detail));
     stream.addEventListener("segment", (event) => this.#take(/** @type {CustomEvent<Segment>} */ (event).detail));
-    stream.addEventListener("lost", () => this.#connected("lost"));
-    stream.addEventListener("crowded", () => this.#ended("Too many listeners from this address"));
-    stream.addEventListener("unknown", () => this.#ended(this.token ? "" : "This session has ended"));
+    stream.addEventListener("lost", () => {
+      this.greeted = false;
+      this.#connected("lost");
+    });
+    stream.addEventListener("crowded", () => this.#ended("Too many listeners from this address", false));
+    this.greeted = false;
     this.stream = stream;
   }
 
   #clear() {
     this.timeline.clear();
     this.sound.seek();
-    this.cursor = 0;
+    [this.cursor, this.aim] = [0, 0];
     this.fresh = true;
     this.liveFrom = null;
     this.queue = [];
     this.dispatchEvent(new Event("cleared"));
   }
 
-  /** The session is no more. One of our own is made anew from the last moment that was heard. @param {string} why */
-  #ended(why) {
+  /** The session is no more. @param {string} why @param {boolean} again Whether one of our own begins anew, from the last moment that was heard. */
+  #ended(why, again) {
     this.stream?.close();
     this.stream = null;
-    const own = this.token !== "";
     this.keep("", "");
     this.why = why;
     this.#connected("gone");
-    if (own && !why && this.sound.on) this.play(this.lastShare ?? undefined).catch((error) => this.say(error.message));
+    if (again && this.sound.on) this.play(this.lastShare ?? undefined).catch((error) => this.say(error.message));
+    else this.pause();
   }
 
   /** @param {ServerMessage} message */
@@ -251,15 +270,13 @@ export class Player extends EventTarget {
       this.segmentSamples = message.segment_samples;
       this.settings = message.settings;
       this.queue = message.queue;
+      this.greeted = true;
       this.#connected("open");
       this.#credit(true);
     } else if (message.type === "queue") this.queue = message.queue;
     else if (message.type === "behind") this.behind = message;
     else if (message.type === "idle") this.dispatchEvent(new Event("idle"));
-    else if (message.type === "gone") {
-      this.pause();
-      this.#ended(message.why || "The session has ended");
-    }
+    else if (message.type === "gone") this.#ended(message.why || "The session has ended", this.token !== "" && !this.greeted);
     this.#changed();
   }
 
@@ -271,6 +288,7 @@ export class Player extends EventTarget {
     if (this.timeline.segments.length === 1) {
       this.cursor = segment.start_sample + Math.min(Math.round(this.skipS * this.rateHz), segment.n_samples - 1);
       this.skipS = 0;
+      this.aim = this.cursor;
     }
     this.dispatchEvent(new CustomEvent("segment", { detail: segment }));
     this.#feed();
@@ -280,8 +298,7 @@ export class Player extends EventTarget {
 
   /** Hand over what the audio thread should have. */
   #feed() {
-    const position = this.sound.report && this.sound.report.epoch === this.sound.epoch ? this.sound.report.position : this.cursor;
-    while (this.cursor - position < HANDED_S * this.rateHz) {
+    while (this.cursor - this.position < HANDED_S * this.rateHz) {
       const segment = this.timeline.from(this.cursor);
       if (!segment) return;
       const jumps = segment.start_sample > this.cursor;
@@ -307,7 +324,7 @@ export class Player extends EventTarget {
   #credit(now) {
     if (!now && performance.now() - this.creditAt < 500) return;
     this.creditAt = performance.now();
-    const position = this.sound.report?.epoch === this.sound.epoch ? this.sound.report.position : this.cursor;
+    const position = this.position;
     const wanted = this.sound.on ? Math.max(0, AHEAD - this.timeline.ahead(position)) : 0;
     this.stream?.send({ type: "credit", ahead: wanted, played_sample: Math.max(0, Math.round(position)) });
   }

@@ -6,8 +6,7 @@
 const MAGIC = 0x53464952; // "RIFS", little-endian
 const HEADER_BYTES = 16;
 const WAITS_MS = [250, 500, 1000, 2000, 4000];
-export const UNKNOWN = 4404;
-export const CROWDED = 4429;
+const CROWDED = 1013; // "try again later"
 
 /** Read a frame of a segment. @param {ArrayBuffer} frame */
 export function readFrame(frame) {
@@ -22,7 +21,7 @@ export function readFrame(frame) {
   };
 }
 
-/** Events: "message" (detail: a ServerMessage), "segment" (detail: a Segment), "lost", "unknown", "crowded". */
+/** Events: "message" (detail: a ServerMessage), "segment" (detail: a Segment), "lost", "crowded". */
 export class Stream extends EventTarget {
   /** @param {string} id Of the session. */
   constructor(id) {
@@ -90,9 +89,9 @@ export class Stream extends EventTarget {
   /** @param {number} code */
   #lost(code) {
     if (this.closed) return;
-    if (code === UNKNOWN || code === CROWDED) {
+    if (code === CROWDED) {
       this.closed = true;
-      this.dispatchEvent(new Event(code === UNKNOWN ? "unknown" : "crowded"));
+      this.dispatchEvent(new Event("crowded"));
       return;
     }
     this.dispatchEvent(new Event("lost"));

@@ -28,7 +28,7 @@ export interface Choices {
   builder: Record<"genre" | "mood" | "instrument" | "tempo", string[]>;
   limits: { prompt_chars: number; upload_bytes: number };
   steps: { min: number; max: number; default: number };
-  defaults: Settings;
+  settings: Settings;
 }
 
 export interface QueueItem {
