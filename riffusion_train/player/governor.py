@@ -7,6 +7,7 @@ _SLOWEST_SHARE = 0.8
 """Share of the time that playing sessions may take up together."""
 _RELAXED_SEGMENTS = 1.5
 _STEPS_UP = 2
+_LEAST_STEP_S = 1e-6
 
 
 class Governor:
@@ -47,7 +48,7 @@ class Governor:
     def _room(self, time_s: float, step_s: float, rest_s: float) -> int:
         """Return the steps that fit into a time, with a margin."""
         left_s = time_s - _MARGIN_S - rest_s
-        return 10**6 if step_s <= 0 else math.floor(max(left_s, 0.0) / step_s)
+        return math.floor(max(left_s, 0.0) / max(step_s, _LEAST_STEP_S))
 
 
 def capacity(real_time_factor: float) -> int:

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.player.studio import Studio
-from riffusion_train.player.words import BUILDER, DICE, FREQUENCY_TICKS_HZ, SEED_IMAGE_WORDS
+from riffusion_train.player.words import BUILDER, DICE, SEED_IMAGE_WORDS
 from riffusion_train.sampling.seed_images import SEED_IMAGES
 from riffusion_train.sampling.splice import band_of
 
@@ -83,18 +83,16 @@ async def choices(request: Request) -> dict[str, Any]:
             "recording_s": studio.patience.ring_s,
         },
         "steps": {"min": 1, "max": studio.limits.most_steps, "default": studio.maker.default_steps},
-        "frequency_ticks": frequency_ticks(config),
+        "hop_length": config.hop_length,
+        "planes": config.channels.value,
+        "row_hz": row_frequencies(config),
     }
 
 
-def frequency_ticks(config: SpectrogramConfig) -> list[dict[str, float]]:
-    """Return frequencies and where they lie in a picture, from 0 at the bottom to 1 at the top."""
-    rows = (band_of(np.array(FREQUENCY_TICKS_HZ, float), config) + 0.5) / config.n_mels
-    return [
-        {"hz": hz, "row": round(float(row), 4)}
-        for hz, row in zip(FREQUENCY_TICKS_HZ, rows, strict=True)
-        if config.f_min_hz <= hz <= config.f_max_hz and 0 <= row <= 1
-    ]
+def row_frequencies(config: SpectrogramConfig) -> list[float]:
+    """Return the frequency in the middle of each row of a picture, from the bottom."""
+    hz = np.linspace(config.f_min_hz, config.f_max_hz, 1 << 14)
+    return [round(float(one), 2) for one in np.interp(np.arange(config.n_mels), band_of(hz, config), hz)]
 
 
 def _file(name: str) -> Response:

@@ -45,6 +45,8 @@ def open_socket(host: str, port: int) -> socket.socket:
     Raises:
         InputError: If it cannot be had.
     """
+    if not 0 <= port <= 65535:
+        raise InputError(f"port={port}: must be from 0 to 65535; 0 takes any that is free")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, OverflowError, UnicodeError):

@@ -110,6 +110,7 @@ async def _receive(socket: WebSocket, studio: Studio, session: Session, listener
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
             return
+        studio.messages += 1
         try:
             text = message.get("text")
             if text is None or len(text) > studio.limits.message_bytes:

@@ -77,11 +77,14 @@ class Studio:
         self.patience = patience or Patience()
         self.sessions: dict[str, Session] = {}
         self.sockets: collections.Counter[str] = collections.Counter()
-        self.malformed = 0
+        self.messages = self.malformed = 0
+        """Messages of all listeners so far, and those among them that broke the rules."""
         self.uploads: collections.OrderedDict[str, str] = collections.OrderedDict()
         self.reader = SettingsReader(self.limits, self.uploads.__contains__)
         self.segments_made = 0
         self.stopping = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The event loop on which it works."""
         self._most_streams = most_streams
         self._clock = clock
         self._jobs: collections.deque[_Job] = collections.deque()
@@ -141,6 +144,7 @@ class Studio:
 
     async def run(self) -> None:
         """Work until cancelled."""
+        self.loop = asyncio.get_running_loop()
         look = asyncio.create_task(self._look_after())
         try:
             while True:
@@ -174,6 +178,7 @@ class Studio:
             "segments_made": self.segments_made,
             "ring_bytes": sum(one.ring.bytes for one in self.sessions.values()),
             "jobs_waiting": len(self._jobs),
+            "messages": self.messages,
             "malformed_messages": self.malformed,
             "uploads": len(self.uploads),
             "uptime_s": round(self._clock() - self._begun_s, 1),

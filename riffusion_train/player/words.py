@@ -66,5 +66,3 @@ SEED_IMAGE_WORDS = {
     "pad": ("Pad", "A held chord whose voices swell one after the other."),
 }
 """What our seed images are called, and what they do."""
-
-FREQUENCY_TICKS_HZ = (50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000)

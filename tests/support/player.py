@@ -70,9 +70,13 @@ class Player:
     @contextlib.contextmanager
     def listen(self, session: dict[str, Any]) -> Iterator["Listening"]:
         """Connect to the stream of a session."""
-        address = f"{self.address.replace('http', 'ws', 1)}/api/sessions/{session['id']}/stream"
-        with connect(address, max_size=None, proxy=None) as socket:
+        with connect(stream_address(self, session), max_size=None, proxy=None) as socket:
             yield Listening(socket)
+
+
+def stream_address(player: Player, session: dict[str, Any]) -> str:
+    """Return where a session is heard."""
+    return f"{player.address.replace('http', 'ws', 1)}/api/sessions/{session['id']}/stream"
 
 
 class Listening:
