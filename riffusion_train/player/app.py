@@ -108,6 +108,10 @@ def _answer_errors(app: FastAPI) -> None:
     async def busy(request: Request, error: BusyError) -> Response:
         return _error(503, str(error), {"retry-after": "5"})
 
+    @app.exception_handler(Exception)
+    async def fault(request: Request, error: Exception) -> Response:
+        return _error(500, "a fault of the player; its log says more")
+
     @app.exception_handler(FullError)
     async def full(request: Request, error: FullError) -> Response:
         content = {"error": str(error), "position": error.position, "ticket": error.ticket, "retry_after_s": 5.0}

@@ -168,9 +168,10 @@ class ClipMaker:
         if spec.seed_upload is None:
             assert spec.seed_image is not None
             return load_seed_image(spec.seed_image, self.sampler.codec)
-        if spec.seed_upload not in self._uploads:
+        picture = self._uploads.get(spec.seed_upload)
+        if picture is None:
             raise InputError("seed_upload: is not here any more; upload the sound again")
-        return self._uploads[spec.seed_upload]
+        return picture
 
 
 class _StepClock:

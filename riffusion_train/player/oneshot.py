@@ -67,7 +67,7 @@ def make_clip(
     return {
         "audio": _data_uri(MIME_TYPES[audio_format], encode_audio(clip.audio, clip.rate_hz, audio_format)),
         "image": _data_uri("image/png", encode_png(clip.image)),
-        "settings": clip.settings.as_data() | {"model": Path(clip.settings.sampler.model).name},
+        "settings": _without_paths(clip.settings.as_data()),
     }
 
 
@@ -164,6 +164,12 @@ def _original_end(data: dict[str, Any], key: str, common: dict[str, Any], reader
         return reader.clip(values, ClipSpec())
     except InputError as error:
         raise InputError(f"{key}: {error}") from None
+
+
+def _without_paths(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings that say nothing about the server's folders."""
+    loras = [Path(lora).name for lora in settings["loras"]]
+    return settings | {"model": Path(settings["model"]).name, "loras": loras}
 
 
 def _data_uri(kind: str, data: bytes) -> str:

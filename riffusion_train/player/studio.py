@@ -42,7 +42,7 @@ class BusyError(Exception):
     """Too much waits already."""
 
 
-class _StoppedError(Exception):
+class _StoppedError(BusyError):
     """Raised between two denoising steps when the player ends."""
 
 
@@ -163,7 +163,7 @@ class Studio:
     def report(self, done: int, steps: int) -> None:
         """Stop computing between two steps when the player ends."""
         if self.stopping:
-            raise _StoppedError
+            raise _StoppedError("the player ends")
 
     def metrics(self) -> dict[str, Any]:
         """Return how the player does."""

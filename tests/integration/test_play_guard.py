@@ -3,7 +3,6 @@
 import asyncio
 import http.client
 import json
-import random
 import socket as sockets
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +10,10 @@ from typing import Any
 
 import pytest
 from support.player import Player, served_player, stream_address
-from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from benchmarks.play_load import fuzz, listen
 from riffusion_train.player.settings import Limits
 
 SEGMENT = 32 * 400
@@ -195,7 +194,7 @@ def test_ten_thousand_odd_messages_neither_crash_it_nor_leave_a_task(player: Pla
         watching.segment()
     tasks = tasks_of(player)
     before = player.studio.messages
-    asyncio.run(_fuzz(stream_address(player, session), lambda: player.studio.messages - before >= FUZZ))
+    asyncio.run(fuzz(stream_address(player, session), lambda: player.studio.messages - before >= FUZZ))
     assert player.studio.malformed > 100
     assert eventually(lambda: player.studio.sockets.total() == 0)
     assert eventually(lambda: tasks_of(player) == tasks)
@@ -203,6 +202,19 @@ def test_ten_thousand_odd_messages_neither_crash_it_nor_leave_a_task(player: Pla
         for place in range(3):
             listening.credit(1, place * SEGMENT)
             assert listening.segment()[0]["index"] == place
+
+
+def test_many_listeners_of_one_stream_get_every_segment_in_order():
+    with served_player() as player:
+        session = player.begin(num_inference_steps=1)
+
+        async def crowd() -> list[Any]:
+            return list(await asyncio.gather(*(listen(stream_address(player, session), 3.0) for _ in range(50))))
+
+        heard = asyncio.run(crowd())
+        assert all(one.in_order for one in heard)
+        assert min(len(one.indices) for one in heard) >= 3
+        assert player.studio.segments_made < 20  # one generation for all of them
 
 
 def test_clients_that_vanish_in_the_middle_leave_nothing_behind(player: Player):
@@ -246,36 +258,3 @@ def eventually(holds: Callable[[], bool]) -> bool:
 
 def tasks_of(player: Player) -> int:
     return len(asyncio.all_tasks(player.studio.loop))
-
-
-async def _fuzz(address: str, enough: Callable[[], bool]) -> None:
-    """Send odd messages, in an odd order; connect again whenever the server has had enough."""
-    rng = random.Random(0)
-    while not enough():
-        async with connect_async(address, max_size=None, proxy=None) as socket:
-            try:
-                for _ in range(rng.randrange(1, 400)):
-                    await socket.send(_odd_message(rng))
-                if rng.random() < 0.5:
-                    await asyncio.wait_for(socket.recv(), 1)
-            except (ConnectionClosed, TimeoutError):
-                pass
-            if rng.random() < 0.2:
-                socket.transport.abort()
-
-
-def _odd_message(rng: random.Random) -> str | bytes:
-    """Return a credit of any kind, mostly well formed and out of order; sometimes something that is no message at all."""
-    if rng.random() < 0.97:
-        ahead, played = rng.randrange(4), rng.choice([0, 1, SEGMENT, rng.randrange(2**53), 2**53 - 1])
-        return rng.choice(['{"type":"stay"}', json.dumps({"type": "credit", "ahead": ahead, "played_sample": played})])
-    kinds: list[Any] = [
-        rng.randbytes(rng.randrange(200)),
-        "".join(map(chr, (rng.randrange(1, 0xD7FF) for _ in range(rng.randrange(300))))),
-        json.dumps(
-            {"type": rng.choice(["credit", "stay", "gone", 1, None]), "ahead": rng.choice([-1, 1.5, "1", [], {}])}
-        ),
-        "{" * rng.randrange(3000),
-        "x" * rng.randrange(4000, 6000),
-    ]
-    return rng.choice(kinds)
