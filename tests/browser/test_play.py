@@ -10,7 +10,18 @@ import numpy as np
 import PIL.Image
 import pytest
 import soundfile
-from support.play_page import LINK_RIGHTS, frames_of, hear, open_player, pcm_of, png_of, press_play, report, wait, wav_of
+from support.play_page import (
+    LINK_RIGHTS,
+    frames_of,
+    hear,
+    open_player,
+    pcm_of,
+    png_of,
+    press_play,
+    report,
+    wait,
+    wav_of,
+)
 from support.player import SECOND, Player, served_player
 
 pytestmark = pytest.mark.browser
@@ -29,7 +40,9 @@ def played_against_wall(page: Any) -> tuple[float, float]:
     found = []
     for _ in range(10):
         now = report(page)
-        found.append((now["wall"] / 1000 - now["played"] / now["rate"], now["played"] / now["rate"], now["wall"] / 1000))
+        found.append(
+            (now["wall"] / 1000 - now["played"] / now["rate"], now["played"] / now["rate"], now["wall"] / 1000)
+        )
         page.wait_for_timeout(30)
     _, played_s, wall_s = min(found)
     return played_s, wall_s
@@ -105,7 +118,9 @@ def test_pausing_stops_the_making_and_playing_goes_on_at_the_same_sample(opened:
 def test_the_picture_under_the_line_is_that_of_the_sound(opened: Open, player: Player) -> None:
     page = open_player(opened, player.address)
     said, frames = frames_of(page)
-    page.evaluate("document.getElementById('map').value = 'drawn'; document.getElementById('map').dispatchEvent(new Event('change'))")
+    page.evaluate(
+        "document.getElementById('map').value = 'drawn'; document.getElementById('map').dispatchEvent(new Event('change'))"
+    )
     press_play(page)
     hear(page, 2.5)
     page.keyboard.press("Space")
@@ -118,7 +133,9 @@ def test_the_picture_under_the_line_is_that_of_the_sound(opened: Open, player: P
       return Array.from({ length: canvas.height }, (_, row) => data[4 * row]);
     }""")
     position = report(page)["heard"]
-    columns = np.concatenate([np.asarray(PIL.Image.open(io.BytesIO(png_of(frame)))) for frame in frames], axis=1).astype(float)
+    columns = np.concatenate(
+        [np.asarray(PIL.Image.open(io.BytesIO(png_of(frame)))) for frame in frames], axis=1
+    ).astype(float)
     per_column = len(said) * said[0]["n_samples"] / columns.shape[1]
     rows = np.linspace(0, len(shown) - 1, columns.shape[0]).round().astype(int)
     likeness = [np.corrcoef(np.asarray(shown)[rows], column)[0, 1] for column in columns.T]
@@ -169,7 +186,9 @@ def test_a_recording_is_exactly_what_was_heard_between_two_keys(opened: Open, pl
         page.keyboard.press("r")
     assert download.value.suggested_filename == "riffusion-a-band.wav"
     sound = wav_of(download.value.path())
-    asked = dict(part.split("=") for part in next(url for url in requests if "recording.wav" in url).split("?")[1].split("&"))
+    asked = dict(
+        part.split("=") for part in next(url for url in requests if "recording.wav" in url).split("?")[1].split("&")
+    )
     length, end = round(float(asked["last_s"]) * SECOND), int(asked["to_sample"])
     assert len(sound) == length and 2.0 < length / SECOND < 4.0
     made = np.concatenate([pcm_of(frame) for frame in frames])
@@ -197,7 +216,10 @@ def test_the_queue_says_what_comes_next_and_can_be_changed(opened: Open, player:
     for prompt in ("one", "two", "three", "four"):
         page.fill("#words", prompt)
         page.keyboard.press("Enter")
-        wait(page, f"document.getElementById('coming').textContent.includes('{prompt}') || document.getElementById('now').textContent.includes('{prompt}')")
+        wait(
+            page,
+            f"document.getElementById('coming').textContent.includes('{prompt}') || document.getElementById('now').textContent.includes('{prompt}')",
+        )
     coming = page.locator("#coming .prompt")
     wait(page, lambda: "in " in page.inner_text("#coming"))
     page.get_by_role("button", name="Take out: three").click()

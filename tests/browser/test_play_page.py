@@ -28,7 +28,16 @@ def test_every_key_does_what_the_help_says(opened: Open, player: Player) -> None
     def press(key: str, condition: str | Callable[[], Any]) -> None:
         page.keyboard.press(key)
         wait(page, condition)
-        tried.add({"Space": "space", "Escape": "Esc", "ArrowLeft": "←", "ArrowRight": "→", "ArrowUp": "↑", "ArrowDown": "↓"}.get(key, key))
+        tried.add(
+            {
+                "Space": "space",
+                "Escape": "Esc",
+                "ArrowLeft": "←",
+                "ArrowRight": "→",
+                "ArrowUp": "↑",
+                "ArrowDown": "↓",
+            }.get(key, key)
+        )
 
     press("Space", lambda: report(page).get("played", 0) > 0)
     press("Enter", f"{FOCUS} === 'words'")
@@ -42,12 +51,17 @@ def test_every_key_does_what_the_help_says(opened: Open, player: Player) -> None
     page.keyboard.press("Enter")
     page.keyboard.press("Escape")
     wait(page, "document.getElementById('status').textContent.startsWith('Next: ')")
-    press("n", "document.getElementById('status').textContent.startsWith('Next: ') || document.getElementById('status').textContent.startsWith('Nothing')")
+    press(
+        "n",
+        "document.getElementById('status').textContent.startsWith('Next: ') || document.getElementById('status').textContent.startsWith('Nothing')",
+    )
     press("b", "document.getElementById('build-sheet').open")
     page.keyboard.press("Escape")
     hear(page, 1.5)
     before = report(page)
-    press("ArrowLeft", lambda: report(page)["epoch"] > before["epoch"] and report(page)["position"] < before["position"])
+    press(
+        "ArrowLeft", lambda: report(page)["epoch"] > before["epoch"] and report(page)["position"] < before["position"]
+    )
     middle = report(page)
     press("ArrowRight", lambda: report(page)["epoch"] > middle["epoch"])
     page.keyboard.press("ArrowLeft")
@@ -59,6 +73,7 @@ def test_every_key_does_what_the_help_says(opened: Open, player: Player) -> None
     press("m", "document.getElementById('mute').getAttribute('aria-label') === 'Sound on'")
     page.keyboard.press("m")
     press("r", "document.getElementById('record').getAttribute('aria-pressed') === 'true'")
+    hear(page, 0.3)
     with page.expect_download():
         page.keyboard.press("r")
     with page.expect_download():
@@ -104,7 +119,9 @@ def test_the_keyboard_alone_reaches_everything(opened: Open, player: Player) -> 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("device", ["desktop", "phone"])
-def test_the_live_page_has_no_accessibility_fault_and_fits(opened: Open, player: Player, scheme: str, device: str) -> None:
+def test_the_live_page_has_no_accessibility_fault_and_fits(
+    opened: Open, player: Player, scheme: str, device: str
+) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     options = PHONE if device == "phone" else {"viewport": {"width": 1280, "height": 800}}
@@ -165,7 +182,9 @@ def test_colours_and_frequencies_change_the_picture_and_are_remembered(opened: O
     page.keyboard.press("Space")
     pixels = """() => {
       const canvas = document.getElementById("picture");
-      const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+      const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+      copy.drawImage(canvas, 0, 0);
+      const data = copy.getImageData(0, 0, canvas.width, canvas.height).data;
       const step = 4 * Math.floor(data.length / 4 / 997);
       return Array.from({ length: 997 }, (_, n) => data[n * step] * 65536 + data[n * step + 1] * 256 + data[n * step + 2]);
     }"""

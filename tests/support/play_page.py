@@ -20,7 +20,7 @@ def wait(page: Any, condition: str | Callable[[], Any], timeout_s: float = 20) -
         if found:
             return found
         page.wait_for_timeout(25)
-    raise AssertionError(f"never came true: {condition}; the page says: {page.inner_text('body')[:600]}")
+    raise AssertionError(f"never came true: {condition}; the page says: {page.inner_text('main')[:600]}")
 
 
 def open_player(opened: Callable[..., Any], address: str, **options: Any) -> Any:

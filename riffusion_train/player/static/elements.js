@@ -55,6 +55,8 @@ let timer = 0;
 /** Say something that passes. @param {string} text */
 export function say(text) {
   const place = byId("status");
+  const around = document.querySelector("dialog[open]") ?? document.body; // what lies behind an open sheet is not seen
+  if (place.parentElement !== around) around.append(place);
   place.textContent = text;
   clearTimeout(timer);
   timer = window.setTimeout(() => { place.textContent = ""; }, 5000);

@@ -14,7 +14,7 @@ export function makeKeys(keys) {
     const at = event.target instanceof Element ? event.target : null;
     if (at?.matches("input:not([type=range]):not([type=checkbox]):not([type=radio]), textarea, select") && !key.typing) return;
     // A key that a control under the focus means something by is that control's.
-    if (event.key === " " && at?.closest("button, a, summary")) return;
+    if ((event.key === " " || event.key === "Enter") && at?.closest("button, a, summary")) return;
     if (event.key.startsWith("Arrow") && at?.matches("input[type=range]")) return;
     if (event.repeat && !event.key.startsWith("Arrow")) return;
     event.preventDefault();

@@ -138,7 +138,7 @@ function main(choices) {
     const { state, sound } = player;
     const on = sound.on && state !== "blocked";
     sign(button("toggle"), on ? "pause" : "play", on ? "Pause" : "Play");
-    button("start").hidden = on || (state === "paused" && player.timeline.segments.length > 0);
+    button("start").hidden = on || (state === "paused" && player.timeline.segments.length > 0 && player.connection !== "gone");
     byId("start-words").textContent = link.listen && !player.stream ? "Press play to listen along" : "Press play";
     document.body.dataset.state = state;
     const heardS = player.heard / player.rateHz;
@@ -235,6 +235,7 @@ function main(choices) {
   player.addEventListener("words", (event) => say(/** @type {CustomEvent<string>} */ (event).detail));
   player.addEventListener("idle", () => { if (!dialog("still").open) dialog("still").showModal(); });
   dialog("still").addEventListener("close", () => player.stay());
+  player.addEventListener("ended", () => dialog("still").close());
   document.addEventListener("visibilitychange", () => { if (!document.hidden) player.wake(); });
   window.addEventListener("online", () => player.wake());
   document.addEventListener("resume", () => player.wake());

@@ -4,12 +4,12 @@ import { darkness, isDark, MAPS, table, ticks, warp } from "./colours.js";
 /** @typedef {import("./types.d.ts").Segment} Segment */
 /** @typedef {import("./types.d.ts").Choices} Choices */
 /** @typedef {import("./colours.js").ScaleName} ScaleName */
-/** @typedef {{ start: number, end: number, columns: number, levels: Uint8Array, image: ImageData, canvas: HTMLCanvasElement, version: number, from: string, to: string }} Tile */
+/** @typedef {{ start: number, end: number, columns: number, rows: number, levels: Uint8Array, colours: Uint8ClampedArray | null, canvas: HTMLCanvasElement | null, version: number, from: string, to: string }} Tile */
 
 const PX_PER_S = 56;
 const LEAST_S = 7; // at phone width
 const MARGIN = 192; // columns drawn ahead into the strip
-const KEPT_TILES = 64;
+const KEPT_TILES = 60; // five minutes of clips of five seconds
 const ROWS = 256; // where the frequency scale is not the picture's own
 
 /** @param {number} width @param {number} height */
@@ -79,8 +79,8 @@ export class Picture {
     const image = pen(drawn).getImageData(0, 0, bitmap.width, bitmap.height);
     bitmap.close();
     this.tiles.push({
-      start: segment.start_sample, end: segment.start_sample + segment.n_samples, columns: image.width, image,
-      levels: darkness(image, this.choices.planes), canvas: drawn, version: -1,
+      start: segment.start_sample, end: segment.start_sample + segment.n_samples, columns: image.width, rows: image.height,
+      levels: darkness(image, this.choices.planes), colours: this.choices.planes === "mono" ? null : image.data, canvas: null, version: -1,
       from: segment.prompt_from, to: segment.prompt_to,
     });
     this.tiles.sort((one, other) => one.start - other.start);
@@ -93,10 +93,9 @@ export class Picture {
     return this.tiles.some((tile) => sample >= tile.start && sample < tile.end);
   }
 
-  /** @param {Tile} tile */
+  /** @param {Tile} tile @returns {HTMLCanvasElement} */
   #paint(tile) {
-    const { columns, levels, image } = tile;
-    const height = image.height;
+    const { columns, levels, colours, rows: height } = tile;
     const painted = new ImageData(columns, this.rows);
     const asDrawn = this.map === "drawn";
     for (let row = 0; row < this.rows; row += 1) {
@@ -106,9 +105,9 @@ export class Picture {
       const [upper, lower] = [(height - 2 - low) * columns, (height - 1 - low) * columns];
       for (let column = 0; column < columns; column += 1) {
         const to = 4 * (row * columns + column);
-        if (asDrawn) {
+        if (asDrawn && colours) {
           for (let part = 0; part < 3; part += 1) {
-            painted.data[to + part] = (1 - share) * image.data[4 * (lower + column) + part] + share * image.data[4 * (upper + column) + part];
+            painted.data[to + part] = (1 - share) * colours[4 * (lower + column) + part] + share * colours[4 * (upper + column) + part];
           }
         } else {
           const level = 3 * Math.round((1 - share) * levels[lower + column] + share * levels[upper + column]);
@@ -117,9 +116,10 @@ export class Picture {
         painted.data[to + 3] = 255;
       }
     }
-    tile.canvas = canvasOf(columns, this.rows);
-    pen(tile.canvas).putImageData(painted, 0, 0);
+    const canvas = canvasOf(columns, this.rows);
+    pen(canvas).putImageData(painted, 0, 0);
     tile.version = this.version;
+    return canvas;
   }
 
   /** Fit the canvas to its place on the page. */
@@ -165,6 +165,9 @@ export class Picture {
     if (!(leftColumn - 1 >= this.stripFrom && leftColumn + columns + 1 <= this.stripFrom + this.strip.width)) this.#lay(leftColumn, columns);
     context.imageSmoothingQuality = "medium";
     context.drawImage(this.strip, leftColumn - this.stripFrom, 0, columns, this.strip.height, 0, 0, width, height);
+    // What comes is there already, but paler.
+    context.fillStyle = this.dark ? "rgb(19 17 16 / .5)" : "rgb(251 250 247 / .5)";
+    context.fillRect(line * width, 0, width, height);
     this.#marks(context, leftS);
     return line;
   }
@@ -178,8 +181,11 @@ export class Picture {
     context.fillRect(0, 0, this.strip.width, this.strip.height);
     for (const tile of this.tiles) {
       const from = Math.round(tile.start / this.choices.hop_length) - this.stripFrom;
-      if (from > this.strip.width || from + tile.columns < 0) continue;
-      if (tile.version !== this.version) this.#paint(tile);
+      if (from > this.strip.width || from + tile.columns < 0) {
+        tile.canvas = null; // painted again when it is looked at
+        continue;
+      }
+      if (!tile.canvas || tile.version !== this.version) tile.canvas = this.#paint(tile);
       context.drawImage(tile.canvas, from, 0);
     }
   }
@@ -192,25 +198,28 @@ export class Picture {
     context.scale(ratio, ratio);
     context.font = "13px system-ui, sans-serif";
     context.textBaseline = "middle";
-    /** @type {Tile | null} */
-    let before = null;
-    for (const tile of this.tiles) {
-      const begins = tile.from !== tile.to && !(before && before.to === tile.to && before.from !== before.to);
-      before = tile;
-      const x = ((tile.start / this.choices.rate_hz - leftS) / this.spanS) * this.size.width;
-      if (begins && x < this.size.width && x > -600) {
-        const text = tile.to.length > 42 ? `${tile.to.slice(0, 41)}…` : tile.to;
-        const wide = context.measureText(text).width;
-        context.fillStyle = this.dark ? "rgb(255 255 255 / .55)" : "rgb(0 0 0 / .5)";
-        context.fillRect(Math.round(x), 0, 1, height);
-        context.fillStyle = this.dark ? "rgb(19 17 16 / .82)" : "rgb(251 250 247 / .9)";
-        context.beginPath();
-        context.roundRect(Math.round(x) + 6, 10, wide + 16, 24, 12);
-        context.fill();
-        context.fillStyle = this.dark ? "#f4eee4" : "#1d1c1a";
-        context.fillText(text, Math.round(x) + 14, 22.5);
-      }
-    }
+    const begins = this.tiles.filter((tile, place) => {
+      const before = this.tiles[place - 1];
+      return tile.from !== tile.to && !(before && before.to === tile.to && before.from !== before.to);
+    });
+    const places = begins.map((tile) => Math.round(((tile.start / this.choices.rate_hz - leftS) / this.spanS) * this.size.width));
+    begins.forEach((tile, number) => {
+      const x = places[number];
+      if (x > this.size.width || x < -600) return;
+      context.fillStyle = this.dark ? "rgb(255 255 255 / .55)" : "rgb(0 0 0 / .5)";
+      context.fillRect(x, 0, 1, height);
+      const room = Math.min(320, (places[number + 1] ?? Infinity) - x - 30);
+      let text = tile.to;
+      while (text.length > 1 && context.measureText(`${text}…`).width > room) text = text.slice(0, -1);
+      if (room < 40) return;
+      if (text !== tile.to) text = `${text.trimEnd()}…`;
+      context.fillStyle = this.dark ? "rgb(19 17 16 / .82)" : "rgb(251 250 247 / .9)";
+      context.beginPath();
+      context.roundRect(x + 6, 10, context.measureText(text).width + 16, 24, 12);
+      context.fill();
+      context.fillStyle = this.dark ? "#f4eee4" : "#1d1c1a";
+      context.fillText(text, x + 14, 22.5);
+    });
     context.restore();
   }
 }

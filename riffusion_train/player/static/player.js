@@ -14,7 +14,7 @@ const AHEAD = 3; // segments asked for beyond the one that sounds
 const HANDED_S = 20; // sound handed to the audio thread, more than any stall of the page
 const KEPT_AS = "riffusion-player.session";
 
-/** Events: "change" (anything to show), "segment" (detail: a Segment), "cleared", "idle", "words" (detail: a sentence to say). */
+/** Events: "change" (anything to show), "segment" (detail: a Segment), "cleared", "idle", "ended", "words" (detail: a sentence to say). */
 export class Player extends EventTarget {
   /** @param {Choices} choices */
   constructor(choices) {
@@ -259,6 +259,7 @@ export class Player extends EventTarget {
     this.stream = null;
     this.keep("", "");
     this.why = why;
+    this.dispatchEvent(new Event("ended"));
     this.#connected("gone");
     if (again && this.sound.on) this.play(this.lastShare ?? undefined).catch((error) => this.say(error.message));
     else this.pause();

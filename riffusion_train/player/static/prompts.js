@@ -66,7 +66,7 @@ export class Prompts {
       if (when) when.textContent = this.#when(coming[place], heard);
     });
     for (const id of ["words", "dice", "build", "send"]) button(id).disabled = !player.owner;
-    input("words").placeholder = player.owner ? "What do you want to hear next?" : "You listen along; the host chooses";
+    input("words").placeholder = player.owner ? (innerWidth < 480 ? "What comes next?" : "What do you want to hear next?") : "You listen along; the host chooses";
   }
 
   /** @param {Segment | null} segment @param {number} heard */
