@@ -46,7 +46,7 @@ def _play(config: PlayConfig, model: str, loras: Sequence[str]) -> None:
         from riffusion_train.player.serve import make_server
         from riffusion_train.player.settings import Limits
 
-        limits = Limits()
+        limits = Limits(sockets_per_address=config.sockets_per_address)
         application = load_application(config, model, loras, limits)
         host = f"[{config.host}]" if ":" in config.host else config.host
         shown = "127.0.0.1" if host == "0.0.0.0" else host

@@ -36,7 +36,6 @@ def load_application(config: PlayConfig, model: str, loras: Sequence[str], limit
         num_inference_steps=config.num_inference_steps,
         guidance_scale=config.guidance_scale,
     )
-    sampler.engine.lighten(compile_unet=config.compile)
     if sampler.assumed_spectrogram:
         print(f"{model} has no spectrogram.json; {ASSUMED_PRESET} is assumed", file=sys.stderr)
     print("warming up: two short clips, which also measure this machine", file=sys.stderr)

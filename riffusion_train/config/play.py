@@ -29,11 +29,11 @@ class PlayConfig:
     """How long to search for the phase of the sound."""
     max_streams: int | None = None
     """Sessions that play at once; null lets in as many as the measured speed of this machine allows."""
+    sockets_per_address: int = 64
+    """Listeners of one address; all who share a network may have the same one."""
     device: str | None = None
     """`cpu`, `cuda`, `mps`; null takes the best there is."""
     dtype: Dtype = Dtype.fp32
     """What UNet and text encoder compute in."""
-    compile: bool = False
-    """Whether to compile the UNet with torch."""
     num_threads: int | None = None
     """CPU threads; null leaves it to torch."""

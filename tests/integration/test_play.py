@@ -268,6 +268,14 @@ def test_the_interface_is_documented_and_how_the_player_does_can_be_asked(player
     assert metrics["real_time_factor"] > 0 and metrics["segments_made"] > 0 and metrics["ring_bytes"] > 0
 
 
+def test_the_example_of_the_docs_works(player: Player, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text = (Path(__file__).parents[2] / "docs" / "play_api.md").read_text(encoding="utf-8")
+    example = text.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(example.replace("localhost:8000", player.address.removeprefix("http://")), {})
+    assert (tmp_path / "piano.pcm").stat().st_size == 4 * 2 * SEGMENT
+
+
 def test_a_full_player_says_so_with_a_place_in_line():
     with served_player(most_streams=1, patience=Patience(alone_s=1.0)) as player:
         first = player.begin()

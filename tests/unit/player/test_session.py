@@ -2,12 +2,16 @@
 
 import asyncio
 import dataclasses
+import io
 from collections.abc import Callable
 
 import numpy as np
+import PIL.Image
 import pytest
 from support.models import nano_components
+from support.worlds import NANO_SPECTROGRAM
 
+from riffusion_train.config.spectrogram import Channels
 from riffusion_train.player.clips import ClipMaker, Cost
 from riffusion_train.player.session import Patience, Session
 from riffusion_train.player.settings import ClipSpec, Settings
@@ -83,6 +87,18 @@ def test_a_shared_moment_gives_the_same_samples_and_the_same_picture(
         other = Session(shared.share, ClipMaker(maker.sampler), Clock(), Patience())
         assert play(other, 1) == [made[place - 2]]
         assert other.ring.get(0).png == shared.png
+
+
+@pytest.mark.parametrize("channels", [Channels.stereo, Channels.stereo_phase])
+def test_two_channels_lie_side_by_side_and_the_picture_has_colours(channels: Channels):
+    components = nano_components()
+    components.spectrogram = dataclasses.replace(NANO_SPECTROGRAM, channels=channels)
+    session = Session(BEGIN, ClipMaker(Sampler(components, guidance_scale=1.0)), Clock(), Patience())
+    made = [np.frombuffer(pcm, "<i2").reshape(-1, 2) for pcm in play(session, 2)]
+    assert [one.shape for one in made] == [(SEGMENT, 2)] * 2
+    assert not np.array_equal(made[1][:, 0], made[1][:, 1])
+    with PIL.Image.open(io.BytesIO(session.ring.get(1).png)) as image:
+        assert (image.size, image.mode) == ((32, 32), "RGB")
 
 
 def test_a_listener_gets_only_what_it_wants(open_session: Callable[..., Session]):
