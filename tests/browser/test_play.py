@@ -4,6 +4,7 @@ import io
 import json
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -205,8 +206,7 @@ def test_the_last_seconds_are_saved_as_sound_and_picture(opened: Open, player: P
         with page.expect_download() as download:
             page.click(f"[data-kind={kind}]")
         assert download.value.suggested_filename.endswith(kind)
-        with open(download.value.path(), "rb") as file:
-            assert file.read(8).startswith(magic)
+        assert Path(download.value.path()).read_bytes().startswith(magic)
         page.keyboard.press("Escape")
 
 
@@ -216,25 +216,43 @@ def test_the_queue_says_what_comes_next_and_can_be_changed(opened: Open, player:
     for prompt in ("one", "two", "three", "four"):
         page.fill("#words", prompt)
         page.keyboard.press("Enter")
-        wait(
-            page,
-            f"document.getElementById('coming').textContent.includes('{prompt}') || document.getElementById('now').textContent.includes('{prompt}')",
-        )
+        wait(page, lambda: prompt in page.inner_text("#coming") + page.inner_text("#now"))  # noqa: B023
     coming = page.locator("#coming .prompt")
     wait(page, lambda: "in " in page.inner_text("#coming"))
     page.get_by_role("button", name="Take out: three").click()
     wait(page, lambda: "three" not in coming.all_inner_texts())
     page.get_by_role("button", name="Play next: four").click()
     wait(page, lambda: coming.all_inner_texts()[:1] == ["four"] or coming.all_inner_texts()[1:2] == ["four"])
-    order = []
-    while len(order) < 3 and not order[-1:] == ["two"]:
+    order: list[str] = []
+
+    def is_over() -> bool:
         now = page.inner_text("#now-prompt")
-        order += [now] if now not in ("a band", *order) else []
-        page.wait_for_timeout(100)
+        order.extend([now] if now not in ("a band", *order) else [])
+        return now == "two"
+
+    wait(page, is_over)
     assert order in (["one", "four", "two"], ["four", "one", "two"])
     assert "a band" in page.locator("#past button").all_inner_texts()
     page.locator("#past button").first.click()
     wait(page, lambda: "a band" in page.inner_text("#coming") + page.inner_text("#now"))
+
+
+def test_one_press_goes_on_to_where_the_next_prompt_begins(opened: Open, player: Player) -> None:
+    page = open_player(opened, player.address)
+    said, _ = frames_of(page)
+    press_play(page)
+    hear(page, 0.5)
+    page.fill("#words", "something else")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    wait(page, lambda: said[-1]["prompt_to"] == "something else")
+    begin = next(one["start_sample"] for one in said if one["prompt_to"] == "something else")
+    wait(page, lambda: page.locator("#coming li").count() == 1 and page.locator("#coming button").count() == 0)
+    assert report(page)["position"] < begin
+    page.keyboard.press("n")
+    wait(page, lambda: page.inner_text("#now-prompt") == "something else")
+    assert begin <= report(page)["position"]
+    assert report(page)["played"] < report(page)["position"] and page.inner_text("#live") == "live"
 
 
 def test_a_click_in_the_past_plays_it_again_and_live_is_one_press_away(opened: Open, player: Player) -> None:

@@ -149,13 +149,15 @@ def test_where_the_browser_holds_sound_back_the_page_asks_for_a_press(opened: Op
     assert page.evaluate(BANNER) == "" and page.locator("#start").is_hidden()
 
 
+NO_DEVICE = "window.AudioContext = class { constructor() { throw new DOMException('no device') } }"
+NO_SAFETY = "Object.defineProperty(window, 'isSecureContext', { value: false })"
+
+
 @pytest.mark.parametrize(
     ("fault", "sentence"),
-    [
-        ("window.AudioContext = class { constructor() { throw new DOMException('no device') } }", "gives no sound output (no device)"),
-        ("Object.defineProperty(window, 'isSecureContext', { value: false })", "only from https or from this machine"),
-    ],
-)  # fmt: skip
+    [(NO_DEVICE, "gives no sound output (no device)"), (NO_SAFETY, "only from https or from this machine")],
+    ids=["no device", "no https"],
+)
 def test_without_an_output_the_page_says_what_to_do(opened: Open, player: Player, fault: str, sentence: str) -> None:
     page = opened("about:blank")
     page.add_init_script(fault)

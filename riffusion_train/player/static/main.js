@@ -197,7 +197,7 @@ function main(choices) {
     { keys: ["Escape"], shown: "Esc", does: "leave the field, the picture", typing: true, run: () => { if (document.body.classList.contains("is-full")) full(); else if (document.activeElement instanceof HTMLElement) document.activeElement.blur(); } },
     { keys: ["d"], shown: "d", does: "a prompt by chance", run: () => { if (player.owner) prompts.dice(); } },
     { keys: ["b"], shown: "b", does: "put a prompt together", run: () => { if (player.owner) build(); } },
-    { keys: ["n"], shown: "n", does: "on to the next prompt", run: () => { prompts.skip().catch(sayFault); } },
+    { keys: ["n"], shown: "n", does: "on to the next prompt", run: () => prompts.skip() },
     { keys: ["ArrowLeft"], shown: "←", does: `${BACK_S} seconds back`, run: () => go(-BACK_S) },
     { keys: ["ArrowRight"], shown: "→", does: `${BACK_S} seconds on`, run: () => go(BACK_S) },
     { keys: ["l", "End"], shown: "l", does: "back to live", run: () => player.goLive() },

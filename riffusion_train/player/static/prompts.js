@@ -56,7 +56,7 @@ export class Prompts {
     const segment = player.state === "ready" ? null : this.#segment(heard);
     const { past, coming } = this.#sorted(segment);
     this.#now(segment, heard);
-    const signature = JSON.stringify([past.map((item) => item.id), coming.map((item) => item.id), player.owner]);
+    const signature = JSON.stringify([past.map((item) => item.id), coming.map((item) => [item.id, this.#made(item)]), player.owner]);
     if (signature !== this.shown) {
       this.shown = signature;
       this.#lists(past, coming);
@@ -99,8 +99,8 @@ export class Prompts {
     byId("coming").replaceChildren(...coming.map((item, place) => make("li", {},
       make("span", { class: "prompt" }, item.prompt),
       make("span", { class: "when" }),
-      place > 0 ? this.#tool("next", `Play next: ${item.prompt}`, { next: item.id }) : null,
-      this.#tool("close", `Take out: ${item.prompt}`, { remove: item.id }),
+      place > 0 && !this.#made(item) && !this.#made(coming[place - 1]) ? this.#tool("next", `Play next: ${item.prompt}`, { next: item.id }) : null,
+      this.#made(item) ? null : this.#tool("close", `Take out: ${item.prompt}`, { remove: item.id }),
     )));
   }
 
@@ -128,13 +128,17 @@ export class Prompts {
     return seconds <= 0 ? "now" : seconds < 90 ? `in ${seconds} s` : `in ${Math.round(seconds / 60)} min`;
   }
 
-  /** Bring the first that waits forward: it is the next to be walked to. */
-  async skip() {
-    const first = this.#sorted(this.#segment(this.player.heard)).coming[0];
-    if (!first) say("Nothing waits: ask for something");
-    else {
-      await this.player.steer({ next: first.id });
-      say(`Next: ${first.prompt}`);
-    }
+  /** On to where the next prompt begins, if that is made already. */
+  skip() {
+    const { player } = this;
+    const next = this.#sorted(this.#segment(player.heard)).coming[0];
+    if (!next) say("Nothing waits: ask for something");
+    else if (this.#made(next)) player.seek(player.timeline.startOf(next.from_segment ?? 0, player.segmentSamples));
+    else say(`Comes ${this.#when(next, player.heard)}: ${next.prompt}`);
+  }
+
+  /** Whether its beginning is made, so that it can be neither moved nor taken out. @param {QueueItem} item */
+  #made(item) {
+    return item.from_segment !== null && item.from_segment <= (this.player.timeline.segments.at(-1)?.index ?? -1);
   }
 }
