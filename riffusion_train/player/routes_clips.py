@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from riffusion_train.config.errors import InputError
 from riffusion_train.player.oneshot import clip_request, make_clip, original_request, run_original
 from riffusion_train.player.routes_pages import studio_of
-from riffusion_train.player.schemas import ClipAnswer, ClipBody, ErrorAnswer, UploadAnswer
+from riffusion_train.player.schemas import ClipAnswer, ClipBody, ErrorAnswer, OriginalAnswer, OriginalBody, UploadAnswer
 from riffusion_train.player.uploads import read_upload
 
 router = APIRouter()
@@ -38,7 +38,8 @@ async def upload(request: Request, file: UploadFile) -> dict[str, Any]:
     if len(data) > limits.upload_bytes:
         raise HTTPException(413, f"file: is larger than {limits.upload_bytes // 2**20} MB; give a shorter one")
     rate_hz = maker.sampler.codec.rate_hz
-    wav = await asyncio.to_thread(read_upload, data, rate_hz, maker.channels, limits.upload_s)
+    async with studio.large:
+        wav = await asyncio.to_thread(read_upload, data, rate_hz, maker.channels, limits.upload_s)
     id = secrets.token_urlsafe(9)
     await studio.do(functools.partial(maker.keep_upload, id, wav), jumps=True)
     name = "".join(character for character in file.filename or "" if character.isprintable())[:_NAME_CHARS]
@@ -49,7 +50,13 @@ async def upload(request: Request, file: UploadFile) -> dict[str, Any]:
     return {"id": id, "name": name, "duration_s": wav.shape[1] / rate_hz}
 
 
-@router.post("/run_inference/", tags=["clips"], responses={400: {"content": {"text/plain": {}}}})
+@router.post(
+    "/run_inference/",
+    tags=["clips"],
+    response_model=OriginalAnswer,
+    responses={400: {"content": {"text/plain": {}}, "model": None}},
+    openapi_extra={"requestBody": {"content": {"application/json": {"schema": OriginalBody.model_json_schema()}}}},
+)
 async def run_inference(request: Request) -> Response:
     """Answer as the original Riffusion server did, so that its web app and other clients can point here."""
     studio = studio_of(request)

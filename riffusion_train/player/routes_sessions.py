@@ -118,7 +118,8 @@ async def recording(
     found = session.ring.between(start, stop)
     disposition = {"content-disposition": f'attachment; filename="riffusion-{start}-{stop}.{kind}"'}
     if kind == "png":
-        picture = await asyncio.to_thread(_picture, found, start, stop, config.hop_length)
+        async with studio_of(request).large:
+            picture = await asyncio.to_thread(_picture, found, start, stop, config.hop_length)
         return Response(picture, media_type="image/png", headers=disposition)
     audio = await _audio(request, found, start, stop, kind)
     return Response(audio, media_type=MIME_TYPES[kind], headers=disposition)
@@ -139,9 +140,14 @@ def _session(request: Request, id: str) -> Session:
 
 
 async def _audio(request: Request, found: list[Segment], start: int, stop: int, kind: str) -> bytes:
-    maker = studio_of(request).maker
-    pcm = samples_between(found, start, stop, maker.channels)
-    return await asyncio.to_thread(encode_audio, _as_wav(pcm), maker.sampler.codec.rate_hz, kind)
+    studio = studio_of(request)
+    rate_hz, channels = studio.maker.sampler.codec.rate_hz, studio.maker.channels
+
+    def encoded() -> bytes:
+        return encode_audio(_as_wav(samples_between(found, start, stop, channels)), rate_hz, kind)
+
+    async with studio.large:
+        return await asyncio.to_thread(encoded)
 
 
 def _as_wav(pcm: np.ndarray) -> np.ndarray:

@@ -102,3 +102,22 @@ class FullAnswer(ErrorAnswer):
     position: int
     ticket: str
     retry_after_s: float
+
+
+class OriginalBody(BaseModel):
+    """The original server's request."""
+
+    alpha: float
+    num_inference_steps: int = 50
+    seed_image_id: str = "og_beat"
+    mask_image_id: None = None
+    start: dict[str, Any] = Field(description="prompt, seed, negative_prompt, denoising, guidance")
+    end: dict[str, Any] = Field(description="as start")
+
+
+class OriginalAnswer(BaseModel):
+    """The original server's answer: a JPEG and an MP3 as data URIs."""
+
+    image: str
+    audio: str
+    duration_s: float

@@ -20,6 +20,7 @@ LOG = logging.getLogger("riffusion.player")
 _TICKET_S = 30.0
 _MOST_TICKETS = 1000
 _LOOK_S = 1.0
+_MOST_LARGE = 2
 
 Result = TypeVar("Result")
 
@@ -87,6 +88,8 @@ class Studio:
         """The event loop on which it works."""
         self._most_streams = most_streams
         self._clock = clock
+        self.large = asyncio.Semaphore(_MOST_LARGE)
+        """Held by what takes much memory for a moment: reading uploads, writing recordings."""
         self._jobs: collections.deque[_Job] = collections.deque()
         self._tickets: collections.OrderedDict[str, float] = collections.OrderedDict()
         self._wake = asyncio.Event()
@@ -198,22 +201,21 @@ class Studio:
 
     async def _make_segment(self, session: Session) -> None:
         streams = sum(1 for one in self.sessions.values() if one.listeners)
-        step = session.plan(streams)
-        loop = asyncio.get_running_loop()
         try:
-            segment = await loop.run_in_executor(self._pool, session.make, step, self.report)
+            step = session.plan(streams)
+            making = asyncio.get_running_loop().run_in_executor(self._pool, session.make, step, self.report)
+            segment = await making
+            if session.closed is None:
+                session.publish(segment)
+                self.segments_made += 1
         except _StoppedError:
             return
         except InputError as error:
             session.close(str(error))
-            return
         except Exception:
+            # One stream's fault must not silence the others.
             LOG.exception("a segment could not be made")
             session.close("a fault of the player; its log says more")
-            return
-        if session.closed is None:
-            session.publish(segment)
-            self.segments_made += 1
 
     async def _do_job(self, job: _Job) -> None:
         try:

@@ -9,6 +9,8 @@ from riffusion_train.audio.files import resample
 from riffusion_train.config.errors import InputError
 
 _KINDS = "WAV, FLAC, MP3, Ogg, Opus, AIFF, M4A, WebM or AAC"
+_MOST_SAMPLES = 1 << 25
+"""Of all channels together: a small file of silence can hold hours of many channels."""
 
 
 def read_upload(data: bytes, rate_hz: int, channels: int, most_s: float) -> np.ndarray:
@@ -58,7 +60,8 @@ def _kind(data: bytes) -> str | None:
 
 def _by_soundfile(data: bytes, most_s: float) -> tuple[np.ndarray, int]:
     with soundfile.SoundFile(io.BytesIO(data)) as file:
-        frames = file.read(int(most_s * file.samplerate), dtype="float32", always_2d=True)
+        most = min(int(most_s * file.samplerate), _MOST_SAMPLES // max(file.channels, 1))
+        frames = file.read(most, dtype="float32", always_2d=True)
         return np.ascontiguousarray(frames[:, :2].T), int(file.samplerate)
 
 

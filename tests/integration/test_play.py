@@ -263,6 +263,9 @@ def test_the_interface_is_documented_and_how_the_player_does_can_be_asked(player
     )
     body = spec["paths"]["/api/clips"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert spec["components"]["schemas"][body["$ref"].split("/")[-1]]["required"] == ["prompt"]
+    assert "422" not in json.dumps(spec)
+    original = spec["paths"]["/run_inference/"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert set(original["required"]) == {"alpha", "start", "end"}
     assert player.ask("GET", "/healthz")[1] == {"status": "ok"}
     metrics = player.ask("GET", "/metrics")[1]
     assert metrics["real_time_factor"] > 0 and metrics["segments_made"] > 0 and metrics["ring_bytes"] > 0
