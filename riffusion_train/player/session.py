@@ -26,6 +26,7 @@ class Patience:
 
     Attributes:
         alone_s: Seconds without a listener.
+        yield_s: The same where somebody else waits for a place.
         idle_s: Seconds without a sign of life of anybody, after which it is asked for.
         answer_s: Seconds that the answer is waited for.
         ring_s: Seconds of the past that are kept.
@@ -33,6 +34,7 @@ class Patience:
     """
 
     alone_s: float = 30.0
+    yield_s: float = 3.0
     idle_s: float = 600.0
     answer_s: float = 60.0
     ring_s: float = 300.0
@@ -122,6 +124,11 @@ class Session:
         sample, heard_s = self._played
         now = sample + (self._clock() - heard_s) * self._rate_hz
         return max(self.ring.end_sample - now, 0.0) / self._rate_hz
+
+    @property
+    def alone_s(self) -> float:
+        """Seconds that nobody has listened; 0 while somebody does."""
+        return 0.0 if self.listeners else self._clock() - self._alone_since_s
 
     def authorised(self, token: str | None) -> bool:
         """Whether a token is the owner's."""
@@ -236,7 +243,7 @@ class Session:
         now = self._clock()
         if self.closed is not None:
             return
-        if not self.listeners and now - self._alone_since_s >= self._patience.alone_s:
+        if not self.listeners and self.alone_s >= self._patience.alone_s:
             self.close("nobody listened")
         elif self._asked_s is not None and now - self._asked_s >= self._patience.answer_s:
             self.close("nobody answered")

@@ -113,6 +113,8 @@ class Studio:
             FullError: If no further one can play, or others wait longer.
         """
         position = self._position(ticket)
+        if position == 1 and len(self.sessions) >= self.capacity:
+            self._make_room()
         if len(self.sessions) + position > self.capacity:
             ticket = ticket if ticket in self._tickets else secrets.token_urlsafe(9)
             assert ticket is not None
@@ -241,6 +243,13 @@ class Studio:
                 del self.sessions[session.id]
         self._drop_tickets()
         self.wake()
+
+    def _make_room(self) -> None:
+        """End the stream that has gone unheard for longest, if it is long enough for one that somebody waits for."""
+        left = max(self.sessions.values(), key=lambda one: one.alone_s, default=None)
+        if left is not None and left.alone_s >= self.patience.yield_s:
+            left.close("nobody listened, and somebody waited")
+            del self.sessions[left.id]
 
     def _position(self, ticket: str | None) -> int:
         """Return the place in the line, from 1, of a ticket, or of somebody without one."""

@@ -282,6 +282,26 @@ def test_a_full_player_gives_places_in_line_and_lets_in_by_order(maker: ClipMake
     asyncio.run(scene())
 
 
+def test_a_stream_that_was_left_makes_room_when_somebody_waits(maker: ClipMaker, clock: Clock):
+    async def scene() -> None:
+        studio = Studio(maker, most_streams=1, clock=clock)
+        left = studio.open(BEGIN)
+        listener = left.join()
+        clock.now_s += 10
+        with pytest.raises(FullError) as full:
+            studio.open(BEGIN)  # somebody listens
+        ticket = full.value.ticket
+        left.leave(listener)
+        clock.now_s += 2.9
+        with pytest.raises(FullError):
+            studio.open(BEGIN, ticket)  # the page may only be loading again
+        clock.now_s += 0.2
+        assert studio.open(BEGIN, ticket) is not left
+        assert left.closed == "nobody listened, and somebody waited"
+
+    asyncio.run(scene())
+
+
 def test_the_time_of_a_clip_is_learnt_from_those_that_were_made():
     cost = Cost()
     cost.take(10, 2.0, 0.5)
