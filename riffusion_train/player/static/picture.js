@@ -10,6 +10,7 @@ const PX_PER_S = 56;
 const LEAST_S = 7; // at phone width
 const MARGIN = 192; // columns drawn ahead into the strip
 const KEPT_TILES = 60; // five minutes of clips of five seconds
+const STICKS_PX = 14;
 const ROWS = 256; // where the frequency scale is not the picture's own
 
 /** @param {number} width @param {number} height */
@@ -205,20 +206,22 @@ export class Picture {
     const places = begins.map((tile) => Math.round(((tile.start / this.choices.rate_hz - leftS) / this.spanS) * this.size.width));
     begins.forEach((tile, number) => {
       const x = places[number];
-      if (x > this.size.width || x < -600) return;
+      const next = places[number + 1] ?? Infinity;
+      if (x > this.size.width || next < 0) return;
+      const left = Math.max(x + 6, STICKS_PX); // the name of what plays stays until the next one pushes it out
       context.fillStyle = this.dark ? "rgb(255 255 255 / .55)" : "rgb(0 0 0 / .5)";
       context.fillRect(x, 0, 1, height);
-      const room = Math.min(320, (places[number + 1] ?? Infinity) - x - 30);
+      const room = Math.min(320, next - left - 24);
       let text = tile.to;
       while (text.length > 1 && context.measureText(`${text}…`).width > room) text = text.slice(0, -1);
       if (room < 40) return;
       if (text !== tile.to) text = `${text.trimEnd()}…`;
       context.fillStyle = this.dark ? "rgb(19 17 16 / .82)" : "rgb(251 250 247 / .9)";
       context.beginPath();
-      context.roundRect(x + 6, 10, context.measureText(text).width + 16, 24, 12);
+      context.roundRect(left, 10, context.measureText(text).width + 16, 24, 12);
       context.fill();
       context.fillStyle = this.dark ? "#f4eee4" : "#1d1c1a";
-      context.fillText(text, x + 14, 22.5);
+      context.fillText(text, left + 8, 22.5);
     });
     context.restore();
   }
