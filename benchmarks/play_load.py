@@ -34,15 +34,15 @@ class Heard:
         return bool(self.indices) and self.indices == list(range(first, first + len(self.indices)))
 
 
-async def listen(address: str, seconds: float) -> Heard:
-    """Listen to a stream in real time: want up to three segments ahead of what is heard."""
+async def listen(address: str, seconds: float, most: int = 10**9) -> Heard:
+    """Listen to a stream in real time, for so long or so many segments: want up to three ahead of what is heard."""
     heard = Heard()
     async with connect(address, max_size=None, proxy=None) as socket:
         hello = json.loads(await socket.recv())
         rate_hz, length = hello["rate_hz"], hello["segment_samples"]
         began = time.monotonic()
         played_from_s: float | None = None
-        while time.monotonic() - began < seconds:
+        while time.monotonic() - began < seconds and len(heard.indices) < most:
             now = time.monotonic()
             played = 0 if played_from_s is None else min(round((now - played_from_s) * rate_hz), heard.samples)
             ahead = min(max(3 - (heard.samples - played) // length, 0), 3)

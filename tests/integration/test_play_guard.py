@@ -209,12 +209,12 @@ def test_many_listeners_of_one_stream_get_every_segment_in_order():
         session = player.begin(num_inference_steps=1)
 
         async def crowd() -> list[Any]:
-            return list(await asyncio.gather(*(listen(stream_address(player, session), 3.0) for _ in range(50))))
+            return list(await asyncio.gather(*(listen(stream_address(player, session), 60, most=5) for _ in range(50))))
 
         heard = asyncio.run(crowd())
         assert all(one.in_order for one in heard)
-        assert min(len(one.indices) for one in heard) >= 3
-        assert player.studio.segments_made < 20  # one generation for all of them
+        assert min(len(one.indices) for one in heard) >= 5
+        assert player.studio.segments_made < 50  # one generation for all of them
 
 
 def test_clients_that_vanish_in_the_middle_leave_nothing_behind(player: Player):
