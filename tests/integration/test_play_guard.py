@@ -84,6 +84,13 @@ def test_a_proxy_s_origin_can_be_named():
         assert player.ask("POST", "/api/sessions", {}, **{**said, "origin": "https://other.example.org"})[0] == 403
 
 
+def test_a_player_for_the_network_answers_to_any_name_but_not_to_other_pages():
+    with served_player(warm_up=False, loopback=False) as player:
+        said = {"host": "music.local:8000"}
+        assert player.ask("POST", "/api/sessions", {}, **said, origin="http://music.local:8000")[0] == 201
+        assert player.ask("POST", "/api/sessions", {}, **said, origin="http://other.local:8000")[0] == 403
+
+
 def test_every_answer_forbids_what_the_page_does_not_need(player: Player):
     for path in ("/", "/api/choices", "/nothing", "/static/../app.py"):
         _, _, headers = player.ask("GET", path)
