@@ -53,7 +53,7 @@ def by_av(kind: str, codec: str) -> bytes:
         (by_av("webm", "libopus"), 0.1),
         (by_av("adts", "aac"), 0.1),
     ],
-    ids="wav rf64 aiff flac vorbis opus mp3 seven-channels low-rate m4a webm aac".split(),
+    ids=["wav", "rf64", "aiff", "flac", "vorbis", "opus", "mp3", "seven-channels", "low-rate", "m4a", "webm", "aac"],
 )
 @pytest.mark.parametrize("channels", [1, 2])
 def test_every_usual_format_is_read(data: bytes, tolerance_s: float, channels: int):
@@ -84,9 +84,9 @@ def test_no_more_is_read_than_is_wanted(data: bytes):
         by_av("webm", "libopus")[:200],
         by_soundfile("WAV")[:44] + bytes(1000),
     ],
-    ids="empty byte playlist concat dash png mov-head wav-head webm-head silence".split(),
+    ids=["empty", "byte", "playlist", "concat", "dash", "png", "mov-head", "wav-head", "webm-head", "silence"],
 )
 def test_anything_else_is_refused_in_one_line(data: bytes):
-    with pytest.raises(InputError, match="^file: ") as error:
+    with pytest.raises(InputError, match=r"^file: ") as error:
         read_upload(data, RATE_HZ, 1, 60.0)
     assert "\n" not in str(error.value)
