@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from support.play_page import (
     LINK_RIGHTS,
+    QUICK,
     frames_of,
     hear,
     open_player,
@@ -32,7 +33,7 @@ Open = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def player() -> Iterator[Player]:
-    with served_player(most_streams=8) as player:
+    with served_player(**QUICK, most_streams=8) as player:
         yield player
 
 

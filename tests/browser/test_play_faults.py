@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support.play_page import frames_of, hear, open_player, press_play, report, wait
+from support.play_page import QUICK, frames_of, hear, open_player, press_play, report, wait
 from support.player import Player, served_player
 
 from riffusion_train.player.session import Patience
@@ -21,7 +21,7 @@ STATUS = "document.getElementById('status').textContent"
 
 @pytest.fixture(scope="module")
 def player() -> Iterator[Player]:
-    with served_player(most_streams=12) as player:
+    with served_player(**QUICK, most_streams=12) as player:
         yield player
 
 
@@ -34,19 +34,19 @@ class Wire:
 
     def __init__(self, page: Any) -> None:
         self.up = True
-        self._ends: list[Any] = []
+        self._ends: list[tuple[Any, Any]] = []
         page.route_web_socket(re.compile("/stream$"), self._take)
 
     def cut(self) -> None:
         self.up = False
-        for end in self._ends:
+        for end, server in self._ends:
             end.close(code=1001)
+            server.close()
         self._ends.clear()
 
     def _take(self, end: Any) -> None:
         if self.up:
-            end.connect_to_server()
-            self._ends.append(end)
+            self._ends.append((end, end.connect_to_server()))
         else:
             end.close(code=1001)
 
@@ -87,9 +87,10 @@ def test_a_socket_lost_for_long_lets_the_sound_fade_and_come_back(opened: Open, 
     wire.up = True
     page.evaluate("window.dispatchEvent(new Event('online'))")
     hear(page, 2)
-    assert not report(page)["starving"] and report(page)["underruns"] == 1
+    now = report(page)
+    assert not now["starving"] and now["underruns"] == 1
     # What was played when it was lost is not played again.
-    assert report(page)["position"] >= report(page)["played"]
+    assert now["position"] >= now["played"]
 
 
 def test_a_session_that_is_gone_is_begun_anew(opened: Open, player: Player) -> None:
@@ -104,6 +105,30 @@ def test_a_session_that_is_gone_is_begun_anew(opened: Open, player: Player) -> N
     hear(page, 1)
     assert json.loads(page.evaluate("sessionStorage.getItem('riffusion-player.session')"))["id"] != "nothing"
     assert page.is_enabled("#words") and page.evaluate(BANNER) == ""
+
+
+def test_a_session_that_ended_while_nobody_was_connected_goes_on_where_it_was_heard_last(opened: Open) -> None:
+    with served_player(**QUICK, patience=Patience(alone_s=0.3)) as player:
+        page = opened("about:blank")
+        wire = Wire(page)
+        said, _ = frames_of(page)
+        page.goto(player.address)
+        wait(page, "document.body.dataset.ready === 'true'")
+        page.fill("#words", "a song of its own")
+        page.keyboard.press("Enter")
+        hear(page, 1)
+        wire.cut()
+        wait(page, lambda: not player.studio.sessions)
+        first, shares = report(page)["epoch"], [one["share"] for one in said]
+        wire.up = True
+        page.evaluate("window.dispatchEvent(new Event('online'))")
+        wait(page, lambda: report(page)["epoch"] > first)
+        hear(page, 1)
+        again = next(one for one in said[len(shares) :] if one["index"] == 0)
+        assert again["share"] in shares
+        assert page.inner_text("#now-prompt") == "a song of its own" and page.evaluate(BANNER) == ""
+        assert page.is_enabled("#words")
+        page.close()
 
 
 def test_a_page_loaded_again_takes_up_its_session(opened: Open, player: Player) -> None:
@@ -191,7 +216,7 @@ def test_a_link_that_the_server_refuses_says_why(opened: Open, player: Player) -
 
 
 def test_a_machine_that_is_behind_says_so_and_the_sound_is_held(opened: Open) -> None:
-    with served_player(most_streams=2) as player:
+    with served_player(**QUICK, most_streams=2) as player:
         page = open_player(opened, player.address)
         press_play(page)
         hear(page, 0.5)
@@ -205,7 +230,7 @@ def test_a_machine_that_is_behind_says_so_and_the_sound_is_held(opened: Open) ->
         maker.draw = slow
         wait(page, lambda: report(page)["starving"])
         wait(page, lambda: "late. Holding on" in page.evaluate(BANNER))
-        wait(page, f"{BANNER}.includes('machine is behind: 2 steps')")
+        wait(page, f"{BANNER}.includes('machine is behind: 1 steps')")
         maker.draw = draw
         wait(page, f"{BANNER} === ''")
         hear(page, 2)
@@ -216,7 +241,7 @@ def test_a_machine_that_is_behind_says_so_and_the_sound_is_held(opened: Open) ->
 
 
 def test_who_comes_too_late_stands_in_line_and_then_hears(opened: Open) -> None:
-    with served_player(most_streams=1, patience=Patience(alone_s=0.3)) as player:
+    with served_player(**QUICK, most_streams=1, patience=Patience(alone_s=0.3)) as player:
         page = open_player(opened, player.address)
         press_play(page)
         other = open_player(opened, player.address, allow="503 (Service Unavailable)")
@@ -229,7 +254,7 @@ def test_who_comes_too_late_stands_in_line_and_then_hears(opened: Open) -> None:
 
 
 def test_nobody_is_asked_for_and_an_answer_keeps_the_music(opened: Open) -> None:
-    with served_player(patience=Patience(idle_s=2, answer_s=3)) as player:
+    with served_player(**QUICK, patience=Patience(idle_s=2, answer_s=3)) as player:
         page = open_player(opened, player.address)
         press_play(page)
         wait(page, "document.getElementById('still').open")

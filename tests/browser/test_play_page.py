@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from support.chromium import SCREENSHOTS
-from support.play_page import LINK_RIGHTS, PHONE, hear, open_player, press_play, report, wait
+from support.play_page import LINK_RIGHTS, PHONE, QUICK, hear, open_player, press_play, report, wait
 from support.player import Player, served_player
 
 pytestmark = pytest.mark.browser
@@ -16,7 +16,7 @@ FOCUS = "document.activeElement.id"
 
 @pytest.fixture(scope="module")
 def player() -> Iterator[Player]:
-    with served_player(most_streams=12) as player:
+    with served_player(**QUICK, most_streams=12) as player:
         yield player
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+QUICK: dict[str, Any] = {"num_inference_steps": 1, "quality": "draft"}
+"""A player that is in time also on a machine that runs other tests beside it."""
 LINK_RIGHTS = ["clipboard-read", "clipboard-write"]
 
 

@@ -120,6 +120,7 @@ def served_player(
     model: Path | None = None,
     *,
     num_inference_steps: int = 2,
+    quality: str = "normal",
     limits: Limits | None = None,
     patience: Patience | None = None,
     **options: Any,
@@ -129,14 +130,17 @@ def served_player(
     Args:
         model: A model's folder; the nano model where it is not said.
         num_inference_steps: Denoising steps that sessions begin with.
+        quality: How long to search for the phase; "draft" where a busy machine must play in time.
         limits: How much is taken from outside.
         patience: How long streams are kept.
         options: As of `create_app`.
     """
     if model is None:
-        sampler = Sampler(nano_components(), num_inference_steps=num_inference_steps, guidance_scale=1.0)
+        sampler = Sampler(
+            nano_components(), num_inference_steps=num_inference_steps, guidance_scale=1.0, quality=quality
+        )
     else:
-        sampler = Sampler.load(model, device="cpu", num_inference_steps=num_inference_steps)
+        sampler = Sampler.load(model, device="cpu", num_inference_steps=num_inference_steps, quality=quality)
     begin = Settings(prompt="a band", guidance_scale=sampler.guidance_scale, num_inference_steps=num_inference_steps)
     application = create_app(sampler, limits=limits, patience=patience, defaults=begin, **options)
     with open_socket("127.0.0.1", 0) as socket:

@@ -13,6 +13,7 @@ import { makeBuilder, makeSharing, save, saveLast, SettingsSheet } from "./sheet
 /** @typedef {import("./types.d.ts").Choices} Choices */
 
 const BACK_S = 5;
+const STILL_S = 0.0005;
 const LONGEST_RECORDING_S = 295; // the server keeps five minutes
 const stillness = matchMedia("(prefers-reduced-motion: reduce)");
 const darkness = matchMedia("(prefers-color-scheme: dark)");
@@ -249,9 +250,14 @@ function main(choices) {
   prompts.show();
   show();
   setInterval(() => { prompts.show(); show(); }, 250);
+  let drawn = NaN;
   const frame = () => {
-    const line = picture.draw(player.heard);
-    byId("stage").style.setProperty("--line", `${(100 * line).toFixed(3)}%`);
+    const heard = player.heard;
+    // A picture that stands still costs nothing.
+    if (picture.changed || !(Math.abs(heard - drawn) < player.rateHz * STILL_S)) {
+      drawn = heard;
+      byId("stage").style.setProperty("--line", `${(100 * picture.draw(heard)).toFixed(3)}%`);
+    }
     requestAnimationFrame(frame);
   };
   requestAnimationFrame(frame);

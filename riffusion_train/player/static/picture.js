@@ -39,7 +39,7 @@ export class Picture {
     this.colours = table("ember");
     this.strip = canvasOf(1, 1);
     this.stripFrom = NaN;
-    this.page = NaN;
+    this.changed = true; // whether the next frame is another one though no time has passed
     this.epoch = 0;
     this.size = { width: 1, height: 1 };
     this.rows = choices.row_hz.length;
@@ -53,7 +53,7 @@ export class Picture {
     this.rows = scale === "drawn" ? this.choices.row_hz.length : Math.max(ROWS, this.choices.row_hz.length);
     this.places = warp(scale, this.choices.row_hz, this.rows);
     this.version += 1;
-    this.stripFrom = NaN;
+    this.#forget();
   }
 
   get dark() {
@@ -66,8 +66,13 @@ export class Picture {
 
   clear() {
     this.tiles = [];
-    this.stripFrom = NaN;
+    this.#forget();
     this.epoch += 1;
+  }
+
+  #forget() {
+    this.stripFrom = NaN;
+    this.changed = true;
   }
 
   /** @param {Segment} segment */
@@ -86,7 +91,7 @@ export class Picture {
     });
     this.tiles.sort((one, other) => one.start - other.start);
     if (this.tiles.length > KEPT_TILES) this.tiles.shift();
-    this.stripFrom = NaN;
+    this.#forget();
   }
 
   /** Whether there is a picture of a sample. @param {number} sample */
@@ -129,7 +134,7 @@ export class Picture {
     const box = this.canvas.getBoundingClientRect();
     this.size = { width: Math.max(1, box.width), height: Math.max(1, box.height) };
     [this.canvas.width, this.canvas.height] = [Math.round(this.size.width * ratio), Math.round(this.size.height * ratio)];
-    this.stripFrom = NaN;
+    this.#forget();
   }
 
   get spanS() {
@@ -158,13 +163,14 @@ export class Picture {
 
   /** Draw. @param {number} heard In samples. @returns {number} Where the line is, as a share of the width. */
   draw(heard) {
+    this.changed = false;
     const { leftS, line } = this.#view(heard / this.choices.rate_hz);
     const context = pen(this.canvas);
     const { width, height } = this.canvas;
     const leftColumn = leftS * this.columnsPerS;
     const columns = this.spanS * this.columnsPerS;
     if (!(leftColumn - 1 >= this.stripFrom && leftColumn + columns + 1 <= this.stripFrom + this.strip.width)) this.#lay(leftColumn, columns);
-    context.imageSmoothingQuality = "medium";
+    context.imageSmoothingQuality = "low"; // bilinear
     context.drawImage(this.strip, leftColumn - this.stripFrom, 0, columns, this.strip.height, 0, 0, width, height);
     // What comes is there already, but paler.
     context.fillStyle = this.dark ? "rgb(19 17 16 / .5)" : "rgb(251 250 247 / .5)";
