@@ -87,13 +87,13 @@ def test_it_plays_and_ctrl_c_ends_it_in_peace(tmp_path: Path):
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    watchdog = threading.Timer(120, process.kill)
+    watchdog = threading.Timer(400, process.kill)
     watchdog.start()
     try:
         assert process.stdout is not None
         address = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
         assert address is not None
-        with urllib.request.urlopen(f"{address[0]}api/choices", timeout=20) as answer:
+        with urllib.request.urlopen(f"{address[0]}api/choices", timeout=120) as answer:
             assert b"a, 'b' (c)" in answer.read()
         process.send_signal(signal.SIGINT)
         out, error = process.communicate()

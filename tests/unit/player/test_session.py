@@ -193,9 +193,9 @@ def test_a_late_machine_says_so_lowers_the_steps_and_recovers(
     slow = session.plan(1)
     assert slow.spec.num_inference_steps == slow.share.num_inference_steps == 4
     assert listener.outbox[-1] == {"type": "behind", "behind": True, "steps": 4}
-    maker.cost = Cost(step_s=0.001, rest_s=0.01)
     for _ in range(3):
         session.publish(session.make(slow))
+    maker.cost = Cost(step_s=0.001, rest_s=0.01)  # in place of what was measured
     session.take_credit(listener, 3, 0)
     assert session.plan(1).spec.num_inference_steps == 6
     assert listener.outbox[-1] == {"type": "behind", "behind": False, "steps": 6}
