@@ -5,7 +5,7 @@ COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY conf conf
 COPY data_prep data_prep
 COPY riffusion_train riffusion_train
-RUN pip install --no-cache-dir --constraint constraints.txt ".[demo,tensorboard]" \
+RUN pip install --no-cache-dir --constraint constraints.txt ".[demo,play,tensorboard]" \
     && useradd --create-home musician
 USER musician
 WORKDIR /home/musician

@@ -6,7 +6,7 @@ SEED ?= 0
 NAME ?= codec
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check bench docs clean
+.PHONY: help env demo test check bench docs js clean
 
 help:
 	@echo "make demo    compose music, prepare, train, sample, measure: open $(OUT)/index.html   [AUDIO=DIR SEED=N OUT=DIR]"
@@ -14,6 +14,7 @@ help:
 	@echo "make check   format, lint, types, layers, presets, docs"
 	@echo "make bench   measure beside the reference: benchmarks/results/NAME.json   [NAME=codec]"
 	@echo "make docs    write docs/config.md anew"
+	@echo "make js      check the types of the live page's script (needs Node's npx, which nothing else does)"
 	@echo "make env     the environment that all of them use (.venv)"
 
 env: .venv/installed
@@ -21,7 +22,7 @@ env: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12 …')"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,dev,optimizers,ray,submitit]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[demo,dev,optimizers,play,ray,submitit]"
 	touch $@
 
 demo: env
@@ -45,6 +46,9 @@ bench: env
 docs: env
 	$(BIN)/python -m riffusion_train.config.reference docs/config.md
 	$(BIN)/python -m benchmarks.codec_table docs/codec.md
+
+js:
+	npx --yes --package typescript@5 tsc --project jsconfig.json
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.report import table, write_results
 from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT, InputError
 
-NAMES = ("codec", "prepare", "sample", "train", "loading")
+NAMES = ("codec", "prepare", "sample", "train", "loading", "play")
 RESULTS = Path(__file__).parent / "results"
 
 

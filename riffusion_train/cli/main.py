@@ -17,6 +17,7 @@ VERBS = {
     "export": "write the model of a run as a diffusers folder, a single file or a LoRA",
     "import": "turn a model or a LoRA of any format into any format",
     "sample": "make music from a prompt",
+    "play": "play a model in the browser: endless music, steered while it plays",
     "evaluate": "sample prompts × checkpoints × seeds into a page to listen and compare",
     "spectrogram": "encode audio to an image, decode an image to audio",
     "demo": "the whole way on this machine: compose, prepare, train, sample, measure",

@@ -22,6 +22,7 @@ from riffusion_train.config.export import ExportConfig
 from riffusion_train.config.grid import GridConfig
 from riffusion_train.config.import_model import ImportConfig
 from riffusion_train.config.merge import MergeConfig
+from riffusion_train.config.play import PlayConfig
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.config.sample import SampleConfig
 from riffusion_train.config.train import TrainConfig
@@ -34,6 +35,7 @@ ROOTS: dict[str, type] = {
     "import": ImportConfig,
     "sample": SampleConfig,
     "evaluate grid": GridConfig,
+    "play": PlayConfig,
     "demo": DemoConfig,
 }
 """The root dataclass of every command that is driven by a config."""

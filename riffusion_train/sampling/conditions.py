@@ -34,6 +34,10 @@ class Condition:
         )
 
 
+_MOST_KNOWN = 256
+"""Texts whose states are kept; a page that is asked for new ones all day long must not fill the memory."""
+
+
 class TextConditions:
     """Encodes prompts, each distinct one once and alone, so that its states do not depend on what else is asked.
 
@@ -74,6 +78,8 @@ class TextConditions:
             if not bool((weights == 1).all()):
                 weighted = states * weights.flatten()[:, None].to(states)
                 states = weighted * (states.mean() / weighted.mean())
+            while len(self._known) >= _MOST_KNOWN:
+                self._known.pop(next(iter(self._known)))
             self._known[text] = states
         return self._known[text]
 

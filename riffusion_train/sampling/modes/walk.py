@@ -72,25 +72,32 @@ def loops(
         here, there = (initial_noise(seed, engine.latent_shape) for seed in seeds)
         noise = slerp(here, there, alpha)
         ends = (request.strength, strength_end) if leg % 2 == 0 else (strength_end, request.strength)
-        yield _loop(engine, condition, noise, start, ends[0] + alpha * (ends[1] - ends[0]), seeds[0], report)
+        yield draw_loop(engine, condition, noise, start, ends[0] + alpha * (ends[1] - ends[0]), seeds[0], report)
 
 
 def joined(pictures: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     """Yield pictures that go round so that each begins as the one before it would have gone on."""
     before: np.ndarray | None = None
     for image in pictures:
-        if before is None:
-            yield image
-        else:
-            width = image.shape[1] // _CROSSING
-            share = np.sin(np.linspace(0, np.pi / 2, width + 2)[1:-1]) ** 2
-            share = share.reshape(1, -1, *[1] * (image.ndim - 2))
-            mixed = before[:, :width] * (1 - share) + image[:, :width] * share
-            yield np.concatenate([np.rint(mixed).astype(np.uint8), image[:, width:]], axis=1)
+        yield image if before is None else crossed(before, image)
         before = image
 
 
-def _loop(
+def crossed(before: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Return a picture that goes round with its beginning laid over that of the one before, which gives way to it."""
+    width = crossing_columns(image)
+    share = np.sin(np.linspace(0, np.pi / 2, width + 2)[1:-1]) ** 2
+    share = share.reshape(1, -1, *[1] * (image.ndim - 2))
+    mixed = before[:, :width] * (1 - share) + image[:, :width] * share
+    return np.concatenate([np.rint(mixed).astype(np.uint8), image[:, width:]], axis=1)
+
+
+def crossing_columns(image: np.ndarray) -> int:
+    """Return in how many columns of a picture the one before gives way to it."""
+    return image.shape[1] // _CROSSING
+
+
+def draw_loop(
     engine: "Engine",
     condition: Condition,
     noise: Tensor,
@@ -99,6 +106,17 @@ def _loop(
     seed: int,
     report: StepReport | None,
 ) -> np.ndarray:
+    """Return the picture of a clip that goes round.
+
+    Args:
+        engine: The model.
+        condition: What it is told.
+        noise: What it starts from, or what is laid over the seed image.
+        start: Latents of the seed image; None for a clip of noise alone.
+        strength: How much of the seed image is changed.
+        seed: Seed of the noise that a solver adds of its own.
+        report: Told about every step.
+    """
     free = start is None
     latents = engine.denoise(
         noise[None] if start is None else start[None],

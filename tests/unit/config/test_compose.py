@@ -13,6 +13,7 @@ from riffusion_train.config.grid import GridConfig
 from riffusion_train.config.import_model import ImportConfig
 from riffusion_train.config.merge import MergeConfig
 from riffusion_train.config.model import ModelName
+from riffusion_train.config.play import PlayConfig
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.config.sample import SampleConfig
 from riffusion_train.config.train import MethodName, TrainConfig
@@ -26,6 +27,7 @@ ROOTS = {
     "import": (ImportConfig, ["out=o"]),
     "demo": (DemoConfig, []),
     "grid": (GridConfig, ["out=o"]),
+    "play": (PlayConfig, []),
 }
 GROUPS = sorted(path for path in conf_dir().rglob("*.yaml") if path.parent != conf_dir())
 

@@ -1,0 +1,49 @@
+"""Load the model of `riffusion play` and build the application around it."""
+
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from riffusion_train.cli.quiet import quieten_libraries
+from riffusion_train.config.play import PlayConfig
+from riffusion_train.player.app import DEFAULT_PROMPT, create_app
+from riffusion_train.player.guard import Application
+from riffusion_train.player.serve import is_loopback
+from riffusion_train.player.settings import Limits, Settings, SettingsReader
+from riffusion_train.sampling.sampler import ASSUMED_PRESET, Sampler
+
+
+def load_application(config: PlayConfig, model: str, loras: Sequence[str], limits: Limits) -> Application:
+    """Return the application that plays a model.
+
+    Raises:
+        InputError: If the model or a value cannot be used.
+    """
+    chosen = {"num_inference_steps": config.num_inference_steps, "guidance_scale": config.guidance_scale}
+    wanted = {**chosen, "prompt": config.prompt or DEFAULT_PROMPT, "seed_image": config.seed_image}
+    defaults = SettingsReader(limits, lambda id: False).changed(Settings(), wanted)
+    quieten_libraries()
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    sampler = Sampler.load(
+        model,
+        device=config.device,
+        loras=loras,
+        scheduler=config.scheduler,
+        quality=config.quality,
+        dtype=config.dtype,
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=config.guidance_scale,
+    )
+    if sampler.assumed_spectrogram:
+        print(f"{model} has no spectrogram.json; {ASSUMED_PRESET} is assumed", file=sys.stderr)
+    print("warming up: two short clips, which also measure this machine", file=sys.stderr)
+    return create_app(
+        sampler,
+        limits=limits,
+        most_streams=config.max_streams,
+        defaults=defaults,
+        loopback=is_loopback(config.host),
+        origins=tuple(config.origins),
+    )

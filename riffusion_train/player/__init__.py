@@ -1,0 +1,1 @@
+"""The live player: endless music from a model in the browser, steered while it plays."""

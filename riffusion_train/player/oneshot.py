@@ -1,0 +1,176 @@
+"""Single clips for scripts: our own request, and the original Riffusion server's, whose clients can point here."""
+
+import base64
+import dataclasses
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from riffusion_train.audio.files import FORMATS, write_audio
+from riffusion_train.config.errors import InputError, choice
+from riffusion_train.player.clips import ClipMaker
+from riffusion_train.player.segments import encode_png
+from riffusion_train.player.settings import MOST_SEED, ClipSpec, SettingsReader
+from riffusion_train.sampling.denoise import StepReport
+from riffusion_train.sampling.requests import TextRequest
+
+MIME_TYPES = {
+    "wav": "audio/wav",
+    "flac": "audio/flac",
+    "mp3": "audio/mpeg",
+    "ogg": "audio/ogg",
+    "opus": "audio/ogg; codecs=opus",
+}
+
+ORIGINAL_SEED_IMAGES = {
+    "og_beat": "beats",
+    "agile": "plucked",
+    "marim": "plucked",
+    "motorway": "half_time",
+    "vibes": "pad",
+}
+"""The original's names for seed images, and which of ours, which are composed and not copied, stands for each."""
+
+_ORIGINAL_DEFAULT_STEPS = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class OriginalRequest:
+    """What the original's `/run_inference/` was asked: two ends, and how far between them the clip lies."""
+
+    start: ClipSpec
+    end: ClipSpec
+
+    @property
+    def spec(self) -> ClipSpec:
+        """The clip: guidance and strength between those of the ends."""
+        start, end, alpha = self.start, self.end, self.start.alpha
+        return dataclasses.replace(
+            start,
+            prompt_to=end.prompt,
+            guidance_scale=start.guidance_scale + alpha * (end.guidance_scale - start.guidance_scale),
+            strength=start.strength + alpha * (end.strength - start.strength),
+        )
+
+
+def make_clip(
+    maker: ClipMaker, request: TextRequest, steps: int, audio_format: str, report: StepReport
+) -> dict[str, Any]:
+    """Make one clip of a prompt: audio and picture as data URIs, and its settings."""
+    sampler = maker.sampler
+    sampler.engine.num_inference_steps = steps
+    clip = sampler.make(request, report)
+    return {
+        "audio": _data_uri(MIME_TYPES[audio_format], encode_audio(clip.audio, clip.rate_hz, audio_format)),
+        "image": _data_uri("image/png", encode_png(clip.image)),
+        "settings": _without_paths(clip.settings.as_data()),
+    }
+
+
+def clip_request(data: dict[str, Any], reader: SettingsReader, default_steps: int) -> tuple[TextRequest, int, str]:
+    """Return the request, the steps and the format of a clip.
+
+    Raises:
+        InputError: If a value cannot be used.
+    """
+    audio_format = choice("format", str(data.pop("format", "wav")), MIME_TYPES)
+    if data.get("num_inference_steps") is None:
+        data.pop("num_inference_steps", None)
+    spec = reader.clip(data, ClipSpec(num_inference_steps=default_steps))
+    request = TextRequest(spec.prompt, spec.negative_prompt, spec.seed, spec.guidance_scale)
+    return request, spec.num_inference_steps, audio_format
+
+
+def original_request(data: Any, reader: SettingsReader) -> OriginalRequest:
+    """Read a request of the original's clients.
+
+    Raises:
+        InputError: If something is missing, of the wrong type, or unknown.
+    """
+    if not isinstance(data, dict):
+        raise InputError("the body must be a JSON object")
+    for key in ("alpha", "start", "end"):
+        if key not in data:
+            raise InputError(f'missing value for field "{key}"')
+    seed_image = data.get("seed_image_id", "og_beat")
+    if not isinstance(seed_image, str) or seed_image not in ORIGINAL_SEED_IMAGES:
+        raise InputError(f"seed_image_id: is unknown; choose from: {', '.join(ORIGINAL_SEED_IMAGES)}")
+    if data.get("mask_image_id") is not None:
+        raise InputError("mask_image_id: there are no masks here; leave it out or send null")
+    common = {
+        "alpha": data["alpha"],
+        "num_inference_steps": data.get("num_inference_steps", _ORIGINAL_DEFAULT_STEPS),
+        "seed_image": ORIGINAL_SEED_IMAGES[seed_image],
+    }
+    return OriginalRequest(*(_original_end(data, key, common, reader) for key in ("start", "end")))
+
+
+def run_original(maker: ClipMaker, request: OriginalRequest, report: StepReport) -> dict[str, Any]:
+    """Answer as the original did: JPEG and MP3 as data URIs, and the duration."""
+    spec, end = request.spec, request.end
+    texts = maker.sampler.engine.texts
+    conditions = texts.equal_lengths(
+        [(one.prompt, one.negative_prompt, spec.guidance_scale) for one in (request.start, end)]
+    )
+    # The place between the noises of the two seeds is alpha, as that between the prompts is.
+    placed = dataclasses.replace(spec, place=spec.alpha if spec.alpha < 1 else 0.0)
+    if spec.alpha == 1:
+        placed = dataclasses.replace(placed, seed=end.seed)
+    picture = maker.draw(placed, conditions, end.seed, report)
+    wav = maker.sound(picture, request.start.seed)
+    rate_hz = maker.sampler.codec.rate_hz
+    jpeg = io.BytesIO()
+    PIL.Image.fromarray(picture).convert("RGB").save(jpeg, "JPEG", quality=95)
+    return {
+        "image": _data_uri("image/jpeg", jpeg.getvalue()),
+        "audio": _data_uri("audio/mpeg", encode_audio(wav, rate_hz, "mp3")),
+        "duration_s": wav.shape[1] / rate_hz,
+    }
+
+
+def encode_audio(wav: np.ndarray, rate_hz: int, audio_format: str) -> bytes:
+    """Return samples in [-1, 1], (channels, samples), as a file of that format."""
+    assert f".{audio_format}" in FORMATS
+    with tempfile.TemporaryDirectory(prefix="riffusion-") as folder:
+        path = Path(folder, f"clip.{audio_format}")
+        write_audio(path, wav, rate_hz)
+        return path.read_bytes()
+
+
+def _original_end(data: dict[str, Any], key: str, common: dict[str, Any], reader: SettingsReader) -> ClipSpec:
+    end = data[key]
+    if not isinstance(end, dict):
+        raise InputError(f"{key}: must be an object with prompt and seed")
+    for name in ("prompt", "seed"):
+        if name not in end:
+            raise InputError(f'missing value for field "{key}.{name}"')
+    seed = end["seed"]
+    if isinstance(seed, int) and not 0 <= seed <= MOST_SEED:
+        raise InputError(f"{key}.seed: must be a whole number from 0 to {MOST_SEED}")
+    values = {
+        **common,
+        "prompt": end["prompt"],
+        "prompt_to": end["prompt"],
+        "seed": seed,
+        "negative_prompt": end.get("negative_prompt") or "",
+        "strength": end.get("denoising", 0.75),
+        "guidance_scale": end.get("guidance", 7.0),
+    }
+    try:
+        return reader.clip(values, ClipSpec())
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from None
+
+
+def _without_paths(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings that say nothing about the server's folders."""
+    loras = [Path(lora).name for lora in settings["loras"]]
+    return settings | {"model": Path(settings["model"]).name, "loras": loras}
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,67 @@
+// @ts-check
+// What the listener has of the session: the last minutes as sound and pictures, bounded, to play, draw and play again.
+/** @typedef {import("./types.d.ts").Segment} Segment */
+
+const KEPT_S = 300;
+const KEPT_BYTES = 64e6;
+
+export class Timeline {
+  /** @param {number} rateHz @param {number} channels */
+  constructor(rateHz, channels) {
+    this.rateHz = rateHz;
+    this.channels = channels;
+    /** @type {Segment[]} */
+    this.segments = [];
+    this.bytes = 0;
+  }
+
+  /** The sample that the next segment should begin with. */
+  get end() {
+    const last = this.segments.at(-1);
+    return last ? last.start_sample + last.n_samples : 0;
+  }
+
+  get begin() {
+    return this.segments[0]?.start_sample ?? 0;
+  }
+
+  /** @param {Segment} segment @returns {boolean} Whether it is new. */
+  add(segment) {
+    if (this.segments.length && segment.start_sample < this.end) return false;
+    this.segments.push(segment);
+    this.bytes += segment.pcm.byteLength;
+    while (this.segments.length > 4 && (this.end - this.segments[1].start_sample > KEPT_S * this.rateHz || this.bytes > KEPT_BYTES)) {
+      const gone = this.segments.shift();
+      if (gone) this.bytes -= gone.pcm.byteLength;
+    }
+    return true;
+  }
+
+  clear() {
+    this.segments = [];
+    this.bytes = 0;
+  }
+
+  /** The segment that a sample lies in. @param {number} sample @returns {Segment | null} */
+  at(sample) {
+    return this.segments.find((one) => sample >= one.start_sample && sample < one.start_sample + one.n_samples) ?? null;
+  }
+
+  /** The segment that a sample lies in, or the first after it. @param {number} sample @returns {Segment | null} */
+  from(sample) {
+    return this.segments.find((one) => sample < one.start_sample + one.n_samples) ?? null;
+  }
+
+  /** Segments that lie wholly or in part after a sample. @param {number} sample */
+  ahead(sample) {
+    return this.segments.filter((one) => one.start_sample > sample).length;
+  }
+
+  /** Where a segment that may not be made yet begins. @param {number} index @param {number} segmentSamples */
+  startOf(index, segmentSamples) {
+    const known = this.segments.find((one) => one.index === index);
+    if (known) return known.start_sample;
+    const last = this.segments.at(-1);
+    return last ? last.start_sample + last.n_samples + (index - last.index - 1) * segmentSamples : index * segmentSamples;
+  }
+}

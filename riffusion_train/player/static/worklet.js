@@ -1,0 +1,212 @@
+// @ts-check
+// The part that sounds, on the audio thread: it plays pieces one after another, to the sample, and never stops abruptly.
+/** @typedef {import("./types.d.ts").WorkletMessage} WorkletMessage */
+/** @typedef {{ epoch: number, start: number, planes: Float32Array[], fade: boolean }} Piece */
+
+const RAMP_S = 0.01; // play and pause
+const JOIN_S = 0.05; // out of and into a piece that does not go on from the one before
+const TAIL_S = 0.06; // from the last samples there are to their echo, and back
+const GRAIN_S = 0.4;
+const MEMORY_S = 3;
+const HOLD_S = 1; // the echo stays this long, and then fades
+const FADE_S = 2;
+const REPORTS_PER_S = 40;
+
+class Echo {
+  /** What was played last, kept to be held on to: overlapping grains of it, while nothing new comes. */
+  constructor() {
+    this.length = Math.round(MEMORY_S * sampleRate);
+    /** @type {Float32Array[]} */
+    this.memory = [0, 1].map(() => new Float32Array(this.length));
+    this.written = 0;
+    this.grain = 2 * Math.round((GRAIN_S * sampleRate) / 2);
+    this.end = 0;
+    this.age = 0; // frames held on to since the sound ran out
+    this.count = 1;
+    /** @type {[number, number]} */
+    this.from = [-1, -1];
+  }
+
+  restart() {
+    this.end = this.written;
+    this.age = 0;
+    this.count = 1;
+    this.from = [this.#start(0), this.#start(1)];
+  }
+
+  /** @param {number} left @param {number} right */
+  remember(left, right) {
+    const place = this.written % this.length;
+    this.memory[0][place] = left;
+    this.memory[1][place] = right;
+    this.written += 1;
+  }
+
+  /** Where a grain begins: each a little earlier than the last, to and fro. @param {number} count */
+  #start(count) {
+    const room = Math.min(this.written, this.length) - this.grain - Math.round(TAIL_S * sampleRate) - 1;
+    if (room <= 0) return -1;
+    const back = count * 0.23 * this.grain;
+    const folded = room - Math.abs((back % (2 * room)) - room);
+    return this.end - this.grain - Math.round(folded);
+  }
+
+  /** @param {number[]} into Adds one frame. @param {number} weight */
+  add(into, weight) {
+    const half = this.grain / 2;
+    const phase = this.age % half;
+    if (this.age > 0 && phase === 0) {
+      this.count += 1;
+      this.from = [this.from[1], this.#start(this.count)];
+    }
+    const share = Math.sin((Math.PI / 2) * (phase / half)) ** 2;
+    const seconds = this.age / sampleRate;
+    const level = weight * (seconds < HOLD_S ? 1 : Math.exp((HOLD_S - seconds) / FADE_S));
+    this.age += 1;
+    if (this.from[0] < 0 || this.from[1] < 0 || level < 1e-4) return;
+    const [old, young] = [(this.from[0] + half + phase) % this.length, (this.from[1] + phase) % this.length];
+    for (let channel = 0; channel < 2; channel += 1) {
+      const memory = this.memory[channel];
+      into[channel] += level * (memory[old] * (1 - share) + memory[young] * share);
+    }
+  }
+}
+
+class Player extends AudioWorkletProcessor {
+  constructor() {
+    super();
+    /** @type {Piece[]} */
+    this.queue = [];
+    this.offset = 0;
+    this.total = 0; // samples in the queue, those of the head that were played included
+    this.epoch = 0;
+    this.running = false;
+    this.level = 0;
+    this.starvation = 1;
+    this.starved = true;
+    this.sinceJoin = Infinity; // samples since a piece began that did not go on from the one before
+    this.echo = new Echo();
+    this.frame = [0, 0];
+    this.last = [0, 0];
+    this.untilReport = 0;
+    this.steady = 0;
+    this.report = {
+      position: 0, played: 0, time: 0, buffered: 0, moving: false, starving: false, underruns: 0, held: 0, joins: 0, joinStep: 0, insideStep: 0, epoch: 0,
+    };
+    this.port.onmessage = (event) => this.#receive(event.data);
+  }
+
+  /** @param {WorkletMessage} message */
+  #receive(message) {
+    if (message.type === "run") this.running = message.on;
+    else if (message.type === "seek") this.epoch = message.epoch;
+    else if (message.epoch >= this.epoch && message.planes[0].length > 0) {
+      this.queue.push(message);
+      this.total += message.planes[0].length;
+    }
+    if (message.type === "run") this.untilReport = 0;
+  }
+
+  /** Let go of what was to be played before a jump to another place. */
+  #drop() {
+    while (this.queue.length && this.queue[0].epoch < this.epoch) this.#next();
+    this.sinceJoin = 0;
+  }
+
+  #next() {
+    this.total -= this.queue[0].planes[0].length;
+    this.queue.shift();
+    this.offset = 0;
+  }
+
+  /** How loud the next sample may be, for what comes before and after it. @param {Piece} head @param {number} left */
+  #limit(head, left) {
+    const join = JOIN_S * sampleRate;
+    const inHead = head.planes[0].length - this.offset;
+    let limit = this.sinceJoin < join ? this.sinceJoin / join : 1;
+    if (inHead < join && inHead < left && this.queue[1].fade) limit = Math.min(limit, inHead / join);
+    return limit;
+  }
+
+  /** @returns {boolean} Whether a sample was taken. Leaves a frame. */
+  #take() {
+    const frame = this.frame;
+    frame[0] = 0;
+    frame[1] = 0;
+    if (this.level === 0 && this.queue.length && this.queue[0].epoch < this.epoch) this.#drop();
+    const head = this.queue[0];
+    const wanted = this.running && (!head || head.epoch === this.epoch);
+    this.level = Math.min(1, Math.max(0, this.level + (wanted ? 1 : -1) / (RAMP_S * sampleRate)));
+    if (this.level === 0) return false;
+    const left = this.total - this.offset;
+    const tail = TAIL_S * sampleRate;
+    if (left < tail) {
+      if (!this.starved && this.starvation === 0) this.echo.restart();
+      this.starvation = Math.max(this.starvation, 1 - left / tail);
+    } else this.starvation = Math.max(0, this.starvation - 1 / tail);
+    if (this.starvation > 0) this.echo.add(frame, this.level * this.starvation);
+    if (!head) {
+      if (!this.starved) this.report.underruns += 1;
+      this.starved = true;
+      this.report.held += this.report.played > 0 ? 1 : 0;
+      return false;
+    }
+    this.starved = false;
+    if (this.offset === 0 && head.fade) this.sinceJoin = 0;
+    const limit = this.#limit(head, left);
+    const [first, second] = [head.planes[0], head.planes[head.planes.length - 1]];
+    const gain = this.level * limit * (1 - this.starvation);
+    this.echo.remember(first[this.offset] * limit, second[this.offset] * limit);
+    frame[0] += gain * first[this.offset];
+    frame[1] += gain * second[this.offset];
+    this.#measure(gain === 1, this.offset === 0);
+    this.offset += 1;
+    this.sinceJoin += 1;
+    this.report.played += 1;
+    this.report.position = head.start + this.offset;
+    if (this.offset === first.length) this.#next();
+    return true;
+  }
+
+  /** Keep the largest steps from a sample to the next, at joins and inside pieces, where nothing fades. @param {boolean} plain @param {boolean} atJoin */
+  #measure(plain, atJoin) {
+    const report = this.report;
+    this.steady = plain ? this.steady + 1 : 0;
+    if (this.steady > 1) {
+      const step = Math.max(Math.abs(this.frame[0] - this.last[0]), Math.abs(this.frame[1] - this.last[1]));
+      if (atJoin) {
+        report.joins += 1;
+        report.joinStep = Math.max(report.joinStep, step);
+      } else report.insideStep = Math.max(report.insideStep, step);
+    }
+    this.last[0] = this.frame[0];
+    this.last[1] = this.frame[1];
+  }
+
+  /** @param {Float32Array[][]} _inputs @param {Float32Array[][]} outputs */
+  process(_inputs, outputs) {
+    const out = outputs[0];
+    const frames = out[0].length;
+    for (let index = 0; index < frames; index += 1) {
+      if (!this.#take()) this.steady = 0;
+      if (out.length > 1) {
+        out[0][index] = this.frame[0];
+        out[1][index] = this.frame[1];
+      } else out[0][index] = (this.frame[0] + this.frame[1]) / 2;
+    }
+    this.untilReport -= frames;
+    if (this.untilReport <= 0) {
+      this.untilReport = sampleRate / REPORTS_PER_S;
+      const report = this.report;
+      report.time = currentTime + frames / sampleRate;
+      report.buffered = this.total - this.offset;
+      report.moving = this.level > 0 && this.queue.length > 0;
+      report.starving = this.running && this.starvation > 0 && report.played > 0;
+      report.epoch = this.queue.length ? this.queue[0].epoch : this.epoch;
+      this.port.postMessage(report);
+    }
+    return true;
+  }
+}
+
+registerProcessor("riffusion-player", Player);

@@ -1,0 +1,10 @@
+from benchmarks.play import run
+
+
+def test_the_player_s_benchmark_measures_first_sounds_listeners_and_noise() -> None:
+    rows = {row.what: row for row in run(quick=True)}
+    assert sum(row.goal is not None for row in rows.values()) == 6
+    first = rows["from the wish to the first segment; beside one segment"]
+    assert len(first.ours) == len(first.reference) == 2 and all(value > 0 for value in first.ours)
+    assert rows["of 5 listeners: got every segment in order"].met
+    assert rows["odd messages that it heard, and still played"].met
