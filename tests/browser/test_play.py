@@ -38,9 +38,9 @@ def player() -> Iterator[Player]:
 
 
 def played_against_wall(page: Any) -> tuple[float, float]:
-    """Return a moment in seconds of sound and of the wall, of the report of ten that was delayed least."""
+    """Return a moment in seconds of sound and of the wall, of the report of sixty that was delayed least."""
     found = []
-    for _ in range(10):
+    for _ in range(60):
         now = report(page)
         found.append(
             (now["wall"] / 1000 - now["played"] / now["rate"], now["played"] / now["rate"], now["wall"] / 1000)

@@ -37,7 +37,7 @@ export class Sound extends EventTarget {
     }
     if (navigator.audioSession) navigator.audioSession.type = "playback"; // an iPhone's silent switch would mute it
     try {
-      const context = new AudioContext({ sampleRate: this.rateHz, latencyHint: "balanced" });
+      const context = new AudioContext({ sampleRate: this.rateHz, latencyHint: "playback" });
       await context.audioWorklet.addModule("/static/worklet.js");
       const node = new AudioWorkletNode(context, "riffusion-player", {
         numberOfInputs: 0, numberOfOutputs: 1, outputChannelCount: [this.channels],
