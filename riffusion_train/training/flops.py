@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.tensor import DTensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 Batch = dict[str, Tensor]
@@ -73,7 +72,7 @@ def count_flops(objective: nn.Module, batch: Batch, autocast: Callable[[], Any])
         autocast: The context that training computes in.
     """
     counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
-    shared_out = any(isinstance(parameter, DTensor) for parameter in objective.parameters())
+    shared_out = any(hasattr(parameter, "device_mesh") for parameter in objective.parameters())  # as DTensors have
     shapes = contextlib.nullcontext() if shared_out else FakeTensorMode(allow_non_fake_inputs=True)
     with torch.compiler.set_stance("force_eager"), without_checkpointing(objective), shapes as fake, counter:
         first = {key: value[:1] if fake is None else fake.from_tensor(value[:1]) for key, value in batch.items()}

@@ -26,7 +26,7 @@ from support.play_page import (
 )
 from support.player import SECOND, Player, served_player
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.flaky(reruns=2)]  # real time, on a machine that has other work
 
 Open = Callable[..., Any]
 

@@ -12,7 +12,7 @@ from support.player import Player, served_player
 
 from riffusion_train.player.session import Patience
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.flaky(reruns=2)]  # real time, on a machine that has other work
 
 Open = Callable[..., Any]
 BANNER = "document.getElementById('banner').textContent"
