@@ -1,5 +1,6 @@
 """The live player in a real browser: it plays, without a gap, what is asked for."""
 
+import base64
 import io
 import json
 import urllib.request
@@ -320,6 +321,27 @@ def test_settings_and_a_file_of_yours_steer_the_music(opened: Open, player: Play
     page.set_input_files("#file", tmp_path / "not.wav")
     wait(page, lambda: page.inner_text("#status") not in ("Riffing on mine.wav", "Reading not.wav …", ""))
     assert "\n" not in page.inner_text("#status")
+
+
+def test_a_file_dropped_on_the_page_is_riffed_on(opened: Open, player: Player) -> None:
+    page = open_player(opened, player.address)
+    said, _ = frames_of(page)
+    press_play(page)
+    packed = io.BytesIO()
+    soundfile.write(packed, np.sin(np.arange(2 * SECOND) * 0.2) * 0.3, SECOND, format="WAV")
+    drag = """([kind, packed]) => {
+      const carried = new DataTransfer();
+      const bytes = Uint8Array.from(atob(packed), (one) => one.charCodeAt(0));
+      carried.items.add(new File([bytes], "dropped.wav", { type: "audio/wav" }));
+      const event = new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: carried });
+      document.body.dispatchEvent(event);
+      return event.defaultPrevented;
+    }"""
+    held = base64.b64encode(packed.getvalue()).decode()
+    assert page.evaluate(drag, ["dragover", held]) and page.locator("#drop").is_visible()
+    assert page.evaluate(drag, ["drop", held]) and page.locator("#drop").is_hidden()
+    wait(page, lambda: page.inner_text("#status") == "Riffing on dropped.wav")
+    wait(page, lambda: said[-1]["share"].get("seed_upload"))
 
 
 def test_a_prompt_is_put_together_from_parts(opened: Open, player: Player) -> None:
