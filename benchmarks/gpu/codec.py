@@ -6,21 +6,18 @@ Batches of the benchmark's clips, copies to and from the GPU included. `--quick`
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks.clips import make_clips
-from benchmarks.report import Row, table, write_results
+from benchmarks.gpu.command import measure
+from benchmarks.report import Row
 from riffusion_train.audio.codec import SpectrogramCodec, make_codec
 from riffusion_train.audio.metrics import compare_sounds
-from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT, InputError
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.sampling.engine import best_device
 
-NAME = "codec_gpu"
-RESULTS = Path(__file__).parents[1] / "results"
 _PRESETS = ("hifi", "riffusion_v1")
 _INVERTERS = ("pghi", "fast_griffin_lim")
 _REPEATS = 5
@@ -96,25 +93,15 @@ def _in_turn(work: Callable[[str], torch.Tensor], repeats: int) -> dict[str, lis
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write `codec_gpu.json`. Returns the exit code: 0 done, 2 wrong input."""
     words = list(sys.argv[1:] if argv is None else argv)
-    quick = "--quick" in words
-    values = dict(word.split("=", 1) for word in words if "=" in word)
-    try:
-        wrong = [word for word in words if word != "--quick" and word.partition("=")[0] not in ("clips", "out")]
-        if wrong:
-            raise InputError(f"'{wrong[0]}': give --quick, clips=N or out=DIR")
-        if quick and "out" not in values:
-            raise InputError("--quick gives no result worth keeping; name a folder with out=DIR")
-        if not quick and best_device() == "cpu":
-            raise InputError("this needs a GPU; --quick out=DIR shows on any machine that it runs")
-    except InputError as error:
-        print(f"{NAME}: {error}", file=sys.stderr)
-        return EXIT_INPUT
-    rows = run(quick=quick, most_clips=int(values["clips"]) if "clips" in values else None)
-    command = " ".join(["python -m benchmarks.gpu.codec", *words])
-    path = write_results(Path(values.get("out", RESULTS)) / f"{NAME}.json", command, rows)
-    print(table(rows))
-    print(f"wrote {path}")
-    return EXIT_DONE
+    has_gpu = best_device() != "cpu"
+    return measure(
+        "codec_gpu",
+        "benchmarks.gpu.codec",
+        lambda quick, clips: run(quick=quick, most_clips=clips),
+        "clips",
+        has_gpu=has_gpu,
+        argv=words,
+    )
 
 
 if __name__ == "__main__":

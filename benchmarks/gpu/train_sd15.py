@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.report import Goal, Row, table, write_results
+from benchmarks.gpu.command import measure
+from benchmarks.report import Goal, Row, table
 from riffusion_train.config.compose import compose
-from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT, InputError
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.model.adapt import add_lora, freeze, unfreeze
 from riffusion_train.model.build import make_components
@@ -29,8 +29,6 @@ from riffusion_train.training.optim import make_optimizer, make_schedule, parame
 from riffusion_train.training.speed import Speedometer
 from riffusion_train.training.trainer import Rhythm, Trainer
 
-NAME = "train_sd15"
-RESULTS = Path(__file__).parents[1] / "results"
 H100 = "H100"
 _TINY = [
     "model=tiny", "model.sample_size=8", "model.unet_block_out_channels=[16,16]", "model.unet_attention_levels=[true,false]",
@@ -200,25 +198,14 @@ class _NoCheckpoints(Checkpoints):
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write `train_sd15.json`. Returns the exit code: 0 done, 2 wrong input."""
     words = list(sys.argv[1:] if argv is None else argv)
-    quick = "--quick" in words
-    values = dict(word.split("=", 1) for word in words if "=" in word)
-    try:
-        wrong = [word for word in words if word != "--quick" and word.partition("=")[0] not in ("steps", "out")]
-        if wrong:
-            raise InputError(f"'{wrong[0]}': give --quick, steps=N or out=DIR")
-        if quick and "out" not in values:
-            raise InputError("--quick gives no result worth keeping; name a folder with out=DIR")
-        if not quick and not torch.cuda.is_available():
-            raise InputError("this needs a GPU; --quick out=DIR shows on any machine that it runs")
-    except InputError as error:
-        print(f"{NAME}: {error}", file=sys.stderr)
-        return EXIT_INPUT
-    rows = run(quick=quick, steps=int(values.get("steps", "20")))
-    command = " ".join(["python -m benchmarks.gpu.train_sd15", *words])
-    path = write_results(Path(values.get("out", RESULTS)) / f"{NAME}.json", command, rows)
-    print(table(rows))
-    print(f"wrote {path}")
-    return EXIT_DONE
+    return measure(
+        "train_sd15",
+        "benchmarks.gpu.train_sd15",
+        lambda quick, steps: run(quick=quick, steps=steps or 20),
+        "steps",
+        has_gpu=torch.cuda.is_available(),
+        argv=words,
+    )
 
 
 if __name__ == "__main__":

@@ -9,38 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from riffusion_train.audio.phase import heap_integrated_phase
+from riffusion_train.audio.stft import WindowedFrames
 
 _CONTEXT = 8
 """Columns of the round that are seen beyond either end."""
 
 
-class CircularStft:
-    """STFT with a periodic Hann window of a signal that goes round, in place of `DecodingStft`.
+class CircularStft(WindowedFrames):
+    """STFT of a signal that goes round, in place of `DecodingStft`.
 
     Column t is centred on sample `t * hop_length` of the sound; a signal begins half a window earlier, so that the phases
     refer to the first sample of a frame. A signal of n columns has n hops: nothing stands beyond its ends.
-
-    Args:
-        win_length: Length of the window in samples.
-        hop_length: Samples between frames.
-        n_fft: Length of the FFT in samples.
-        device: Where the signals lie.
     """
-
-    def __init__(self, win_length: int, hop_length: int, n_fft: int, device: torch.device | str = "cpu") -> None:
-        self.win_length = win_length
-        self.hop_length = hop_length
-        self.n_fft = n_fft
-        self.margin = win_length // 2
-        self.blocks = -(-win_length // hop_length)
-        self._frame_length = self.blocks * hop_length
-        window = torch.hann_window(win_length, periodic=True, dtype=torch.float64).float()
-        self._window = F.pad(window, (0, self._frame_length - win_length)).to(device)
-
-    @property
-    def bins(self) -> int:
-        """Number of frequencies, `n_fft // 2 + 1`."""
-        return self.n_fft // 2 + 1
 
     def forward(self, signal: Tensor, frames: int) -> Tensor:
         """Analyse signals, (..., frames * hop_length) -> complex (..., frames, bins)."""

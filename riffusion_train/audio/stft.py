@@ -83,12 +83,8 @@ class MelAnalysis:
             yield torch.fft.rfft(part)[..., : self._product.rows_used]
 
 
-class DecodingStft:
-    """STFT with a periodic Hann window, of a signal that carries half a window of margin at either end.
-
-    Column t of a spectrogram (..., frames, bins) is centred on sample `t * hop_length` of the sound. The margins are free:
-    the decoder may put there what the columns at the edges ask for, as the analysis saw a reflection there. Phases refer
-    to the first sample of the frame.
+class WindowedFrames:
+    """Frames under a periodic Hann window, padded to whole hops, so that overlap-add is a sum of shifted blocks.
 
     Args:
         win_length: Length of the window in samples.
@@ -102,17 +98,28 @@ class DecodingStft:
         self.hop_length = hop_length
         self.n_fft = n_fft
         self.margin = win_length // 2
-        # A frame is padded to whole hops, so that overlap-add is a sum of shifted blocks.
         self.blocks = -(-win_length // hop_length)
         self._frame_length = self.blocks * hop_length
         window = torch.hann_window(win_length, periodic=True, dtype=torch.float64).float()
         self._window = F.pad(window, (0, self._frame_length - win_length)).to(device)
-        self._weight: tuple[int, Tensor] | None = None  # of the last number of frames; iterations repeat it
 
     @property
     def bins(self) -> int:
         """Number of frequencies, `n_fft // 2 + 1`."""
         return self.n_fft // 2 + 1
+
+
+class DecodingStft(WindowedFrames):
+    """STFT of a signal that carries half a window of margin at either end.
+
+    Column t of a spectrogram (..., frames, bins) is centred on sample `t * hop_length` of the sound. The margins are free:
+    the decoder may put there what the columns at the edges ask for, as the analysis saw a reflection there. Phases refer
+    to the first sample of the frame.
+    """
+
+    def __init__(self, win_length: int, hop_length: int, n_fft: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(win_length, hop_length, n_fft, device)
+        self._weight: tuple[int, Tensor] | None = None  # of the last number of frames; iterations repeat it
 
     def forward(self, signal: Tensor, frames: int) -> Tensor:
         """Analyse signals with their margins, (..., samples) -> complex (..., frames, bins)."""
