@@ -80,7 +80,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tmp_path: Path) 
         pytest.skip("a small file system cannot be mounted here")
     try:
         words = train_words(
-            write_dataset(tmp_path / "dataset"), disk / "run", "max_train_steps=50", "checkpointing_steps=1"
+            write_dataset(tmp_path / "dataset"), disk / "run", "max_train_steps=16", "checkpointing_steps=1"
         )
         done = run("train", *words, "method.train_text_encoder=true", "checkpoints_total_limit=5")
         assert done.returncode == EXIT_INPUT, done.stderr
