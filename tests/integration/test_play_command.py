@@ -17,6 +17,8 @@ from support.sampling import write_nano_model
 from riffusion_train.cli.main import main
 from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT
 
+pytestmark = pytest.mark.flaky(reruns=2)  # real time, on a machine that has other work
+
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """Return the one line that a wrong command is answered with."""
