@@ -3,15 +3,12 @@
 import sys
 from collections.abc import Sequence
 
-import torch
-
-from riffusion_train.cli.quiet import quieten_libraries
+from riffusion_train.cli.loaded import load_sampler
 from riffusion_train.config.play import PlayConfig
 from riffusion_train.player.app import DEFAULT_PROMPT, create_app
 from riffusion_train.player.guard import Application
 from riffusion_train.player.serve import is_loopback
 from riffusion_train.player.settings import Limits, Settings, SettingsReader
-from riffusion_train.sampling.sampler import ASSUMED_PRESET, Sampler
 
 
 def load_application(config: PlayConfig, model: str, loras: Sequence[str], limits: Limits) -> Application:
@@ -23,21 +20,17 @@ def load_application(config: PlayConfig, model: str, loras: Sequence[str], limit
     chosen = {"num_inference_steps": config.num_inference_steps, "guidance_scale": config.guidance_scale}
     wanted = {**chosen, "prompt": config.prompt or DEFAULT_PROMPT, "seed_image": config.seed_image}
     defaults = SettingsReader(limits, lambda id: False).changed(Settings(), wanted)
-    quieten_libraries()
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
-    sampler = Sampler.load(
+    sampler = load_sampler(
         model,
+        loras,
+        config.num_threads,
         device=config.device,
-        loras=loras,
         scheduler=config.scheduler,
         quality=config.quality,
         dtype=config.dtype,
         num_inference_steps=config.num_inference_steps,
         guidance_scale=config.guidance_scale,
     )
-    if sampler.assumed_spectrogram:
-        print(f"{model} has no spectrogram.json; {ASSUMED_PRESET} is assumed", file=sys.stderr)
     print("warming up: two short clips, which also measure this machine", file=sys.stderr)
     return create_app(
         sampler,

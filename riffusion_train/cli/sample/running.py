@@ -3,13 +3,10 @@
 import argparse
 import dataclasses
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-
-from riffusion_train.cli.quiet import quieten_libraries
+from riffusion_train.cli.loaded import load_sampler
 from riffusion_train.cli.sample.picking import pick_and_extend
 from riffusion_train.cli.sample.wanted import Asked, asked_for
 from riffusion_train.config.errors import InputError
@@ -18,7 +15,7 @@ from riffusion_train.config.sample import Dtype, ModeName, Quality, SampleConfig
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.requests import ExtendRequest, Request, TextRequest
-from riffusion_train.sampling.sampler import ASSUMED_PRESET, Sampler
+from riffusion_train.sampling.sampler import Sampler
 from riffusion_train.sampling.settings import Settings, load_settings
 
 _STEM_LENGTH = 40
@@ -117,13 +114,11 @@ def _as_before(config: SampleConfig, settings: Settings) -> SampleConfig:
 
 
 def _load(model: str, loras: list[str], config: SampleConfig) -> Sampler:
-    quieten_libraries()
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
-    sampler = Sampler.load(
+    sampler = load_sampler(
         model,
+        loras,
+        config.num_threads,
         device=config.device,
-        loras=loras,
         scheduler=config.scheduler,
         num_inference_steps=config.num_inference_steps,
         guidance_scale=config.guidance_scale,
@@ -139,8 +134,6 @@ def _load(model: str, loras: list[str], config: SampleConfig) -> Sampler:
         attention_slicing=config.attention_slicing,
         vae_tiling=config.vae_tiling,
     )
-    if sampler.assumed_spectrogram:
-        print(f"{model} has no spectrogram.json; {ASSUMED_PRESET} is assumed", file=sys.stderr)
     return sampler
 
 
