@@ -1,4 +1,4 @@
-"""The live player: how soon it sounds, and how it bears listeners and noise. The server runs in a process of its own."""
+"""The live player: how soon it sounds, how its page plays, how it bears listeners and noise. The server is its own process."""
 
 import asyncio
 import contextlib
@@ -14,10 +14,12 @@ from typing import Any
 from websockets.sync.client import connect
 
 from benchmarks.play_load import Heard, fuzz, listen
+from benchmarks.play_page import page_rows
 from benchmarks.report import Goal, Row
 
 LISTENERS = 50
 LOAD_S = 60.0
+PAGE_S = 30.0
 ODD_MESSAGES = 10_000
 _PROMPT = "solo piano with soft drums"
 _SETTLED_S = 20.0
@@ -29,6 +31,7 @@ def run(*, quick: bool = False, most_clips: int | None = None) -> list[Row]:
     repeats = 2 if quick else most_clips or 9
     with served(steps=2 if quick else 20) as (address, process_id):
         rows = _first_sounds(address, repeats)
+        rows += page_rows(address, 2.0 if quick else PAGE_S)
         rows += _load(address, process_id, 5 if quick else LISTENERS, 4.0 if quick else LOAD_S)
         rows.append(_fuzzed(address, 500 if quick else ODD_MESSAGES))
     return rows
