@@ -1,7 +1,7 @@
 """The tokenizer of Stable Diffusion 1.5, rebuilt byte for byte from CLIP's published BPE vocabulary file.
 
 The rebuilt `vocab.json` and `merges.txt` have the SHA-256 sums of the files that Stable Diffusion 1.5 ships, and both are
-checked every time.
+checked before they are written.
 """
 
 import functools
@@ -57,15 +57,8 @@ def write_tokenizer(folder: Path) -> None:
     Raises:
         RuntimeError: If the packaged vocabulary or a rebuilt file does not have the published SHA-256.
     """
-    ids, merges = _standard_vocabulary()
-    vocabulary = json.dumps(ids, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
-    files = {
-        "vocab.json": vocabulary.encode("utf-8"),
-        "merges.txt": ("#version: 0.2\n" + "\n".join(merges) + "\n").encode("utf-8"),
-    }
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        _check(name, content)
+    for name, content in _standard_files().items():
         (folder / name).write_bytes(content)
     (folder / "tokenizer_config.json").write_text(json.dumps(_SETTINGS, indent=2) + "\n", encoding="utf-8")
 
@@ -118,6 +111,20 @@ def _standard_vocabulary() -> tuple[dict[str, int], list[str]]:
     symbols = _byte_symbols()
     tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *("".join(merge.split()) for merge in merges)]
     return {token: index for index, token in enumerate([*tokens, _START, _END])}, merges
+
+
+@functools.cache
+def _standard_files() -> dict[str, bytes]:
+    """Return `vocab.json` and `merges.txt`, checked."""
+    ids, merges = _standard_vocabulary()
+    vocabulary = json.dumps(ids, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+    files = {
+        "vocab.json": vocabulary.encode("utf-8"),
+        "merges.txt": ("#version: 0.2\n" + "\n".join(merges) + "\n").encode("utf-8"),
+    }
+    for name, content in files.items():
+        _check(name, content)
+    return files
 
 
 def _check(name: str, content: bytes) -> None:

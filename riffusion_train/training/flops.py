@@ -1,13 +1,14 @@
 """Floating-point operations: of one training example, counted on the network itself, and of a GPU at its best."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 Batch = dict[str, Tensor]
 
@@ -62,26 +63,86 @@ def peak_flops(gpu: str | None, precision: str) -> float | None:
 def count_flops(objective: nn.Module, batch: Batch, autocast: Callable[[], Any]) -> float:
     """Return the FLOPs of the forward and backward pass of one example: 2 for each multiply and add.
 
-    The first example of a batch goes through, since what is skipped for frozen weights depends on the graph; as shapes without
-    values, which takes no memory, but for weights that are shared out over ranks. Gradient checkpointing is off meanwhile:
-    work done twice is no progress (Chowdhery et al. 2022, appendix B, of MFU).
+    The first example of a batch goes forward, and the factors of each product tell which products the backward pass makes for
+    their gradients. Gradient checkpointing is off meanwhile: work done twice is no progress (Chowdhery et al. 2022, appendix B,
+    of MFU).
 
     Args:
-        objective: From batch to loss; its gradients are cleared afterwards.
+        objective: From batch to loss; its gradients and the state of the random numbers stay what they are.
         batch: Tensors with the example first.
         autocast: The context that training computes in.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
-    shared_out = any(hasattr(parameter, "device_mesh") for parameter in objective.parameters())  # as DTensors have
-    shapes = contextlib.nullcontext() if shared_out else FakeTensorMode(allow_non_fake_inputs=True)
-    with torch.compiler.set_stance("force_eager"), without_checkpointing(objective), shapes as fake, counter:
-        first = {key: value[:1] if fake is None else fake.from_tensor(value[:1]) for key, value in batch.items()}
-        with autocast():
+    first = {key: value[:1] for key, value in batch.items()}
+    device = next(iter(first.values())).device
+    on_accelerator = [] if device.type == "cpu" else [device]
+    forked = torch.random.fork_rng(on_accelerator, device_type=device.type if on_accelerator else "cuda")
+    with torch.compiler.set_stance("force_eager"), without_checkpointing(objective), forked, autocast():
+        with _Products() as products:
             loss = objective(first)
-        loss.backward()
-    for parameter in objective.parameters():
-        parameter.grad = None
-    return float(counter.get_total_flops())
+        if any(hasattr(parameter, "device_mesh") for parameter in objective.parameters()):  # as DTensors have
+            loss.backward()  # FSDP waits for one after each forward pass
+            for parameter in objective.parameters():
+                parameter.grad = None
+    return float(products.flops)
+
+
+class _Products(TorchFunctionMode):
+    """Adds up the FLOPs of products, and of those that their gradients will take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if (count := _COUNTED.get(func)) is not None:
+            self.flops += count(result, *args, **kwargs)
+        return result
+
+
+def _linear(result: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> int:
+    return 2 * result.numel() * weight.shape[1] * _times(rows, weight)
+
+
+def _convolution(result: Tensor, image: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> int:
+    return 2 * result.numel() * weight[0].numel() * _times(image, weight)
+
+
+def _product(result: Tensor, one: Tensor, other: Tensor, **kwargs: Any) -> int:
+    return 2 * result.numel() * one.shape[-1] * _times(one, other)
+
+
+def _sum_and_product(result: Tensor, start: Tensor, one: Tensor, other: Tensor, **kwargs: Any) -> int:
+    return _product(result, one, other)
+
+
+def _attention(result: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
+    """Two products; the kernels' backward pass has five, as it computes the scores a second time."""
+    scores = math.prod(query.shape[:-1]) * key.shape[-2]
+    forward = 2 * scores * (query.shape[-1] + value.shape[-1])
+    return forward + (forward * 5 // 2 if result.requires_grad else 0)
+
+
+def _times(*factors: Tensor) -> int:
+    """Return how often a product is made: forward, and for the gradient of each factor that needs one."""
+    return 1 + (sum(factor.requires_grad for factor in factors) if torch.is_grad_enabled() else 0)
+
+
+_COUNTED: dict[Any, Callable[..., int]] = {
+    functional.linear: _linear,
+    functional.conv1d: _convolution,
+    functional.conv2d: _convolution,
+    functional.scaled_dot_product_attention: _attention,
+    torch.matmul: _product,
+    torch.mm: _product,
+    torch.bmm: _product,
+    Tensor.matmul: _product,
+    Tensor.__matmul__: _product,
+    torch.addmm: _sum_and_product,
+    torch.baddbmm: _sum_and_product,
+}
+"""What the networks multiply with; a test holds the count against torch's own of both passes."""
 
 
 @contextlib.contextmanager
@@ -95,20 +156,3 @@ def without_checkpointing(network: nn.Module) -> Iterator[None]:
     finally:
         for module in on:
             module.gradient_checkpointing = True  # type: ignore[assignment]
-
-
-def _cpu_attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _cpu_attention_backward(
-    grad: Any, query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any
-) -> int:
-    return sdpa_backward_flop_count(grad, query, key, value)
-
-
-_CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
-}
-"""torch counts the attention kernels of GPUs only."""

@@ -1,15 +1,13 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import main
+
 
 def test_the_benchmark_of_training_measures_both_sides_with_caches_and_without(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks", "train", "--quick", "clips=8", f"out={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert main(["train", "--quick", "clips=8", f"out={tmp_path}"]) == 0
     rows = {row["what"]: row for row in json.loads((tmp_path / "train.json").read_text())["rows"]}
     assert {what: row["target"] for what, row in rows.items() if row["target"]} == {
         "training, caches on: speed": "ours / reference >= 1.4",
@@ -23,9 +21,7 @@ def test_the_benchmark_of_training_measures_both_sides_with_caches_and_without(t
 
 
 def test_the_benchmark_of_loading_tells_of_waiting_and_of_memory(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks", "loading", "--quick", f"out={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert main(["loading", "--quick", f"out={tmp_path}"]) == 0
     waiting, memory = json.loads((tmp_path / "loading.json").read_text())["rows"]
     assert 0 <= waiting["ours"] < 100
     assert memory["what"] == "peak memory after reading 200 slices, beside 20"

@@ -1,12 +1,11 @@
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.__main__ import main
 from benchmarks.codec_table import RESULTS, fill
 from benchmarks.report import Goal, Row
 
@@ -16,17 +15,10 @@ ROW_KEYS = {
 }  # fmt: skip
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
-
-
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("results")
-    done = run("codec", "--quick", f"out={out}")
-    assert done.returncode == 0, done.stderr
-    assert f"wrote {out / 'codec.json'}" in done.stdout
+    assert main(["codec", "--quick", f"out={out}"]) == 0
     return json.loads((out / "codec.json").read_text())
 
 
@@ -79,9 +71,11 @@ def test_every_figure_asked_for_is_a_row(quick: dict[str, Any]):
     }
 
 
-def test_the_benchmark_of_preparation_has_a_row_for_each_peer_and_each_stage(tmp_path: Path):
-    done = run("prepare", "--quick", f"out={tmp_path}")
-    assert done.returncode == 0, done.stderr
+def test_the_benchmark_of_preparation_has_a_row_for_each_peer_and_each_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["prepare", "--quick", f"out={tmp_path}"]) == 0
+    assert f"wrote {tmp_path / 'prepare.json'}" in capsys.readouterr().out
     rows = {row["what"]: row for row in json.loads((tmp_path / "prepare.json").read_text())["rows"]}
     assert {what: row["target"] for what, row in rows.items() if row["target"] and "two workers" not in what} == {
         "hifi prepared, against the original work": "ours / reference >= 3.5",
@@ -120,11 +114,11 @@ def test_the_page_holds_the_kept_results():
         (["codec", "quick"], "'quick': give one NAME, --quick, clips=N or out=DIR"),
     ],
 )
-def test_wrong_words_are_one_line(words: list[str], part: str):
-    done = run(*words)
-    assert done.returncode == 2
-    assert part in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_wrong_words_are_one_line(capsys: pytest.CaptureFixture[str], words: list[str], part: str):
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert part in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,20 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from support.processes import run_ranks
 from support.worlds import train_config, train_words, write_dataset
 
 from riffusion_train.cli.main import main
-from riffusion_train.config.errors import StoppedError
+from riffusion_train.config.errors import InputError, StoppedError
 from riffusion_train.dataset.row_cache import CACHE_DIR, RowCache
+from riffusion_train.training.caches import together
 from riffusion_train.training.setup import run_training
 
 
@@ -157,13 +159,9 @@ def test_previews_and_the_final_model_have_the_text_encoder_that_is_not_needed_f
 @pytest.mark.two_ranks
 def test_two_ranks_fill_the_caches_that_one_process_fills(dataset: Path, tmp_path: Path) -> None:
     other = write_dataset(tmp_path / "dataset")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617", "-m"]
     words = train_words(other, tmp_path / "run", "max_train_steps=2", "train_batch_size=2")
-    done = subprocess.run(
-        [*command, "riffusion_train", "train", *words], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "encode captions: 16/16" in done.stderr, "the first rank's share of 25 rows in groups of 8"
+    said = run_ranks(lambda: main(["train", *words]), tmp_path / "log")
+    assert "encode captions: 16/16" in said[0], "the first rank's share of 25 rows in groups of 8"
     alone = run_training(train_config(dataset, tmp_path / "alone", "max_train_steps=2", "resume=never"), [])
     assert losses(tmp_path / "run") == pytest.approx(losses(alone), rel=1e-3)
     assert files(other) == ["latents.safetensors", "texts.safetensors"]
@@ -171,33 +169,19 @@ def test_two_ranks_fill_the_caches_that_one_process_fills(dataset: Path, tmp_pat
         assert path.read_bytes() == (dataset / CACHE_DIR / path.name).read_bytes()
 
 
-MEETS_A_PROBLEM = """
-import sys
-from pathlib import Path
-from accelerate import PartialState
-from riffusion_train.config.errors import InputError
-from riffusion_train.training.caches import together
-
-rank = PartialState(cpu=True).process_index
-
-
-def work():
-    if rank == 1:
-        raise InputError("the slice has no finite latents")
-
-
-try:
-    together(work)
-except InputError as error:
-    Path(sys.argv[1], f"rank_{rank}").write_text(str(error))
-"""
-
-
 @pytest.mark.two_ranks
 def test_what_one_rank_meets_ends_both_and_none_waits_for_the_other(tmp_path: Path) -> None:
-    script = tmp_path / "meets_a_problem.py"
-    script.write_text(MEETS_A_PROBLEM)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29618"]
-    subprocess.run([*command, str(script), str(tmp_path)], capture_output=True, timeout=300, check=True)
-    for rank in range(2):
-        assert (tmp_path / f"rank_{rank}").read_text() == "the slice has no finite latents"
+    def meet_a_problem() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        rank = PartialState(cpu=True).process_index
+
+        def work() -> None:
+            if rank == 1:
+                raise InputError("the slice has no finite latents")
+
+        try:
+            together(work)
+        except InputError as error:
+            print(error)
+
+    assert run_ranks(meet_a_problem, tmp_path / "log") == ["the slice has no finite latents\n"] * 2

@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support.processes import start_command
 from support.worlds import train_words, write_dataset
 
 from riffusion_train import __version__
@@ -82,14 +83,17 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tmp_path: Path) 
         words = train_words(
             write_dataset(tmp_path / "dataset"), disk / "run", "max_train_steps=16", "checkpointing_steps=1"
         )
-        done = run("train", *words, "method.train_text_encoder=true", "checkpoints_total_limit=5")
-        assert done.returncode == EXIT_INPUT, done.stderr
-        assert "no space left on the disk" in done.stderr.splitlines()[-1]
+        words += ["method.train_text_encoder=true"]
+        first = start_command(["train", *words, "checkpoints_total_limit=5"], tmp_path / "first")
+        first.join(120)
+        assert first.exitcode == EXIT_INPUT, (tmp_path / "first").read_text()
+        assert "no space left on the disk" in (tmp_path / "first").read_text().splitlines()[-1]
         whole = sorted(path.name for path in (disk / "run" / "checkpoints").glob("step-*"))
         assert whole
         subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
-        again = run("train", *words, "method.train_text_encoder=true", "checkpoints_total_limit=2", "resume=auto")
-        assert again.returncode == EXIT_DONE, again.stderr
+        again = start_command(["train", *words, "checkpoints_total_limit=2", "resume=auto"], tmp_path / "again")
+        again.join(120)
+        assert again.exitcode == EXIT_DONE, (tmp_path / "again").read_text()
     finally:
         subprocess.run(["umount", disk], check=True)
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.processes import run_ranks
 from support.worlds import train_config, train_words, write_dataset
 
+from riffusion_train.cli.main import main
 from riffusion_train.config.errors import InputError
 from riffusion_train.training.processes import check_launch
 from riffusion_train.training.setup import run_training
@@ -25,6 +27,7 @@ WORDS = [
     "checkpointing_steps=5",
     "resume=auto",
 ]
+EACH = ["train_batch_size=1", "gradient_accumulation_steps=2"]
 PREVIEW = ["preview.every_steps=10", "preview.num_prompts=1", "preview.num_inference_steps=2"]
 WEIGHTS = (
     "unet/diffusion_pytorch_model.safetensors",
@@ -48,17 +51,12 @@ def alone(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run by two ranks in passes of one slice each, through accelerate and the file that we offer."""
     run = tmp_path_factory.mktemp("shared") / "run"
-    launcher = ["accelerate.commands.launch", "--config_file", str(LAUNCH_FILE), "--num_processes", "2"]
-    launch([*launcher, "--main_process_port", "29621", "-m"], dataset, run, *PREVIEW)
-    return run
-
-
-def launch(launcher: list[str], dataset: Path, run: Path, *words: str) -> None:
-    each = ["train_batch_size=1", "gradient_accumulation_steps=2"]
-    command = [sys.executable, "-m", *launcher, "riffusion_train", "train"]
-    command += train_words(dataset, run, *WORDS, *each, *words)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH_FILE)]
+    command += ["--num_processes", "2", "--main_process_port", "29621", "-m", "riffusion_train", "train"]
+    command += train_words(dataset, run, *WORDS, *EACH, *PREVIEW)
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    return run
 
 
 def figures(run: Path, key: str) -> list[float]:
@@ -103,12 +101,11 @@ def test_a_checkpoint_of_shared_weights_is_the_checkpoint_of_one_process(alone: 
 
 @pytest.mark.two_ranks
 def test_ten_steps_of_shared_weights_equal_five_plus_five_bit_for_bit(
-    dataset: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, shared: Path, tmp_path: Path
 ) -> None:
     run = interrupted(shared, tmp_path / "run")
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setenv("FSDP_VERSION", "2")
-    launch(["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29622", "-m"], dataset, run)
+    words = ["train", *train_words(dataset, run, *WORDS, *EACH)]
+    run_ranks(lambda: main(words), tmp_path / "log", ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
     for file in [*(f"final/{name}" for name in WEIGHTS), "checkpoints/step-000010/optimizer.safetensors"]:
         tensors, others = load_file(run / file), load_file(shared / file)
         assert not [name for name, tensor in others.items() if not tensor.equal(tensors[name])]

@@ -2,13 +2,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from support.processes import start_command
 from support.worlds import train_config, train_words, write_dataset
 
 from riffusion_train.config.errors import EXIT_STOPPED, InputError, StoppedError
@@ -74,13 +73,13 @@ def test_ten_steps_equal_five_plus_five_bit_for_bit(
 def test_a_killed_run_goes_on_from_its_checkpoint(dataset: Path, whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [*train_words(dataset, run, *WHOLE), "checkpointing_steps=2", "resume=auto"]
-    command = [sys.executable, "-m", "riffusion_train", "train", *words]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 120
-        while not (run / "checkpoints" / "step-000004").exists() and process.poll() is None:
-            assert time.monotonic() < deadline, "no checkpoint in two minutes"
-            time.sleep(0.02)
-        process.kill()
+    process = start_command(["train", *words], tmp_path / "log")
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoints" / "step-000004").exists() and process.is_alive():
+        assert time.monotonic() < deadline, "no checkpoint in two minutes"
+        time.sleep(0.02)
+    process.kill()
+    process.join()
     run_training(train_config(dataset, run, *WHOLE, "checkpointing_steps=2", "resume=auto"), [])
     assert_same_run(run, whole)
 
@@ -88,16 +87,15 @@ def test_a_killed_run_goes_on_from_its_checkpoint(dataset: Path, whole: Path, tm
 def test_sigterm_ends_the_command_with_its_state_saved_and_its_own_exit_code(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = train_words(dataset, run, "max_train_steps=100000")
-    command = [sys.executable, "-m", "riffusion_train", "train", *words]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
-        while not (run / "metrics.jsonl").exists():
-            assert time.monotonic() < deadline, "no step in two minutes"
-            time.sleep(0.05)
-        process.terminate()
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == EXIT_STOPPED
-    assert "the same command with resume=auto goes on" in errors
+    process = start_command(["train", *words], tmp_path / "log")
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists():
+        assert time.monotonic() < deadline, "no step in two minutes"
+        time.sleep(0.05)
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == EXIT_STOPPED
+    assert "the same command with resume=auto goes on" in (tmp_path / "log").read_text()
     assert len(list((run / "checkpoints").iterdir())) == 1
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.processes import in_child
 from support.worlds import NANO_SPECTROGRAM
 
 from riffusion_train.config.errors import InputError
@@ -51,18 +52,6 @@ def whole(folder: Path, **options: object) -> RowCache:
     fill(file)
     file.finish()
     return file
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Do the work in a forked process; return how it ended."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 9])

@@ -63,6 +63,7 @@ def test_a_damaged_vocabulary_is_noticed(tmp_path: Path, monkeypatch: pytest.Mon
     vocabulary.mkdir()
     (vocabulary / tokenizer_module._VOCABULARY_FILE).write_bytes(gzip.compress(b"not the vocabulary"))
     tokenizer_module._standard_vocabulary.cache_clear()
+    tokenizer_module._standard_files.cache_clear()
     monkeypatch.setattr(tokenizer_module.resources, "files", lambda package: tmp_path)
     with pytest.raises(RuntimeError, match="the installation is damaged"):
         write_tokenizer(tmp_path / "out")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.processes import in_child
 
 from riffusion_train.config.errors import InputError
 from riffusion_train.training import checkpoint
@@ -25,18 +26,6 @@ def state(step: int) -> TrainingState:
         scalars={"words": "x" * 20000},
         global_batch_size=8,
     )
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Do the work in a forked process; return how it ended."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def newest_step(folder: Path) -> int:

@@ -1,12 +1,31 @@
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 from support.models import nano_components
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from riffusion_train.model.adapt import add_lora
+from riffusion_train.model.components import Components
 from riffusion_train.training.flops import count_flops, peak_flops
 from riffusion_train.training.speed import Speedometer
+
+
+def attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def attention_backward(grad: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
+}
+"""torch counts the attention kernels of GPUs only."""
 
 
 class Attending(nn.Module):
@@ -26,6 +45,26 @@ def test_the_flops_of_one_example_are_those_of_its_products() -> None:
     # No gradient of the input is asked for; the kernel's backward pass computes the scores a second time.
     assert counted == 2 * linear + attention + attention * 5 / 2
     assert network.linear.weight.grad is None
+
+
+@pytest.mark.parametrize("frozen", ["nothing", "text_encoder", "all but adapters"])
+def test_the_count_is_torchs_own_of_both_passes_through_the_real_networks(frozen: str) -> None:
+    components = nano_components()
+    components.text_encoder.requires_grad_(frozen == "nothing")
+    if frozen == "all but adapters":
+        components.unet.requires_grad_(False)
+        add_lora(components.unet, rank=4, alpha=4.0, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+    objective = _Whole(components)
+    batch = {"noisy": torch.randn(1, 4, 8, 8), "ids": torch.ones(1, 77, dtype=torch.long)}
+    batch["picture"] = torch.randn(1, 3, 32, 32)
+    counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+    with counter:
+        objective(batch).backward()
+    before = torch.get_rng_state()
+    objective.zero_grad()
+    assert count_flops(objective, batch, nullcontext) == counter.get_total_flops() > 0
+    assert all(parameter.grad is None for parameter in objective.parameters())
+    assert torch.get_rng_state().equal(before)
 
 
 def test_work_done_twice_for_memory_is_not_counted() -> None:
@@ -102,3 +141,18 @@ class _Denoising(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         return self.unet(batch["noisy"], 500, batch["states"]).sample.square().mean()
+
+
+class _Whole(nn.Module):
+    def __init__(self, components: Components) -> None:
+        super().__init__()
+        self.vae = components.vae.requires_grad_(False)
+        self.text_encoder = components.text_encoder
+        self.unet = components.unet
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        with torch.no_grad():
+            latents = self.vae.encode(batch["picture"]).latent_dist.mode()
+        states = self.text_encoder(batch["ids"])[0]
+        drawn = self.unet(batch["noisy"] + torch.nn.functional.dropout(latents), 500, states).sample
+        return drawn.square().mean()

@@ -1,0 +1,62 @@
+"""Processes forked from the test's own: killed, stopped and counted as any, without importing everything again."""
+
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from riffusion_train.cli.main import main
+
+FORK = multiprocessing.get_context("fork")
+
+
+def in_child(work: Callable[[], Any]) -> int:
+    """Do the work in a forked process; return how it ended: 0, 1 for an exception, or the signal as a negative number."""
+    process = FORK.Process(target=work)
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def start_command(words: Sequence[str], log: Path) -> Any:
+    """Start `riffusion` in a forked process; what it prints goes to `log`. Returns the process."""
+    return _start(lambda: main(words), log, {})
+
+
+def run_ranks(work: Callable[[], Any], log: Path, *, world_size: int = 2, **environment: str) -> list[str]:
+    """Do the work once a rank, told what a launcher would tell; returns what each printed. All must end well."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    ranks = []
+    for rank in range(world_size):
+        told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+        told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **environment}
+        said = log.with_name(f"{log.name}-{rank}")
+        ranks.append((_start(work, said, {key: str(value) for key, value in told.items()}), said))
+    for process, _ in ranks:
+        process.join(300)
+        if process.exitcode != 0:
+            for other, _ in ranks:
+                other.kill()
+            raise AssertionError("\n".join(said.read_text()[-3000:] for _, said in ranks))
+    return [said.read_text() for _, said in ranks]
+
+
+def _start(work: Callable[[], Any], log: Path, environment: Mapping[str, str]) -> Any:
+    process = FORK.Process(target=_redirected, args=(work, log, environment))
+    process.start()
+    return process
+
+
+def _redirected(work: Callable[[], Any], log: Path, environment: Mapping[str, str]) -> None:
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    os.environ.update(environment)
+    sys.exit(work())
