@@ -35,7 +35,7 @@ def run(*, quick: bool = False, most_clips: int | None = None) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         datasets = {count: write_pictures(Path(folder) / str(count), count, "tiny") for count in peaks}
         for repeat in range(repeats):
-            waits += _waits(datasets[slices], Path(folder) / f"run-{repeat}", steps)
+            waits += _waits(datasets[slices], Path(folder) / f"run-{repeat}", steps, quick)
             for count, dataset in datasets.items():
                 told = _run([sys.executable, "-m", "benchmarks.loading", str(dataset)])
                 peaks[count].append(json.loads(told.splitlines()[-1])["peak_bytes"] / 2**30)
@@ -47,10 +47,11 @@ def run(*, quick: bool = False, most_clips: int | None = None) -> list[Row]:
     ]  # fmt: skip
 
 
-def _waits(dataset: Path, run_folder: Path, steps: int) -> list[float]:
+def _waits(dataset: Path, run_folder: Path, steps: int, quick: bool) -> list[float]:
     """Return the share of the time that a run waited for its loader, in each interval but the one that starts the workers."""
     words = ["experiment=tiny_cpu", f"dataset={dataset}", f"run={run_folder}", f"max_train_steps={steps}"]
     words += ["dataloader_num_workers=2", f"logging_steps={_LOGGING_STEPS}", "num_threads=1", "tracker=files"]
+    words += ["train_batch_size=2"] if quick else []
     _run([sys.executable, "-m", "riffusion_train", "train", *words])
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     return [line["data_wait_percent"] for line in lines if "data_wait_percent" in line][1:]

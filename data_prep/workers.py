@@ -1,5 +1,6 @@
 """A crew of worker processes, one task at a time each; a worker that dies costs its task only.
 
+On Linux they are forked from a server that has imported what they need, so that a crew of any size imports it once.
 `concurrent.futures` cannot say which task killed its pool; here each worker has its own pipe, so the parent knows. Workers
 leave by themselves when the parent is gone, since their pipe ends.
 """
@@ -8,16 +9,18 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from riffusion_train.config.errors import InputError
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+_IMPORTED_ONCE = ["data_prep.work", "riffusion_train.audio.codec"]
 _READY = -1
 _POLL_S = 0.2
 _ATTEMPTS_TO_START = 2
@@ -160,7 +163,7 @@ class SoleWorker:
 
 
 class _Worker:
-    def __init__(self, process: SpawnProcess, pipe: Connection) -> None:
+    def __init__(self, process: BaseProcess, pipe: Connection) -> None:
         self.process = process
         self.pipe = pipe
         self.task: int | None = None
@@ -186,7 +189,7 @@ def _join(crew: dict[Connection, _Worker], worker: _Worker) -> None:
 
 
 def _start(make: Callable[[Any], Any], setup: Any, log: Path) -> _Worker:
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, make, setup, str(log)), daemon=True)
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
@@ -204,6 +207,14 @@ def _start(make: Callable[[Any], Any], setup: Any, log: Path) -> _Worker:
                 os.environ[name] = value
     theirs.close()
     return _Worker(process, ours)
+
+
+def _context() -> Any:
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED_ONCE)
+    return context
 
 
 def _serve(pipe: Connection, make: Callable[[Any], Callable[[Any], Any]], setup: Any, log: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.sampling import write_silent_model
 from support.worlds import train_config, write_dataset
 
 from riffusion_train.audio.files import read_audio
@@ -106,10 +107,9 @@ def test_prompts_come_from_a_file_as_well(world: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_that_does_not_say_its_codec_is_said_to_be_assumed(
-    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(world / "model", tmp_path / "silent")
-    (tmp_path / "silent" / "spectrogram.json").unlink()
+    write_silent_model(tmp_path / "silent")
     assert (
         evaluate(
             str(tmp_path / "silent"),

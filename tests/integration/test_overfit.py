@@ -49,7 +49,7 @@ def test_training_overfits_sixteen_slices_and_sampling_gives_each_back_for_its_c
     unet = [
         *(f"model={stage / 'final'}", "method.train_text_encoder=true", "objective.prediction_type=v_prediction"),
         *("objective.proportion_empty_prompts=0", "max_train_steps=700", "optimizer.lr=3e-3", "ema.decay=0.98"),
-        "checkpointing_steps=700",
+        *("checkpointing_steps=700", "train_batch_size=8"),
     ]
     run = run_training(train_config(dataset, tmp_path / "run", *common, *unet), [])
 

@@ -1,6 +1,7 @@
 """Work for worker processes that ends badly on request. Imports nothing heavy, since each process imports it."""
 
 import errno
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -16,7 +17,7 @@ def make_doomed_work(setup: None) -> Callable[[str], str]:
         if task == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
         if task == "parent":
-            os.kill(os.getppid(), signal.SIGKILL)
+            os.kill(multiprocessing.parent_process().pid, signal.SIGKILL)
         if task == "full":
             raise OSError(errno.ENOSPC, "No space left on device", "/there")
         if task == "bug":

@@ -3,12 +3,15 @@
 The slices are of 30 ms, so that what is measured is what a track costs beside its sound.
 """
 
+import contextlib
 import json
-import resource
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import soundfile
 
 RATE_HZ = 8000
@@ -29,10 +32,19 @@ def write_tiny_files(folder: Path, count: int) -> Path:
     return folder
 
 
-def _own_peak_mb() -> float:
-    """Return the largest memory of this process; `getrusage` would tell of the one that started it, if that was larger."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
+def _peak_mb(process_id: int | str) -> float:
+    """Return the largest memory of a process; `getrusage` would tell of the one that started it, if that was larger."""
+    status = Path(f"/proc/{process_id}/status").read_text(encoding="ascii")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def _watch(peaks: list[float]) -> None:
+    """Note the largest memory of the processes below this one."""
+    while True:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(OSError, IndexError, psutil.Error):  # it has ended
+                peaks.append(_peak_mb(process.pid))
+        time.sleep(0.1)
 
 
 def main() -> None:
@@ -46,11 +58,13 @@ def main() -> None:
         decode_rate_hz=RATE_HZ, decode_n_fft=160,
     )  # fmt: skip
     audio, out = sys.argv[1:]
+    peaks: list[float] = []
+    threading.Thread(target=_watch, args=(peaks,), daemon=True).start()
     folder = prepare(PrepareConfig(audio=audio, out=out, spectrogram=tiny, num_workers=1))
     told = {
         "tracks": folder.stats["totals"]["tracks"],
-        "parent_mb": _own_peak_mb(),
-        "worker_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+        "parent_mb": _peak_mb("self"),
+        "worker_mb": max(peaks),
     }
     print(json.dumps(told))
 

@@ -21,14 +21,16 @@ from riffusion_train.training.speed import peak_memory_bytes
 
 
 def random_model() -> StoredModel:
-    """Return SD 1.5 with random weights that are drawn when they are read."""
+    """Return SD 1.5 with random weights in half precision that are drawn when they are read."""
     with torch.device("meta"):
         skeleton = make_components(ModelConfig(name=ModelName.random), seed=0)
     skeleton = dataclasses.replace(skeleton, tokenizer=build_tokenizer(), spectrogram=load_preset("riffusion_v1"))
 
     def drawn(shape: tuple[int, ...], seed: int) -> StoredTensor:
         return StoredTensor(
-            shape, torch.float32, lambda: torch.empty(shape).uniform_(generator=torch.Generator().manual_seed(seed))
+            shape,
+            torch.float16,
+            lambda: torch.empty(shape, dtype=torch.float16).uniform_(generator=torch.Generator().manual_seed(seed)),
         )
 
     tensors = {

@@ -8,7 +8,7 @@ from support.models import nano_components
 from support.worlds import NANO_SPECTROGRAM
 
 from riffusion_train.audio.files import write_audio
-from riffusion_train.config.spectrogram import SpectrogramConfig
+from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, SpectrogramConfig
 from riffusion_train.model.components import write_components
 
 RATE_HZ = 16000
@@ -23,6 +23,13 @@ def write_nano_model(folder: Path, spectrogram: SpectrogramConfig = NANO_SPECTRO
     components = nano_components()
     components.spectrogram = spectrogram
     write_components(folder, components)
+    return folder
+
+
+def write_silent_model(folder: Path) -> Path:
+    """Write a model that does not say its codec; its latents are an eighth as wide as the pictures, as Stable Diffusion's."""
+    write_components(folder, nano_components("model.vae_block_out_channels=[8,8,8,8]"))
+    (folder / SPECTROGRAM_FILE).unlink()
     return folder
 
 
