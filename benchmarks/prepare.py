@@ -32,7 +32,8 @@ from benchmarks.report import Goal, Row
 from data_prep.clipping import clipped_share, pcm_hash
 from data_prep.kept import Slice, TrackFacts, write_kept
 from data_prep.loudness import gain_db, measure_lufs
-from data_prep.work import CutParameters, TrackWorker, WorkerSetup, mixed_for, png_bytes
+from data_prep.png import png_bytes
+from data_prep.work import CutParameters, TrackWorker, WorkerSetup, mixed_for
 from data_prep.workers import run_in_processes
 from riffusion_train.audio.codec import SpectrogramCodec, make_codec
 from riffusion_train.audio.files import resample, write_audio

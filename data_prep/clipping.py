@@ -62,6 +62,7 @@ def pcm_hash(wav: npt.NDArray[np.float32], rate_hz: int) -> str:
 
 def _in_runs(flags: npt.NDArray[np.bool_]) -> int:
     """Return how many flags lie in runs of at least `_SHORTEST_RUN`."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.view(np.int8), [0]])))
-    lengths = edges[1::2] - edges[::2]
+    places = np.flatnonzero(flags)
+    begins = np.flatnonzero(np.diff(places, prepend=-2) != 1)
+    lengths = np.diff(begins, append=len(places))
     return int(lengths[lengths >= _SHORTEST_RUN].sum())

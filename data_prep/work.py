@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import io
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from data_prep.inputs import open_input, origin_of
 from data_prep.kept import Slice, TrackFacts, kept_path, note_origin, read_facts, read_origin, write_kept
 from data_prep.loudness import gain_db, measure_lufs, rms_dbfs
 from data_prep.measuring import measure
+from data_prep.png import png_bytes
 from data_prep.slicing import (
     Window,
     aligned_windows,
@@ -38,8 +37,6 @@ from riffusion_train.config.spectrogram import Channels, SpectrogramConfig
 
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 """Errors of the place that is written to: no fault of a track, so they end the run."""
-_PNG_LEVEL = 1
-"""zlib level; among runs of equal bytes there is little to search for, so it decides next to nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,19 +248,6 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def png_bytes(image: npt.NDArray[np.uint8]) -> bytes:
-    """Return a grey (H, W) or colour (H, W, 3) image as PNG.
-
-    Filtered spectrograms hold no repetitions but runs: without a search for others (zlib's `Z_RLE`) they are as small as
-    at the usual level 6, a ninth smaller than at level 2, and take two thirds of the time of that.
-    """
-    from PIL import Image
-
-    sink = io.BytesIO()
-    Image.fromarray(image).save(sink, "PNG", compress_level=_PNG_LEVEL, compress_type=zlib.Z_RLE)
-    return sink.getvalue()
-
-
 def mixed_for(channels: Channels, wav: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return (channels, samples) with no more channels than the pictures hold: one, or two.
 
@@ -272,5 +256,7 @@ def mixed_for(channels: Channels, wav: npt.NDArray[np.float32]) -> npt.NDArray[n
     if wav.shape[0] == 1 or (wav.shape[0] == 2 and channels is not Channels.mono):
         return wav
     if wav.shape[0] == 2:  # as the mean, in a quarter of the time
-        return (wav[:1] + wav[1:]) * np.float32(0.5)
+        mixed = wav[:1] + wav[1:]
+        mixed *= np.float32(0.5)
+        return mixed
     return wav.mean(axis=0, keepdims=True, dtype=np.float32)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from riffusion_train.audio import host
 from riffusion_train.audio.bands import BandedProduct
+from riffusion_train.audio.framing import MelBands, window_frames
 from riffusion_train.audio.magnitude import magnitude
 
 _FRAMES_AT_ONCE = 128
@@ -33,13 +34,16 @@ class MelAnalysis:
 
     def __init__(self, filters: Tensor, win_length: int, hop_length: int, gain: float) -> None:
         self._product = BandedProduct(filters)
+        self._bands = MelBands(filters)
         self._window = torch.hann_window(win_length, periodic=True) * gain
         self._n_fft = 2 * (len(filters) - 1)
         self._hop_length = hop_length
 
     def __call__(self, wavs: Tensor) -> Tensor:
         """Return the mel magnitudes of sounds longer than half an FFT, (rows, samples) -> (rows, frames, n_mels)."""
-        return torch.cat([self._product(magnitude(spectrum)) for spectrum in self._spectra(wavs)], 1)
+        if host.on_host(wavs):
+            return torch.cat([self._bands.of_magnitudes(spectra) for spectra in self._spectra(wavs)], 1)
+        return torch.cat([self._product(magnitude(spectra)) for spectra in self._spectra(wavs)], 1)
 
     def stereo(self, wavs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mel magnitudes of two channels and the cosine of the phase between them.
@@ -55,7 +59,7 @@ class MelAnalysis:
         """
         mels, cosines = [], []
         for spectrum in self._spectra(wavs.flatten(0, 1)):
-            pair = spectrum.unflatten(0, (-1, 2))
+            pair = spectrum[..., : self._product.rows_used].unflatten(0, (-1, 2))
             found = magnitude(pair)
             left, right = pair.unbind(1)
             shared = self._product(left.real * right.real + left.imag * right.imag)
@@ -65,22 +69,24 @@ class MelAnalysis:
         return torch.cat(mels, 2), torch.cat(cosines, 1)
 
     def _spectra(self, wavs: Tensor) -> Iterator[Tensor]:
-        """Yield the spectra of some frames at a time, complex (rows, some frames, bins in use)."""
-        win_length = len(self._window)
-        margin = (self._n_fft - win_length) // 2
-        self._window = self._window.to(wavs.device)
-        padded = F.pad(wavs[:, None], (self._n_fft // 2, self._n_fft // 2), mode="reflect")[:, 0]
-        frames = 1 + wavs.shape[1] // self._hop_length
-        framed = padded[:, margin:].unfold(1, win_length, self._hop_length)[:, :frames]
-        at_once = min(_FRAMES_AT_ONCE, frames) if host.on_host(wavs) else frames
+        """Yield the spectra of some frames at a time, complex (rows, some frames, bins)."""
         # The window stands in the middle of the FFT, where `torch.stft` puts it. Magnitudes do not ask where it stands, but
         # the rounding does: beside a loud pure tone it is all there is, and the original's pictures show it.
-        whole = wavs.new_zeros(len(wavs), at_once, self._n_fft)
+        frames = 1 + wavs.shape[1] // self._hop_length
+        if not host.on_host(wavs):
+            self._window = self._window.to(wavs.device)
+            width, edge = len(self._window), self._n_fft // 2
+            margin = (self._n_fft - width) // 2
+            padded = F.pad(wavs[:, None], (edge, edge), mode="reflect")[:, 0, margin:]
+            framed = padded.unfold(1, width, self._hop_length)[:, :frames] * self._window
+            yield torch.fft.rfft(F.pad(framed, (margin, self._n_fft - width - margin)))
+            return
+        at_once = min(_FRAMES_AT_ONCE, frames)
+        framed = torch.zeros(len(wavs), at_once, self._n_fft)
         for first in range(0, frames, at_once):
-            some = framed[:, first : first + at_once]
-            part = whole[:, : some.shape[1]]
-            torch.mul(some, self._window, out=part[..., margin : margin + win_length])
-            yield torch.fft.rfft(part)[..., : self._product.rows_used]
+            some = min(at_once, frames - first)
+            window_frames(wavs, self._window, self._hop_length, first, framed[:, :some])
+            yield torch.fft.rfft(framed[:, :some])
 
 
 class WindowedFrames:
