@@ -1,14 +1,19 @@
 """Between mel magnitudes and pixels: what a level means, and which channel lies in which colour."""
 
 import dataclasses
+from typing import Any
 
+import numba
 import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
 
+from riffusion_train.audio import host
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import Channels, Rounding, Scale, SpectrogramConfig
+
+_FOURTH_ROOT = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +48,10 @@ def draw(mels: Tensor, cosine: Tensor | None, config: SpectrogramConfig) -> tupl
         maxima = torch.full_like(maxima, config.reference_value)
     # Digital silence is divided by one, not by zero, and comes out white.
     black = torch.where(maxima > 0, maxima, torch.ones_like(maxima))[:, None, None, None]
+    if config.channels is Channels.mono and config.power == _FOURTH_ROOT and host.on_host(mels):
+        images = torch.empty(len(mels), mels.shape[3], mels.shape[2], dtype=torch.uint8)
+        _draw_grey(mels[:, 0].numpy(), black.view(-1).numpy(), config.rounding is Rounding.nearest, images.numpy())
+        return images, maxima
     levels = 255 - _power(mels / black, config.power) * 255
     planes = list(_as_uint8(levels, config).unbind(1))
     if config.channels is Channels.mono:
@@ -115,4 +124,16 @@ def _as_uint8(levels: Tensor, config: SpectrogramConfig) -> Tensor:
 
 def _power(values: Tensor, exponent: float) -> Tensor:
     """Raise to a power; a fourth root by two square roots, which are rounded correctly and alike on every device."""
-    return values.sqrt().sqrt() if exponent == 0.25 else values.pow(exponent)
+    return values.sqrt().sqrt() if exponent == _FOURTH_ROOT else values.pow(exponent)
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _draw_grey(mels: Any, black: Any, nearest: bool, images: Any) -> None:
+    """Do the same in one loop, each operation rounded as torch rounds it: mels (clips, frames, bands), the lowest band last."""
+    bands = mels.shape[2]
+    for clip in range(len(mels)):
+        for frame in range(mels.shape[1]):
+            for band in range(bands):
+                share = np.sqrt(np.sqrt(mels[clip, frame, band] / black[clip]))
+                level = np.float32(255) - share * np.float32(255)
+                images[clip, bands - 1 - band, frame] = np.uint8(np.rint(level) if nearest else level)

@@ -8,6 +8,7 @@ from support.sounds import noise, tone
 from riffusion_train.audio import host
 from riffusion_train.audio.codec import make_codec
 from riffusion_train.audio.metrics import compare_sounds
+from riffusion_train.audio.pixels import draw
 from riffusion_train.config.spectrogram import load_preset
 
 
@@ -33,6 +34,21 @@ def test_torch_gives_the_sound_of_the_loops(preset: str, inverter: str, monkeypa
     found = away.decode_batch(images, [encoded.max_value] * 3, quality="draft", inverter=inverter).numpy()
     assert np.array_equal(found[0], found[2])
     assert compare_sounds(loops, codec.rate_hz, found[0], codec.rate_hz).log_mel_db < 0.1
+
+
+@pytest.mark.parametrize("preset", ["hifi", "riffusion_v1"])
+@pytest.mark.parametrize("loudest", [1e-3, 1.0, 1e7])
+def test_pictures_are_drawn_alike_to_the_last_level(
+    preset: str, loudest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_preset(preset)
+    mels = loudest * torch.rand(3, 1, 50, config.n_mels, generator=torch.Generator().manual_seed(0)) ** 8
+    mels[1] = 0
+    loops, maxima = draw(mels, None, config)
+    monkeypatch.setattr(host, "on_host", lambda tensor: False)
+    images, others = draw(mels, None, config)
+    assert loops.equal(images) and maxima.equal(others)
+    assert (loops[1] == 255).all() and int(loops[0].min()) == 0
 
 
 @pytest.mark.parametrize("preset", ["hifi", "riffusion_v1", "hifi_stereo"])
