@@ -135,5 +135,5 @@ def _draw_grey(mels: Any, black: Any, nearest: bool, images: Any) -> None:
         for frame in range(mels.shape[1]):
             for band in range(bands):
                 share = np.sqrt(np.sqrt(mels[clip, frame, band] / black[clip]))
-                level = np.float32(255) - share * np.float32(255)
+                level = max(np.float32(255) - share * np.float32(255), np.float32(0))
                 images[clip, bands - 1 - band, frame] = np.uint8(np.rint(level) if nearest else level)
