@@ -82,7 +82,9 @@ class MelAnalysis:
             yield torch.fft.rfft(F.pad(framed, (margin, self._n_fft - width - margin)))
             return
         at_once = min(_FRAMES_AT_ONCE, frames)
-        framed = torch.zeros(len(wavs), at_once, self._n_fft)
+        framed = torch.empty(len(wavs), at_once, self._n_fft)
+        if len(self._window) < self._n_fft:
+            framed.zero_()
         for first in range(0, frames, at_once):
             some = min(at_once, frames - first)
             window_frames(wavs, self._window, self._hop_length, first, framed[:, :some])
