@@ -191,9 +191,11 @@ def _join(crew: dict[Connection, _Worker], worker: _Worker) -> None:
 def _start(make: Callable[[Any], Any], setup: Any, log: Path) -> _Worker:
     context = _context()
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, make, setup, str(log)), daemon=True)
+    # The server keeps the environment that it was started in, so a worker is told of the one that there is now.
+    environment = {**os.environ, **_ONE_THREAD}
+    process = context.Process(target=_serve, args=(theirs, make, setup, str(log), environment), daemon=True)
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    # The children inherit both: one thread each, and a blocked SIGINT, since Ctrl-C reaches them too but is the parent's.
+    # All of them inherit both: one thread each, and a blocked SIGINT, since Ctrl-C reaches them too but is the parent's.
     os.environ.update(_ONE_THREAD)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -217,7 +219,11 @@ def _context() -> Any:
     return context
 
 
-def _serve(pipe: Connection, make: Callable[[Any], Callable[[Any], Any]], setup: Any, log: str) -> None:
+def _serve(
+    pipe: Connection, make: Callable[[Any], Callable[[Any], Any]], setup: Any, log: str, environment: dict[str, str]
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     with contextlib.suppress(OSError):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)  # mpg123 writes there from C
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):

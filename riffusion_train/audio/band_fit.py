@@ -7,9 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from riffusion_train.audio import host
-
-_LANES = 16
-"""Columns that a loop takes side by side, so that each weight is read once and the processor's vectors are full."""
+from riffusion_train.audio.bands import LANES, inside_runs, runs
 
 
 class BandFit:
@@ -28,11 +26,9 @@ class BandFit:
     def __init__(self, filters: Tensor) -> None:
         self._filters = filters
         self.spread = (filters / (filters.sum(1, keepdim=True) + 1e-9)).t().contiguous()
-        self._firsts, self._places = _bands(filters.numpy())
-        bins = zip(self._firsts, np.diff(self._places), strict=True)
-        inside = [(slice(first, first + size), band) for band, (first, size) in enumerate(bins)]
-        self._weights = np.concatenate([filters.numpy()[at] for at in inside])
-        self._shares = np.concatenate([self.spread.t().numpy()[at] for at in inside])
+        self._firsts, self._places = runs(filters.numpy())
+        self._weights = inside_runs(filters.numpy(), self._firsts, self._places)
+        self._shares = inside_runs(self.spread.t().numpy(), self._firsts, self._places)
 
     def __call__(self, magnitudes: Tensor, wanted: Tensor, tiny: Tensor, iterations: int = 1) -> Tensor:
         """Return magnitudes nearer to the wanted mels, by Richardson-Lucy iterations.
@@ -55,24 +51,16 @@ class BandFit:
         return magnitudes
 
 
-def _bands(filters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first bin of each band, and where the weights of each begin in a list of all, with the list's length."""
-    bins = [np.flatnonzero(band) for band in filters.T]
-    firsts = [int(found[0]) if len(found) else 0 for found in bins]
-    sizes = [int(found[-1]) + 1 - first if len(found) else 0 for found, first in zip(bins, firsts, strict=True)]
-    return np.array(firsts, np.int64), np.cumsum([0, *sizes], dtype=np.int64)
-
-
 @numba.njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator]
 def _fit(
     rows: Any, goals: Any, tiny: Any, iterations: int, firsts: Any, places: Any, weights: Any, shares: Any
 ) -> None:
     bands, bins = goals.shape[1], rows.shape[1]
-    levels = np.zeros((bins, _LANES), np.float32)
-    goal = np.zeros((bands, _LANES), np.float32)
-    floor = np.ones(_LANES, np.float32)
-    for first in range(0, len(rows), _LANES):
-        lanes = min(_LANES, len(rows) - first)
+    levels = np.zeros((bins, LANES), np.float32)
+    goal = np.zeros((bands, LANES), np.float32)
+    floor = np.ones(LANES, np.float32)
+    for first in range(0, len(rows), LANES):
+        lanes = min(LANES, len(rows) - first)
         for lane in range(lanes):
             floor[lane] = tiny[first + lane]
             for k in range(bins):
@@ -89,21 +77,21 @@ def _fit(
 @numba.njit(cache=True, fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _iterate(levels: Any, goal: Any, floor: Any, firsts: Any, places: Any, weights: Any, shares: Any) -> None:
     factors = np.zeros(levels.shape, np.float32)
-    total = np.zeros(_LANES, np.float32)
+    total = np.zeros(LANES, np.float32)
     for band in range(len(firsts)):
         shift = firsts[band] - places[band]
-        for lane in range(_LANES):
+        for lane in range(LANES):
             total[lane] = floor[lane]
         for index in range(places[band], places[band + 1]):
             weight = weights[index]
-            for lane in range(_LANES):
+            for lane in range(LANES):
                 total[lane] += weight * levels[index + shift, lane]
-        for lane in range(_LANES):
+        for lane in range(LANES):
             total[lane] = goal[band, lane] / total[lane]
         for index in range(places[band], places[band + 1]):
             share = shares[index]
-            for lane in range(_LANES):
+            for lane in range(LANES):
                 factors[index + shift, lane] += share * total[lane]
     for k in range(len(levels)):
-        for lane in range(_LANES):
+        for lane in range(LANES):
             levels[k, lane] *= factors[k, lane]

@@ -1,9 +1,29 @@
 """Products with mel filters, which are zero but for a narrow band around a diagonal."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from riffusion_train.audio import host
+
+LANES = 16
+"""Columns that a loop takes side by side, so that each weight is read once and the processor's vectors are full."""
+
+
+def runs(filters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first bin of each band of (bins, bands), and where its weights begin in a list of all, with its length."""
+    bins = [np.flatnonzero(band) for band in filters.T]
+    firsts = [int(found[0]) if len(found) else 0 for found in bins]
+    sizes = [int(found[-1]) + 1 - first if len(found) else 0 for found, first in zip(bins, firsts, strict=True)]
+    return np.array(firsts, np.int64), np.cumsum([0, *sizes], dtype=np.int64)
+
+
+def inside_runs(matrix: np.ndarray, firsts: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return what of a matrix (bins, bands) lies in the runs, band after band."""
+    sizes = np.diff(places)
+    return np.concatenate(
+        [matrix[first : first + size, band] for band, (first, size) in enumerate(zip(firsts, sizes, strict=True))]
+    )
 
 
 class BandedProduct:

@@ -10,10 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from riffusion_train.audio.bands import LANES, inside_runs, runs
 from riffusion_train.audio.magnitude import parts
-
-_ABREAST = 16
-"""Frames whose bands are summed side by side: the runs themselves are too short for a processor's vectors."""
 
 
 class MelBands:
@@ -25,15 +23,15 @@ class MelBands:
 
     def __init__(self, filters: Tensor) -> None:
         self._n_mels = filters.shape[1]
-        used = [torch.nonzero(column)[:, 0].tolist() or [0] for column in filters.T]
-        self._runs = np.array([(run[0], run[-1] + 1) for run in used])
-        self._weights = np.concatenate([filters[first:last, band] for band, (first, last) in enumerate(self._runs)])
+        self._firsts, self._places = runs(filters.numpy())
+        self._weights = inside_runs(filters.numpy(), self._firsts, self._places)
 
     def of_magnitudes(self, spectra: Tensor) -> Tensor:
         """Return the mel magnitudes of complex spectra in the host's memory, (..., bins) -> (..., n_mels)."""
         found = torch.empty(*spectra.shape[:-1], self._n_mels)
         numbers = parts(spectra).reshape(-1, spectra.shape[-1], 2)
-        _mel_magnitudes(numbers, self._runs, self._weights, found.numpy().reshape(-1, self._n_mels))
+        mels = found.numpy().reshape(-1, self._n_mels)
+        _mel_magnitudes(numbers, self._firsts, self._places, self._weights, mels)
         return found
 
 
@@ -69,22 +67,21 @@ def _window_frames(wavs: Any, window: Any, hop_length: int, first: int, frames: 
 
 
 @numba.njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator]
-def _mel_magnitudes(spectra: Any, runs: Any, weights: Any, found: Any) -> None:
-    top = runs[:, 1].max()
-    magnitudes = np.zeros((top, _ABREAST), np.float32)
-    totals = np.empty(_ABREAST, np.float32)
-    for first in range(0, len(spectra), _ABREAST):
-        abreast = min(_ABREAST, len(spectra) - first)
+def _mel_magnitudes(spectra: Any, firsts: Any, places: Any, weights: Any, found: Any) -> None:
+    top = (firsts + places[1:] - places[:-1]).max()
+    magnitudes = np.zeros((top, LANES), np.float32)
+    totals = np.empty(LANES, np.float32)
+    for first in range(0, len(spectra), LANES):
+        abreast = min(LANES, len(spectra) - first)
         for frame in range(abreast):
             for place in range(top):
                 real, imaginary = spectra[first + frame, place, 0], spectra[first + frame, place, 1]
                 magnitudes[place, frame] = np.sqrt(real * real + imaginary * imaginary)
-        weight = 0
-        for band in range(len(runs)):
+        for band in range(len(firsts)):
             totals[:] = 0
-            for place in range(runs[band, 0], runs[band, 1]):
-                for frame in range(_ABREAST):
+            for weight in range(places[band], places[band + 1]):
+                place = firsts[band] + weight - places[band]
+                for frame in range(LANES):
                     totals[frame] += magnitudes[place, frame] * weights[weight]
-                weight += 1
             for frame in range(abreast):
                 found[first + frame, band] = totals[frame]

@@ -73,8 +73,8 @@ class MelAnalysis:
         # The window stands in the middle of the FFT, where `torch.stft` puts it. Magnitudes do not ask where it stands, but
         # the rounding does: beside a loud pure tone it is all there is, and the original's pictures show it.
         frames = 1 + wavs.shape[1] // self._hop_length
+        self._window = self._window.to(wavs.device)
         if not host.on_host(wavs):
-            self._window = self._window.to(wavs.device)
             width, edge = len(self._window), self._n_fft // 2
             margin = (self._n_fft - width) // 2
             padded = F.pad(wavs[:, None], (edge, edge), mode="reflect")[:, 0, margin:]

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from riffusion_train.training.sharding import is_sharded
+
 Batch = dict[str, Tensor]
 
 _PEAK_TFLOPS = {
@@ -68,18 +70,17 @@ def count_flops(objective: nn.Module, batch: Batch, autocast: Callable[[], Any])
     of MFU).
 
     Args:
-        objective: From batch to loss; its gradients and the state of the random numbers stay what they are.
+        objective: From batch to loss; its random numbers stay as they are, and so do gradients but those of sharded weights.
         batch: Tensors with the example first.
         autocast: The context that training computes in.
     """
     first = {key: value[:1] for key, value in batch.items()}
     device = next(iter(first.values())).device
-    on_accelerator = [] if device.type == "cpu" else [device]
-    forked = torch.random.fork_rng(on_accelerator, device_type=device.type if on_accelerator else "cuda")
+    forked = torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type)
     with torch.compiler.set_stance("force_eager"), without_checkpointing(objective), forked, autocast():
         with _Products() as products:
             loss = objective(first)
-        if any(hasattr(parameter, "device_mesh") for parameter in objective.parameters()):  # as DTensors have
+        if is_sharded(objective):
             loss.backward()  # FSDP waits for one after each forward pass
             for parameter in objective.parameters():
                 parameter.grad = None

@@ -44,7 +44,7 @@ def prepare(
     accelerator: Any, objective: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Return what to train with: what is sharded sends its own gradients around, everything else goes into DDP."""
-    if _is_sharded(objective):
+    if is_sharded(objective):
         return objective, accelerator.prepare(optimizer)
     prepared: tuple[nn.Module, torch.optim.Optimizer] = accelerator.prepare(objective, optimizer)
     return prepared
@@ -117,7 +117,7 @@ def whole_model(components: Components, accelerator: Any) -> Components:
 
     It is a copy on the CPU, so that it can be sampled and written by one process while the others wait.
     """
-    sharded = {name: network for name, network in components.modules.items() if _is_sharded(network)}
+    sharded = {name: network for name, network in components.modules.items() if is_sharded(network)}
     main = accelerator.is_main_process
     weights = {name: gather(network.state_dict(), keep=main) for name, network in sharded.items()}
     if not (sharded and main):
@@ -140,5 +140,6 @@ def whole_model(components: Components, accelerator: Any) -> Components:
     return model
 
 
-def _is_sharded(network: nn.Module) -> bool:
+def is_sharded(network: nn.Module) -> bool:
+    """Return whether some weights of a network are shared out over ranks."""
     return any(isinstance(weight, DTensor) for weight in network.parameters())

@@ -201,7 +201,7 @@ def test_a_server_that_does_not_answer_is_named(opened: Open, player: Player) ->
     page = opened("about:blank", allow="Failed to load resource")
     page.route("**/api/choices", lambda route: route.abort())
     page.goto(player.address)
-    wait(page, f"{BANNER} === 'The player does not answer: is it still running?'")
+    assert wait(page, f"{BANNER} === 'The player does not answer: is it still running?'")
 
 
 @pytest.mark.parametrize("words", ["m=abc", "m=bnVsbA", "m=%E0%A4%A&at=x", "at=3"])

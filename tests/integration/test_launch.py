@@ -39,7 +39,7 @@ def test_every_launch_file_is_tested() -> None:
 
 
 def test_the_slurm_script_is_good_bash() -> None:
-    subprocess.run(["bash", "-n", str(SBATCH)], check=True)
+    assert subprocess.run(["bash", "-n", str(SBATCH)], check=False).returncode == 0
 
 
 @pytest.fixture

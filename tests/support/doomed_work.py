@@ -27,6 +27,11 @@ def make_doomed_work(setup: None) -> Callable[[str], str]:
     return work
 
 
+def make_reader(setup: None) -> Callable[[str], str | None]:
+    """Return work that reads a variable of the environment."""
+    return os.environ.get
+
+
 def make_nothing(setup: None) -> Callable[[str], str]:
     """Crash before any work."""
     os._exit(7)

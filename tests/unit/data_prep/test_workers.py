@@ -1,7 +1,7 @@
 import errno
 
 import pytest
-from support.doomed_work import make_doomed_work, make_nothing
+from support.doomed_work import make_doomed_work, make_nothing, make_reader
 
 from data_prep.workers import WorkerDied, run_in_processes
 
@@ -11,6 +11,15 @@ def test_a_worker_that_crashes_costs_its_task_only(tmp_path):
     results = dict(run_in_processes(make_doomed_work, None, tasks, 2, tmp_path / "log"))
     assert [results[index] for index in (0, 2, 3, 5)] == ["A", "B", "C", "D"]
     assert all(isinstance(results[index], WorkerDied) and "SIGSEGV" in str(results[index]) for index in (1, 4))
+
+
+def test_workers_see_what_was_set_after_the_first_crew(tmp_path, monkeypatch):
+    for value in ("before", "after"):
+        monkeypatch.setenv("SOME_KEY", value)
+        assert dict(run_in_processes(make_reader, None, ["SOME_KEY"], 1, tmp_path / "log")) == {0: value}
+    monkeypatch.delenv("SOME_KEY")
+    tasks = ["SOME_KEY", "OMP_NUM_THREADS"]
+    assert dict(run_in_processes(make_reader, None, tasks, 1, tmp_path / "log")) == {0: None, 1: "1"}
 
 
 def test_a_full_disk_in_a_worker_passes_up_whole(tmp_path):
