@@ -20,6 +20,7 @@ from data_prep.workers import WorkerDied, run_here, run_in_processes
 from riffusion_train.config.errors import StoppedError
 from riffusion_train.config.prepare import Engine, PrepareConfig
 from riffusion_train.config.progress import ProgressReport
+from riffusion_train.config.provenance import usable_cores
 
 _Run = Callable[[WorkerSetup, Sequence[str], Path, Callable[[], bool]], Generator[tuple[int, object], None, None]]
 
@@ -74,7 +75,7 @@ def _run_locally(
         with one_thread():
             yield from run_here(make_track_worker, setup, paths)
         return
-    crew = num_workers or _usable_cores()
+    crew = num_workers or usable_cores()
     yield from run_in_processes(make_track_worker, setup, paths, crew, log, stopped)
 
 
@@ -84,12 +85,6 @@ def _run_on_ray(
     folders = [str(Path(path).parent) for path in paths if is_local(path)]
     common = os.path.commonpath(folders) if folders else None
     yield from run_on_ray(make_track_worker, setup, paths, num_workers, log, stopped, common)
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux; a container may have fewer cores than the machine
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _fact_of(result: object) -> TrackFacts:

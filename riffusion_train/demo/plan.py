@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from riffusion_train.config.demo import DemoConfig
+from riffusion_train.config.provenance import usable_cores
 from riffusion_train.demo.steps import Step
 
 NUM_CLIPS = 1800
@@ -40,7 +41,7 @@ def plan_steps(config: DemoConfig, folder: DemoFolder, write_prompts: Callable[[
         folder: Where things go.
         write_prompts: Writes `folder.prompts`, once the dataset stands.
     """
-    seed, threads = f"seed={config.seed}", f"num_threads={config.num_threads or 'null'}"
+    seed, threads = f"seed={config.seed}", f"num_threads={config.num_threads or usable_cores()}"
     steps = []
     if config.audio_dir is None:
         steps.append(_corpus_step(config, folder))

@@ -1,20 +1,31 @@
 """Run the demo's steps as commands of their own, measure them, and leave out what is done."""
 
+import contextlib
 import dataclasses
+import importlib
 import json
+import multiprocessing
 import os
+import resource
+import runpy
 import shlex
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from riffusion_train.config.errors import EXIT_FAULT, EXIT_STOPPED, InputError, StoppedError
 
 _RECORD_FILE = "steps.json"
+_IMPORTED_ONCE = (
+    "riffusion_train.export.exporting",
+    "riffusion_train.sampling.sampler",
+    "riffusion_train.training.setup",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +66,8 @@ class StepResult:
 class StepRunner:
     """Runs steps in order, and remembers in `steps.json` what each of them took."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.environment = {**os.environ, **environment}
         self._results = self._read()
 
     @property
@@ -91,8 +101,7 @@ class StepRunner:
 
     def _run(self, step: Step, seconds_before: float) -> None:
         start = time.monotonic()
-        process = subprocess.Popen([sys.executable, "-m", step.module, *step.words], env=self.environment)
-        code, peak_mb = _wait(process)
+        code, peak_mb = _run_in_process(step)
         seconds = seconds_before + time.monotonic() - start
         self._results[step.name] = StepResult(step.name, step.command, seconds, peak_mb, code == 0)
         self._write()
@@ -116,20 +125,41 @@ class StepRunner:
         partial.replace(self.folder / _RECORD_FILE)
 
 
-def _wait(process: "subprocess.Popen[bytes]") -> tuple[int, float]:
-    """Wait for a process; pass on what it is asked to stop with. Returns its exit code and peak memory in MB."""
+def _run_in_process(step: Step) -> tuple[int, float]:
+    """Run a step's command in a process of its own. Returns its exit code and peak memory in MB.
+
+    On Linux it is forked from this process, so that torch and diffusers are imported once for all steps. No fork takes
+    the threads of a computation along, so this process must not have computed anything before.
+    """
+    if sys.platform == "linux":
+        for module in _IMPORTED_ONCE:
+            importlib.import_module(module)
+    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    peak = context.Value("q", 0)
+    process = context.Process(target=_run_module, args=(step.module, step.words, peak))
+    process.start()
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         # A terminal sends Ctrl-C to the child itself; a second one would interrupt it before its state is saved.
         if number == signal.SIGTERM or not sys.stdin.isatty():
-            process.send_signal(number)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(process.pid, number)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        _, status, usage = os.wait4(process.pid, 0)
+        process.join()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    process.returncode = os.waitstatus_to_exitcode(status)
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
-    return process.returncode, usage.ru_maxrss * unit / 1e6
+    return process.exitcode, peak.value * unit / 1e6
+
+
+def _run_module(module: str, words: Sequence[str], peak: "Synchronized[int]") -> None:
+    """Do what `python -m MODULE WORDS` does; leaves the largest memory of this process and its own in `peak`."""
+    sys.argv = [module, *words]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        used = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        peak.value = max(used)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -52,8 +51,7 @@ def run_demo(config: DemoConfig, words: Sequence[str]) -> Path:
     path = Path(config.out).expanduser()
     path.mkdir(parents=True, exist_ok=True)
     folder = DemoFolder(path, None if config.audio_dir is None else Path(config.audio_dir).expanduser())
-    threads = config.num_threads or len(os.sched_getaffinity(0))
-    runner = StepRunner(path, {"OMP_NUM_THREADS": str(threads)})
+    runner = StepRunner(path)
     count = num_samples(config)
     runner.run(plan_steps(config, folder, lambda: _write_prompts(folder, count)))
     table = SliceTable(open_dataset_folder(folder.dataset), "validation")

@@ -1,12 +1,12 @@
 """The parts of a Stable Diffusion 1.5 model, read from and written to a diffusers folder."""
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import xxhash
 from torch import nn
 
 from riffusion_train.config.errors import InputError
@@ -168,7 +168,7 @@ def write_model(folder: Path, model: "StoredModel", *, dtype: torch.dtype | None
 
 def fingerprint(module: nn.Module) -> str:
     """Return a short hash of a network's weights: names, shapes, dtypes and values."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = xxhash.xxh3_128()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

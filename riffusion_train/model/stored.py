@@ -1,7 +1,6 @@
 """A whole model on disk: the configs of its parts and the places of its weights, with no weight read yet."""
 
 import dataclasses
-import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from torch import nn
 
 from riffusion_train.config.errors import InputError
@@ -168,7 +168,7 @@ def open_pickle(path: Path) -> dict[str, StoredTensor]:
 
 def stored_fingerprint(tensors: Mapping[str, StoredTensor]) -> str:
     """Return what `fingerprint` says of the network that has these weights in fp32."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = xxhash.xxh3_128()
     for name, one in sorted(tensors.items()):
         tensor = one.load().float()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

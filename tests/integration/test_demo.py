@@ -7,11 +7,13 @@ import pytest
 from riffusion_train.cli.main import main
 from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT
 
+SMALL = ["scale=0.02", "num_threads=1"]
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "my demo"
-    assert main(["demo", f"out={out}", "scale=0.02"]) == EXIT_DONE
+    assert main(["demo", f"out={out}", *SMALL]) == EXIT_DONE
     return out
 
 
@@ -39,7 +41,7 @@ def test_the_page_shows_the_samples_the_curves_and_the_commands(demo: Path) -> N
 
 def test_the_same_command_again_does_nothing_twice(demo: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = (demo / "steps.json").read_bytes()
-    assert main(["demo", f"out={demo}", "scale=0.02"]) == EXIT_DONE
+    assert main(["demo", f"out={demo}", *SMALL]) == EXIT_DONE
     assert capfd.readouterr().out.count("done before") == 6
     assert (demo / "steps.json").read_bytes() == before
 
@@ -51,6 +53,6 @@ def test_other_settings_want_another_folder(demo: Path, capsys: pytest.CaptureFi
 
 def test_a_step_that_fails_ends_the_demo_with_its_message(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "audio").mkdir()
-    words = [f"out={tmp_path / 'demo'}", f"audio_dir={tmp_path / 'audio'}", "scale=0.02"]
+    words = [f"out={tmp_path / 'demo'}", f"audio_dir={tmp_path / 'audio'}", *SMALL]
     assert main(["demo", *words]) == EXIT_INPUT
     assert "no audio files" in capfd.readouterr().err

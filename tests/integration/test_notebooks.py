@@ -1,10 +1,21 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[KernelManager]:
+    """One process for all of them, so that torch and diffusers are imported once."""
+    manager = KernelManager()
+    manager.start_kernel()
+    yield manager
+    manager.shutdown_kernel(now=True)
 
 
 def test_there_are_notebooks() -> None:
@@ -12,9 +23,11 @@ def test_there_are_notebooks() -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_is_stored_without_outputs(path: Path, tmp_path: Path) -> None:
+def test_a_notebook_runs_and_is_stored_without_outputs(path: Path, tmp_path: Path, kernel: KernelManager) -> None:
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in cells)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    as_in_a_new_kernel = nbformat.v4.new_code_cell(f"%reset_selective -f .\n%cd -q {tmp_path}")
+    notebook.cells.insert(0, as_in_a_new_kernel)
+    NotebookClient(notebook, km=kernel, timeout=300).execute()
     assert any(cell.outputs for cell in cells)

@@ -4,6 +4,7 @@ The slices are of 30 ms, so that what is measured is what a track costs beside i
 """
 
 import contextlib
+import io
 import json
 import sys
 import threading
@@ -23,10 +24,14 @@ def write_tiny_files(folder: Path, count: int) -> Path:
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     lines = ["file,caption,artist"]
+    silence = io.BytesIO()
+    soundfile.write(silence, np.zeros(CLIP_SAMPLES), RATE_HZ, "PCM_16", format="WAV")
+    samples_bytes = 2 * CLIP_SAMPLES
+    head = silence.getvalue()[:-samples_bytes]
     for index in range(count):
         name = f"{index // 1000:03d}/{index:06d}.wav"
         (folder / name).parent.mkdir(exist_ok=True)
-        soundfile.write(folder / name, 0.1 * rng.standard_normal(CLIP_SAMPLES), RATE_HZ)
+        (folder / name).write_bytes(head + rng.bytes(samples_bytes))  # in a tenth of the time that libsndfile takes
         lines.append(f'{name},"noise number {index}, of no use to anyone",band {index // 7}')
     (folder / "captions.csv").write_text("\n".join(lines))
     return folder

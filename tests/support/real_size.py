@@ -3,6 +3,7 @@
 import dataclasses
 import filecmp
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -20,17 +21,22 @@ from riffusion_train.model.tokenizer import build_tokenizer
 from riffusion_train.training.speed import peak_memory_bytes
 
 
+_NOISE = 1_000_003
+"""How many numbers are drawn; a prime, so that no row of a weight is like another."""
+
+
 def random_model() -> StoredModel:
-    """Return SD 1.5 with random weights in half precision that are drawn when they are read."""
+    """Return SD 1.5 with weights of noise in half precision that are made when they are read."""
     with torch.device("meta"):
         skeleton = make_components(ModelConfig(name=ModelName.random), seed=0)
     skeleton = dataclasses.replace(skeleton, tokenizer=build_tokenizer(), spectrogram=load_preset("riffusion_v1"))
 
-    def drawn(shape: tuple[int, ...], seed: int) -> StoredTensor:
+    noise = torch.rand(_NOISE, generator=torch.Generator().manual_seed(0)).half()
+
+    def drawn(shape: tuple[int, ...], index: int) -> StoredTensor:
+        size = math.prod(shape)
         return StoredTensor(
-            shape,
-            torch.float16,
-            lambda: torch.empty(shape, dtype=torch.float16).uniform_(generator=torch.Generator().manual_seed(seed)),
+            shape, torch.float16, lambda: noise.roll(index).repeat(-(-size // _NOISE))[:size].reshape(shape)
         )
 
     tensors = {
