@@ -1,20 +1,21 @@
-"""The loader of a training run: how long a step waits for it, and what reading more slices costs in memory.
+"""The loader of a training run: how long a step waits for it, and what reading more slices costs in memory."""
 
-`python -m benchmarks.loading DATASET` reads a dataset once, as the process of a run does, and prints its peak memory as JSON.
-"""
-
+import functools
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from benchmarks.apart import run_apart
 from benchmarks.report import Goal, Row
 from benchmarks.train import write_pictures
-from riffusion_train.config.errors import InputError
+from riffusion_train.config.compose import compose
+from riffusion_train.config.train import TrainConfig
+from riffusion_train.dataset.layout import open_dataset_folder
+from riffusion_train.dataset.loading import PictureSlices, SliceTable
+from riffusion_train.dataset.order import AddressedBatches, EpochOrder
+from riffusion_train.training.setup import run_training
 from riffusion_train.training.speed import peak_memory_bytes
 
 _REPEATS, _STEPS, _LOGGING_STEPS, _SLICES = 3, 60, 10, 1000
@@ -37,8 +38,7 @@ def run(*, quick: bool = False, most_clips: int | None = None) -> list[Row]:
         for repeat in range(repeats):
             waits += _waits(datasets[slices], Path(folder) / f"run-{repeat}", steps, quick)
             for count, dataset in datasets.items():
-                told = _run([sys.executable, "-m", "benchmarks.loading", str(dataset)])
-                peaks[count].append(json.loads(told.splitlines()[-1])["peak_bytes"] / 2**30)
+                peaks[count].append(run_apart(functools.partial(read_all, dataset)) / 2**30)
     small, large = peaks.values()
     return [
         Row("tiny_cpu with 2 workers: waiting for a batch", "% of the time", waits, (), Goal.ours_at_most, 2.0, median=True),
@@ -52,24 +52,13 @@ def _waits(dataset: Path, run_folder: Path, steps: int, quick: bool) -> list[flo
     words = ["experiment=tiny_cpu", f"dataset={dataset}", f"run={run_folder}", f"max_train_steps={steps}"]
     words += ["dataloader_num_workers=2", f"logging_steps={_LOGGING_STEPS}", "num_threads=1", "tracker=files"]
     words += ["train_batch_size=2"] if quick else []
-    _run([sys.executable, "-m", "riffusion_train", "train", *words])
+    run_apart(functools.partial(run_training, compose("train", TrainConfig, words), words))
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     return [line["data_wait_percent"] for line in lines if "data_wait_percent" in line][1:]
 
 
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InputError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:]}")
-    return done.stdout
-
-
-def read_all(dataset: Path) -> dict[str, Any]:
-    """Read every slice of a dataset in batches, picture and caption, as a run without caches does."""
-    from riffusion_train.dataset.layout import open_dataset_folder
-    from riffusion_train.dataset.loading import PictureSlices, SliceTable
-    from riffusion_train.dataset.order import AddressedBatches, EpochOrder
-
+def read_all(dataset: Path) -> int:
+    """Read every slice of a dataset in batches, picture and caption, as a run without caches does; return the peak in bytes."""
     torch.set_num_threads(1)
     table = SliceTable(open_dataset_folder(dataset), "train")
     order = AddressedBatches(
@@ -83,8 +72,5 @@ def read_all(dataset: Path) -> dict[str, Any]:
     )
     slices = PictureSlices(table, latent_shape=_LATENT_SHAPE, seed=0)
     read = sum(len(batch["pixels"]) for batch in torch.utils.data.DataLoader(slices, batch_sampler=order))
-    return {"read": read, "peak_bytes": peak_memory_bytes(torch.device("cpu"))}
-
-
-if __name__ == "__main__":
-    print(json.dumps(read_all(Path(sys.argv[1]))))
+    assert read >= len(table)
+    return peak_memory_bytes(torch.device("cpu"))

@@ -1,5 +1,6 @@
 """Sampling beside the original's way: diffusers' pipeline and torchaudio's inversion, with one model in one process."""
 
+import dataclasses
 import gc
 import time
 from collections.abc import Callable
@@ -37,7 +38,7 @@ def run(*, quick: bool = False, most_clips: int | None = None) -> list[Row]:
     torch.set_num_threads(1)
     repeats = 1 if quick else most_clips or 3
     steps = 2 if quick else 20
-    components = _components()
+    components = _components(width_px=128 if quick else 512)
     sampler = Sampler(components, num_inference_steps=steps)
     pipeline = _pipeline(components)
     codec = OriginalCodec()
@@ -58,8 +59,14 @@ def _text_rows(
         return sampler.text_to_audio(PROMPT, seed=seed).audio
 
     def theirs(seed: int) -> np.ndarray:
-        generator = torch.Generator().manual_seed(seed)
-        image = pipeline(PROMPT, num_inference_steps=steps, guidance_scale=7.0, generator=generator).images[0]
+        image = pipeline(
+            PROMPT,
+            height=sampler.codec.config.n_mels,
+            width=sampler.codec.config.width_px,
+            num_inference_steps=steps,
+            guidance_scale=7.0,
+            generator=torch.Generator().manual_seed(seed),
+        ).images[0]
         return codec.decode(np.asarray(image.convert("L")))
 
     if warm:
@@ -128,9 +135,9 @@ def _in_turn(ours: Callable[[int], Any], theirs: Callable[[int], Any], repeats: 
     return times
 
 
-def _components() -> Components:
+def _components(width_px: int) -> Components:
     components = make_components(compose("train", TrainConfig, ["dataset=x", *_SMALL]).model, seed=0)
-    components.spectrogram = load_preset("riffusion_v1")
+    components.spectrogram = dataclasses.replace(load_preset("riffusion_v1"), width_px=width_px)
     freeze(components)
     return components
 

@@ -4,12 +4,10 @@ One thread, the same small model, data, batch and settings on both sides. Each m
 peak of memory belongs to a process; the methods take turns.
 """
 
+import functools
 import io
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,10 +18,10 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from benchmarks.apart import run_apart
 from benchmarks.report import Goal, Row
-from benchmarks.train_worker import MODEL
+from benchmarks.train_worker import MODEL, measure
 from riffusion_train.config.compose import compose
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import load_preset, write_spectrogram
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.dataset.layout import arrow_schema, shard_name
@@ -46,7 +44,7 @@ def run(*, quick: bool = False, most_clips: int | None = None) -> list[Row]:
         dataset = write_pictures(Path(folder) / "dataset", most_clips or _SLICES)
         for _ in range(repeats):
             for method in _METHODS:
-                found[method].append(_run_apart(method, dataset, steps))
+                found[method].append(run_apart(functools.partial(measure, method, str(dataset), steps)))
     speeds = {method: [1 / statistics.median(one["seconds"]) for one in runs] for method, runs in found.items()}
     memory = {method: [one["peak_bytes"] / 2**30 for one in runs] for method, runs in found.items()}
     rows = [Row("VAE and text encoder over the UNet's forward and backward", "share of FLOPs", [frozen_share()])]
@@ -119,14 +117,3 @@ def write_pictures(folder: Path, count: int, preset_name: str = "small") -> Path
     shard = {"name": file.name, "split": "train", "slices": count, "bytes": file.stat().st_size}
     (folder / "stats.json").write_text(json.dumps({"schema_version": 1, "fingerprint": "0" * 64, "shards": [shard]}))
     return folder
-
-
-def _run_apart(method: str, dataset: Path, steps: int) -> dict[str, Any]:
-    """Run a method in a new process of one thread and return what it printed."""
-    command = [sys.executable, "-m", "benchmarks.train_worker", method, str(dataset), str(steps)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    if done.returncode:
-        raise InputError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -1,12 +1,6 @@
-"""One measured training run in a process of its own: `python -m benchmarks.train_worker METHOD DATASET STEPS`.
-
-METHOD is `cached` or `uncached`, which are ours, or `diffusers`. Prints the CPU seconds of each step and the peak memory as
-JSON.
-"""
+"""The measured training runs: ours, and diffusers' recipe."""
 
 import itertools
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -139,14 +133,15 @@ class _Pictures(torch.utils.data.Dataset[dict[str, Tensor]]):
         return {"pixels": pixels.contiguous(), "input_ids": told.input_ids[0]}
 
 
-def main() -> None:
-    """Run one method and print what it took."""
-    method, dataset, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
+def measure(method: str, dataset: str, steps: int) -> dict[str, Any]:
+    """Run one method; return the CPU seconds of each step, and the peak memory of this process.
+
+    Args:
+        method: `cached` or `uncached`, which are ours, or `diffusers`.
+        dataset: A dataset folder.
+        steps: Steps to train.
+    """
     quieten_libraries()
     marks = diffusers_recipe(dataset, steps) if method == "diffusers" else ours(dataset, method, steps)
     seconds = [after - before for before, after in itertools.pairwise(marks[1:])]
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak_memory_bytes(torch.device("cpu"))}))
-
-
-if __name__ == "__main__":
-    main()
+    return {"seconds": seconds, "peak_bytes": peak_memory_bytes(torch.device("cpu"))}

@@ -20,7 +20,6 @@ from riffusion_train.model.tensor_file import StoredTensor, open_tensors
 from riffusion_train.model.tokenizer import build_tokenizer
 from riffusion_train.training.speed import peak_memory_bytes
 
-
 _NOISE = 1_000_003
 """How many numbers are drawn; a prime, so that no row of a weight is like another."""
 
