@@ -41,25 +41,30 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def _filter_rows(rows: Any, colours: int, found: Any) -> None:
-    """Write the number of each row's filter (1 left, 2 above, 3 mean of both) and the filtered row."""
+    """Write the number of each row's filter (1 left, 2 above, 3 mean of both) and the filtered row.
+
+    Slices of arrays are not assigned here: numba would compile the text of the error that does not occur, for four seconds.
+    """
     width = rows.shape[1]
     above = np.zeros(width, np.uint8)
     left = np.zeros(width, np.uint8)
     tried = np.empty((3, width), np.uint8)
     for row in range(len(rows)):
-        left[colours:] = rows[row, : width - colours]
-        sums = np.zeros(3, np.int64)
+        for place in range(colours, width):
+            left[place] = rows[row, place - colours]
         for place in range(width):
             here, before, over = rows[row, place], left[place], above[place]
             tried[0, place] = here - before
             tried[1, place] = here - over
             tried[2, place] = here - ((np.int32(before) + np.int32(over)) >> 1)
+        best, least = 0, np.int32(0)
         for kind in range(3):
             total = np.int32(0)
             for place in range(width):
                 total += abs(np.int32(np.int8(tried[kind, place])))
-            sums[kind] = total
-        best = sums.argmin()
+            if kind == 0 or total < least:
+                best, least = kind, total
         found[row, 0] = 1 + best
-        found[row, 1:] = tried[best]
-        above[:] = rows[row]
+        for place in range(width):
+            found[row, 1 + place] = tried[best, place]
+            above[place] = rows[row, place]

@@ -158,7 +158,8 @@ def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     if from_hz == to_hz:
         return np.asarray(wav, np.float32)
     # Channel by channel: frames of channels side by side take twice the time, for the copies there and back.
-    out = np.stack([soxr.resample(channel, from_hz, to_hz, quality="HQ") for channel in np.asarray(wav, np.float32)])
+    channels = [soxr.resample(channel, from_hz, to_hz, quality="HQ") for channel in np.asarray(wav, np.float32)]
+    out = channels[0][None] if len(channels) == 1 else np.stack(channels)
     return np.pad(out, ((0, 0), (0, 1))) if out.shape[1] == 0 < wav.shape[1] else out
 
 

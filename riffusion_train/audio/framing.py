@@ -25,13 +25,14 @@ class MelBands:
         self._n_mels = filters.shape[1]
         self._firsts, self._places = runs(filters.numpy())
         self._weights = inside_runs(filters.numpy(), self._firsts, self._places)
+        self._top = int((self._firsts + np.diff(self._places)).max())
 
     def of_magnitudes(self, spectra: Tensor) -> Tensor:
         """Return the mel magnitudes of complex spectra in the host's memory, (..., bins) -> (..., n_mels)."""
         found = torch.empty(*spectra.shape[:-1], self._n_mels)
         numbers = parts(spectra).reshape(-1, spectra.shape[-1], 2)
         mels = found.numpy().reshape(-1, self._n_mels)
-        _mel_magnitudes(numbers, self._firsts, self._places, self._weights, mels)
+        _mel_magnitudes(numbers, self._firsts, self._places, self._weights, self._top, mels)
         return found
 
 
@@ -67,8 +68,7 @@ def _window_frames(wavs: Any, window: Any, hop_length: int, first: int, frames: 
 
 
 @numba.njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator]
-def _mel_magnitudes(spectra: Any, firsts: Any, places: Any, weights: Any, found: Any) -> None:
-    top = (firsts + places[1:] - places[:-1]).max()
+def _mel_magnitudes(spectra: Any, firsts: Any, places: Any, weights: Any, top: int, found: Any) -> None:
     magnitudes = np.zeros((top, LANES), np.float32)
     totals = np.empty(LANES, np.float32)
     for first in range(0, len(spectra), LANES):

@@ -61,7 +61,14 @@ def heap_integrated_phase(
     if known is not None:
         given = len(known)
         phase[:given] = np.angle(known.numpy()) + to_first_sample
-    _integrate(log_magnitudes, phase, ratio, hop_length / n_fft, floor, given)
+    peaks = np.empty(frames * bins, np.int64)
+    peaks = peaks[: _find_peaks(log_magnitudes, floor, peaks)]
+    peaks = peaks[np.argsort(-log_magnitudes.reshape(-1)[peaks])]
+    scale = (_LEVELS - 1) / max(float(log_magnitudes.max() - floor), 1e-6)
+    levels = ((log_magnitudes - floor) * np.float64(scale)).astype(np.int16)
+    levels[log_magnitudes < floor] = _DONE
+    queue, behind = np.full(_LEVELS, -1, np.int64), np.empty(frames * bins, np.int64)
+    _integrate(log_magnitudes, phase, levels.reshape(-1), peaks, queue, behind, ratio, hop_length / n_fft, given)
     phase -= to_first_sample
     return torch.polar(torch.ones_like(magnitudes), torch.from_numpy(np.mod(phase, 2 * math.pi)).float())
 
@@ -136,10 +143,9 @@ def _grow(
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _peaks(log_magnitudes: Any, floor: float) -> Any:
-    """Return the points of at least `floor` that no neighbour outdoes, the loudest first."""
+def _find_peaks(log_magnitudes: Any, floor: float, found: Any) -> int:
+    """Write the points of at least `floor` that no neighbour outdoes; return how many there are."""
     frames, bins = log_magnitudes.shape
-    found = np.empty(frames * bins, np.int64)
     size = 0
     for t in range(frames):
         for k in range(bins):
@@ -153,31 +159,44 @@ def _peaks(log_magnitudes: Any, floor: float) -> Any:
             ):
                 found[size] = t * bins + k
                 size += 1
-    loudness = log_magnitudes.reshape(-1)[found[:size]]
-    return found[:size][np.argsort(-loudness)]
+    return size
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _integrate(log_magnitudes: Any, phase: Any, ratio: float, hop_share: float, floor: float, given: int) -> None:
-    """Fill `phase` after the first `given` frames wherever the log-magnitude is at least `floor`; leave the rest."""
-    bins = log_magnitudes.shape[1]
-    loudness = log_magnitudes.reshape(-1)
+def _integrate(
+    log_magnitudes: Any,
+    phase: Any,
+    levels: Any,
+    peaks: Any,
+    queue: Any,
+    behind: Any,
+    ratio: float,
+    hop_share: float,
+    given: int,
+) -> None:
+    """Fill `phase` after the first `given` frames wherever `levels` says how loud it is; leave the rest.
+
+    Args:
+        log_magnitudes: (frames, bins).
+        phase: The same shape.
+        levels: A level for each point; `_DONE` where it is too quiet.
+        peaks: Points that no neighbour outdoes, the loudest first.
+        queue: The first point of each level, all -1.
+        behind: Room for the point behind each point.
+        ratio: What turns slopes of loudness into slopes of phase.
+        hop_share: Hop over length of the FFT.
+        given: Frames whose phase is known.
+    """
     angles = phase.reshape(-1)
-    scale = (_LEVELS - 1) / max(loudness.max() - floor, 1e-6)
-    levels = np.empty(len(loudness), np.int16)
-    for point in range(len(loudness)):
-        levels[point] = int((loudness[point] - floor) * scale) if loudness[point] >= floor else _DONE
-    queue = np.full(_LEVELS, -1, np.int64)
-    behind = np.empty(len(loudness), np.int64)
     size = 0
-    for point in range(given * bins):
+    for point in range(given * log_magnitudes.shape[1]):
         if levels[point] != _DONE:
             _push(queue, behind, levels[point], point)
             levels[point] = _DONE
             size += 1
     _grow(log_magnitudes, phase, levels, queue, behind, size, _LEVELS - 1, ratio, hop_share)
     # What is left are islands in the silence; the loudest point of each is a peak.
-    for start in _peaks(log_magnitudes, floor):
+    for start in peaks:
         level = levels[start]
         if level == _DONE:
             continue

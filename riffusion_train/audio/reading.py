@@ -1,6 +1,7 @@
 """One audio file to samples, with what its container promised: so that a truncated or lying file is known for what it is.
 
-Soundfile decodes what it can, PyAV the rest, packet by packet. The content decides, never the name.
+Soundfile decodes what it can, PyAV the rest, packet by packet. The content decides, never the name. Of what soundfile knows,
+FFmpeg decodes Ogg Vorbis, since it does so in three quarters of the time; whatever is odd about such a file, soundfile decides.
 """
 
 import contextlib
@@ -20,6 +21,8 @@ from riffusion_train.config.errors import InputError
 COMPLETE_SHARE = 0.95
 """A file whose decoded length is below this share of the declared one is truncated: codecs' paddings are far smaller."""
 _COUNTED_TOLERANCE_S = 0.1
+_SAME_ORDER = 2
+"""Up to so many channels FFmpeg and libvorbis have them in one order."""
 
 _KINDS = {
     "WAV": (".wav", ".wave", ".bwf"),
@@ -116,11 +119,37 @@ def _decode_soundfile(path: Path) -> Decoded:
         frames = declared_frames(path, container)
         if frames is None and container in ("FLAC", "MP3"):  # for the others libsndfile tells what is there
             frames = file.frames
-        wav = _planar(file)
+        quickly = _vorbis(path, file.frames, file.channels) if file.subtype == "VORBIS" else None
+        wav = _planar(file) if quickly is None else quickly
     unmarked = container == "OGG" and ends_unmarked(path)
     declared_s = frames / rate_hz if frames else None
     counted = container != "MP3"
     return Decoded(wav, rate_hz, container, declared_s, 0, unmarked, counted)
+
+
+def _vorbis(path: Path, frames: int, channels: int) -> npt.NDArray[np.float32] | None:
+    """Decode a whole Ogg Vorbis file by FFmpeg, equal to libvorbis within 1e-6, (channels, frames).
+
+    None where a packet is broken, where it is not as long as libsndfile says, or has more than two channels, whose order is
+    another one.
+    """
+    import av
+
+    if channels > _SAME_ORDER:
+        return None
+    wav = np.empty((channels, frames), np.float32)
+    end = 0
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(audio=0):
+                start, end = end, end + frame.samples
+                if end > frames or len(frame.planes) != channels or frame.format.name != "fltp":
+                    return None
+                for channel, plane in zip(wav, frame.planes, strict=True):
+                    channel[start:end] = np.frombuffer(plane, np.float32, frame.samples)
+    except (av.FFmpegError, ValueError, OSError):
+        return None
+    return wav if end == frames else None
 
 
 def _planar(file: Any) -> npt.NDArray[np.float32]:

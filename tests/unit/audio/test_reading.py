@@ -31,6 +31,28 @@ def test_half_a_file_gives_what_is_there_and_is_known_as_truncated(tmp_path, nam
     assert set(doubts(decoded)) - {"damaged"} == {"truncated"}
 
 
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_vorbis_is_decoded_as_libvorbis_decodes_it(tmp_path, channels):
+    path = tmp_path / "a.ogg"
+    noise = 0.1 * np.random.default_rng(0).standard_normal((3 * 44100 + 77, channels))
+    soundfile.write(path, noise, 44100, format="OGG", subtype="VORBIS")
+    np.testing.assert_allclose(decode(path).wav, soundfile.read(path, always_2d=True)[0].T, atol=1e-6)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.99])
+def test_damaged_vorbis_gives_what_libvorbis_makes_of_it(tmp_path, place):
+    path = tmp_path / "a.ogg"
+    noise = 0.1 * np.random.default_rng(0).standard_normal((3 * 44100, 2))
+    soundfile.write(path, noise, 44100, format="OGG", subtype="VORBIS")
+    content = bytearray(path.read_bytes())
+    start = int(place * len(content))
+    content[start : start + 200] = bytes(200)
+    path.write_bytes(content)
+    expected, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    assert len(expected) < 3 * 44100
+    np.testing.assert_allclose(decode(path).wav, expected.T, atol=1e-6)
+
+
 BROKEN = {
     "rotten mp3": (broken.write_rotten_mp3, {}),
     "lying flac": (lambda folder: broken.write_lying_flac(folder, 60), {"truncated"}),
