@@ -16,6 +16,7 @@ from riffusion_train.config.spectrogram import load_spectrogram
 from riffusion_train.model.components import MODEL_INDEX_FILE, Components
 from riffusion_train.model.family import OTHER_SIZE, SD1, folder_family
 from riffusion_train.model.tensor_file import StoredTensor, open_tensors, stored
+from riffusion_train.model.tokenizer import load_tokenizer
 
 WEIGHT_STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 """Names of the weight files in a diffusers folder, without their ends."""
@@ -213,7 +214,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _folder_skeleton(folder: Path, source: str) -> Components:
     from diffusers import PNDMScheduler
-    from transformers import CLIPTokenizer
 
     def load(part: str, make: Callable[[], Any]) -> Any:
         try:
@@ -228,7 +228,7 @@ def _folder_skeleton(folder: Path, source: str) -> Components:
         "configs",
         lambda: build_skeleton(
             configs,
-            load("tokenizer", lambda: CLIPTokenizer.from_pretrained(str(folder / "tokenizer"))),
+            load("tokenizer", lambda: load_tokenizer(folder / "tokenizer")),
             load("scheduler", lambda: PNDMScheduler.from_pretrained(str(folder), subfolder="scheduler")),
             spectrogram=load_spectrogram(folder),
             source=source,

@@ -5,11 +5,13 @@ The layout that is written is safetensors' own: eight bytes with the length of t
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +30,7 @@ _CODES = {
     torch.bool: "BOOL",
 }
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
+_LENGTH_BYTES = 8
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -49,7 +52,8 @@ def stored(tensor: Tensor) -> StoredTensor:
 def open_tensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """List the tensors of a safetensors file without reading them.
 
-    The file is opened anew for every tensor, so that the memory of those that are done with goes back to the system.
+    Each is read into memory of its own, which goes back to the system once it is done with; safetensors itself maps the whole
+    file, and reads its head anew for every tensor of a file that is not held open.
 
     Returns:
         The tensors by name, and the file's metadata.
@@ -68,27 +72,37 @@ def open_tensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
                 ".safetensors file"
             )
 
-    def reader(name: str) -> Callable[[], Tensor]:
-        def load() -> Tensor:
-            with safe_open(path, framework="pt") as file:
-                return file.get_tensor(name)
-
-        return load
-
     tensors = {}
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
+            places = _places(path)
             for name in file.keys():  # noqa: SIM118 (not a dict)
                 part = file.get_slice(name)
                 if part.get_dtype() not in _DTYPES:
                     raise InputError(
                         f"{path}: {name} is {part.get_dtype()}, a quantised file; get the fp16 or fp32 one"
                     )
-                tensors[name] = StoredTensor(tuple(part.get_shape()), _DTYPES[part.get_dtype()], reader(name))
+                shape, dtype = tuple(part.get_shape()), _DTYPES[part.get_dtype()]
+                tensors[name] = StoredTensor(shape, dtype, functools.partial(_read, path, *places[name], shape, dtype))
     except SafetensorError as error:
         raise InputError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
     return tensors, metadata
+
+
+def _places(path: Path) -> dict[str, tuple[int, int]]:
+    """Return the first byte of each tensor in a safetensors file, and the number of its bytes."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        head = json.loads(file.read(size))
+    begin = _LENGTH_BYTES + size
+    bounds = {name: entry["data_offsets"] for name, entry in head.items() if name != "__metadata__"}
+    return {name: (begin + start, end - start) for name, (start, end) in bounds.items()}
+
+
+def _read(path: Path, start: int, size: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    content = np.fromfile(path, np.uint8, size, offset=start)
+    return torch.from_numpy(content).view(dtype).reshape(shape)
 
 
 def write_tensors(

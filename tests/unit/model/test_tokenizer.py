@@ -11,7 +11,9 @@ from riffusion_train.model.tokenizer import (
     VOCABULARY_SIZE,
     build_tokenizer,
     is_standard,
+    load_tokenizer,
     save_tokenizer,
+    tokenizer_fingerprint,
     write_tokenizer,
 )
 
@@ -43,6 +45,26 @@ def test_transformers_4_finds_the_files_that_it_reads(tmp_path: Path) -> None:
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "CLIPTokenizer"
     assert settings["pad_token"] == "<|endoftext|>"
+
+
+def test_a_standard_tokenizer_is_read_quickly_and_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import CLIPTokenizer
+
+    used = build_tokenizer()
+    used("piano", padding="max_length", max_length=9, truncation=True)
+    save_tokenizer(used, tmp_path)
+    assert used.backend_tokenizer.padding is not None  # it stays as it was
+    read, from_pretrained = [], CLIPTokenizer.from_pretrained
+    slowly = from_pretrained(tmp_path)
+    monkeypatch.setattr(CLIPTokenizer, "from_pretrained", lambda folder: read.append(folder) or from_pretrained(folder))
+    quickly = load_tokenizer(tmp_path)
+    assert str(tmp_path) not in read
+    assert tokenizer_fingerprint(quickly) == tokenizer_fingerprint(slowly)
+    assert quickly.special_tokens_map == slowly.special_tokens_map
+    assert quickly.model_max_length == slowly.model_max_length
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    load_tokenizer(tmp_path)
+    assert read[-1] == str(tmp_path)
 
 
 def test_a_tokenizer_with_words_of_its_own_keeps_them_in_every_file(tmp_path: Path) -> None:
