@@ -138,15 +138,16 @@ def _vorbis(path: Path, frames: int, channels: int) -> npt.NDArray[np.float32] |
     if channels > _SAME_ORDER:
         return None
     wav = np.empty((channels, frames), np.float32)
-    end = 0
+    rows, end = list(wav), 0
     try:
         with av.open(str(path)) as container:
-            for frame in container.decode(audio=0):
-                start, end = end, end + frame.samples
-                if end > frames or len(frame.planes) != channels or frame.format.name != "fltp":
+            for frame in container.decode(audio=0):  # a frame has some hundred samples: what is done here counts
+                samples, planes = frame.samples, frame.planes
+                start, end = end, end + samples
+                if end > frames or len(planes) != channels:
                     return None
-                for channel, plane in zip(wav, frame.planes, strict=True):
-                    channel[start:end] = np.frombuffer(plane, np.float32, frame.samples)
+                for row, plane in zip(rows, planes, strict=True):
+                    row[start:end] = np.frombuffer(plane, np.float32, samples)
     except (av.FFmpegError, ValueError, OSError):
         return None
     return wav if end == frames else None

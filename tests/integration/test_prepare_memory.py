@@ -10,6 +10,7 @@ import pytest
 from support.memory import write_tiny_files
 
 ROOT = Path(__file__).parents[2]
+FEW, MANY = 800, 20_000
 
 
 def prepare_tiny(folder: Path, count: int) -> dict[str, float]:
@@ -26,14 +27,10 @@ def prepare_tiny(folder: Path, count: int) -> dict[str, float]:
     return told
 
 
-def test_a_worker_and_the_parent_need_hardly_more_for_four_times_the_tracks(tmp_path: Path) -> None:
-    few, many = (prepare_tiny(tmp_path, count) for count in (400, 1600))
-    assert many["worker_mb"] - few["worker_mb"] < 8, (few, many)
-    grown_kb = 1024 * (many["parent_mb"] - few["parent_mb"]) / 1200
-    assert grown_kb < 12, (few, many)  # of 20,000 tracks that is 240 MB
-
-
 @pytest.mark.slow
-def test_twenty_thousand_tracks_fit_into_half_a_gigabyte(tmp_path: Path) -> None:
-    told = prepare_tiny(tmp_path, 20_000)
-    assert told["parent_mb"] < 500, told
+def test_twenty_thousand_tracks_fit_into_half_a_gigabyte_and_hardly_need_more_than_few(tmp_path: Path) -> None:
+    few, many = (prepare_tiny(tmp_path, count) for count in (FEW, MANY))
+    assert many["parent_mb"] < 500, (few, many)
+    assert many["worker_mb"] - few["worker_mb"] < 8, (few, many)
+    grown_kb = 1024 * (many["parent_mb"] - few["parent_mb"]) / (MANY - FEW)
+    assert grown_kb < 12, (few, many)

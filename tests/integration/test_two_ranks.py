@@ -10,7 +10,7 @@ from support.worlds import train_config, train_words, write_dataset
 
 from riffusion_train.training.setup import run_training
 
-WORDS = ["max_train_steps=20", "method.train_text_encoder=true", "validation.every_steps=10"]
+WORDS = ["max_train_steps=10", "method.train_text_encoder=true", "validation.every_steps=5"]
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611", "-m"],
     "accelerate": [
