@@ -63,9 +63,8 @@ def _hop_energies(wav: Any, stages: Any, edges: Any) -> Any:
                 total += z * z
                 x2, x1, y2, y1, z2, z1 = x1, x, y1, y, z1, z
             energies[hop] += total
-            if (
-                max(abs(y1), abs(y2), abs(z1), abs(z2)) < _FORGOTTEN
-            ):  # or a silence ends in numbers too small to be fast
+            # Or a silence ends in numbers so small that the processor is slow with them.
+            if max(abs(y1), abs(y2), abs(z1), abs(z2)) < _FORGOTTEN:
                 y1 = y2 = z1 = z2 = 0.0
     return energies
 

@@ -131,10 +131,10 @@ def _run_in_process(step: Step) -> tuple[int, float]:
     On Linux it is forked from this process, so that torch and diffusers are imported once for all steps. No fork takes
     the threads of a computation along, so this process must not have computed anything before.
     """
-    if sys.platform == "linux":
-        for module in _IMPORTED_ONCE:
-            importlib.import_module(module)
-    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    forked = sys.platform == "linux"
+    for module in _IMPORTED_ONCE if forked else ():
+        importlib.import_module(module)
+    context: Any = multiprocessing.get_context("fork" if forked else "spawn")
     peak = context.Value("q", 0)
     process = context.Process(target=_run_module, args=(step.module, step.words, peak))
     process.start()

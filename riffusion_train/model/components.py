@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -168,8 +169,13 @@ def write_model(folder: Path, model: "StoredModel", *, dtype: torch.dtype | None
 
 def fingerprint(module: nn.Module) -> str:
     """Return a short hash of a network's weights: names, shapes, dtypes and values."""
+    return hash_weights(sorted(module.state_dict().items()))
+
+
+def hash_weights(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Return what `fingerprint` says of the network with these weights, which come in the order of their names."""
     digest = xxhash.xxh3_128()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in weights:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

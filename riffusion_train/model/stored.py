@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from torch import nn
 
 from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import load_spectrogram
-from riffusion_train.model.components import MODEL_INDEX_FILE, Components
+from riffusion_train.model.components import MODEL_INDEX_FILE, Components, hash_weights
 from riffusion_train.model.family import OTHER_SIZE, SD1, folder_family
 from riffusion_train.model.tensor_file import StoredTensor, open_tensors, stored
 from riffusion_train.model.tokenizer import load_tokenizer
@@ -169,12 +168,7 @@ def open_pickle(path: Path) -> dict[str, StoredTensor]:
 
 def stored_fingerprint(tensors: Mapping[str, StoredTensor]) -> str:
     """Return what `fingerprint` says of the network that has these weights in fp32."""
-    digest = xxhash.xxh3_128()
-    for name, one in sorted(tensors.items()):
-        tensor = one.load().float()
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return hash_weights((name, one.load().float()) for name, one in sorted(tensors.items()))
 
 
 def build_skeleton(

@@ -140,7 +140,7 @@ def write_tensors(
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 8)
     with removed_on_error(path), path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
         for name in names:
             tensor = _converted(name, tensors[name].load(), kinds[name])
             if tuple(tensor.shape) != tensors[name].shape:
