@@ -27,6 +27,18 @@ def make_ema(config: EmaConfig, weights: Sequence[nn.Parameter]) -> Any | None:
     )
 
 
+def update_ema(ema: Any, weights: Sequence[nn.Parameter]) -> None:
+    """Take the weights after a step into the average, as `EMAModel.step` does, but in place.
+
+    Its own subtraction makes a copy of all weights in every step: 3.2 GiB for Stable Diffusion 1.5, and a tenth of a step of
+    the smallest models.
+    """
+    ema.optimization_step += 1
+    ema.cur_decay_value = ema.get_decay(ema.optimization_step)
+    with torch.no_grad():
+        torch._foreach_lerp_(ema.shadow_params, list(weights), 1 - ema.cur_decay_value)
+
+
 def averages_itself(optimizer: torch.optim.Optimizer) -> bool:
     """Whether an optimizer keeps the average of the weights itself, as the schedule-free ones do."""
     return any("train_mode" in group for group in optimizer.param_groups)

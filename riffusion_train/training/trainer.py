@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from riffusion_train.config.errors import InputError, StoppedError
 from riffusion_train.config.progress import ProgressReport
 from riffusion_train.training.agreement import Agreement
-from riffusion_train.training.averaging import averaged_weights, averages, averages_itself
+from riffusion_train.training.averaging import averaged_weights, averages, averages_itself, update_ema
 from riffusion_train.training.checkpoint import Checkpoints, TrainingState
 from riffusion_train.training.flops import count_flops
 from riffusion_train.training.metrics import MetricsLog
@@ -200,7 +200,7 @@ class Trainer:
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
-            self.ema.step(own_parts(self.parameters))
+            update_ema(self.ema, own_parts(self.parameters))
         self.step += 1
 
     def _validate_if_due(self) -> None:

@@ -7,7 +7,7 @@ import torch
 from support.worlds import train_config
 from torch import nn
 
-from riffusion_train.training.averaging import averaged_weights, averages, make_ema
+from riffusion_train.training.averaging import averaged_weights, averages, make_ema, update_ema
 from riffusion_train.training.checkpoint import Checkpoints, TrainingState
 from riffusion_train.training.optim import make_optimizer
 from riffusion_train.training.optimizer_state import optimizer_tensors, restore_optimizer
@@ -125,10 +125,10 @@ def test_the_average_warms_up_as_it_is_told(words: list[str], expected: list[flo
     assert ema is not None
     assert ema.shadow_params[0].dtype is torch.float32
     average = 0.0
-    ema.step([weight])  # the first step copies
+    update_ema(ema, [weight])  # the first step copies
     for index, decay in enumerate(expected):
         with torch.no_grad():
             weight.fill_(float(index + 1))
-        ema.step([weight])
+        update_ema(ema, [weight])
         average = decay * average + (1 - decay) * float(weight)
         assert float(ema.shadow_params[0]) == pytest.approx(average, rel=1e-5)
