@@ -15,7 +15,7 @@ NUM_INFERENCE_STEPS = 20
 VALIDATION_RATIO = 0.18
 
 _PROGRAM = "riffusion_train"
-_VAE_STEPS, _UNET_STEPS = 500, 1750  # of conf/experiment/demo_vae.yaml and demo.yaml, at scale 1
+_VAE_STEPS, _UNET_STEPS = 500, 2100  # of conf/experiment/demo_vae.yaml and demo.yaml, at scale 1
 _FEWEST_CLIPS, _FEWEST_STEPS, _FEWEST_SAMPLES = 24, 4, 4
 
 
