@@ -22,6 +22,7 @@ from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.model.adapt import add_lora, freeze, unfreeze
 from riffusion_train.model.build import make_components
+from riffusion_train.training.averaging import make_ema
 from riffusion_train.training.checkpoint import Checkpoints, TrainingState
 from riffusion_train.training.metrics import MetricsLog
 from riffusion_train.training.objective import DiffusionObjective
@@ -121,7 +122,6 @@ def _train(case: Case, quick: bool, steps: int, folder: Path) -> list[dict[str, 
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from diffusers import DDPMScheduler
-    from diffusers.training_utils import EMAModel
 
     words = ["dataset=none", "model=sd15_random", *(_TINY if quick else []), f"mixed_precision={case.precision}"]
     config = compose("train", TrainConfig, words)
@@ -157,7 +157,7 @@ def _train(case: Case, quick: bool, steps: int, folder: Path) -> list[dict[str, 
         objective=objective,
         optimizer=optimizer,
         schedule=make_schedule(config.schedule, optimizer, total),
-        ema=None if case.lora else EMAModel(weights, foreach=True),
+        ema=None if case.lora else make_ema(config.ema, weights),
         batches=lambda first: _batches(case.batch_size, size),
         name_slice=str,
         checkpoints=_NoCheckpoints(folder, 1),
