@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report import table, write_results
-from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT, InputError
+from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT, InputError
 
 NAMES = ("codec", "prepare", "sample", "train", "loading", "play")
 RESULTS = Path(__file__).parent / "results"

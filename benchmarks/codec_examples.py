@@ -18,8 +18,8 @@ from riffusion_train.audio.codec import make_codec
 from riffusion_train.audio.drawing import draw_spectrogram, stack, write_picture
 from riffusion_train.audio.files import write_audio
 from riffusion_train.audio.metrics import compare_sounds
-from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT, InputError
 from riffusion_train.config.spectrogram import load_preset
+from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT, InputError
 
 NAMES = ("energetic_electronic_2", "calm_acoustic_1", "rendered piano", "vowels", "noise bursts")
 PICTURED = ("rendered piano", "noise bursts")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from riffusion_train.config.errors import EXIT_DONE, EXIT_FAULT
+from riffusion_train.runtime.errors import EXIT_DONE, EXIT_FAULT
 
 RESULTS = Path(__file__).parent / "results" / "codec.json"
 

@@ -9,7 +9,7 @@ from typing import Any
 from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.report import Goal, Row
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 _STARTED_S = 20.0

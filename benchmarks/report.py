@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from riffusion_train.config.provenance import git_state, machine, versions
+from riffusion_train.runtime.provenance import git_state, machine, versions
 
 
 class Goal(enum.Enum):

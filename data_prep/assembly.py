@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from data_prep.atomic import link_or_copy, write_atomically
 from data_prep.balance import choose_slices, with_chosen
 from data_prep.card import card_text
 from data_prep.duplicates import likeness_keys
@@ -20,6 +19,7 @@ from data_prep.writers.shard import Row, Shard
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.config.spectrogram import write_spectrogram
 from riffusion_train.dataset import layout
+from riffusion_train.runtime.files import link_or_copy, write_atomically
 
 _PICTURES = 12
 _CHARTS = {"loudness_lufs": ("Loudness of the tracks", "LUFS"), TEMPO: ("Tempo of the tracks", "bpm")}

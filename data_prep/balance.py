@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_prep.kept import TrackFacts, kept_path, read_slices
 from data_prep.tracks import Track
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 Kept = Sequence[tuple[Track, TrackFacts]]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 _RATE_HZ = 22050
 _HOP_LENGTH = 512

@@ -5,9 +5,9 @@ import dataclasses
 from data_prep.captions import clean_captions
 from data_prep.templates import CaptionTemplate, PathTemplate
 from data_prep.tracks import Rejection, Sources, Track, with_columns
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import CaptionSource, PrepareConfig, TemplateUse
 from riffusion_train.dataset.layout import COLUMNS
+from riffusion_train.runtime.errors import InputError
 
 _TAG_TEMPLATE = "{comment|genre}"
 """What captions=tags makes without a caption_template: a title says little about a sound, a comment or genre more."""

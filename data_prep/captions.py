@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 _INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u2060"))
 """Byte-order mark, zero-width space, word joiner: they would change the tokens of a caption nobody can tell apart."""

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_prep.atomic import link_or_copy
 from data_prep.kept import Slice, TrackFacts, kept_path, note_origin, read_facts, write_kept
 from data_prep.output import LEFT_OUT_DIR
 from data_prep.writers.choose import read_rows
 from riffusion_train.dataset import layout
+from riffusion_train.runtime.files import link_or_copy
 
 _FIELDS = {field.name for field in dataclasses.fields(TrackFacts)}
 _OF_THE_WHOLE = ("misnamed", "clipped")

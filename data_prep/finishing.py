@@ -12,10 +12,10 @@ from data_prep.policy import judge
 from data_prep.report import counts_text, report_lines
 from data_prep.tracks import Sources, Track, with_columns
 from data_prep.writers.choose import check_columns
-from riffusion_train.config.errors import InputError
-from riffusion_train.config.hub import push
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.dataset.layout import SHARD_DIR, DatasetFolder, open_dataset_folder
+from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.hub import push
 
 
 def finish_dataset(

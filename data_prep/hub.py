@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from data_prep.places import one_line
 from data_prep.tables import ColumnNames, table_of
 from data_prep.tracks import Sources, Track
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 PREFIX = "datasets:"
 """Begins `audio=datasets:ID` and `audio=datasets:PATH`."""

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from data_prep.hub import PREFIX, write_row_audio
 from data_prep.places import is_url, one_line
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 _VERSIONS = ("etag", "md5hash", "content-md5", "checksum", "generation", "blob_id", "last-modified", "last_modified",
              "lastmodified", "last_commit", "mtime", "modified", "created", "lfs")  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from data_prep.atomic import write_atomically
+from riffusion_train.runtime.files import write_atomically
 
 _SCHEMA = pa.schema(
     [("png", pa.binary()), ("start_s", pa.float64()), ("duration_s", pa.float64()), ("max_value", pa.float64())]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.tables import Value
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 ATTRIBUTES = ("bpm", "key", "loudness", "brightness", "drums")
 RATE_HZ = 22050

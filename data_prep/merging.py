@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.atomic import link_or_copy
 from data_prep.finishing import find_complete, finish_dataset, push_dataset
 from data_prep.kept import kept_path, parameters_key, read_facts
 from data_prep.output import Output
@@ -12,11 +11,11 @@ from data_prep.parameters import command_line, cut_data, make_cut_parameters, re
 from data_prep.parts import CONFIG_FILE, PART_FILE, Part, parts_dir, read_part
 from data_prep.tracks import Sources
 from riffusion_train.config.compose import load_saved
-from riffusion_train.config.errors import InputError
-from riffusion_train.config.hub import check_repository
-from riffusion_train.config.merge import MergeConfig
-from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.config.prepare import MergeConfig, PrepareConfig
 from riffusion_train.dataset.layout import WORK_DIR, DatasetFolder
+from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import link_or_copy
+from riffusion_train.runtime.hub import check_repository
 
 
 def run_merge(config: MergeConfig, folders: Sequence[str] = (), endpoint: str | None = None) -> DatasetFolder:

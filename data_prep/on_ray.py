@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_prep.workers import SoleWorker
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 _POLL_S = 0.2
 _KNOCK_S = 5

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.atomic import write_atomically
 from data_prep.parameters import read_parameters, refuse_differences
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE
 from riffusion_train.dataset import layout
+from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import write_atomically
 
 PICTURES_DIR = "pictures"
 LEFT_OUT_DIR = ".left_out"

@@ -12,9 +12,9 @@ from data_prep.hub import PREFIX
 from data_prep.measuring import parse_attributes
 from data_prep.places import is_url
 from data_prep.work import CutParameters
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import CaptionSource, Duplicates, PrepareConfig
 from riffusion_train.config.spectrogram import to_data
+from riffusion_train.runtime.errors import InputError
 
 _RUNNING = ("num_workers", "engine", "ray_address", "dry_run", "overwrite", "push_to_hub", "private", "part")
 _FREE = ("out", *_RUNNING, "license", "spectrogram")

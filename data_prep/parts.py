@@ -11,17 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.atomic import write_atomically
 from data_prep.kept import TrackFacts
 from data_prep.output import Output, json_bytes
 from data_prep.parameters import read_parameters, refuse_differences
 from data_prep.running import work_on_tracks
 from data_prep.tracks import Rejection, Sources, Track
 from riffusion_train.config.compose import write_config
-from riffusion_train.config.errors import InputError
-from riffusion_train.config.prepare import PrepareConfig
-from riffusion_train.config.prepare_checks import parse_part
+from riffusion_train.config.prepare import PrepareConfig, parse_part
 from riffusion_train.dataset.layout import SCHEMA_VERSION, WORK_DIR
+from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import write_atomically
 
 PART_FILE = "part.json"
 CONFIG_FILE = "config.yaml"

@@ -19,10 +19,9 @@ from data_prep.running import work_on_tracks
 from data_prep.sources import find_sources
 from data_prep.tracks import Sources
 from data_prep.writers.choose import check_columns
-from riffusion_train.config.hub import check_repository
-from riffusion_train.config.prepare import CaptionSource, Engine, PrepareConfig, Windows
-from riffusion_train.config.prepare_checks import check_prepare
+from riffusion_train.config.prepare import CaptionSource, Engine, PrepareConfig, Windows, check_prepare
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder, read_stats
+from riffusion_train.runtime.hub import check_repository
 
 
 def run(config: PrepareConfig, words: Sequence[str] = (), endpoint: str | None = None) -> None:

@@ -4,12 +4,12 @@ import csv
 import io
 from pathlib import Path
 
-from data_prep.atomic import write_atomically
 from data_prep.captioning import add_path_fields, finish_captions
 from data_prep.sources import find_sources
 from data_prep.tags import read_tags
 from data_prep.tracks import Sources, with_columns
 from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.runtime.files import write_atomically
 
 
 def review_path(config: PrepareConfig) -> Path:

@@ -17,10 +17,10 @@ from data_prep.parameters import cut_data, make_cut_parameters
 from data_prep.tracks import Sources
 from data_prep.work import WorkerSetup, make_track_worker, one_thread
 from data_prep.workers import WorkerDied, run_here, run_in_processes
-from riffusion_train.config.errors import StoppedError
 from riffusion_train.config.prepare import Engine, PrepareConfig
-from riffusion_train.config.progress import ProgressReport
-from riffusion_train.config.provenance import usable_cores
+from riffusion_train.runtime.errors import StoppedError
+from riffusion_train.runtime.progress import ProgressReport
+from riffusion_train.runtime.provenance import usable_cores
 
 _Run = Callable[[WorkerSetup, Sequence[str], Path, Callable[[], bool]], Generator[tuple[int, object], None, None]]
 

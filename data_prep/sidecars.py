@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from data_prep.captions import clean_caption, clean_captions, parse_sidecar
 from data_prep.places import Place, one_line
 from data_prep.tables import CAPTION_COLUMNS, Value, cell_texts
-from riffusion_train.config.errors import InputError
 from riffusion_train.dataset.layout import COLUMNS
+from riffusion_train.runtime.errors import InputError
 
 
 class Sidecars(NamedTuple):

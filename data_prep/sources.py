@@ -10,8 +10,8 @@ from data_prep.places import LocalFolder, Place, is_url, make_place, one_line
 from data_prep.sidecars import read_sidecars
 from data_prep.tables import TABLE_NAMES, ColumnNames, Table, TableRow, parse_table, read_table
 from data_prep.tracks import Rejection, Sources, Track, with_columns
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import CaptionSource, PrepareConfig
+from riffusion_train.runtime.errors import InputError
 
 
 def find_sources(config: PrepareConfig) -> Sources:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.captions import clean_captions
-from riffusion_train.config.errors import InputError
 from riffusion_train.dataset.layout import COLUMNS, SPLITS
+from riffusion_train.runtime.errors import InputError
 
 TABLE_NAMES = ("captions.csv", "metadata.csv", "metadata.jsonl")
 FILE_COLUMNS = ("file", "file_name", "filename", "path", "audio")

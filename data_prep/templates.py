@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from data_prep.captions import clean_caption
 from data_prep.tables import Value
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 _FIELD = re.compile(r"\{(\w*)\}")
 

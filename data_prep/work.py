@@ -31,9 +31,9 @@ from data_prep.slicing import (
 from data_prep.tags import read_tags
 from riffusion_train.audio.files import resample
 from riffusion_train.audio.reading import decode, doubts
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import Tail, Windows
 from riffusion_train.config.spectrogram import Channels, SpectrogramConfig
+from riffusion_train.runtime.errors import InputError
 
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 """Errors of the place that is written to: no fault of a track, so they end the run."""

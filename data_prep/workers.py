@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 _IMPORTED_ONCE = ["data_prep.work", "riffusion_train.audio.codec"]

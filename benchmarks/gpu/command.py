@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.report import Row, table, write_results
-from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT, InputError
+from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT, InputError
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.corpus.corpus import write_corpus
-from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT, EXIT_STOPPED, InputError
+from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT, EXIT_STOPPED, InputError
 
 _NUMBERS = {"clips": 1800, "seed": 0, "num_workers": 2}
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from data_prep.atomic import write_atomically
 from data_prep.corpus import palette
 from data_prep.corpus.captions import captions_of
 from data_prep.corpus.render import (
@@ -27,8 +26,9 @@ from data_prep.corpus.render import (
     require_renderer,
 )
 from data_prep.corpus.score import attributes_of, compose_notes
-from riffusion_train.config.errors import InputError
-from riffusion_train.config.progress import ProgressReport
+from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import write_atomically
+from riffusion_train.runtime.progress import ProgressReport
 
 TABLE_FILE = "metadata.jsonl"
 SETTINGS_FILE = "corpus.json"

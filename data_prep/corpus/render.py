@@ -13,7 +13,7 @@ import soxr
 
 from data_prep.corpus.palette import CLIP_S, INSTRUMENTS
 from data_prep.corpus.score import Note
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 RATE_HZ = 22050
 """Sample rate of the written files: the demo's codec ends at 10 kHz."""

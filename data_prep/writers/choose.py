@@ -9,9 +9,9 @@ from data_prep.writers.folder import OWN_COLUMNS, FolderWriter, read_folder
 from data_prep.writers.parquet import ParquetWriter, read_parquet
 from data_prep.writers.shard import Row, SplitWriter
 from data_prep.writers.tar import TarWriter, read_tar
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import PrepareConfig, Writer
 from riffusion_train.dataset.layout import DatasetFolder
+from riffusion_train.runtime.errors import InputError
 
 _READERS: dict[Writer, Callable[[Path], Iterator[Row]]] = {
     Writer.parquet: read_parquet,

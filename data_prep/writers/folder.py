@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from data_prep.atomic import open_atomically, write_atomically
 from data_prep.writers.names import slice_name
 from data_prep.writers.shard import Row, Shard
 from riffusion_train.dataset import layout
+from riffusion_train.runtime.files import open_atomically, write_atomically
 
 FILE_NAME = "file_name"
 TEXT = "text"

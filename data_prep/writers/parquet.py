@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.atomic import open_atomically
 from data_prep.writers.shard import Row, Shard, portions, written_shard
 from riffusion_train.dataset import layout
+from riffusion_train.runtime.files import open_atomically
 
 ROWS_A_GROUP = 100
 """Rows a Parquet row group: what a reader has to load for one random row, so few for images."""

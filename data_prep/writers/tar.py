@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from data_prep.atomic import open_atomically
 from data_prep.writers.names import slice_name
 from data_prep.writers.shard import Row, Shard, portions, written_shard
 from riffusion_train.dataset import layout
+from riffusion_train.runtime.files import open_atomically
 
 
 class TarWriter:

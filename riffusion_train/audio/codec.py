@@ -18,9 +18,9 @@ from torch import Tensor
 from riffusion_train.audio.mel import mel_filter_bank
 from riffusion_train.audio.pixels import as_tensor, draw, read_planes
 from riffusion_train.audio.stft import MelAnalysis
-from riffusion_train.config.errors import InputError, choice
 from riffusion_train.config.sample import Inverter, Quality
 from riffusion_train.config.spectrogram import Channels, Scale, SpectrogramConfig
+from riffusion_train.runtime.errors import InputError, choice
 
 if TYPE_CHECKING:
     from riffusion_train.audio.decoding import Decoder

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from riffusion_train.audio.mel import HTK_CORNER_HZ
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import Channels, Rounding, Scale, SpectrogramConfig, from_data, to_data
+from riffusion_train.runtime.errors import InputError
 
 TEXT_KEY = "spectrogram"
 """The PNG text that holds the codec's parameters and the maximum, as JSON."""

@@ -10,7 +10,7 @@ import torch
 
 from riffusion_train.audio.files import resample
 from riffusion_train.audio.metrics import RATE_HZ, mel_power_db
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 RANGE_DB = 80.0
 DIFFERENCE_DB = 12.0

@@ -11,7 +11,7 @@ import soxr
 
 from riffusion_train.audio.reading import Decoded, decode, doubts
 from riffusion_train.audio.tags import TAGS, add_id3_tags, add_riff_tags
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 FORMATS = {
     ".wav": ("WAV", "PCM_16"),

@@ -16,8 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from riffusion_train.audio.codec import EncodedClip
 from riffusion_train.audio.description import TEXT_KEY, exif_tags_of, read_description, text_of
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import SpectrogramConfig
+from riffusion_train.runtime.errors import InputError
 
 MAX_PIXELS = 1 << 27
 """The most pixels that an image may have, 44 minutes at 512 bands and 100 columns a second."""

@@ -14,7 +14,7 @@ import torch
 
 from riffusion_train.audio.files import resample
 from riffusion_train.audio.mel import HTK_CORNER_HZ, mel_filter_bank
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 RATE_HZ = 44100
 """The rate at which sounds are compared."""

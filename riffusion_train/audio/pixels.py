@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from riffusion_train.audio import host
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import Channels, Rounding, Scale, SpectrogramConfig
+from riffusion_train.runtime.errors import InputError
 
 _FOURTH_ROOT = 0.25
 

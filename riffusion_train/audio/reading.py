@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from riffusion_train.audio.containers import declared_frames, ends_unmarked
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 COMPLETE_SHARE = 0.95
 """A file whose decoded length is below this share of the declared one is truncated: codecs' paddings are far smaller."""

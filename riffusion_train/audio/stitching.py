@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 
 def stitch(mels: Sequence[Tensor], cosines: Sequence[Tensor | None], overlap: int) -> tuple[Tensor, Tensor | None]:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from riffusion_train.audio.codec import UNKNOWN_LEVEL_PEAK, SpectrogramCodec
 from riffusion_train.audio.pixels import as_tensor, read_planes
-from riffusion_train.config.errors import InputError, choice
 from riffusion_train.config.sample import Inverter, Quality
+from riffusion_train.runtime.errors import InputError, choice
 
 
 class StreamingDecoder:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 # Name of each tag in ID3v2.4 (https://id3.org/id3v2.4.0-frames) and in the INFO list of RIFF files.
 _FRAMES = {

@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import Channels, SpectrogramConfig, from_data, to_data
+from riffusion_train.runtime.errors import InputError
 
 CONFIG_FILE = "vocoder.json"
 WEIGHTS_FILE = "vocoder.safetensors"

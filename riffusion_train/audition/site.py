@@ -9,7 +9,7 @@ from typing import Any
 
 from riffusion_train.audition.measures import METRICS, Measured, heard_lufs, matching_target_lufs, measure_clip
 from riffusion_train.audition.page import page_html
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 PAGE_FILE = "index.html"
 SITE_FILE = "site.json"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn, TypeVar
 
 from riffusion_train.config.compose import compose, conf_dir, group_options
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 Root = TypeVar("Root")
 

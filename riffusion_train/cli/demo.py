@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from riffusion_train.cli.command import parse
 from riffusion_train.config.demo import DemoConfig
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 _NEEDED = {"midirenderer": "midirenderer", "pretty_midi": "pretty_midi", "sklearn": "scikit-learn"}
 

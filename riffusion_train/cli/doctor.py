@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 _USAGE = """usage: riffusion doctor [MODEL]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from riffusion_train.cli.command import help_text
 from riffusion_train.config.compose import compose
-from riffusion_train.config.errors import InputError
-from riffusion_train.config.import_model import ImportConfig
+from riffusion_train.config.export import ImportConfig
+from riffusion_train.runtime.errors import InputError
 
 
 def main(words: Sequence[str]) -> None:

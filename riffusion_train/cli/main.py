@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from riffusion_train import __version__
-from riffusion_train.config.errors import EXIT_DONE, EXIT_FAULT, EXIT_INPUT, EXIT_STOPPED, InputError, StoppedError
+from riffusion_train.runtime.errors import EXIT_DONE, EXIT_FAULT, EXIT_INPUT, EXIT_STOPPED, InputError, StoppedError
 
 VERBS = {
     "prepare": "slice captioned audio into a dataset of spectrogram images",

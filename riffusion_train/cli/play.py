@@ -6,8 +6,8 @@ from pathlib import Path
 
 from riffusion_train.cli.command import FlagParser, help_text
 from riffusion_train.config.compose import compose, config_keys
-from riffusion_train.config.errors import InputError
-from riffusion_train.config.play import PlayConfig
+from riffusion_train.config.sample import PlayConfig
+from riffusion_train.runtime.errors import InputError
 
 _FLAGS = "MODEL [--lora FILE[:WEIGHT]] "
 _NEEDED = ("fastapi", "uvicorn", "websockets", "multipart")

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from riffusion_train.cli.loaded import load_sampler
-from riffusion_train.config.play import PlayConfig
+from riffusion_train.config.sample import PlayConfig
 from riffusion_train.player.app import DEFAULT_PROMPT, create_app
 from riffusion_train.player.guard import Application
 from riffusion_train.player.serve import is_loopback

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from riffusion_train.cli.command import help_text, parse
 from riffusion_train.config.compose import compose, config_keys
-from riffusion_train.config.errors import InputError
-from riffusion_train.config.merge import MergeConfig
-from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.config.prepare import MergeConfig, PrepareConfig
+from riffusion_train.runtime.errors import InputError
 
 
 def main(words: Sequence[str]) -> None:

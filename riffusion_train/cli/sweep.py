@@ -12,8 +12,8 @@ from typing import Any
 
 from riffusion_train.cli.command import FlagParser
 from riffusion_train.config.compose import compose, is_text
-from riffusion_train.config.errors import EXIT_STOPPED, InputError, StoppedError
 from riffusion_train.config.train import TrainConfig
+from riffusion_train.runtime.errors import EXIT_STOPPED, InputError, StoppedError
 
 MULTIRUN_FLAGS = ("-m", "--multirun")
 SWEEP_FILE = "sweep.json"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 Root = TypeVar("Root")
 

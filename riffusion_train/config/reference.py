@@ -18,13 +18,9 @@ from typing import Any
 
 from riffusion_train.config.compose import conf_dir, describe, group_options
 from riffusion_train.config.demo import DemoConfig
-from riffusion_train.config.export import ExportConfig
-from riffusion_train.config.grid import GridConfig
-from riffusion_train.config.import_model import ImportConfig
-from riffusion_train.config.merge import MergeConfig
-from riffusion_train.config.play import PlayConfig
-from riffusion_train.config.prepare import PrepareConfig
-from riffusion_train.config.sample import SampleConfig
+from riffusion_train.config.export import ExportConfig, ImportConfig
+from riffusion_train.config.prepare import MergeConfig, PrepareConfig
+from riffusion_train.config.sample import GridConfig, PlayConfig, SampleConfig
 from riffusion_train.config.train import TrainConfig
 
 ROOTS: dict[str, type] = {

@@ -1,9 +1,11 @@
-"""The config of `riffusion sample`."""
+"""The configs of everything that samples a model: `riffusion sample`, `evaluate grid` and `play`."""
 
 import dataclasses
 import enum
 
 from omegaconf import MISSING
+
+from riffusion_train.config.export import ExportWeights
 
 
 class SchedulerName(enum.Enum):
@@ -153,5 +155,71 @@ class SampleConfig:
     """Take pictures through the VAE in tiles: less memory, seams that may be seen."""
     device: str | None = None
     """`cpu`, `cuda`, `mps`; null takes the best there is."""
+    num_threads: int | None = None
+    """CPU threads; null leaves it to torch."""
+
+
+@dataclasses.dataclass
+class GridConfig:
+    """Everything `riffusion evaluate grid` can be told beside the models and the prompts."""
+
+    out: str = MISSING
+    """Folder of the site; clips that stand in it are not made again."""
+    checkpoints: str = "all"
+    """Of a run folder: `all`, `final`, `newest`, `best`, or steps, with commas between them."""
+    weights: ExportWeights = ExportWeights.ema
+    """Of a run folder: which of its weights."""
+    seeds: str = "0"
+    """Seeds, with commas between them; `0-3` is 0,1,2,3. Each is sampled for every prompt and every model."""
+    title: str = "Audition"
+    """What the page is called."""
+    guidance_scale: float = 7.0
+    """Classifier-free guidance; 1 is none."""
+    num_inference_steps: int = 20
+    """Denoising steps."""
+    scheduler: SchedulerName = SchedulerName.dpmsolver
+    """The solver."""
+    batch_size: int = 4
+    """Clips denoised together."""
+    format: AudioFormat = AudioFormat.wav
+    """The audio file format."""
+    quality: Quality = Quality.normal
+    """How long to search for the phase of the sound."""
+    device: str | None = None
+    """`cpu`, `cuda`, `mps`; null takes the best there is."""
+    num_threads: int | None = None
+    """CPU threads; null leaves it to torch."""
+
+
+@dataclasses.dataclass
+class PlayConfig:
+    """Everything `riffusion play` can be told beside the model."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; `0.0.0.0` serves every machine that can reach this one."""
+    port: int = 8000
+    """Port to listen on; 0 takes any that is free."""
+    origins: list[str] = dataclasses.field(default_factory=list)
+    """Further origins whose pages may steer, as `[https://music.example.org]` before a proxy."""
+    prompt: str | None = None
+    """What plays first; null takes one of ours."""
+    seed_image: str | None = None
+    """The seed image that sessions begin with; null for none."""
+    num_inference_steps: int = 20
+    """Denoising steps at most; fewer are done where time is short."""
+    guidance_scale: float = 7.0
+    """Classifier-free guidance that sessions begin with."""
+    scheduler: SchedulerName = SchedulerName.dpmsolver
+    """The solver."""
+    quality: Quality = Quality.normal
+    """How long to search for the phase of the sound."""
+    max_streams: int | None = None
+    """Sessions that play at once; null lets in as many as the measured speed of this machine allows."""
+    sockets_per_address: int = 64
+    """Listeners of one address; all who share a network may have the same one."""
+    device: str | None = None
+    """`cpu`, `cuda`, `mps`; null takes the best there is."""
+    dtype: Dtype = Dtype.fp32
+    """What UNet and text encoder compute in."""
     num_threads: int | None = None
     """CPU threads; null leaves it to torch."""

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 SPECTROGRAM_FILE = "spectrogram.json"
 SCHEMA_VERSION = 2

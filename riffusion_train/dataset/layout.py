@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
+from riffusion_train.runtime.errors import InputError
 
 if TYPE_CHECKING:
     import datasets

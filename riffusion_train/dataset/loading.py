@@ -8,10 +8,10 @@ import pyarrow.compute as pc
 import torch
 from torch.utils.data import Dataset
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.dataset.draws import generator, normal
 from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.dataset.order import Address
+from riffusion_train.runtime.errors import InputError
 
 _LOOKED_AT = 64
 _GOLDEN_RATIO = (5**0.5 - 1) / 2

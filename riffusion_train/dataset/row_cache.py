@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.dataset.layout import DatasetFolder
+from riffusion_train.runtime.errors import InputError
 
 CACHE_DIR = ".cache"
 SCHEMA_VERSION = 1

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from riffusion_train.config.provenance import git_state, machine, versions
 from riffusion_train.evaluation.listening import Agreement
+from riffusion_train.runtime.provenance import git_state, machine, versions
 
 FIGURES_FILE = "figures.json"
 

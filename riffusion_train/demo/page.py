@@ -8,10 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.demo.curves import Curve, curve_svg
 from riffusion_train.demo.figures import FigureRow
 from riffusion_train.demo.steps import StepResult
+from riffusion_train.runtime.errors import InputError
 
 PAGE_FILE = "index.html"
 

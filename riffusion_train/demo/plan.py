@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from riffusion_train.config.demo import DemoConfig
-from riffusion_train.config.provenance import usable_cores
 from riffusion_train.demo.steps import Step
+from riffusion_train.runtime.provenance import usable_cores
 
 NUM_CLIPS = 1800
 NUM_SAMPLES = 96

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from riffusion_train.config.errors import EXIT_FAULT, EXIT_STOPPED, InputError, StoppedError
+from riffusion_train.runtime.errors import EXIT_FAULT, EXIT_STOPPED, InputError, StoppedError
 
 _RECORD_FILE = "steps.json"
 _IMPORTED_ONCE = (

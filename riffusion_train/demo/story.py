@@ -13,8 +13,6 @@ from riffusion_train.audio.codec import EncodedClip, SpectrogramCodec, make_code
 from riffusion_train.audio.files import read_audio, write_audio
 from riffusion_train.audio.image import load_image, save_image
 from riffusion_train.config.demo import DemoConfig
-from riffusion_train.config.errors import InputError
-from riffusion_train.config.provenance import machine, versions
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.loading import SliceTable
 from riffusion_train.demo.curves import Curve
@@ -23,6 +21,8 @@ from riffusion_train.demo.page import Clip, DemoPage, Pair, write_page
 from riffusion_train.demo.plan import GUIDANCE_SCALE, DemoFolder, num_samples, plan_steps
 from riffusion_train.demo.steps import StepRunner
 from riffusion_train.evaluation.listening import ATTRIBUTES, ListeningJudge
+from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.provenance import machine, versions
 
 TARGETS = {"instrument": 0.75, "drums": 0.95, "tempo": 0.80, "register": 0.70}
 """What a demo at full scale has to reach."""

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from riffusion_train.audition.site import PAGE_FILE, Cell, Site, Version, write_site
-from riffusion_train.config.errors import InputError, StoppedError
-from riffusion_train.config.progress import ProgressReport
 from riffusion_train.config.sample import Quality, SchedulerName
+from riffusion_train.runtime.errors import InputError, StoppedError
+from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.sampler import ASSUMED_PRESET, Sampler
 

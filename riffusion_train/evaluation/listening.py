@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.evaluation.features import picture_features
+from riffusion_train.runtime.errors import InputError
 
 ATTRIBUTES = ("instrument", "drums", "tempo", "register")
 """What is judged, all of it visible in a spectrogram of 64 x 64 pixels and more."""

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
 from riffusion_train.export.summary import SUMMARY_FILE, SUMMARY_KEY
 from riffusion_train.model.components import MODEL_INDEX_FILE, open_model
@@ -15,6 +14,7 @@ from riffusion_train.model.lora import LORA_FILE
 from riffusion_train.model.single_file import CONFIGS_KEY, read_metadata_spectrogram
 from riffusion_train.model.stored import WEIGHT_STEMS, StoredModel, read_json
 from riffusion_train.model.tensor_file import StoredTensor, open_tensors
+from riffusion_train.runtime.errors import InputError
 
 _UNKNOWN = "not said"
 _DOWN_ENDS = (".lora_A.weight", ".lora_down.weight", "lora.down.weight", ".lora_linear_layer.down.weight")

@@ -4,14 +4,14 @@ import os
 import tempfile
 from pathlib import Path
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.export import ExportDtype, ExportFormat, ExportWeights, LoraLayout
-from riffusion_train.config.hub import check_repository, push
 from riffusion_train.config.spectrogram import write_spectrogram
 from riffusion_train.export.card import write_card
 from riffusion_train.export.product import check_target, is_file, write_product, written_beside
 from riffusion_train.export.run_model import FINAL, RunModel, open_run_model
 from riffusion_train.export.summary import metadata, summarise, write_summary
+from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.hub import check_repository, push
 
 
 def export_run(

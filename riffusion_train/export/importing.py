@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.export import ExportDtype, ExportFormat, LoraLayout
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset
@@ -16,6 +15,7 @@ from riffusion_train.model.family import LORA_DIFFUSERS, LORA_KOHYA, family_of
 from riffusion_train.model.lora import LORA_FILE, Lora, merged, read_lora
 from riffusion_train.model.stored import StoredModel
 from riffusion_train.model.tensor_file import open_tensors
+from riffusion_train.runtime.errors import InputError
 
 
 def import_model(

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.export import ExportDtype, ExportFormat, LoraLayout
 from riffusion_train.config.spectrogram import write_spectrogram
 from riffusion_train.model.components import write_model
 from riffusion_train.model.lora import LORA_FILE, Lora, write_diffusers_lora, write_kohya_lora
 from riffusion_train.model.single_file import write_single_file
 from riffusion_train.model.stored import StoredModel
+from riffusion_train.runtime.errors import InputError
 
 DTYPES = {ExportDtype.fp32: torch.float32, ExportDtype.fp16: torch.float16, ExportDtype.bf16: torch.bfloat16}
 

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.export import ExportWeights
 from riffusion_train.config.model import ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
@@ -17,6 +16,7 @@ from riffusion_train.model.lora import LORA_FILE, Lora, from_peft, merged, read_
 from riffusion_train.model.noise_schedule import trained_scheduler
 from riffusion_train.model.stored import StoredModel, stored_components, stored_fingerprint
 from riffusion_train.model.tensor_file import open_tensors
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.checkpoint import Checkpoints
 from riffusion_train.training.run_folder import RunFolder
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.model.components import Components
+from riffusion_train.runtime.errors import InputError
 
 ADAPTER = "default"
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.model.components import Components, load_components
 from riffusion_train.model.tokenizer import END_ID, MAX_LENGTH, START_ID, VOCABULARY_SIZE, build_tokenizer
+from riffusion_train.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel

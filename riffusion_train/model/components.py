@@ -10,9 +10,9 @@ import torch
 import xxhash
 from torch import nn
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, SpectrogramConfig, write_spectrogram
 from riffusion_train.model.tokenizer import save_tokenizer
+from riffusion_train.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import SpectrogramConfig, to_data
 from riffusion_train.model.family import LORA_DIFFUSERS, LORA_KOHYA, family_of
 from riffusion_train.model.single_file import METADATA_KEY, read_metadata_spectrogram
 from riffusion_train.model.stored import StoredModel, shortened
 from riffusion_train.model.tensor_file import StoredTensor, open_tensors, stored, write_tensors
+from riffusion_train.runtime.errors import InputError
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Name of the file in a folder of adapters in diffusers' layout."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, from_data, to_data
 from riffusion_train.model.build import build_scheduler, make_components
@@ -30,6 +29,7 @@ from riffusion_train.model.stored import (
 )
 from riffusion_train.model.tensor_file import StoredTensor, open_tensors, stored, write_tensors
 from riffusion_train.model.tokenizer import build_tokenizer, is_standard
+from riffusion_train.runtime.errors import InputError
 
 METADATA_KEY = "spectrogram"
 """Key of the codec's JSON in the file's metadata."""

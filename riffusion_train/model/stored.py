@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import load_spectrogram
 from riffusion_train.model.components import MODEL_INDEX_FILE, Components, hash_weights
 from riffusion_train.model.family import OTHER_SIZE, SD1, folder_family
 from riffusion_train.model.tensor_file import StoredTensor, open_tensors, stored
 from riffusion_train.model.tokenizer import load_tokenizer
+from riffusion_train.runtime.errors import InputError
 
 WEIGHT_STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 """Names of the weight files in a diffusers folder, without their ends."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 _CODES = {
     torch.float64: "F64",

@@ -12,7 +12,6 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from riffusion_train import __version__
-from riffusion_train.config.errors import InputError
 from riffusion_train.player import routes_clips, routes_pages, routes_sessions
 from riffusion_train.player.clips import ClipMaker
 from riffusion_train.player.guard import Guard
@@ -20,6 +19,7 @@ from riffusion_train.player.schemas import ErrorAnswer
 from riffusion_train.player.session import Patience
 from riffusion_train.player.settings import Limits, Settings
 from riffusion_train.player.studio import BusyError, FullError, Studio
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.sampler import Sampler
 
 DEFAULT_PROMPT = "a slow piano in an empty house, rain outside"

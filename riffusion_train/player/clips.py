@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from riffusion_train.audio.loudness import loudness_gain, measure
-from riffusion_train.config.errors import InputError
 from riffusion_train.player.settings import ClipSpec
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.conditions import Condition
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.modes.walk import draw_loop

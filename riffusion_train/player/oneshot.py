@@ -11,10 +11,10 @@ import numpy as np
 import PIL.Image
 
 from riffusion_train.audio.files import FORMATS, write_audio
-from riffusion_train.config.errors import InputError, choice
 from riffusion_train.player.clips import ClipMaker
 from riffusion_train.player.segments import encode_png
 from riffusion_train.player.settings import MOST_SEED, ClipSpec, SettingsReader
+from riffusion_train.runtime.errors import InputError, choice
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.requests import TextRequest
 

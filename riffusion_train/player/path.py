@@ -8,8 +8,8 @@ import dataclasses
 import itertools
 from typing import Any
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.player.settings import ClipSpec, Settings
+from riffusion_train.runtime.errors import InputError
 
 _MOST_PAST = 50
 _NEAR = 1e-4

@@ -10,11 +10,11 @@ from fastapi import APIRouter, Request, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.player.oneshot import clip_request, make_clip, original_request, run_original
 from riffusion_train.player.routes_pages import studio_of
 from riffusion_train.player.schemas import ClipAnswer, ClipBody, ErrorAnswer, OriginalAnswer, OriginalBody, UploadAnswer
 from riffusion_train.player.uploads import read_upload
+from riffusion_train.runtime.errors import InputError
 
 router = APIRouter()
 

@@ -8,13 +8,13 @@ from fastapi import APIRouter, Query, Request, WebSocket
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.player.oneshot import MIME_TYPES, encode_audio
 from riffusion_train.player.routes_pages import studio_of
 from riffusion_train.player.schemas import Change, ChangeAnswer, ErrorAnswer, FullAnswer, NewSession, SessionAnswer
 from riffusion_train.player.segments import Segment, encode_png, picture_between, samples_between
 from riffusion_train.player.session import Session
 from riffusion_train.player.stream import serve_socket
+from riffusion_train.runtime.errors import InputError
 
 router = APIRouter(prefix="/api/sessions", tags=["sessions"])
 

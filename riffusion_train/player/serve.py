@@ -10,9 +10,9 @@ from types import FrameType
 
 import uvicorn
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.player.guard import Application
 from riffusion_train.player.settings import Limits
+from riffusion_train.runtime.errors import InputError
 
 _GRACE_S = 3
 

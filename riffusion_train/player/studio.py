@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.player.clips import ClipMaker
 from riffusion_train.player.governor import capacity
 from riffusion_train.player.session import Patience, Session
 from riffusion_train.player.settings import Limits, Settings, SettingsReader
+from riffusion_train.runtime.errors import InputError
 
 LOG = logging.getLogger("riffusion.player")
 _TICKET_S = 30.0

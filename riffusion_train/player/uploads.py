@@ -6,7 +6,7 @@ import numpy as np
 import soundfile
 
 from riffusion_train.audio.files import resample
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 _KINDS = "WAV, FLAC, MP3, Ogg, Opus, AIFF, M4A, WebM or AAC"
 _MOST_SAMPLES = 1 << 25

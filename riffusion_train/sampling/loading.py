@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.sample import Dtype
 from riffusion_train.model.components import Components, load_components, open_model
+from riffusion_train.runtime.errors import InputError
 
 TORCH_DTYPES = {Dtype.fp32: None, Dtype.fp16: torch.float16, Dtype.bf16: torch.bfloat16}
 """What UNet and text encoder are turned into."""

@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 from typing import ClassVar
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

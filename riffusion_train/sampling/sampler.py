@@ -11,10 +11,10 @@ import torch
 from riffusion_train.audio.codec import SpectrogramCodec
 from riffusion_train.audio.loudness import loudness_gain, measure
 from riffusion_train.audio.streaming import StreamingDecoder
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.sample import Dtype, Quality, SchedulerName
 from riffusion_train.model.adapt import freeze
 from riffusion_train.model.components import Components, fingerprint
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling import loading
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.denoise import StepReport

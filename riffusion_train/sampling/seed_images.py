@@ -10,7 +10,7 @@ import numpy as np
 
 from riffusion_train.audio.codec import SpectrogramCodec
 from riffusion_train.audio.files import FORMATS
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 

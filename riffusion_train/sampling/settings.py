@@ -7,7 +7,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.requests import REQUESTS, Request
 
 SETTINGS_KEY = "riffusion"

@@ -8,8 +8,8 @@ import numpy as np
 
 from riffusion_train.audio.codec import SpectrogramCodec
 from riffusion_train.audio.files import load_audio, resample
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import Channels
+from riffusion_train.runtime.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

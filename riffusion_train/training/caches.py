@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from riffusion_train.config.errors import InputError, StoppedError
-from riffusion_train.config.progress import ProgressReport
 from riffusion_train.config.train import MethodName, TrainConfig
 from riffusion_train.dataset.latents import latent_cache
 from riffusion_train.dataset.loading import Moments, SliceTable, Texts, make_tokenize
@@ -16,8 +14,10 @@ from riffusion_train.dataset.row_cache import CachedRows, Encode, RowCache
 from riffusion_train.dataset.texts import CachedTexts, cached_captions, text_cache
 from riffusion_train.model.components import Components, fingerprint
 from riffusion_train.model.tokenizer import tokenizer_fingerprint
+from riffusion_train.runtime.errors import InputError, StoppedError
+from riffusion_train.runtime.progress import ProgressReport
+from riffusion_train.runtime.signals import StopRequest
 from riffusion_train.training.objective import encode_moments
-from riffusion_train.training.stop import StopRequest
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from riffusion_train.config.provenance import machine
 from riffusion_train.config.train import Resume, TrackerName, TrainConfig
+from riffusion_train.runtime.provenance import machine
 from riffusion_train.training.caches import CacheWork, planned_caches
 from riffusion_train.training.checkpoint import Checkpoints, TrainingState
 from riffusion_train.training.run_folder import RunFolder, check_resumable, new_run_path

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 SCHEMA_VERSION = 1
 _STATE_FILE = "state.json"

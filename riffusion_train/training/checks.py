@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset
 from riffusion_train.config.train import MethodName, MixedPrecision, PredictionType, TrainConfig
 from riffusion_train.dataset.layout import DatasetFolder
+from riffusion_train.runtime.errors import InputError
 
 _AT_LEAST_ONE = (
     "max_train_steps",

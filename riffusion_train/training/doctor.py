@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from riffusion_train.config.provenance import machine, versions
+from riffusion_train.runtime.provenance import machine, versions
 
 _GIB = 2**30
 _LITTLE_DISK_GIB = 20

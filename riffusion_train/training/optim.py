@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.train import OptimizerConfig, OptimizerName, ScheduleConfig, ScheduleName, TrainConfig
+from riffusion_train.runtime.errors import InputError
 
 _PACKAGES = {
     OptimizerName.adamw_8bit: "bitsandbytes",

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from riffusion_train.audition.site import Cell, Site, Version, write_site
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.train import PreviewConfig
 from riffusion_train.dataset.loading import SliceTable
 from riffusion_train.model.components import Components
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.sampler import Sampler
 from riffusion_train.training.sharding import whole_model

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.train import MethodName, OptimizerName, TrackerName, TrainConfig
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.checks import check_precision, check_scaler
 from riffusion_train.training.optim import check_optimizer
 from riffusion_train.training.run_folder import RunFolder, new_run_path

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from riffusion_train.config.compose import config_keys, load_saved, write_config
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import SpectrogramConfig, write_spectrogram
 from riffusion_train.config.train import Resume, TrainConfig
+from riffusion_train.runtime.errors import InputError
 
 _FREE_TO_CHANGE = (
     "check",

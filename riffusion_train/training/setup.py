@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from riffusion_train.config.provenance import git_state, machine, versions
 from riffusion_train.config.train import MethodName, TrainConfig
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder
 from riffusion_train.dataset.loading import SliceTable, check_slices
 from riffusion_train.model.build import make_components
 from riffusion_train.model.components import Components, fingerprint
+from riffusion_train.runtime.provenance import git_state, machine, versions
 from riffusion_train.training.assembly import make_trainer
 from riffusion_train.training.checks import check_codec, check_config
 from riffusion_train.training.final import measure_scaling_factor, write_final

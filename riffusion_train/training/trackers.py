@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.train import TrackerConfig, TrackerName
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.clip import Clip
 
 

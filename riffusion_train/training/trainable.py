@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.train import MethodName, TrainConfig
 from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.model.adapt import add_lora, freeze, lora_scale_alpha, unfreeze, unfreeze_vae
 from riffusion_train.model.components import Components
 from riffusion_train.model.noise_schedule import trained_scheduler
+from riffusion_train.runtime.errors import InputError
 
 
 def prepare_components(config: TrainConfig, folder: DatasetFolder, base: Components) -> Components:

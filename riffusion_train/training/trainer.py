@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from riffusion_train.config.errors import InputError, StoppedError
-from riffusion_train.config.progress import ProgressReport
+from riffusion_train.runtime.errors import InputError, StoppedError
+from riffusion_train.runtime.progress import ProgressReport
+from riffusion_train.runtime.signals import StopRequest
 from riffusion_train.training.agreement import Agreement
 from riffusion_train.training.averaging import averaged_weights, averages, averages_itself, update_ema
 from riffusion_train.training.checkpoint import Checkpoints, TrainingState
@@ -19,7 +20,6 @@ from riffusion_train.training.flops import count_flops
 from riffusion_train.training.metrics import MetricsLog
 from riffusion_train.training.optimizer_state import optimizer_tensors, restore_optimizer
 from riffusion_train.training.sharding import gather, joined, like_weight, own_part, own_parts, prepare, whole
-from riffusion_train.training.stop import StopRequest
 from riffusion_train.training.validation import Validation
 
 Batches = Callable[[int], Iterator[dict[str, Tensor]]]

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.train import MethodName, TrainConfig
 from riffusion_train.dataset.draws import normal
 from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.dataset.loading import SliceTable, Tokenize, make_tokenize
 from riffusion_train.model.components import Components
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.objective import encode_moments
 
 TIMESTEP_FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)

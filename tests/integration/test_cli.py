@@ -10,7 +10,7 @@ from support.worlds import train_words, write_dataset
 
 from riffusion_train import __version__
 from riffusion_train.cli.main import VERBS, main
-from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT
+from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 
 ROOT = Path(__file__).parents[2]
 

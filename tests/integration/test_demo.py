@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from riffusion_train.cli.main import main
-from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT
+from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 
 SMALL = ["scale=0.02", "num_threads=1"]
 

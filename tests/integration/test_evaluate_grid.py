@@ -12,8 +12,8 @@ from support.worlds import train_config, write_dataset
 
 from riffusion_train.audio.files import read_audio
 from riffusion_train.cli.main import main
-from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT
 from riffusion_train.export.exporting import export_run
+from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 from riffusion_train.training.setup import run_training
 
 QUICK = ["num_inference_steps=1", "device=cpu"]

@@ -14,7 +14,7 @@ from support.processes import run_ranks
 from support.worlds import train_config, train_words, write_dataset
 
 from riffusion_train.cli.main import main
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.processes import check_launch
 from riffusion_train.training.setup import run_training
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.worlds import train_config, train_words, write_dataset
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.setup import run_training
 
 LAUNCH = Path(__file__).parents[2] / "launch"

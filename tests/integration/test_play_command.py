@@ -15,7 +15,7 @@ import pytest
 from support.sampling import write_nano_model
 
 from riffusion_train.cli.main import main
-from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT
+from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 
 pytestmark = pytest.mark.flaky(reruns=2)  # real time, on a machine that has other work
 

@@ -21,9 +21,9 @@ from riffusion_train.audio.codec import make_codec
 from riffusion_train.audio.files import read_audio, resample
 from riffusion_train.cli.main import main
 from riffusion_train.config.compose import compose
-from riffusion_train.config.errors import InputError, StoppedError
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.dataset import layout
+from riffusion_train.runtime.errors import InputError, StoppedError
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -199,7 +199,7 @@ def test_sigterm_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
 def test_ctrl_c_in_this_process_raises_stopped(tmp_path, monkeypatch):
     audio = write_tones(tmp_path / "audio", 6)
     monkeypatch.setattr(
-        "riffusion_train.config.progress.ProgressReport.update", lambda *arguments: os.kill(os.getpid(), signal.SIGINT)
+        "riffusion_train.runtime.progress.ProgressReport.update", lambda *arguments: os.kill(os.getpid(), signal.SIGINT)
     )
     with pytest.raises(StoppedError, match="1 of 6 tracks are kept"):
         prepared(audio, tmp_path / "out")

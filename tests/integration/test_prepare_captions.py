@@ -10,8 +10,8 @@ from support.corpus_files import tone, write_tones, write_track
 
 from data_prep.pipeline import prepare, run
 from riffusion_train.config.compose import compose
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.runtime.errors import InputError
 
 
 def config_for(audio, out, *words):

@@ -11,8 +11,8 @@ from support.notes import music
 from data_prep import work
 from data_prep.pipeline import prepare
 from riffusion_train.config.compose import compose
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.runtime.errors import InputError
 
 
 def manifest_of(audio, out, *words):

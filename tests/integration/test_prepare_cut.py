@@ -9,8 +9,8 @@ from support.corpus_files import tone, write_tones, write_track
 
 from data_prep.pipeline import prepare
 from riffusion_train.config.compose import compose
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.runtime.errors import InputError
 
 CLIP_S = 5.04  # of the preset tiny
 

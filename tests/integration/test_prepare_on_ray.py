@@ -17,8 +17,8 @@ from data_prep.on_ray import TaskLost, connected, run_on_ray
 from data_prep.pipeline import prepare
 from data_prep.workers import WorkerDied
 from riffusion_train.config.compose import compose
-from riffusion_train.config.errors import InputError, StoppedError
 from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.runtime.errors import InputError, StoppedError
 
 pytest.importorskip("ray")
 COUNT = 24
@@ -75,7 +75,7 @@ def test_a_run_killed_then_stopped_then_robbed_of_a_node_ends_in_the_local_engin
         kept = kept_of(out)
         with monkeypatch.context() as patch:
             patch.setattr(
-                "riffusion_train.config.progress.ProgressReport.update",
+                "riffusion_train.runtime.progress.ProgressReport.update",
                 lambda report, done, figures: os.kill(os.getpid(), signal.SIGINT) if done > len(kept) else None,
             )
             with pytest.raises(StoppedError, match=rf"of {COUNT + 2} tracks are kept; the same command goes on"):

@@ -16,8 +16,8 @@ from support.corpus_files import write_tones
 
 from data_prep.pipeline import prepare
 from riffusion_train.config.compose import compose
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.runtime.errors import InputError
 
 
 def prepared(audio, out, *words):

@@ -21,8 +21,8 @@ from data_prep.parameters import command_line
 from data_prep.pipeline import prepare, run
 from data_prep.writers.tar import TarWriter, read_tar
 from riffusion_train.config.compose import compose
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.setup import run_training
 
 WRITERS = ("parquet", "folder", "webdataset")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from support.processes import start_command
 from support.worlds import train_config, train_words, write_dataset
 
-from riffusion_train.config.errors import EXIT_STOPPED, InputError, StoppedError
+from riffusion_train.runtime.errors import EXIT_STOPPED, InputError, StoppedError
 from riffusion_train.training.setup import run_training
 from riffusion_train.training.trainer import Trainer
 

@@ -11,9 +11,9 @@ from riffusion_train.audio.codec import make_codec
 from riffusion_train.audio.files import read_audio
 from riffusion_train.audio.image import load_image
 from riffusion_train.cli.main import main
-from riffusion_train.config.errors import EXIT_INPUT
 from riffusion_train.config.sample import SchedulerName
 from riffusion_train.export.exporting import export_run
+from riffusion_train.runtime.errors import EXIT_INPUT
 from riffusion_train.sampling.noise import initial_noise
 from riffusion_train.sampling.sampler import Sampler
 from riffusion_train.training.setup import run_training

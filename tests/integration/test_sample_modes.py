@@ -14,9 +14,9 @@ from support.worlds import NANO_SPECTROGRAM
 
 from riffusion_train.audio.files import read_audio, write_audio
 from riffusion_train.cli.main import main
-from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT
 from riffusion_train.config.spectrogram import Channels
 from riffusion_train.model.lora import write_kohya_lora
+from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 from riffusion_train.sampling.modes.walk import endless
 from riffusion_train.sampling.requests import WalkRequest
 from riffusion_train.sampling.sampler import Sampler

@@ -7,7 +7,7 @@ from support.worlds import train_words, write_dataset
 
 from riffusion_train.cli.main import main
 from riffusion_train.cli.sweep import plan, submit
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 
 def test_every_combination_becomes_a_run_with_a_folder_of_its_own() -> None:

@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 from support.worlds import NANO_SPECTROGRAM, train_config, write_dataset
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.export import ExportWeights
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.loading import SliceTable
 from riffusion_train.export.run_model import open_run_model
 from riffusion_train.model.components import load_components
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.setup import run_training
 
 

@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Sequence
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 ACTIONS = {"grid": "prompts × checkpoints × seeds as a page to listen and compare"}
 

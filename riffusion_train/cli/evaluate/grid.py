@@ -8,8 +8,8 @@ from pathlib import Path
 
 from riffusion_train.cli.command import FlagParser, help_text
 from riffusion_train.config.compose import compose, config_keys
-from riffusion_train.config.errors import InputError
-from riffusion_train.config.grid import GridConfig
+from riffusion_train.config.sample import GridConfig
+from riffusion_train.runtime.errors import InputError
 
 _FLAGS = "MODEL|RUN … --prompt TEXT … | --prompts FILE [--negative TEXT] "
 _MOST_SEEDS = 1000
@@ -95,7 +95,7 @@ def _make(
     from riffusion_train.cli.evaluate.models import find_models
     from riffusion_train.cli.quiet import quieten_libraries
     from riffusion_train.evaluation.grid import Grid, GridSettings
-    from riffusion_train.training.stop import StopRequest
+    from riffusion_train.runtime.signals import StopRequest
 
     quieten_libraries()
     if config.num_threads is not None:

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.export import ExportWeights
-from riffusion_train.config.progress import ProgressReport
 from riffusion_train.evaluation.grid import GridModel
 from riffusion_train.export.run_model import FINAL, open_run_model
 from riffusion_train.export.summary import SUMMARY_FILE
 from riffusion_train.model.adapt import freeze
 from riffusion_train.model.components import open_model
 from riffusion_train.model.stored import StoredModel, read_components, stored_fingerprint
+from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.sampling.sampler import Sampler, best_device
 from riffusion_train.training.checkpoint import Checkpoints
 from riffusion_train.training.run_folder import RunFolder

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.requests import ExtendRequest, SourceFile
 from riffusion_train.sampling.sampler import Sampler
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from riffusion_train.cli.loaded import load_sampler
 from riffusion_train.cli.sample.picking import pick_and_extend
 from riffusion_train.cli.sample.wanted import Asked, asked_for
-from riffusion_train.config.errors import InputError
-from riffusion_train.config.progress import ProgressReport
 from riffusion_train.config.sample import Dtype, ModeName, Quality, SampleConfig, SchedulerName
+from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.requests import ExtendRequest, Request, TextRequest

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from riffusion_train.cli.spectrogram.words import DEFAULT_PRESET, preset_of
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 USAGE = "usage: riffusion sample seeds FOLDER [AUDIO…] [preset=NAME|PATH]"
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from riffusion_train.cli.sample.words import points, prompts_of, seconds, span
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.sample import ModeName, SampleConfig
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.requests import (
     AudioRequest,
     ExtendRequest,

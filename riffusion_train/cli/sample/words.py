@@ -8,8 +8,8 @@ from pathlib import Path
 
 from riffusion_train.cli.command import FlagParser
 from riffusion_train.config.compose import compose
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.sample import ModeName, SampleConfig
+from riffusion_train.runtime.errors import InputError
 
 USAGE = "MODEL --prompt TEXT … | --prompts FILE | --again FILE [--negative TEXT] [--audio FILE …] "
 FLAGS_HELP = """

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Sequence
 
 from riffusion_train.cli.spectrogram.words import ACTIONS, parse, usage
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 
 def main(words: Sequence[str]) -> None:

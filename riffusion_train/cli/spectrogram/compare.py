@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from riffusion_train.cli.spectrogram.decode import decode_images
 from riffusion_train.cli.spectrogram.words import IMAGE_SUFFIXES, warn
-from riffusion_train.config.errors import InputError, choice
+from riffusion_train.runtime.errors import InputError, choice
 
 if TYPE_CHECKING:
     import numpy as np

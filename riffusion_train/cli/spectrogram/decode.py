@@ -15,9 +15,9 @@ from riffusion_train.cli.spectrogram.words import (
     whole_number,
 )
 from riffusion_train.config.compose import group_options
-from riffusion_train.config.errors import InputError, choice
 from riffusion_train.config.sample import Inverter, Quality
 from riffusion_train.config.spectrogram import Channels, SpectrogramConfig, load_preset
+from riffusion_train.runtime.errors import InputError, choice
 
 if TYPE_CHECKING:
     import numpy as np

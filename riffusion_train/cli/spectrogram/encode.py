@@ -14,8 +14,8 @@ from riffusion_train.cli.spectrogram.words import (
     warn,
     whole_number,
 )
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import SpectrogramConfig
+from riffusion_train.runtime.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from riffusion_train.audio.codec import EncodedClip, SpectrogramCodec

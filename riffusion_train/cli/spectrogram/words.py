@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from riffusion_train.config.compose import group_options
-from riffusion_train.config.errors import InputError, choice
 from riffusion_train.config.sample import Inverter, Quality
 from riffusion_train.config.spectrogram import (
     Channels,
@@ -16,6 +15,7 @@ from riffusion_train.config.spectrogram import (
     load_preset,
     load_spectrogram,
 )
+from riffusion_train.runtime.errors import InputError, choice
 
 DEFAULT_PRESET = "riffusion_v1"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.modes.renewal import renew
 from riffusion_train.sampling.requests import ExtendRequest

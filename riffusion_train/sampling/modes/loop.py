@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 
 from riffusion_train.audio.circular import stretch_loop
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.noise import long_noise
 from riffusion_train.sampling.requests import LoopRequest

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.conditions import Condition
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.modes.text import fade_edges

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from riffusion_train.audio.streaming import StreamingDecoder
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.conditions import Condition
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.modes.audio import check_strength

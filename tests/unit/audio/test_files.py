@@ -8,7 +8,7 @@ from support.sounds import level_db, noise, pitch_hz, tone
 
 from riffusion_train.audio.files import FORMATS, read_audio, resample, write_audio
 from riffusion_train.audio.tags import TAGS, read_tags
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 
 def stereo(rate_hz: int) -> np.ndarray:

@@ -8,8 +8,8 @@ import pytest
 
 from riffusion_train.audio.codec import EncodedClip, make_codec
 from riffusion_train.audio.image import load_image, save_image
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import Channels, SpectrogramConfig, load_preset
+from riffusion_train.runtime.errors import InputError
 
 ORIGINAL_TAGS = {
     11000: 44100, 11005: 0, 11010: 10, 11020: 100, 11030: 400, 11040: 512, 11050: 0, 11060: 10000, 11070: 0.25,

@@ -10,9 +10,9 @@ from riffusion_train.audio.codec import EncodedClip, SpectrogramCodec, make_code
 from riffusion_train.audio.denoising import noise_variance
 from riffusion_train.audio.phase import heap_integrated_phase
 from riffusion_train.audio.projection import project
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.sample import Inverter
 from riffusion_train.config.spectrogram import load_preset
+from riffusion_train.runtime.errors import InputError
 
 INVERTERS = tuple(Inverter.__members__)
 

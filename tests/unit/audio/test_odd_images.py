@@ -14,8 +14,8 @@ from PIL.PngImagePlugin import PngInfo
 from riffusion_train.audio.codec import EncodedClip
 from riffusion_train.audio.description import TEXT_KEY
 from riffusion_train.audio.image import MAX_PIXELS, load_image, save_image
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset, to_data
+from riffusion_train.runtime.errors import InputError
 
 TAGS: dict[int, Any] = {
     11000: 44100, 11005: 0, 11010: 10, 11020: 100, 11030: 400, 11040: 512, 11050: 0, 11060: 10000, 11070: 0.25,

@@ -12,8 +12,8 @@ from support.sounds import noise, tone
 from riffusion_train.audio.codec import make_codec
 from riffusion_train.audio.files import load_audio, write_audio
 from riffusion_train.audio.suitability import clipping_warnings, sound_warnings
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import Channels, load_preset
+from riffusion_train.runtime.errors import InputError
 
 V1 = load_preset("riffusion_v1")
 STEREO = dataclasses.replace(V1, channels=Channels.stereo)

@@ -7,7 +7,7 @@ from support.corpus_files import RATE_HZ, chord
 from riffusion_train.audio.containers import declared_frames
 from riffusion_train.audio.files import read_audio
 from riffusion_train.audio.reading import Decoded, decode, doubts, misnamed
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 
 @pytest.mark.parametrize("name", [*broken.SOUNDFILE_FORMATS, *broken.AV_FORMATS])

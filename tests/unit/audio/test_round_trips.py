@@ -9,8 +9,8 @@ from support.sounds import level_db
 
 from riffusion_train.audio.codec import SpectrogramCodec, make_codec
 from riffusion_train.audio.files import resample
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import Channels, Scale, load_preset
+from riffusion_train.runtime.errors import InputError
 
 KINDS = ("noise", "tone", "silence", "clipped", "constant", "click")
 some = settings(max_examples=12, deadline=None, derandomize=True)

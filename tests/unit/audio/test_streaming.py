@@ -8,8 +8,8 @@ from support.sounds import noise, tone
 
 from riffusion_train.audio.codec import UNKNOWN_LEVEL_PEAK, SpectrogramCodec, make_codec
 from riffusion_train.audio.streaming import StreamingDecoder
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import load_preset
+from riffusion_train.runtime.errors import InputError
 
 
 @functools.cache

@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from riffusion_train.cli.spectrogram.slices import slice_starts
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 
 @pytest.mark.parametrize("strip_px", [1, 19, 20, 21, 35, 36, 37, 100])

@@ -7,7 +7,7 @@ from support.sounds import noise, tone
 
 from riffusion_train.audio.files import write_audio
 from riffusion_train.cli.main import main
-from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT
+from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 
 RATE_HZ = 44100
 

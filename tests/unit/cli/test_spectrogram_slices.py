@@ -9,7 +9,7 @@ from riffusion_train.audio.files import read_audio, write_audio
 from riffusion_train.audio.image import load_image
 from riffusion_train.audio.metrics import compare_sounds
 from riffusion_train.cli.main import main
-from riffusion_train.config.errors import EXIT_DONE, EXIT_INPUT
+from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 
 RATE_HZ = 22050
 

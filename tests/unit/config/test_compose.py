@@ -7,16 +7,12 @@ from omegaconf import OmegaConf
 
 from riffusion_train.config.compose import compose, conf_dir, config_keys, load_saved, write_config
 from riffusion_train.config.demo import DemoConfig
-from riffusion_train.config.errors import InputError
-from riffusion_train.config.export import ExportConfig
-from riffusion_train.config.grid import GridConfig
-from riffusion_train.config.import_model import ImportConfig
-from riffusion_train.config.merge import MergeConfig
+from riffusion_train.config.export import ExportConfig, ImportConfig
 from riffusion_train.config.model import ModelName
-from riffusion_train.config.play import PlayConfig
-from riffusion_train.config.prepare import PrepareConfig
-from riffusion_train.config.sample import SampleConfig
+from riffusion_train.config.prepare import MergeConfig, PrepareConfig
+from riffusion_train.config.sample import GridConfig, PlayConfig, SampleConfig
 from riffusion_train.config.train import MethodName, TrainConfig
+from riffusion_train.runtime.errors import InputError
 
 ROOTS = {
     "train": (TrainConfig, ["dataset=d"]),

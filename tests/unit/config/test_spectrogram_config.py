@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.spectrogram import Channels, Scale, SpectrogramConfig, from_data, load_preset, to_data
+from riffusion_train.runtime.errors import InputError
 
 PRESETS = ("riffusion_v1", "hifi", "hifi_stereo", "small", "tiny")
 

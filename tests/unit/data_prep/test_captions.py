@@ -3,7 +3,7 @@ import pytest
 from data_prep.captions import clean_caption, clean_captions, read_sidecar
 from data_prep.places import LocalFolder
 from data_prep.sidecars import sidecar_of
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 
 def test_a_caption_loses_control_characters_and_stray_spaces_and_is_composed():

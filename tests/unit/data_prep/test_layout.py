@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.dataset import layout
+from riffusion_train.runtime.errors import InputError
 
 
 def test_the_arrow_schema_is_the_one_datasets_would_write():

@@ -4,7 +4,7 @@ import pytest
 pytest.importorskip("librosa")
 
 from data_prep.measuring import RATE_HZ, measure, parse_attributes
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 
 def clicks(bpm, duration_s=12.0):

@@ -2,8 +2,8 @@ import pytest
 
 from data_prep.pipeline import make_sources
 from data_prep.places import find_audio
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.prepare import CaptionSource, PrepareConfig
+from riffusion_train.runtime.errors import InputError
 
 
 def touch(folder, *names):

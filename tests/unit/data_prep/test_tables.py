@@ -1,7 +1,7 @@
 import pytest
 
 from data_prep.tables import read_table
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 
 def write(tmp_path, text, name="captions.csv"):

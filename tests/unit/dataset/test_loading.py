@@ -5,12 +5,12 @@ import pytest
 import torch
 from support.worlds import write_dataset
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.dataset.latents import latent_cache
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.loading import DiffusionSlices, SliceTable, Texts
 from riffusion_train.dataset.order import Address
 from riffusion_train.dataset.texts import cached_captions
+from riffusion_train.runtime.errors import InputError
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import PIL.Image
 import pytest
 import soundfile
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.demo.curves import Curve, curve_svg
 from riffusion_train.demo.figures import FigureRow, agreement_rows, write_figures
 from riffusion_train.demo.page import Clip, DemoPage, Pair, write_page
 from riffusion_train.demo.steps import StepResult
 from riffusion_train.evaluation.listening import Agreement
+from riffusion_train.runtime.errors import InputError
 
 EVIL = "<script>alert('&\"$x')</script>"
 ROWS = agreement_rows([Agreement("instrument", 0.8, 0.16, 0.1, 0.2, 0.94, 96)], {"instrument": 0.6})

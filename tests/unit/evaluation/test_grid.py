@@ -7,8 +7,8 @@ import pytest
 from support.models import nano_components
 
 from riffusion_train.audio.files import read_audio
-from riffusion_train.config.errors import InputError, StoppedError
 from riffusion_train.evaluation.grid import Grid, GridModel, GridSettings
+from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.sampling.sampler import Sampler
 
 FAST = GridSettings(num_inference_steps=1)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from support.rendered_clips import pictures_and_labels
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.evaluation.features import picture_features
 from riffusion_train.evaluation.listening import ATTRIBUTES, ListeningJudge, measure_agreement
+from riffusion_train.runtime.errors import InputError
 
 FITTED, OTHERS = range(110), range(110, 150)
 

@@ -6,13 +6,13 @@ from safetensors.torch import load_file, save_file
 from support.models import nano_components, nano_lora
 from support.worlds import NANO_SPECTROGRAM
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.export import ExportFormat, LoraLayout
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.export.describe import describe
 from riffusion_train.export.importing import import_model
 from riffusion_train.model.components import Components, load_components, open_model, write_components
 from riffusion_train.model.lora import LORA_FILE, Lora, write_diffusers_lora, write_kohya_lora
+from riffusion_train.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

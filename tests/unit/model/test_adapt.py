@@ -1,8 +1,8 @@
 import pytest
 from support.models import nano_components
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.model.adapt import add_lora
+from riffusion_train.runtime.errors import InputError
 
 
 def test_an_unknown_layer_name_is_refused() -> None:

@@ -7,10 +7,10 @@ import torch
 from support.worlds import NANO_MODEL, NANO_SPECTROGRAM
 
 from riffusion_train.config.compose import compose
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.model.build import make_components
 from riffusion_train.model.components import Components, fingerprint, load_components, write_components
+from riffusion_train.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

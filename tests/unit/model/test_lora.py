@@ -8,7 +8,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support.models import nano_components, nano_lora, predict
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.model.components import Components
 from riffusion_train.model.lora import (
     LORA_FILE,
@@ -20,6 +19,7 @@ from riffusion_train.model.lora import (
     write_kohya_lora,
 )
 from riffusion_train.model.stored import read_components, stored_components
+from riffusion_train.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from support.models import nano_components, pipeline_picture, sampler_picture, v
 from support.worlds import NANO_MODEL, NANO_SPECTROGRAM
 
 from riffusion_train.config.compose import compose
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.model import single_file
 from riffusion_train.model.components import (
@@ -22,6 +21,7 @@ from riffusion_train.model.components import (
 )
 from riffusion_train.model.single_file import CONFIGS_KEY, open_single_file, write_single_file
 from riffusion_train.model.stored import stored_components, stored_fingerprint
+from riffusion_train.runtime.errors import InputError
 
 PREFIX = "cond_stage_model.transformer.text_model."
 

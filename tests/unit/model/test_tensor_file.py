@@ -6,8 +6,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.model.tensor_file import StoredTensor, open_tensors, stored, write_tensors
+from riffusion_train.runtime.errors import InputError
 
 TENSORS = {
     "matrix": torch.randn(3, 5),

@@ -1,8 +1,8 @@
 import pytest
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.player.path import PathPlanner
 from riffusion_train.player.settings import ClipSpec, Settings
+from riffusion_train.runtime.errors import InputError
 
 
 def specs(planner: PathPlanner, count: int) -> list[ClipSpec]:

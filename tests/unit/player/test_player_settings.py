@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.player.settings import ClipSpec, Limits, Settings, SettingsReader
+from riffusion_train.runtime.errors import InputError
 
 READER = SettingsReader(Limits(), {"known"}.__contains__)
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.player.uploads import read_upload
+from riffusion_train.runtime.errors import InputError
 
 RATE_HZ = 22050
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.processes import in_child
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.training import checkpoint
 from riffusion_train.training.checkpoint import Checkpoints, TrainingState
 

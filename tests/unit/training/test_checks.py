@@ -8,10 +8,10 @@ import pytest
 import torch
 from support.worlds import NANO_SPECTROGRAM, train_config, write_dataset
 
-from riffusion_train.config.errors import InputError
 from riffusion_train.config.train import MixedPrecision
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.loading import SliceTable, check_slices
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.checks import check_codec, check_config, check_precision, check_scaler
 from riffusion_train.training.optim import check_optimizer
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from riffusion_train.config.errors import InputError
+from riffusion_train.runtime.errors import InputError
 
 
 def check_repository(repository: str) -> None:

@@ -1,0 +1,1 @@
+"""What every part needs and none owns: errors, files, progress, provenance, signals, the hub."""
