@@ -18,8 +18,8 @@ from benchmarks.codec_width import width_rows
 from benchmarks.damage import bottleneck, noise
 from benchmarks.original import OriginalCodec
 from benchmarks.report import Goal, Row
-from riffusion_train.audio.codec import SpectrogramCodec, make_codec
-from riffusion_train.audio.metrics import SoundDistance, compare_sounds
+from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
+from riffusion_train.audio.compare import SoundDistance, compare_sounds
 from riffusion_train.config.spectrogram import load_preset
 
 RATE_HZ = 44100

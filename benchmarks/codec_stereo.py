@@ -7,8 +7,8 @@ import numpy as np
 
 from benchmarks.clips import Clip
 from benchmarks.report import Goal, Row
-from riffusion_train.audio.codec import make_codec
-from riffusion_train.audio.metrics import SoundDistance, compare_sounds
+from riffusion_train.audio.codec.codec import make_codec
+from riffusion_train.audio.compare import SoundDistance, compare_sounds
 from riffusion_train.config.spectrogram import load_preset
 
 _RATE_HZ = 44100

@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks.clips import load_track
 from benchmarks.report import Goal, Row
-from riffusion_train.audio.codec import make_codec
-from riffusion_train.audio.metrics import BAND_EDGES_HZ, SoundDistance, compare_sounds
+from riffusion_train.audio.codec.codec import make_codec
+from riffusion_train.audio.compare import BAND_EDGES_HZ, SoundDistance, compare_sounds
 from riffusion_train.config.spectrogram import load_preset
 
 _TRACKS = ("happy_acoustic_2", "energetic_electronic_s411")

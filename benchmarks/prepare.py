@@ -33,12 +33,12 @@ from benchmarks.report import Goal, Row
 from data_prep.clipping import clipped_share, pcm_hash
 from data_prep.kept import Slice, TrackFacts, write_kept
 from data_prep.loudness import gain_db, measure_lufs
-from data_prep.png import png_bytes
 from data_prep.work import CutParameters, TrackWorker, WorkerSetup, mixed_for
 from data_prep.workers import run_in_processes
-from riffusion_train.audio.codec import SpectrogramCodec, make_codec
-from riffusion_train.audio.files import resample, write_audio
-from riffusion_train.audio.reading import decode
+from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
+from riffusion_train.audio.codec.image_file import png_bytes
+from riffusion_train.audio.io.read import decode, resample
+from riffusion_train.audio.io.write import write_audio
 from riffusion_train.config.prepare import Tail
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset
 

@@ -10,12 +10,12 @@ from data_prep.card import card_text
 from data_prep.duplicates import likeness_keys
 from data_prep.kept import TrackFacts, kept_path, read_slices
 from data_prep.output import LEFT_OUT_DIR, PICTURES_DIR, Output, json_bytes
-from data_prep.pictures import contact_sheet, histogram_picture
 from data_prep.splits import SplitMember, assign_splits, used_splits
 from data_prep.summary import TEMPO, summarise
 from data_prep.tracks import Sources, Track
 from data_prep.writers.choose import make_writer
 from data_prep.writers.shard import Row, Shard
+from riffusion_train.audio.plots import contact_sheet, histogram_picture
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.config.spectrogram import write_spectrogram
 from riffusion_train.dataset import layout

@@ -7,7 +7,7 @@ from data_prep.clipping import CLIPPED_SHARE
 from data_prep.duplicates import drop_duplicates
 from data_prep.kept import TrackFacts
 from data_prep.tracks import Track
-from riffusion_train.audio.reading import misnamed
+from riffusion_train.audio.io.read import misnamed
 from riffusion_train.config.prepare import PrepareConfig, Truncated
 
 

@@ -18,7 +18,6 @@ from data_prep.inputs import open_input, origin_of
 from data_prep.kept import Slice, TrackFacts, kept_path, note_origin, read_facts, read_origin, write_kept
 from data_prep.loudness import gain_db, measure_lufs, rms_dbfs
 from data_prep.measuring import measure
-from data_prep.png import png_bytes
 from data_prep.slicing import (
     Window,
     aligned_windows,
@@ -29,8 +28,8 @@ from data_prep.slicing import (
     spread,
 )
 from data_prep.tags import read_tags
-from riffusion_train.audio.files import resample
-from riffusion_train.audio.reading import decode, doubts
+from riffusion_train.audio.codec.image_file import png_bytes
+from riffusion_train.audio.io.read import decode, doubts, resample
 from riffusion_train.config.prepare import Tail, Windows
 from riffusion_train.config.spectrogram import Channels, SpectrogramConfig
 from riffusion_train.runtime.errors import InputError
@@ -80,7 +79,7 @@ class TrackWorker:
     """Turns audio files into kept slices. It holds one codec for all of them."""
 
     def __init__(self, cut: CutParameters, kept_dir: Path, key: str) -> None:
-        from riffusion_train.audio.codec import make_codec  # here, so that only workers load torch
+        from riffusion_train.audio.codec.codec import make_codec  # here, so that only workers load torch
 
         self._codec = make_codec(cut.spectrogram)
         self._cut = cut

@@ -20,7 +20,7 @@ from typing import Any
 from riffusion_train.runtime.errors import InputError
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-_IMPORTED_ONCE = ["data_prep.work", "riffusion_train.audio.codec"]
+_IMPORTED_ONCE = ["data_prep.work", "riffusion_train.audio.codec.codec"]
 _READY = -1
 _POLL_S = 0.2
 _ATTEMPTS_TO_START = 2

@@ -13,8 +13,8 @@ import torch
 from benchmarks.clips import make_clips
 from benchmarks.gpu.command import measure
 from benchmarks.report import Row
-from riffusion_train.audio.codec import SpectrogramCodec, make_codec
-from riffusion_train.audio.metrics import compare_sounds
+from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
+from riffusion_train.audio.compare import compare_sounds
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.sampling.engine import best_device
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from riffusion_train.audio.codec import make_codec
-from riffusion_train.audio.files import read_audio
-from riffusion_train.audio.image import load_image
+from riffusion_train.audio.codec.codec import make_codec
+from riffusion_train.audio.codec.image_file import load_image
+from riffusion_train.audio.io.read import read_audio
 
 _BLOCK_S = 0.4
 _LARGEST_CUT_DB = 12.0

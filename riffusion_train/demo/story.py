@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from riffusion_train.audio.codec import EncodedClip, SpectrogramCodec, make_codec
-from riffusion_train.audio.files import read_audio, write_audio
-from riffusion_train.audio.image import load_image, save_image
+from riffusion_train.audio.codec.codec import EncodedClip, SpectrogramCodec, make_codec
+from riffusion_train.audio.codec.image_file import load_image, save_image
+from riffusion_train.audio.io.read import read_audio
+from riffusion_train.audio.io.write import write_audio
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.loading import SliceTable

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from riffusion_train.audio.loudness import loudness_gain, measure
+from riffusion_train.audio.io.loudness import loudness_gain, measure
 from riffusion_train.player.settings import ClipSpec
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.conditions import Condition

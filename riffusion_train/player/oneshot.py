@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from riffusion_train.audio.files import FORMATS, write_audio
+from riffusion_train.audio.io.write import FORMATS, write_audio
 from riffusion_train.player.clips import ClipMaker
 from riffusion_train.player.segments import encode_png
 from riffusion_train.player.settings import MOST_SEED, ClipSpec, SettingsReader

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import soundfile
 
-from riffusion_train.audio.files import resample
+from riffusion_train.audio.io.read import resample
 from riffusion_train.runtime.errors import InputError
 
 _KINDS = "WAV, FLAC, MP3, Ogg, Opus, AIFF, M4A, WebM or AAC"

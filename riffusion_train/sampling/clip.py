@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from riffusion_train.audio.codec import EncodedClip
-from riffusion_train.audio.files import write_audio
-from riffusion_train.audio.image import save_image
+from riffusion_train.audio.codec.codec import EncodedClip
+from riffusion_train.audio.codec.image_file import save_image
+from riffusion_train.audio.io.write import write_audio
 from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.sampling.settings import SETTINGS_KEY, Settings
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from riffusion_train.audio.codec import make_codec
+from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.config.sample import SchedulerName
 from riffusion_train.config.spectrogram import Channels, load_preset
 from riffusion_train.model.components import Components

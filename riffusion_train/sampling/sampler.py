@@ -8,9 +8,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from riffusion_train.audio.codec import SpectrogramCodec
-from riffusion_train.audio.loudness import loudness_gain, measure
-from riffusion_train.audio.streaming import StreamingDecoder
+from riffusion_train.audio.codec.codec import SpectrogramCodec
+from riffusion_train.audio.codec.streaming import StreamingDecoder
+from riffusion_train.audio.io.loudness import loudness_gain, measure
 from riffusion_train.config.sample import Dtype, Quality, SchedulerName
 from riffusion_train.model.adapt import freeze
 from riffusion_train.model.components import Components, fingerprint

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from riffusion_train.audio.codec import SpectrogramCodec
-from riffusion_train.audio.files import FORMATS
+from riffusion_train.audio.codec.codec import SpectrogramCodec
+from riffusion_train.audio.io.write import FORMATS
 from riffusion_train.runtime.errors import InputError
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -33,7 +33,7 @@ def load_seed_image(name: str, codec: SpectrogramCodec) -> np.ndarray:
     config = codec.config
     if path.suffix.lower() not in _PICTURES:
         return seed_of_sound(path, codec)
-    from riffusion_train.audio.image import load_image
+    from riffusion_train.audio.codec.image_file import load_image
 
     image = load_image(path, use_description=False).image
     if image.shape[:2] != (config.n_mels, config.width_px):

@@ -89,11 +89,11 @@ def _text(path: Path) -> str:
     if path.suffix == ".json":
         return path.read_text(encoding="utf-8")
     if path.suffix == ".png":
-        from riffusion_train.audio.image import load_image
+        from riffusion_train.audio.codec.image_file import load_image
 
         return load_image(path).texts.get(SETTINGS_KEY, "")
     if path.suffix in _AUDIO_SUFFIXES:
-        from riffusion_train.audio.tags import read_tags
+        from riffusion_train.audio.io.tags import read_tags
 
         return read_tags(path).get("comment", "")
     raise InputError(f"{path}: give the .json, .png or audio file that sample wrote")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from riffusion_train.audio.codec import SpectrogramCodec
-from riffusion_train.audio.files import load_audio, resample
+from riffusion_train.audio.codec.codec import SpectrogramCodec
+from riffusion_train.audio.io.read import load_audio, resample
 from riffusion_train.config.spectrogram import Channels
 from riffusion_train.runtime.errors import InputError
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from riffusion_train.audio.codec import EncodedClip
-from riffusion_train.audio.files import AudioWriter
-from riffusion_train.audio.image import save_image
-from riffusion_train.audio.loudness import LoudnessMeter, loudness_gain
+from riffusion_train.audio.codec.codec import EncodedClip
+from riffusion_train.audio.codec.image_file import save_image
+from riffusion_train.audio.io.loudness import LoudnessMeter, loudness_gain
+from riffusion_train.audio.io.write import AudioWriter
 from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.sampling.clip import Clip, repr_html, tags_of, write_settings
 from riffusion_train.sampling.settings import SETTINGS_KEY, Settings

@@ -10,7 +10,7 @@ import pytest
 from support.sampling import write_silent_model
 from support.worlds import train_config, write_dataset
 
-from riffusion_train.audio.files import read_audio
+from riffusion_train.audio.io.read import read_audio
 from riffusion_train.cli.main import main
 from riffusion_train.export.exporting import export_run
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT

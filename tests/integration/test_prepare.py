@@ -17,8 +17,8 @@ from support.corpus_files import chord, tone, write_tones, write_track
 
 from data_prep import work
 from data_prep.pipeline import prepare, run
-from riffusion_train.audio.codec import make_codec
-from riffusion_train.audio.files import read_audio, resample
+from riffusion_train.audio.codec.codec import make_codec
+from riffusion_train.audio.io.read import read_audio, resample
 from riffusion_train.cli.main import main
 from riffusion_train.config.compose import compose
 from riffusion_train.config.prepare import PrepareConfig

@@ -7,9 +7,9 @@ import torch
 from support.sampling import write_silent_model
 from support.worlds import train_config, write_dataset
 
-from riffusion_train.audio.codec import make_codec
-from riffusion_train.audio.files import read_audio
-from riffusion_train.audio.image import load_image
+from riffusion_train.audio.codec.codec import make_codec
+from riffusion_train.audio.codec.image_file import load_image
+from riffusion_train.audio.io.read import read_audio
 from riffusion_train.cli.main import main
 from riffusion_train.config.sample import SchedulerName
 from riffusion_train.export.exporting import export_run

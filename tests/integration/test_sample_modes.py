@@ -12,7 +12,8 @@ from support.models import nano_components, nano_lora
 from support.sampling import RATE_HZ, write_melody, write_nano_model
 from support.worlds import NANO_SPECTROGRAM
 
-from riffusion_train.audio.files import read_audio, write_audio
+from riffusion_train.audio.io.read import read_audio
+from riffusion_train.audio.io.write import write_audio
 from riffusion_train.cli.main import main
 from riffusion_train.config.spectrogram import Channels
 from riffusion_train.model.lora import write_kohya_lora

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from support.worlds import NANO_SPECTROGRAM
 
-from riffusion_train.audio.codec import EncodedClip
-from riffusion_train.audio.files import write_audio
-from riffusion_train.audio.image import save_image
+from riffusion_train.audio.codec.codec import EncodedClip
+from riffusion_train.audio.codec.image_file import save_image
+from riffusion_train.audio.io.write import write_audio
 from riffusion_train.audition.site import Cell, Site, Version
 
 EVIL = '<img src=x onerror="window.hacked=1">\'&amp;</script><script>window.hacked=2</script>'

@@ -7,7 +7,7 @@ import numpy as np
 
 from data_prep.corpus.render import default_soundfont, load_soundfont, midi_bytes, render_clip
 from data_prep.corpus.score import Attributes, attributes_of, compose_notes
-from riffusion_train.audio.codec import make_codec
+from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.config.spectrogram import load_preset
 
 CODEC = make_codec(load_preset("small"))

@@ -7,7 +7,7 @@ import numpy as np
 from support.models import nano_components
 from support.worlds import NANO_SPECTROGRAM
 
-from riffusion_train.audio.files import write_audio
+from riffusion_train.audio.io.write import write_audio
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, SpectrogramConfig
 from riffusion_train.model.components import write_components
 

@@ -19,9 +19,9 @@ def run(words: Sequence[str]) -> None:
     files = [Path(word) for word in words if not word.startswith("preset=")]
     if not files or len(presets) > 1:
         raise InputError(USAGE)
-    from riffusion_train.audio.codec import EncodedClip, make_codec
-    from riffusion_train.audio.files import write_audio
-    from riffusion_train.audio.image import save_image
+    from riffusion_train.audio.codec.codec import EncodedClip, make_codec
+    from riffusion_train.audio.codec.image_file import save_image
+    from riffusion_train.audio.io.write import write_audio
     from riffusion_train.sampling.seed_images import SEED_IMAGES, make_seed_image, seed_of_sound
 
     codec = make_codec(preset_of(presets[0] if presets else DEFAULT_PRESET))

@@ -11,7 +11,7 @@ from riffusion_train.runtime.errors import InputError, choice
 if TYPE_CHECKING:
     import numpy as np
 
-    from riffusion_train.audio.metrics import SoundDistance
+    from riffusion_train.audio.compare import SoundDistance
 
 _LONGEST_S = 1800
 
@@ -22,7 +22,7 @@ def run(files: Sequence[Path], options: Mapping[str, str]) -> None:
     Raises:
         InputError: If the words or the files cannot be used.
     """
-    from riffusion_train.audio.metrics import compare_sounds
+    from riffusion_train.audio.compare import compare_sounds
 
     first, second, *pictures = files
     match_level = choice("level", options.get("level", "match"), ("match", "keep")) == "match"
@@ -42,7 +42,7 @@ def run(files: Sequence[Path], options: Mapping[str, str]) -> None:
         raise InputError(f"{first}, {second}: {error}") from None
     print(_table(first, second, distance, match_level))
     if pictures:
-        from riffusion_train.audio.drawing import draw_comparison, write_picture
+        from riffusion_train.audio.plots import draw_comparison, write_picture
 
         gain = 10 ** (distance.gain_db / 20)
         picture = draw_comparison(a, a_rate_hz, b * gain, b_rate_hz, (first.name, second.name))
@@ -51,7 +51,7 @@ def run(files: Sequence[Path], options: Mapping[str, str]) -> None:
 
 
 def _sound(path: Path, options: Mapping[str, str]) -> tuple["np.ndarray", int]:
-    from riffusion_train.audio.files import load_audio
+    from riffusion_train.audio.io.read import load_audio
 
     if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
         decoded = decode_images([path], options)
@@ -66,7 +66,7 @@ def _sound(path: Path, options: Mapping[str, str]) -> tuple["np.ndarray", int]:
 
 
 def _table(first: Path, second: Path, distance: "SoundDistance", match_level: bool) -> str:
-    from riffusion_train.audio.metrics import BAND_EDGES_HZ
+    from riffusion_train.audio.compare import BAND_EDGES_HZ
 
     level = f"{first.name} is {distance.gain_db:+.2f} dB louder, evened out" if match_level else "levels kept"
     rows = [

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from riffusion_train.cli.spectrogram.slices import join
+from riffusion_train.audio.codec.slices import join
 from riffusion_train.cli.spectrogram.words import (
     DEFAULT_PRESET,
     IMAGE_SUFFIXES,
@@ -22,7 +22,7 @@ from riffusion_train.runtime.errors import InputError, choice
 if TYPE_CHECKING:
     import numpy as np
 
-    from riffusion_train.audio.image import LoadedImage
+    from riffusion_train.audio.codec.image_file import LoadedImage
 
 _COLOURED = 16.0
 """Mean difference of the colours of a mono image, in levels, from which on it is hardly a spectrogram."""
@@ -43,7 +43,7 @@ def run(files: Sequence[Path], options: Mapping[str, str]) -> None:
     Raises:
         InputError: If the words or the files cannot be used.
     """
-    from riffusion_train.audio.files import FORMATS, write_audio
+    from riffusion_train.audio.io.write import FORMATS, write_audio
 
     *sources, audio = files
     if audio.suffix.lower() not in FORMATS:  # known before the work is done, not after
@@ -60,8 +60,8 @@ def decode_images(sources: Sequence[Path], options: Mapping[str, str]) -> Decode
     Raises:
         InputError: If an image cannot be read, or they do not belong together.
     """
-    from riffusion_train.audio.codec import make_codec
-    from riffusion_train.audio.image import load_image
+    from riffusion_train.audio.codec.codec import make_codec
+    from riffusion_train.audio.codec.image_file import load_image
 
     quality = choice("quality", options.get("quality", Quality.normal.value), Quality.__members__)
     inverter = choice("inverter", options.get("inverter", Inverter.pghi.value), Inverter.__members__)

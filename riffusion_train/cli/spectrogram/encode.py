@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from riffusion_train.cli.spectrogram.slices import OVERLAP_PX, SLICE_KEY, place_text, slice_starts
+from riffusion_train.audio.codec.slices import OVERLAP_PX, SLICE_KEY, place_text, slice_starts
 from riffusion_train.cli.spectrogram.words import (
     DEFAULT_PRESET,
     channels_of,
@@ -20,7 +20,7 @@ from riffusion_train.runtime.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from riffusion_train.audio.codec import SpectrogramCodec
+    from riffusion_train.audio.codec.codec import SpectrogramCodec
 
 
 def run(files: Sequence[Path], options: Mapping[str, str]) -> None:
@@ -29,9 +29,9 @@ def run(files: Sequence[Path], options: Mapping[str, str]) -> None:
     Raises:
         InputError: If the words or the files cannot be used.
     """
-    from riffusion_train.audio.codec import make_codec
-    from riffusion_train.audio.files import load_audio, resample
-    from riffusion_train.audio.suitability import sound_warnings
+    from riffusion_train.audio.codec.analysis import sound_warnings
+    from riffusion_train.audio.codec.codec import make_codec
+    from riffusion_train.audio.io.read import load_audio, resample
 
     audio, out = files
     sliced = flag(options, "slices") or "width" in options
@@ -54,8 +54,8 @@ def run(files: Sequence[Path], options: Mapping[str, str]) -> None:
 
 
 def _write_strip(audio: Path, out: Path, wav: "np.ndarray", codec: "SpectrogramCodec") -> str:
-    from riffusion_train.audio.image import require_size, save_image
-    from riffusion_train.audio.suitability import clipping_warnings
+    from riffusion_train.audio.codec.analysis import clipping_warnings
+    from riffusion_train.audio.codec.image_file import require_size, save_image
 
     require_size(_strip_px(wav, codec.config), codec.config.n_mels, str(out))  # before the work, not after
     encoded = codec.encode_long(wav)
@@ -68,8 +68,8 @@ def _write_strip(audio: Path, out: Path, wav: "np.ndarray", codec: "SpectrogramC
 def _write_slices(
     audio: Path, folder: Path, wav: "np.ndarray", codec: "SpectrogramCodec", options: Mapping[str, str]
 ) -> str:
-    from riffusion_train.audio.image import save_image
-    from riffusion_train.audio.suitability import clipping_warnings
+    from riffusion_train.audio.codec.analysis import clipping_warnings
+    from riffusion_train.audio.codec.image_file import save_image
 
     config = codec.config
     strip_px = _strip_px(wav, config)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from riffusion_train.cli.spectrogram.words import IMAGE_SUFFIXES, warn
 
 if TYPE_CHECKING:
-    from riffusion_train.audio.image import LoadedImage
+    from riffusion_train.audio.codec.image_file import LoadedImage
 
 
 def run(files: Sequence[Path], options: Mapping[str, str]) -> None:
@@ -17,7 +17,7 @@ def run(files: Sequence[Path], options: Mapping[str, str]) -> None:
     Raises:
         InputError: If the file cannot be read.
     """
-    from riffusion_train.audio.image import load_image
+    from riffusion_train.audio.codec.image_file import load_image
 
     (path,) = files
     if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -44,8 +44,8 @@ def _describe_image(path: Path, loaded: "LoadedImage") -> str:
 
 
 def _describe_audio(path: Path) -> str:
-    from riffusion_train.audio.files import load_audio
-    from riffusion_train.audio.tags import read_tags
+    from riffusion_train.audio.io.read import load_audio
+    from riffusion_train.audio.io.tags import read_tags
 
     loaded = load_audio(path)
     warn(path, loaded.warnings)

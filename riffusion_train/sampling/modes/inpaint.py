@@ -78,7 +78,7 @@ def _mask(file: SourceFile, n_mels: int, columns: int, width: int) -> np.ndarray
     """Return a mask as the bands lie, resized to the sound; white is 1."""
     import PIL.Image
 
-    from riffusion_train.audio.image import load_image
+    from riffusion_train.audio.codec.image_file import load_image
 
     pixels = load_image(file.unchanged(), use_description=False).image
     grey = PIL.Image.fromarray(pixels).convert("L").resize((columns, n_mels), PIL.Image.Resampling.BILINEAR)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import PIL.Image
 
-from riffusion_train.audio.circular import stretch_loop
+from riffusion_train.audio.inversion.stft import stretch_loop
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.noise import long_noise

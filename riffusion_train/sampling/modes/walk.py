@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from riffusion_train.audio.streaming import StreamingDecoder
+from riffusion_train.audio.codec.streaming import StreamingDecoder
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.conditions import Condition
 from riffusion_train.sampling.denoise import StepReport

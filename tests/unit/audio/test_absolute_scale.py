@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support.sounds import level_db, noise, tone
 
-from riffusion_train.audio.codec import SpectrogramCodec, make_codec
+from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
 from riffusion_train.config.spectrogram import load_preset
 
 

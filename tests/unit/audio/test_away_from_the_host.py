@@ -5,10 +5,10 @@ import pytest
 import torch
 from support.sounds import noise, tone
 
-from riffusion_train.audio import host
-from riffusion_train.audio.codec import make_codec
-from riffusion_train.audio.metrics import compare_sounds
-from riffusion_train.audio.pixels import draw
+from riffusion_train.audio.codec.codec import make_codec
+from riffusion_train.audio.codec.levels import draw
+from riffusion_train.audio.compare import compare_sounds
+from riffusion_train.audio.inversion import kernels
 from riffusion_train.config.spectrogram import load_preset
 
 
@@ -27,7 +27,7 @@ def test_torch_gives_the_sound_of_the_loops(preset: str, inverter: str, monkeypa
     wav = music(codec.rate_hz, 1.3, 2 if preset == "hifi_stereo" else 1)
     encoded = codec.encode_long(wav)
     loops = codec.decode(encoded.image, encoded.max_value, quality="draft", inverter=inverter)
-    monkeypatch.setattr(host, "on_host", lambda tensor: False)
+    monkeypatch.setattr(kernels, "on_host", lambda tensor: False)
     away = make_codec(load_preset(preset))
     assert np.abs(away.encode_long(wav).image.astype(int) - encoded.image).max() <= 1
     images = torch.from_numpy(np.stack([encoded.image, encoded.image[::-1].copy(), encoded.image]))
@@ -43,7 +43,7 @@ def test_pictures_are_drawn_alike(preset: str, loudest: float, monkeypatch: pyte
     mels = loudest * torch.rand(3, 1, 50, config.n_mels, generator=torch.Generator().manual_seed(0)) ** 8
     mels[1] = 0
     loops, maxima = draw(mels, None, config)
-    monkeypatch.setattr(host, "on_host", lambda tensor: False)
+    monkeypatch.setattr(kernels, "on_host", lambda tensor: False)
     images, others = draw(mels, None, config)
     # torch's square root errs in the last bit on some processors: about one pixel in a million changes its level.
     differences = (loops.int() - images.int()).abs()

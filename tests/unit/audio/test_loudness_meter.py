@@ -3,7 +3,7 @@ import pyloudnorm
 import pytest
 from support.sounds import noise, tone
 
-from riffusion_train.audio.loudness import LoudnessMeter, loudness_gain, measure
+from riffusion_train.audio.io.loudness import LoudnessMeter, loudness_gain, measure
 
 
 @pytest.mark.parametrize("rate_hz", [16000, 44100])

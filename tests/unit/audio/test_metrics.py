@@ -5,7 +5,7 @@ import pytest
 import torch
 from support.sounds import noise, tone
 
-from riffusion_train.audio.metrics import BAND_EDGES_HZ, RATE_HZ, SoundDistance, compare_sounds, mel_power_db
+from riffusion_train.audio.compare import BAND_EDGES_HZ, RATE_HZ, SoundDistance, compare_sounds, mel_power_db
 from riffusion_train.runtime.errors import InputError
 
 RATE = RATE_HZ

@@ -4,9 +4,7 @@ import soundfile
 from support import broken_files as broken
 from support.corpus_files import RATE_HZ, chord
 
-from riffusion_train.audio.containers import declared_frames
-from riffusion_train.audio.files import read_audio
-from riffusion_train.audio.reading import Decoded, decode, doubts, misnamed
+from riffusion_train.audio.io.read import Decoded, declared_frames, decode, doubts, misnamed, read_audio
 from riffusion_train.runtime.errors import InputError
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.sounds import tone
 
-from riffusion_train.audio.codec import make_codec
+from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.audio.vocoder import Vocoder, VocoderSize, write_vocoder
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.runtime.errors import InputError

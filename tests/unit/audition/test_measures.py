@@ -5,9 +5,10 @@ import pytest
 from support.auditions import write_clip
 from support.worlds import NANO_SPECTROGRAM
 
-from riffusion_train.audio.codec import make_codec
-from riffusion_train.audio.files import read_audio, write_audio
-from riffusion_train.audio.image import save_image
+from riffusion_train.audio.codec.codec import make_codec
+from riffusion_train.audio.codec.image_file import save_image
+from riffusion_train.audio.io.read import read_audio
+from riffusion_train.audio.io.write import write_audio
 from riffusion_train.audition.measures import heard_lufs, matching_target_lufs, measure_clip, measure_lufs
 
 

@@ -9,8 +9,9 @@ import pytest
 from PIL.PngImagePlugin import PngInfo
 from support.sounds import noise, pitch_hz, tone
 
-from riffusion_train.audio.files import read_audio, write_audio
-from riffusion_train.audio.image import load_image
+from riffusion_train.audio.codec.image_file import load_image
+from riffusion_train.audio.io.read import read_audio
+from riffusion_train.audio.io.write import write_audio
 from riffusion_train.cli.main import main
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 

@@ -9,7 +9,7 @@ from support.worlds import NANO_SPECTROGRAM
 from data_prep.kept import TrackFacts
 from data_prep.loudness import measure_lufs
 from data_prep.work import CutParameters, TrackWorker, mixed_for
-from riffusion_train.audio.files import write_audio
+from riffusion_train.audio.io.write import write_audio
 from riffusion_train.config.spectrogram import Channels
 
 RATE_HZ = NANO_SPECTROGRAM.rate_hz

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_prep.pictures import histogram_picture
 from data_prep.summary import histogram
+from riffusion_train.audio.plots import histogram_picture
 
 
 def test_a_histogram_spans_what_there_is_and_counts_what_lies_beyond_at_the_ends():

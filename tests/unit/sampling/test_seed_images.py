@@ -5,8 +5,8 @@ import pytest
 from support.sampling import write_melody
 from support.worlds import NANO_SPECTROGRAM
 
-from riffusion_train.audio.codec import make_codec
-from riffusion_train.audio.image import load_image
+from riffusion_train.audio.codec.codec import make_codec
+from riffusion_train.audio.codec.image_file import load_image
 from riffusion_train.cli.main import main
 from riffusion_train.sampling.seed_images import SEED_IMAGES, load_seed_image
 

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from riffusion_train.audio.inversion import Effort, MelInverter, Past
+from riffusion_train.audio.inversion.inverter import Iterations, MelInverter, PreviousChunk
 from riffusion_train.config.sample import Inverter
 
 
@@ -20,7 +20,7 @@ class _Tail:
     columns: int  # finished ones at the front
 
 
-class PieceInverter:
+class ChunkedInverter:
     """Inverts one spectrogram that arrives in pieces of columns; what comes out is one sound without seams.
 
     A piece is inverted together with two windows of the past, whose sound is held fixed, and its own last two windows
@@ -34,7 +34,7 @@ class PieceInverter:
         method: Where the first phase comes from.
     """
 
-    def __init__(self, inverter: MelInverter, effort: Effort, seed: int, method: Inverter) -> None:
+    def __init__(self, inverter: MelInverter, effort: Iterations, seed: int, method: Inverter) -> None:
         self._inverter = inverter
         self._effort = effort
         self._seed = seed
@@ -60,7 +60,7 @@ class PieceInverter:
         if tail is not None:
             mels = torch.cat([tail.mels, mels], 2)
             cosine = None if cosine is None or tail.cosine is None else torch.cat([tail.cosine, cosine], 1)
-            past = Past(tail.signal, self._fade(tail), tail.columns)
+            past = PreviousChunk(tail.signal, self._fade(tail), tail.columns)
             begun = tail.columns
         signal = self._invert(mels, cosine, past)
         stft = self._inverter.stft
@@ -79,7 +79,7 @@ class PieceInverter:
         self._seed += 1
         return signal[..., stft.margin + begun * stft.hop_length : stft.margin + done * stft.hop_length]
 
-    def _invert(self, mels: Tensor, cosine: Tensor | None, past: Past | None) -> Tensor:
+    def _invert(self, mels: Tensor, cosine: Tensor | None, past: PreviousChunk | None) -> Tensor:
         if not bool(mels.any()):  # silence has no phase
             silence = mels.new_zeros(*mels.shape[:2], self._inverter.stft.signal_length(mels.shape[2]))
             return silence if past is None else past.hold(silence)

@@ -1,6 +1,5 @@
-"""Audio files: read anything, write the common formats, change the sample rate."""
+"""Audio files out: WAV, FLAC, Ogg Vorbis, Opus and MP3, in blocks, with tags."""
 
-import dataclasses
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -9,8 +8,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from riffusion_train.audio.reading import Decoded, decode, doubts
-from riffusion_train.audio.tags import TAGS, add_id3_tags, add_riff_tags
+from riffusion_train.audio.io.tags import TAGS, add_id3_tags, add_riff_tags
 from riffusion_train.runtime.errors import InputError
 
 FORMATS = {
@@ -28,45 +26,7 @@ _RATES_HZ = {
     ".mp3": ((8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000), 44100),
 }
 _TAG_WRITERS = {".wav": add_riff_tags, ".mp3": add_id3_tags}
-_LOWEST_HZ, _HIGHEST_HZ = 1000, 768_000
 _BLOCK_SAMPLES = 1 << 16
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadedAudio:
-    """The sound of a file, and what a listener should know about the file.
-
-    Attributes:
-        wav: Samples in [-1, 1], float32 (channels, samples).
-        rate_hz: Their sample rate.
-        warnings: One line each, without the file's name: that it is truncated or silent.
-    """
-
-    wav: np.ndarray
-    rate_hz: int
-    warnings: tuple[str, ...]
-
-
-def read_audio(path: Path) -> tuple[np.ndarray, int]:
-    """Return the samples and the sample rate of an audio file as `load_audio` does, without its warnings."""
-    decoded = _read(path)
-    return decoded.wav, decoded.rate_hz
-
-
-def load_audio(path: Path) -> LoadedAudio:
-    """Read an audio file of any kind, judged by its content and not by its name.
-
-    Broken packets inside a compressed file are left out; what can be decoded is returned.
-
-    Raises:
-        InputError: If the file is missing, empty, not audio, has a sample rate that cannot be, or holds no sample or samples
-            that are not numbers.
-    """
-    decoded = _read(path)
-    warnings = [f"{kind}: {detail}" for kind, detail in doubts(decoded).items()]
-    if not np.any(decoded.wav):
-        warnings.append("is silent from end to end")
-    return LoadedAudio(decoded.wav, decoded.rate_hz, tuple(warnings))
 
 
 def write_audio(path: Path, wav: np.ndarray, rate_hz: int, tags: dict[str, str] | None = None) -> None:
@@ -151,29 +111,3 @@ class AudioWriter:
 
     def _unwritable(self, error: Exception) -> InputError:
         return InputError(f"{self._path}: cannot be written: {str(error).rpartition(': ')[2]}")
-
-
-def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    """Change the sample rate of (channels, samples) by soxr at its HQ setting; float32, and never nothing of something."""
-    if from_hz == to_hz:
-        return np.asarray(wav, np.float32)
-    # Channel by channel: frames of channels side by side take twice the time, for the copies there and back.
-    channels = [soxr.resample(channel, from_hz, to_hz, quality="HQ") for channel in np.asarray(wav, np.float32)]
-    out = channels[0][None] if len(channels) == 1 else np.stack(channels)
-    return np.pad(out, ((0, 0), (0, 1))) if out.shape[1] == 0 < wav.shape[1] else out
-
-
-def _read(path: Path) -> Decoded:
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, not an audio file")
-    decoded = decode(path)
-    wav, rate_hz = decoded.wav, decoded.rate_hz
-    if wav.shape[1] == 0:
-        raise InputError(f"{path}: holds no audio samples; export it again")
-    if not _LOWEST_HZ <= rate_hz <= _HIGHEST_HZ:
-        raise InputError(
-            f"{path}: a sample rate of {rate_hz} Hz is outside {_LOWEST_HZ} to {_HIGHEST_HZ} Hz; its header must be wrong"
-        )
-    if wrong := wav.size - int(np.isfinite(wav).sum()):
-        raise InputError(f"{path}: holds {wrong} samples that are not numbers (NaN or infinity); export it again")
-    return decoded

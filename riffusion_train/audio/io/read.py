@@ -1,21 +1,19 @@
-"""One audio file to samples, with what its container promised: so that a truncated or lying file is known for what it is.
-
-Soundfile decodes what it can, PyAV the rest, packet by packet. The content decides, never the name. Of what soundfile knows,
-FFmpeg decodes Ogg Vorbis, since it does so in three quarters of the time; whatever is odd about such a file, soundfile decides.
-"""
+"""Audio files in: any format to samples, with what its container promised, so that a truncated or lying file is recognised."""
 
 import contextlib
+import dataclasses
 import os
+import struct
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import soxr
 
-from riffusion_train.audio.containers import declared_frames, ends_unmarked
 from riffusion_train.runtime.errors import InputError
 
 COMPLETE_SHARE = 0.95
@@ -230,3 +228,127 @@ def _silent_stderr() -> Iterator[None]:
             os.dup2(kept, 2)
             os.close(kept)
             os.close(nowhere)
+
+
+_STREAMED = 0xFFFFFFF0
+"""Sizes from here on are what recorders write that do not know the end: they declare nothing."""
+_OGG_END = 4
+_OGG_TAIL_BYTES = 1 << 17
+"""More than the largest Ogg page, so that the tail holds the last page's head."""
+
+
+def declared_frames(path: Path, container: str) -> int | None:
+    """Return the number of frames that a WAV or AIFF file declares; None for other formats, or where it does not say.
+
+    Args:
+        path: The file.
+        container: libsndfile's name of its format.
+    """
+    with path.open("rb") as file:
+        try:
+            if container in ("WAV", "WAVEX"):
+                return _riff_frames(file)
+            return _aiff_frames(file) if container == "AIFF" else None
+        except struct.error:
+            return None
+
+
+def ends_unmarked(path: Path) -> bool:
+    """Tell whether an Ogg file breaks off: its last page does not bear the end-of-stream mark (RFC 3533)."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _OGG_TAIL_BYTES))
+        tail = file.read()
+    last = tail.rfind(b"OggS")
+    return last >= 0 and not (tail[last + 5 : last + 6] or b"\0")[0] & _OGG_END
+
+
+def _riff_frames(file: BinaryIO) -> int | None:
+    """Walk the chunks of a RIFF file up to `data`; only PCM is counted, since coded samples have no fixed size."""
+    head = file.read(12)
+    order = ">" if head[:4] == b"RIFX" else "<"
+    block_bytes = None
+    while True:
+        name, size = struct.unpack(order + "4sI", file.read(8))
+        if name == b"fmt ":
+            kind, _, _, _, align = struct.unpack(order + "HHIIH", file.read(14))
+            block_bytes = align if kind in (1, 3, 0xFFFE) else None
+            size -= 14
+        if name == b"data":
+            return size // block_bytes if block_bytes and 0 < size < _STREAMED else None
+        file.seek(size + size % 2, 1)
+
+
+def _aiff_frames(file: BinaryIO) -> int | None:
+    file.seek(12)
+    while True:
+        name, size = struct.unpack(">4sI", file.read(8))
+        if name == b"COMM":
+            _, frames = struct.unpack(">HI", file.read(6))
+            return int(frames)
+        file.seek(size + size % 2, 1)
+
+
+_LOWEST_HZ, _HIGHEST_HZ = 1000, 768_000
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedAudio:
+    """The sound of a file, and what a listener should know about the file.
+
+    Attributes:
+        wav: Samples in [-1, 1], float32 (channels, samples).
+        rate_hz: Their sample rate.
+        warnings: One line each, without the file's name: that it is truncated or silent.
+    """
+
+    wav: np.ndarray
+    rate_hz: int
+    warnings: tuple[str, ...]
+
+
+def read_audio(path: Path) -> tuple[np.ndarray, int]:
+    """Return the samples and the sample rate of an audio file as `load_audio` does, without its warnings."""
+    decoded = _read(path)
+    return decoded.wav, decoded.rate_hz
+
+
+def load_audio(path: Path) -> LoadedAudio:
+    """Read an audio file of any kind, judged by its content and not by its name.
+
+    Broken packets inside a compressed file are left out; what can be decoded is returned.
+
+    Raises:
+        InputError: If the file is missing, empty, not audio, has a sample rate that cannot be, or holds no sample or samples
+            that are not numbers.
+    """
+    decoded = _read(path)
+    warnings = [f"{kind}: {detail}" for kind, detail in doubts(decoded).items()]
+    if not np.any(decoded.wav):
+        warnings.append("is silent from end to end")
+    return LoadedAudio(decoded.wav, decoded.rate_hz, tuple(warnings))
+
+
+def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+    """Change the sample rate of (channels, samples) by soxr at its HQ setting; float32, and never nothing of something."""
+    if from_hz == to_hz:
+        return np.asarray(wav, np.float32)
+    # Channel by channel: frames of channels side by side take twice the time, for the copies there and back.
+    channels = [soxr.resample(channel, from_hz, to_hz, quality="HQ") for channel in np.asarray(wav, np.float32)]
+    out = channels[0][None] if len(channels) == 1 else np.stack(channels)
+    return np.pad(out, ((0, 0), (0, 1))) if out.shape[1] == 0 < wav.shape[1] else out
+
+
+def _read(path: Path) -> Decoded:
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, not an audio file")
+    decoded = decode(path)
+    wav, rate_hz = decoded.wav, decoded.rate_hz
+    if wav.shape[1] == 0:
+        raise InputError(f"{path}: holds no audio samples; export it again")
+    if not _LOWEST_HZ <= rate_hz <= _HIGHEST_HZ:
+        raise InputError(
+            f"{path}: a sample rate of {rate_hz} Hz is outside {_LOWEST_HZ} to {_HIGHEST_HZ} Hz; its header must be wrong"
+        )
+    if wrong := wav.size - int(np.isfinite(wav).sum()):
+        raise InputError(f"{path}: holds {wrong} samples that are not numbers (NaN or infinity); export it again")
+    return decoded

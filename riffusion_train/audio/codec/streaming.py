@@ -6,8 +6,8 @@ import soxr
 import torch
 from torch import Tensor
 
-from riffusion_train.audio.codec import UNKNOWN_LEVEL_PEAK, SpectrogramCodec
-from riffusion_train.audio.pixels import as_tensor, read_planes
+from riffusion_train.audio.codec.codec import UNKNOWN_LEVEL_PEAK, SpectrogramCodec
+from riffusion_train.audio.codec.levels import as_tensor, read_planes
 from riffusion_train.config.sample import Inverter, Quality
 from riffusion_train.runtime.errors import InputError, choice
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from riffusion_train.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from riffusion_train.audio.codec import EncodedClip, SpectrogramCodec
-    from riffusion_train.audio.image import LoadedImage
+    from riffusion_train.audio.codec.codec import EncodedClip, SpectrogramCodec
+    from riffusion_train.audio.codec.image_file import LoadedImage
+
 
 SLICE_KEY = "slice"
 """The PNG text that says where in the strip a slice lies, as JSON."""
@@ -58,7 +59,7 @@ def join(
     Raises:
         InputError: If a slice is missing, slices of several sounds are mixed, or the images do not fit each other.
     """
-    from riffusion_train.audio.codec import EncodedClip
+    from riffusion_train.audio.codec.codec import EncodedClip
 
     places = [_place(path, loaded) for path, loaded in zip(paths, images, strict=True)]
     strip_px = None

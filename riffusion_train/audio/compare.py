@@ -12,8 +12,8 @@ import itertools
 import numpy as np
 import torch
 
-from riffusion_train.audio.files import resample
-from riffusion_train.audio.mel import HTK_CORNER_HZ, mel_filter_bank
+from riffusion_train.audio.codec.analysis import HTK_CORNER_HZ, mel_filter_bank
+from riffusion_train.audio.io.read import resample
 from riffusion_train.runtime.errors import InputError
 
 RATE_HZ = 44100

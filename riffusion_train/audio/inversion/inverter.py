@@ -1,30 +1,23 @@
-"""From mel magnitudes back to sound.
-
-Four steps: magnitudes on the decoder's frequency grid by Richardson-Lucy iterations, a first phase, fast Griffin-Lim on
-fixed magnitudes, and Griffin-Lim that holds on to the mel magnitudes only. The first phase is found by heap integration, or
-drawn at random.
-"""
+"""From mel magnitudes back to sound: heap-integrated phase with fast Griffin-Lim, or the original's Griffin-Lim."""
 
 import dataclasses
 import math
 
 import torch
+import torchaudio.transforms
 from torch import Tensor
 
-from riffusion_train.audio.band_fit import BandFit
-from riffusion_train.audio.bands import BandedProduct
-from riffusion_train.audio.circular import CircularStft
-from riffusion_train.audio.magnitude import magnitude
-from riffusion_train.audio.projection import ahead_of, project
-from riffusion_train.audio.stft import DecodingStft
+from riffusion_train.audio.inversion.kernels import BandedProduct, RichardsonLucy, ahead_of, magnitude, project
+from riffusion_train.audio.inversion.stft import CircularStft, DecodingStft
 from riffusion_train.config.sample import Inverter, Quality
+from riffusion_train.config.spectrogram import SpectrogramConfig
 
 _MOMENTUM = 0.99
 """Momentum of fast Griffin-Lim; its share m / (1 + m) follows torchaudio's convention."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Effort:
+class Iterations:
     """How many iterations each step of the inversion takes; the fine ones are mel-domain ones with a doubled FFT."""
 
     mel_iterations: int
@@ -36,40 +29,40 @@ class Effort:
 # Iterations of mel inversion, of the phase alone, of phase and mels, and of these on the finer grid. Between two of the
 # decoder's frequencies a magnitude need not run in a straight line, as the coarse grid takes it; the finer grid mends that.
 # The best quality works on the finer grid throughout.
-EFFORTS = {
+ITERATIONS = {
     Inverter.pghi: {
-        Quality.draft: Effort(5, 4, 4, 0),
-        Quality.normal: Effort(8, 8, 8, 6),
-        Quality.best: Effort(15, 8, 80, 0),
+        Quality.draft: Iterations(5, 4, 4, 0),
+        Quality.normal: Iterations(8, 8, 8, 6),
+        Quality.best: Iterations(15, 8, 80, 0),
     },
     # A random start has further to go.
     Inverter.fast_griffin_lim: {
-        Quality.draft: Effort(5, 12, 4, 0),
-        Quality.normal: Effort(10, 32, 8, 6),
-        Quality.best: Effort(15, 64, 80, 0),
+        Quality.draft: Iterations(5, 12, 4, 0),
+        Quality.normal: Iterations(10, 32, 8, 6),
+        Quality.best: Iterations(15, 64, 80, 0),
     },
 }
 # Where a window spans many columns, each sees the same sound over again. That settles the magnitudes inside the bands from the
 # first round on, and rounds that hold on to the guess are wasted: nearly so with a fourfold overlap, wholly with the tenfold
 # one of riffusion_v1.
-_OVERLAPPING_EFFORTS = {
-    4: {Quality.normal: Effort(8, 1, 26, 10)},
-    8: {Quality.draft: Effort(4, 0, 4, 0), Quality.normal: Effort(8, 0, 16, 4)},
+_OVERLAPPING_ITERATIONS = {
+    4: {Quality.normal: Iterations(8, 1, 26, 10)},
+    8: {Quality.draft: Iterations(4, 0, 4, 0), Quality.normal: Iterations(8, 0, 16, 4)},
 }
 
 
-def effort_of(method: Inverter, quality: Quality, overlap: float) -> Effort:
+def iterations_of(method: Inverter, quality: Quality, overlap: float) -> Iterations:
     """Return how much work a quality is, where a window spans `overlap` columns."""
-    effort = EFFORTS[method][quality]
+    effort = ITERATIONS[method][quality]
     if method is Inverter.pghi:
-        for least, efforts in _OVERLAPPING_EFFORTS.items():
+        for least, efforts in _OVERLAPPING_ITERATIONS.items():
             if overlap >= least:
                 effort = efforts.get(quality, effort)
     return effort
 
 
 @dataclasses.dataclass(frozen=True)
-class Past:
+class PreviousChunk:
     """The sound of an earlier piece, which the next one goes on with.
 
     Attributes:
@@ -102,18 +95,18 @@ class MelInverter:
         self.stft = stft
         self.finer = finer
         self._band_weight = filters.sum(0) + 1e-9
-        self._fit = BandFit(filters)
+        self._fit = RichardsonLucy(filters)
         self._spread = BandedProduct(self._fit.spread, columns=64)
 
     def invert(
         self,
         mels: Tensor,
-        effort: Effort,
+        effort: Iterations,
         seed: int,
         *,
         method: Inverter = Inverter.pghi,
         cosine: Tensor | None = None,
-        past: Past | None = None,
+        past: PreviousChunk | None = None,
     ) -> Tensor:
         """Return the sounds, with the margins of `stft`, (clips, channels, samples).
 
@@ -144,7 +137,9 @@ class MelInverter:
             return sound
         return self.finer.refine(mels, sound, effort.fine_iterations, cosine, past)
 
-    def refine(self, mels: Tensor, sound: Tensor, iterations: int, cosine: Tensor | None, past: Past | None) -> Tensor:
+    def refine(
+        self, mels: Tensor, sound: Tensor, iterations: int, cosine: Tensor | None, past: PreviousChunk | None
+    ) -> Tensor:
         """Return a sound nearer to the mel magnitudes than `sound` is; arguments as of `invert`."""
         spectrum = self.stft.forward(sound, mels.shape[-2])
         return self._refine(mels, magnitude(spectrum), spectrum, self._shift(cosine), past, 0, iterations)
@@ -186,7 +181,7 @@ class MelInverter:
         magnitudes: Tensor,
         spectrum: Tensor,
         shift: Tensor | None,
-        past: Past | None,
+        past: PreviousChunk | None,
         phase_iterations: int,
         mel_phase_iterations: int,
     ) -> Tensor:
@@ -208,7 +203,7 @@ class MelInverter:
             previous = rebuilt
         return self._sound(spectrum, past)
 
-    def _sound(self, spectrum: Tensor, past: Past | None) -> Tensor:
+    def _sound(self, spectrum: Tensor, past: PreviousChunk | None) -> Tensor:
         signal = self.stft.inverse(spectrum)
         return signal if past is None else past.hold(signal)
 
@@ -236,3 +231,48 @@ def _project_pair(spectrum: Tensor, magnitudes: Tensor, shift: Tensor) -> Tensor
 def _tiny(mels: Tensor, relative: float) -> Tensor:
     """Return a magnitude for each channel that keeps quotients finite, also in one that is silent throughout."""
     return (relative * mels.amax((-2, -1), keepdim=True)).clamp(min=1e-12)
+
+
+GRIFFIN_LIM_ITERATIONS = {Quality.draft: 16, Quality.normal: 32, Quality.best: 64}
+"""Iterations of Griffin-Lim; 32 are the original Riffusion's."""
+
+
+class GriffinLimInverter:
+    """Inverts mel magnitudes as torchaudio does: a reference to compare with and to agree with, not the best sound.
+
+    The phase starts at random, and each channel has its own. The whole spectrogram is taken at once, so memory grows with
+    its width.
+
+    Args:
+        config: The codec's parameters.
+        filters: Its mel filters, (n_fft // 2 + 1, n_mels).
+    """
+
+    def __init__(self, config: SpectrogramConfig, filters: Tensor) -> None:
+        self._config = config
+        # The narrowest bands of some presets see no frequency of their own, which "gels" does not stand.
+        self._to_linear = torchaudio.transforms.InverseMelScale(
+            config.n_fft // 2 + 1, config.n_mels, config.rate_hz, config.f_min_hz, config.f_max_hz, driver="gelsd"
+        )
+        self._to_linear.fb = filters
+
+    def invert(self, mels: Tensor, quality: Quality, seed: int) -> Tensor:
+        """Return sounds at `rate_hz`, (clips, channels, (frames - 1) * hop_length).
+
+        Args:
+            mels: Mel magnitudes, (clips, channels, frames, n_mels). Their device does the work but for the least squares,
+                which the host does.
+            quality: Sets the number of iterations.
+            seed: Seed of the random phase, drawn anew for each clip.
+        """
+        config = self._config
+        linear = self._to_linear(mels.mT.cpu().contiguous()).to(mels.device)
+        griffin_lim = torchaudio.transforms.GriffinLim(
+            config.n_fft, GRIFFIN_LIM_ITERATIONS[quality], config.win_length, config.hop_length, power=1.0
+        ).to(mels.device)
+        wavs = []
+        with torch.random.fork_rng([mels.device] if mels.device.type == "cuda" else []):
+            for clip in linear:
+                torch.manual_seed(seed)
+                wavs.append(griffin_lim(clip))
+        return torch.stack(wavs)

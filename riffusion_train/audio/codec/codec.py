@@ -15,16 +15,16 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from riffusion_train.audio.mel import mel_filter_bank
-from riffusion_train.audio.pixels import as_tensor, draw, read_planes
-from riffusion_train.audio.stft import MelAnalysis
+from riffusion_train.audio.codec.analysis import MelAnalysis, mel_filter_bank
+from riffusion_train.audio.codec.levels import as_tensor, draw, read_planes
 from riffusion_train.config.sample import Inverter, Quality
 from riffusion_train.config.spectrogram import Channels, Scale, SpectrogramConfig
 from riffusion_train.runtime.errors import InputError, choice
 
 if TYPE_CHECKING:
-    from riffusion_train.audio.decoding import Decoder
+    from riffusion_train.audio.codec.decoder import Decoder
     from riffusion_train.audio.vocoder import Vocoder
+
 
 SAMPLE_SCALE = 32768.0
 """Magnitudes are those of 16-bit samples, as in the original, whose `max_value` is on this scale."""
@@ -224,7 +224,7 @@ class SpectrogramCodec:
     def decoder(self) -> "Decoder":
         """What turns magnitudes into sound; made at the first use, as numba takes a second to load."""
         if self._decoder is None:
-            from riffusion_train.audio.decoding import Decoder
+            from riffusion_train.audio.codec.decoder import Decoder
 
             self._decoder = Decoder(self.config, self._filters)
         return self._decoder
@@ -247,8 +247,6 @@ class SpectrogramCodec:
         Raises:
             InputError: If there is no image, or one does not fit or is too narrow.
         """
-        from riffusion_train.audio.stitching import stitch
-
         levels = [self.black(clip.max_value) for clip in clips]
         known = max((level for level in levels if level is not None), default=1 / SAMPLE_SCALE)
         planes = [read_planes(as_tensor(clip.image)[None], self.config) for clip in clips]
@@ -336,3 +334,39 @@ def _conditions(config: SpectrogramConfig) -> list[tuple[bool, str]]:
         ),
         (config.clip_samples > config.n_fft // 2, "a clip must be longer than half of n_fft; raise width_px"),
     ]
+
+
+def stitch(mels: Sequence[Tensor], cosines: Sequence[Tensor | None], overlap: int) -> tuple[Tensor, Tensor | None]:
+    """Join spectrograms; in the columns that two share, one's magnitudes give way to the other's.
+
+    Two versions of one moment agree in what they share, so the magnitudes are mixed in proportion (not their powers), by
+    a raised cosine.
+
+    Args:
+        mels: Mel magnitudes in order, each (clips, channels, frames, n_mels).
+        cosines: Cosines of the phase between channels, each (clips, frames, n_mels), or None throughout.
+        overlap: Columns that two neighbours share.
+
+    Raises:
+        InputError: If there is nothing to join, or an overlap takes more than half of a spectrogram.
+    """
+    if not mels:
+        raise InputError("there is no image to stitch; give at least one")
+    narrowest = min(mel.shape[2] for mel in mels)
+    if overlap < 0 or (len(mels) > 1 and 2 * overlap > narrowest):
+        raise InputError(f"overlap_px={overlap} must be 0 to {narrowest // 2}, half the width of the narrowest image")
+    joined, cosine = mels[0], cosines[0]
+    for mel, next_cosine in zip(mels[1:], cosines[1:], strict=True):
+        joined = _cross(joined, mel, overlap)
+        if cosine is not None and next_cosine is not None:
+            cosine = _cross(cosine, next_cosine, overlap)
+    return joined, cosine
+
+
+def _cross(before: Tensor, after: Tensor, overlap: int) -> Tensor:
+    """Join (..., frames, n_mels) along the frames."""
+    if overlap == 0:
+        return torch.cat([before, after], -2)
+    share = torch.sin(torch.linspace(0, torch.pi / 2, overlap + 2, device=before.device)[1:-1]).square()[:, None]
+    both = torch.lerp(before[..., -overlap:, :], after[..., :overlap, :], share)
+    return torch.cat([before[..., :-overlap, :], both, after[..., overlap:, :]], -2)

@@ -9,7 +9,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from riffusion_train.audio import host
+from riffusion_train.audio.inversion import kernels
 from riffusion_train.config.spectrogram import Channels, Rounding, Scale, SpectrogramConfig
 from riffusion_train.runtime.errors import InputError
 
@@ -48,7 +48,7 @@ def draw(mels: Tensor, cosine: Tensor | None, config: SpectrogramConfig) -> tupl
         maxima = torch.full_like(maxima, config.reference_value)
     # Digital silence is divided by one, not by zero, and comes out white.
     black = torch.where(maxima > 0, maxima, torch.ones_like(maxima))[:, None, None, None]
-    if config.channels is Channels.mono and config.power == _FOURTH_ROOT and host.on_host(mels):
+    if config.channels is Channels.mono and config.power == _FOURTH_ROOT and kernels.on_host(mels):
         images = torch.empty(len(mels), mels.shape[3], mels.shape[2], dtype=torch.uint8)
         _draw_grey(mels[:, 0].numpy(), black.view(-1).numpy(), config.rounding is Rounding.nearest, images.numpy())
         return images, maxima

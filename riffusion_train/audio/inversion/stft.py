@@ -1,4 +1,4 @@
-"""The transform of a sound that goes round: its end is followed by its beginning, so that it plays as a loop without a seam."""
+"""The decoder's short-time Fourier transform and its inverse, of a sound with two ends and of a loop."""
 
 import math
 
@@ -8,8 +8,93 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from riffusion_train.audio.phase import heap_integrated_phase
-from riffusion_train.audio.stft import WindowedFrames
+from riffusion_train.audio.inversion.phase import heap_integrated_phase
+
+
+class WindowedFrames:
+    """Frames under a periodic Hann window, padded to whole hops, so that overlap-add is a sum of shifted blocks.
+
+    Args:
+        win_length: Length of the window in samples.
+        hop_length: Samples between frames.
+        n_fft: Length of the FFT in samples.
+        device: Where the signals lie.
+    """
+
+    def __init__(self, win_length: int, hop_length: int, n_fft: int, device: torch.device | str = "cpu") -> None:
+        self.win_length = win_length
+        self.hop_length = hop_length
+        self.n_fft = n_fft
+        self.margin = win_length // 2
+        self.blocks = -(-win_length // hop_length)
+        self._frame_length = self.blocks * hop_length
+        window = torch.hann_window(win_length, periodic=True, dtype=torch.float64).float()
+        self._window = F.pad(window, (0, self._frame_length - win_length)).to(device)
+
+    @property
+    def bins(self) -> int:
+        """Number of frequencies, `n_fft // 2 + 1`."""
+        return self.n_fft // 2 + 1
+
+
+class DecodingStft(WindowedFrames):
+    """STFT of a signal that carries half a window of margin at either end.
+
+    Column t of a spectrogram (..., frames, bins) is centred on sample `t * hop_length` of the sound. The margins are free:
+    the decoder may put there what the columns at the edges ask for, as the analysis saw a reflection there. Phases refer
+    to the first sample of the frame.
+    """
+
+    def __init__(self, win_length: int, hop_length: int, n_fft: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(win_length, hop_length, n_fft, device)
+        self._weight: tuple[int, Tensor] | None = None  # of the last number of frames; iterations repeat it
+
+    def forward(self, signal: Tensor, frames: int) -> Tensor:
+        """Analyse signals with their margins, (..., samples) -> complex (..., frames, bins)."""
+        framed = signal.unfold(-1, self.win_length, self.hop_length)[..., :frames, :]
+        padded = signal.new_zeros(*framed.shape[:-1], self.n_fft)
+        torch.mul(framed, self._window[: self.win_length], out=padded[..., : self.win_length])
+        return torch.fft.rfft(padded)
+
+    def inverse(self, spectrum: Tensor) -> Tensor:
+        """Return the signals, with margins, whose transform is nearest to `spectrum` (Griffin and Lim 1984, eq. 6)."""
+        framed = torch.fft.irfft(spectrum, n=self.n_fft)[..., : self._frame_length]
+        framed = framed[..., : self.win_length] * self._window[: self.win_length]
+        framed = (
+            F.pad(framed, (0, self._frame_length - self.win_length)) if self._frame_length > self.win_length else framed
+        )
+        return self._overlap_add(framed) * self._inverse_weight(spectrum.shape[-2])
+
+    def first_phase(self, magnitudes: Tensor, seed: int, known: Tensor | None = None) -> Tensor:
+        """Return the phase that heap integration finds, complex numbers of magnitude one (frames, bins).
+
+        Args:
+            magnitudes: (frames, bins).
+            seed: Seed of the phase where there is nothing to hear.
+            known: Numbers of the first frames whose phase is known, complex (fewer frames, bins).
+        """
+        from riffusion_train.audio.inversion.phase import heap_integrated_phase  # numba takes a second to load
+
+        return heap_integrated_phase(magnitudes, self.win_length, self.hop_length, self.n_fft, seed, known=known)
+
+    def signal_length(self, frames: int) -> int:
+        """Return the number of samples, margins included, of a signal of `frames` columns."""
+        return (frames + self.blocks - 1) * self.hop_length
+
+    def _inverse_weight(self, frames: int) -> Tensor:
+        if self._weight is None or self._weight[0] != frames:
+            weight = self._overlap_add(self._window.square().expand(frames, -1))
+            self._weight = (frames, 1 / weight.clamp(min=1e-3 * float(weight.max())))
+        return self._weight[1]
+
+    def _overlap_add(self, framed: Tensor) -> Tensor:
+        frames = framed.shape[-2]
+        blocks = framed.unflatten(-1, (self.blocks, self.hop_length))
+        signal = framed.new_zeros(*framed.shape[:-2], frames + self.blocks - 1, self.hop_length)
+        for block in range(self.blocks):
+            signal[..., block : block + frames, :] += blocks[..., block, :]
+        return signal.flatten(-2)
+
 
 _CONTEXT = 8
 """Columns of the round that are seen beyond either end."""

@@ -4,15 +4,13 @@ import soxr
 import torch
 from torch import Tensor
 
-from riffusion_train.audio import host
-from riffusion_train.audio.circular import CircularStft, resample_loop
-from riffusion_train.audio.denoising import denoise
-from riffusion_train.audio.griffin_lim import GriffinLimInverter
-from riffusion_train.audio.inversion import MelInverter, effort_of
-from riffusion_train.audio.mel import onto_grid
-from riffusion_train.audio.pieces import PieceInverter
-from riffusion_train.audio.pixels import Planes
-from riffusion_train.audio.stft import DecodingStft
+from riffusion_train.audio.codec.analysis import onto_grid
+from riffusion_train.audio.codec.levels import Planes
+from riffusion_train.audio.inversion import kernels
+from riffusion_train.audio.inversion.chunks import ChunkedInverter
+from riffusion_train.audio.inversion.denoise import denoise
+from riffusion_train.audio.inversion.inverter import GriffinLimInverter, MelInverter, iterations_of
+from riffusion_train.audio.inversion.stft import CircularStft, DecodingStft, resample_loop
 from riffusion_train.config.sample import Inverter, Quality
 from riffusion_train.config.spectrogram import SpectrogramConfig
 
@@ -43,7 +41,7 @@ class Decoder:
         wavs = planes.darkness.new_zeros(clips, channels, samples)
         heard = torch.nonzero(planes.darkness.flatten(1).any(1))[:, 0]
         # One by one on a CPU: a clip then stays in the cache.
-        groups = heard.split(1) if host.on_host(wavs) else heard.split(max(len(heard), 1))
+        groups = heard.split(1) if kernels.on_host(wavs) else heard.split(max(len(heard), 1))
         for rows in groups:
             if len(rows):
                 cosine = None if planes.cosine is None else planes.cosine[rows]
@@ -57,15 +55,15 @@ class Decoder:
         # Two squares are a tenth of the time of a general power.
         return darkness.square().square() if power == 0.25 else darkness.pow(1 / power)
 
-    def pieces(self, quality: Quality, inverter: Inverter, seed: int, device: torch.device | str) -> PieceInverter:
+    def pieces(self, quality: Quality, inverter: Inverter, seed: int, device: torch.device | str) -> ChunkedInverter:
         """Return what inverts a spectrogram in pieces, at `decode_rate_hz`.
 
         The sounds are to be taken times `gain`.
         """
         coarse = self._inverter(device)
         chosen = coarse.finer if quality is Quality.best and coarse.finer is not None else coarse
-        effort = effort_of(inverter, quality, self._config.win_length / self._config.hop_length)
-        return PieceInverter(chosen, effort, seed, inverter)
+        effort = iterations_of(inverter, quality, self._config.win_length / self._config.hop_length)
+        return ChunkedInverter(chosen, effort, seed, inverter)
 
     def decode_loop(self, planes: Planes, quality: Quality, seed: int) -> Tensor:
         """Return loops at a magnitude of black of 1, (clips, channels, frames * hop_length), without a seam."""
@@ -76,7 +74,7 @@ class Decoder:
         loops = planes.darkness.new_zeros(*planes.darkness.shape[:2], frames * config.hop_length)
         inverter = self._inverter("cpu", circular=True)
         chosen = inverter.finer if quality is Quality.best and inverter.finer is not None else inverter
-        effort = effort_of(Inverter.pghi, quality, config.win_length / config.hop_length)
+        effort = iterations_of(Inverter.pghi, quality, config.win_length / config.hop_length)
         for row, darkness in enumerate(smooth):
             if not bool(darkness.any()):
                 continue

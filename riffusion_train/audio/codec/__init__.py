@@ -1,0 +1,1 @@
+"""The codec: sound to spectrogram image and image to sound."""

@@ -1,0 +1,263 @@
+"""Sound to mel magnitudes: the mel filters, the frames under a window, and what an image will not keep of a sound."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchaudio.functional
+from torch import Tensor
+
+from riffusion_train.audio.inversion import kernels
+from riffusion_train.audio.inversion.kernels import LANES, BandedProduct, inside_runs, magnitude, parts, runs
+from riffusion_train.config.spectrogram import Channels, Scale, SpectrogramConfig
+
+HTK_CORNER_HZ = 700.0
+
+_MEL_PER_DECADE = 2595.0
+
+
+def mel_filter_bank(
+    n_fft: int, rate_hz: int, n_mels: int, f_min_hz: float, f_max_hz: float, corner_hz: float
+) -> torch.Tensor:
+    """Return triangular filters of height 1, evenly spaced on mel(f) = 2595 log10(1 + f / corner), (n_fft // 2 + 1, n_mels).
+
+    A corner of 700 Hz is the HTK scale; torchaudio's own filters are taken there, so that images agree with the original
+    Riffusion to the last bit.
+    """
+    if corner_hz == HTK_CORNER_HZ:
+        return torchaudio.functional.melscale_fbanks(
+            n_fft // 2 + 1, f_min_hz, f_max_hz, n_mels, rate_hz, norm=None, mel_scale="htk"
+        )
+    low, high = (_MEL_PER_DECADE * math.log10(1 + f / corner_hz) for f in (f_min_hz, f_max_hz))
+    edges_hz = corner_hz * (10 ** (np.linspace(low, high, n_mels + 2) / _MEL_PER_DECADE) - 1)
+    bins_hz = np.arange(n_fft // 2 + 1)[:, None] * rate_hz / n_fft
+    rising = (bins_hz - edges_hz[:-2]) / (edges_hz[1:-1] - edges_hz[:-2])
+    falling = (edges_hz[2:] - bins_hz) / (edges_hz[2:] - edges_hz[1:-1])
+    return torch.from_numpy(np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32))
+
+
+def onto_grid(filters: torch.Tensor, bin_hz: float, grid_bin_hz: float, grid_bins: int) -> torch.Tensor:
+    """Carry filters from bins spaced `bin_hz` to a grid spaced `grid_bin_hz`, (grid_bins, n_mels).
+
+    The magnitude between two bins of the grid is taken to run in a straight line, so a filter's weight at a frequency
+    is shared by the two nearest bins of the grid (hat functions).
+    """
+    weights = filters.numpy().astype(np.float64)
+    position = np.arange(len(weights)) * bin_hz / grid_bin_hz
+    below = np.floor(position).astype(np.int64)
+    share = (position - below)[:, None]
+    grid = np.zeros((grid_bins, weights.shape[1]))
+    for index, part in ((below, weights * (1 - share)), (below + 1, weights * share)):
+        inside = index < grid_bins
+        np.add.at(grid, index[inside], part[inside])
+    return torch.from_numpy(grid.astype(np.float32))
+
+
+class MelBands:
+    """Mel filters as the runs of weights that are not zero.
+
+    Args:
+        filters: (bins, n_mels), float32; every filter has one run.
+    """
+
+    def __init__(self, filters: Tensor) -> None:
+        self._n_mels = filters.shape[1]
+        self._firsts, self._places = runs(filters.numpy())
+        self._weights = inside_runs(filters.numpy(), self._firsts, self._places)
+        self._top = int((self._firsts + np.diff(self._places)).max())
+
+    def of_magnitudes(self, spectra: Tensor) -> Tensor:
+        """Return the mel magnitudes of complex spectra in the host's memory, (..., bins) -> (..., n_mels)."""
+        found = torch.empty(*spectra.shape[:-1], self._n_mels)
+        numbers = parts(spectra).reshape(-1, spectra.shape[-1], 2)
+        mels = found.numpy().reshape(-1, self._n_mels)
+        _mel_magnitudes(numbers, self._firsts, self._places, self._weights, self._top, mels)
+        return found
+
+
+def window_frames(wavs: Tensor, window: Tensor, hop_length: int, first: int, frames: Tensor) -> None:
+    """Write frames of sounds under a window into the middle of `frames`; beyond the ends the sounds are reflected.
+
+    Args:
+        wavs: (rows, samples), longer than half a frame.
+        window: Not longer than a frame.
+        hop_length: Samples between frames; frame 0 is centred on sample 0.
+        first: The first frame to write.
+        frames: (rows, some frames, samples of a frame); only what lies under the window is written.
+    """
+    _window_frames(wavs.contiguous().numpy(), window.numpy(), hop_length, first, frames.numpy())
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _window_frames(wavs: Any, window: Any, hop_length: int, first: int, frames: Any) -> None:
+    samples, width = wavs.shape[1], len(window)
+    margin = (frames.shape[2] - width) // 2
+    for row in range(len(frames)):
+        for frame in range(frames.shape[1]):
+            begin = (first + frame) * hop_length + margin - frames.shape[2] // 2
+            if begin >= 0 and begin + width <= samples:
+                for place in range(width):
+                    frames[row, frame, margin + place] = wavs[row, begin + place] * window[place]
+                continue
+            for place in range(width):
+                sample = abs(begin + place)
+                if sample >= samples:
+                    sample = 2 * (samples - 1) - sample
+                frames[row, frame, margin + place] = wavs[row, sample] * window[place]
+
+
+@numba.njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator]
+def _mel_magnitudes(spectra: Any, firsts: Any, places: Any, weights: Any, top: int, found: Any) -> None:
+    magnitudes = np.zeros((top, LANES), np.float32)
+    totals = np.empty(LANES, np.float32)
+    for first in range(0, len(spectra), LANES):
+        abreast = min(LANES, len(spectra) - first)
+        for frame in range(abreast):
+            for place in range(top):
+                real, imaginary = spectra[first + frame, place, 0], spectra[first + frame, place, 1]
+                magnitudes[place, frame] = np.sqrt(real * real + imaginary * imaginary)
+        for band in range(len(firsts)):
+            totals[:] = 0
+            for weight in range(places[band], places[band + 1]):
+                place = firsts[band] + weight - places[band]
+                for frame in range(LANES):
+                    totals[frame] += magnitudes[place, frame] * weights[weight]
+            for frame in range(abreast):
+                found[first + frame, band] = totals[frame]
+
+
+_FRAMES_AT_ONCE = 128
+"""Frames that the encoder works on at a time on the CPU: fewer take longer to call than the cache gives, more take room."""
+
+
+_INAUDIBLE = 1e6
+"""Product of two mel magnitudes of 16-bit samples below which the phase between the channels is of no account."""
+
+
+class MelAnalysis:
+    """Mel magnitudes of a sound: centred frames, reflection at the ends, a periodic Hann window, magnitudes, mel filters.
+
+    The values are those of `torch.stft` and a matrix product but for the order of the product's sums. Only the frequencies
+    below the top band are looked at, and some frames at a time.
+
+    Args:
+        filters: Mel filters, (n_fft // 2 + 1, n_mels).
+        win_length: Length of the window in samples.
+        hop_length: Samples between frames.
+        gain: Factor of the samples.
+    """
+
+    def __init__(self, filters: Tensor, win_length: int, hop_length: int, gain: float) -> None:
+        self._product = BandedProduct(filters)
+        self._bands = MelBands(filters)
+        self._window = torch.hann_window(win_length, periodic=True) * gain
+        self._n_fft = 2 * (len(filters) - 1)
+        self._hop_length = hop_length
+
+    def __call__(self, wavs: Tensor) -> Tensor:
+        """Return the mel magnitudes of sounds longer than half an FFT, (rows, samples) -> (rows, frames, n_mels)."""
+        if kernels.on_host(wavs):
+            return torch.cat([self._bands.of_magnitudes(spectra) for spectra in self._spectra(wavs)], 1)
+        return torch.cat([self._product(magnitude(spectra)) for spectra in self._spectra(wavs)], 1)
+
+    def stereo(self, wavs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mel magnitudes of two channels and the cosine of the phase between them.
+
+        The cosine of a band is that of its frequencies weighted by both magnitudes. Where there is nothing to hear it goes
+        to 1.
+
+        Args:
+            wavs: (clips, 2, samples), longer than half an FFT.
+
+        Returns:
+            (clips, 2, frames, n_mels) and (clips, frames, n_mels).
+        """
+        mels, cosines = [], []
+        for spectrum in self._spectra(wavs.flatten(0, 1)):
+            pair = spectrum[..., : self._product.rows_used].unflatten(0, (-1, 2))
+            found = magnitude(pair)
+            left, right = pair.unbind(1)
+            shared = self._product(left.real * right.real + left.imag * right.imag)
+            most = self._product(found[:, 0] * found[:, 1])
+            mels.append(self._product(found))
+            cosines.append((shared + _INAUDIBLE) / (most + _INAUDIBLE))
+        return torch.cat(mels, 2), torch.cat(cosines, 1)
+
+    def _spectra(self, wavs: Tensor) -> Iterator[Tensor]:
+        """Yield the spectra of some frames at a time, complex (rows, some frames, bins)."""
+        # The window stands in the middle of the FFT, where `torch.stft` puts it. Magnitudes do not ask where it stands, but
+        # the rounding does: beside a loud pure tone it is all there is, and the original's pictures show it.
+        frames = 1 + wavs.shape[1] // self._hop_length
+        self._window = self._window.to(wavs.device)
+        if not kernels.on_host(wavs):
+            width, edge = len(self._window), self._n_fft // 2
+            margin = (self._n_fft - width) // 2
+            padded = F.pad(wavs[:, None], (edge, edge), mode="reflect")[:, 0, margin:]
+            framed = padded.unfold(1, width, self._hop_length)[:, :frames] * self._window
+            yield torch.fft.rfft(F.pad(framed, (margin, self._n_fft - width - margin)))
+            return
+        at_once = min(_FRAMES_AT_ONCE, frames)
+        framed = torch.empty(len(wavs), at_once, self._n_fft)
+        if len(self._window) < self._n_fft:
+            framed.zero_()
+        for first in range(0, frames, at_once):
+            some = min(at_once, frames - first)
+            window_frames(wavs, self._window, self._hop_length, first, framed[:, :some])
+            yield torch.fft.rfft(framed[:, :some])
+
+
+_CANCELLED_DB = 12.0
+
+
+def sound_warnings(wav: np.ndarray, rate_hz: int, config: SpectrogramConfig) -> list[str]:
+    """Return what a codec loses of a sound beyond its usual error, one line each.
+
+    Args:
+        wav: (channels, samples).
+        rate_hz: Its sample rate.
+        config: The codec.
+    """
+    found = []
+    duration_s, window_s = wav.shape[1] / rate_hz, config.win_length / config.rate_hz
+    if duration_s < window_s:
+        found.append(f"lasts {duration_s:.3f} s, less than one window ({window_s:.3f} s); silence is added")
+    if rate_hz / 2 < 0.9 * config.f_max_hz:
+        found.append(
+            f"at {rate_hz} Hz holds nothing above {rate_hz / 2000:g} kHz; the image goes to {config.f_max_hz / 1000:g} kHz"
+        )
+    if len(wav) > 2 and config.channels is not Channels.mono:
+        found.append(f"has {len(wav)} channels, of which the first two are kept; mix it down to stereo to keep all")
+    if len(wav) > 1 and config.channels is Channels.mono:
+        mixed, apart = (float(np.square(part, dtype=np.float64).mean()) for part in (wav.mean(0), wav))
+        if apart > 0 and 10 * np.log10(max(mixed / apart, 1e-12)) < -_CANCELLED_DB:
+            found.append("its channels cancel each other in the mono mix; use channels=stereo, or turn one around")
+    if float(np.abs(wav).max(initial=0)) > 1.001:
+        found.append(
+            f"has peaks of {float(np.abs(wav).max()):.2f}, beyond full scale; they are kept, but a player clips them"
+        )
+    return found
+
+
+def clipping_warnings(images: Sequence[np.ndarray], config: SpectrogramConfig) -> list[str]:
+    """Return whether moments of a sound were louder than black, which an absolute scale cuts off.
+
+    Args:
+        images: What was encoded, uint8 (n_mels, width) or (n_mels, width, 3).
+        config: The codec.
+    """
+    if config.scale is not Scale.absolute:
+        return []
+    # Of three colours the first two are loudness, or the first is empty and the others are.
+    first = 0 if config.channels is Channels.stereo_phase else 1
+    planes = [image if image.ndim == 2 else image[..., first : first + 2].min(2) for image in images]
+    cut = sum(int((plane == 0).any(0).sum()) for plane in planes)
+    if not cut:
+        return []
+    total = sum(plane.shape[1] for plane in planes)
+    return [
+        f"{cut} of {total} columns reach black, the loudest that '{config.name}' draws; turn the sound down to keep them"
+    ]

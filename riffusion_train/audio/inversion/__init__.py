@@ -1,0 +1,1 @@
+"""From mel magnitudes to sound: phase, transforms and the loops that find it."""
