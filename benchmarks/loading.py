@@ -13,8 +13,8 @@ from benchmarks.train import write_pictures
 from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.dataset.layout import open_dataset_folder
-from riffusion_train.dataset.loading import PictureSlices, SliceTable
 from riffusion_train.dataset.order import AddressedBatches, EpochOrder
+from riffusion_train.dataset.spectrograms import PixelItems, SpectrogramDataset
 from riffusion_train.training.setup import run_training
 from riffusion_train.training.speed import peak_memory_bytes
 
@@ -60,7 +60,7 @@ def _waits(dataset: Path, run_folder: Path, steps: int, quick: bool) -> list[flo
 def read_all(dataset: Path) -> int:
     """Read every slice of a dataset in batches, picture and caption, as a run without caches does; return the peak in bytes."""
     torch.set_num_threads(1)
-    table = SliceTable(open_dataset_folder(dataset), "train")
+    table = SpectrogramDataset(open_dataset_folder(dataset), "train")
     order = AddressedBatches(
         EpochOrder(len(table), seed=0),
         batch_size=_BATCH_SIZE,
@@ -70,7 +70,7 @@ def read_all(dataset: Path) -> int:
         first_step=0,
         last_step=-(-len(table) // _BATCH_SIZE),
     )
-    slices = PictureSlices(table, latent_shape=_LATENT_SHAPE, seed=0)
+    slices = PixelItems(table, latent_shape=_LATENT_SHAPE, seed=0)
     read = sum(len(batch["pixels"]) for batch in torch.utils.data.DataLoader(slices, batch_sampler=order))
     assert read >= len(table)
     return peak_memory_bytes(torch.device("cpu"))

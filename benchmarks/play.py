@@ -59,8 +59,8 @@ def _serve(pipe: Connection, steps: int) -> None:
     from riffusion_train.config.compose import compose
     from riffusion_train.config.spectrogram import load_preset
     from riffusion_train.config.train import TrainConfig
-    from riffusion_train.model.adapt import freeze
-    from riffusion_train.model.build import make_components
+    from riffusion_train.model.components import freeze
+    from riffusion_train.model.loading import make_components
     from riffusion_train.player.app import create_app
     from riffusion_train.player.serve import make_server, open_socket
     from riffusion_train.player.settings import Limits

@@ -14,9 +14,8 @@ from benchmarks.report import Goal, Row
 from riffusion_train.config.compose import compose
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.config.train import TrainConfig
-from riffusion_train.model.adapt import freeze
-from riffusion_train.model.build import make_components
-from riffusion_train.model.components import Components
+from riffusion_train.model.components import Components, freeze
+from riffusion_train.model.loading import make_components
 from riffusion_train.sampling.noise import initial_noise, slerp
 from riffusion_train.sampling.sampler import Sampler
 from riffusion_train.sampling.seed_images import make_seed_image

@@ -25,7 +25,7 @@ from riffusion_train.config.compose import compose
 from riffusion_train.config.spectrogram import load_preset, write_spectrogram
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.dataset.layout import arrow_schema, shard_name
-from riffusion_train.model.build import make_components
+from riffusion_train.model.loading import make_components
 
 _METHODS = ("cached", "uncached", "diffusers")
 _REPEATS, _STEPS, _SLICES = 3, 30, 32

@@ -15,7 +15,7 @@ from torch import Tensor
 from riffusion_train.cli.quiet import quieten_libraries
 from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrainConfig
-from riffusion_train.model.build import make_components
+from riffusion_train.model.loading import make_components
 from riffusion_train.training.run_folder import RunFolder
 from riffusion_train.training.setup import build_job, start_run
 from riffusion_train.training.speed import peak_memory_bytes

@@ -20,8 +20,9 @@ from benchmarks.gpu.command import measure
 from benchmarks.report import Goal, Row, table
 from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrainConfig
-from riffusion_train.model.adapt import add_lora, freeze, unfreeze
-from riffusion_train.model.build import make_components
+from riffusion_train.model.components import freeze, unfreeze
+from riffusion_train.model.loading import make_components
+from riffusion_train.model.lora import add_lora
 from riffusion_train.training.averaging import make_ema
 from riffusion_train.training.checkpoint import Checkpoints, TrainingState
 from riffusion_train.training.metrics import MetricsLog

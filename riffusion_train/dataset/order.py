@@ -1,11 +1,30 @@
-"""Which slice is trained on at which step and position: a pure function of the seed."""
+"""Which slice is trained on at which step and position, and every random draw: pure functions of the seed and an address."""
 
 import dataclasses
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
 
-from riffusion_train.dataset.draws import generator
+
+def generator(seed: int, purpose: str, *address: int) -> np.random.Generator:
+    """Return the generator at an address.
+
+    Args:
+        seed: The run's or clip's seed.
+        purpose: What the numbers are for; different purposes never share numbers.
+        address: Up to three non-negative integers, such as the step and the position in the global batch.
+    """
+    padded = (*address, 0, 0, 0)[:3]
+    if len(address) > len(padded):
+        raise ValueError(f"an address has at most three parts, not {len(address)}")
+    key = np.array([seed % 2**64, zlib.crc32(purpose.encode())], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, *padded], dtype=np.uint64)))
+
+
+def normal(seed: int, purpose: str, shape: tuple[int, ...], *address: int) -> np.ndarray:
+    """Return standard normal float32 numbers of `shape`, drawn at an address."""
+    return generator(seed, purpose, *address).standard_normal(shape, dtype=np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

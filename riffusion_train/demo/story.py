@@ -15,7 +15,7 @@ from riffusion_train.audio.io.read import read_audio
 from riffusion_train.audio.io.write import write_audio
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.dataset.layout import open_dataset_folder
-from riffusion_train.dataset.loading import SliceTable
+from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.demo.curves import Curve
 from riffusion_train.demo.figures import FIGURES_FILE, FigureRow, agreement_rows, write_figures
 from riffusion_train.demo.page import Clip, DemoPage, Pair, write_page
@@ -55,7 +55,7 @@ def run_demo(config: DemoConfig, words: Sequence[str]) -> Path:
     runner = StepRunner(path)
     count = num_samples(config)
     runner.run(plan_steps(config, folder, lambda: _write_prompts(folder, count)))
-    table = SliceTable(open_dataset_folder(folder.dataset), "validation")
+    table = SpectrogramDataset(open_dataset_folder(folder.dataset), "validation")
     codec = make_codec(table.folder.spectrogram)
     samples = _find_samples(folder, table, count)
     command = shlex.join(["riffusion", "demo", *words])
@@ -77,12 +77,12 @@ def run_demo(config: DemoConfig, words: Sequence[str]) -> Path:
 
 def _write_prompts(folder: DemoFolder, count: int) -> None:
     """Take the first caption of each of the first held-out slices as a prompt."""
-    table = SliceTable(open_dataset_folder(folder.dataset), "validation")
+    table = SpectrogramDataset(open_dataset_folder(folder.dataset), "validation")
     prompts = [table.captions(index)[0] for index in range(min(count, len(table)))]
     folder.prompts.write_text("\n".join(prompts) + "\n", encoding="utf-8")
 
 
-def _find_samples(folder: DemoFolder, table: SliceTable, count: int) -> list[Sample]:
+def _find_samples(folder: DemoFolder, table: SpectrogramDataset, count: int) -> list[Sample]:
     pictures = sorted(folder.samples.glob("*.png"))
     wanted = min(count, len(table))
     if len(pictures) != wanted:
@@ -98,7 +98,7 @@ def _find_samples(folder: DemoFolder, table: SliceTable, count: int) -> list[Sam
 
 
 def _listen(
-    table: SliceTable, codec: SpectrogramCodec, samples: list[Sample]
+    table: SpectrogramDataset, codec: SpectrogramCodec, samples: list[Sample]
 ) -> tuple[list[FigureRow], dict[str, list[str]]]:
     """Judge the generated clips by their pictures and by their sound; nothing where the audio has no attributes."""
     if not set(ATTRIBUTES) <= set(table.table.column_names):
@@ -132,7 +132,11 @@ def in_turn(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _pairs(
-    path: Path, table: SliceTable, codec: SpectrogramCodec, samples: list[Sample], heard: Mapping[str, Sequence[str]]
+    path: Path,
+    table: SpectrogramDataset,
+    codec: SpectrogramCodec,
+    samples: list[Sample],
+    heard: Mapping[str, Sequence[str]],
 ) -> list[Pair]:
     """Put each generated clip beside the real one of the same description, heard through the same codec."""
     pairs = []
@@ -169,7 +173,7 @@ def _curve(name: str, run: Path) -> Curve:
     return Curve(name, [(line["step"], line["loss"]) for line in lines if "loss" in line])
 
 
-def _facts(folder: DemoFolder, table: SliceTable, num_clips: int) -> dict[str, str]:
+def _facts(folder: DemoFolder, table: SpectrogramDataset, num_clips: int) -> dict[str, str]:
     box, found = machine(), versions()
     spectrogram = table.folder.spectrogram
     return {

@@ -8,12 +8,13 @@ from typing import Any
 
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
 from riffusion_train.export.summary import SUMMARY_FILE, SUMMARY_KEY
-from riffusion_train.model.components import MODEL_INDEX_FILE, open_model
-from riffusion_train.model.family import LORA_DIFFUSERS, LORA_KOHYA, family_of, folder_family
+from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_family, detect_folder_family
+from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE
+from riffusion_train.model.lazy import WEIGHT_STEMS, LazyModel, read_json
+from riffusion_train.model.loading import open_model
 from riffusion_train.model.lora import LORA_FILE
+from riffusion_train.model.safetensors_io import LazyTensor, open_tensors
 from riffusion_train.model.single_file import CONFIGS_KEY, read_metadata_spectrogram
-from riffusion_train.model.stored import WEIGHT_STEMS, StoredModel, read_json
-from riffusion_train.model.tensor_file import StoredTensor, open_tensors
 from riffusion_train.runtime.errors import InputError
 
 _UNKNOWN = "not said"
@@ -59,7 +60,7 @@ def describe(source: str) -> Description:
         return _describe_pickle(path)
     if path.is_file():
         tensors, metadata = open_tensors(path)
-        family = family_of({name: tensor.shape for name, tensor in tensors.items()})
+        family = detect_family({name: tensor.shape for name, tensor in tensors.items()})
         if family in (LORA_DIFFUSERS, LORA_KOHYA):
             return _describe_lora(path, tensors, metadata)
         return _describe_file(path, family, tensors, metadata)
@@ -71,7 +72,7 @@ def _describe_folder(path: Path) -> Description:
         raise InputError(f"{path}: a run, not a model; riffusion export run={path} out=MODEL, or look at {path}/final")
     if not (path / MODEL_INDEX_FILE).is_file():
         raise InputError(f"{path}: no {MODEL_INDEX_FILE}; this is not a diffusers folder")
-    family = folder_family(read_json(path / MODEL_INDEX_FILE), _json_or_empty(path / "unet" / "config.json"))
+    family = detect_folder_family(read_json(path / MODEL_INDEX_FILE), _json_or_empty(path / "unet" / "config.json"))
     num_bytes = sum(file.stat().st_size for part in WEIGHT_STEMS for file in (path / part).glob("*.safetensors"))
     summary = _json_or_empty(path / SUMMARY_FILE)
     what = f"{family}, as a diffusers folder"
@@ -82,7 +83,7 @@ def _describe_folder(path: Path) -> Description:
 
 
 def _describe_file(
-    path: Path, family: str, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]
+    path: Path, family: str, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]
 ) -> Description:
     num_bytes = path.stat().st_size
     what = f"{family}, as one file" + (
@@ -99,7 +100,7 @@ def _describe_file(
     return described
 
 
-def _describe_model(what: str, model: StoredModel, summary: Mapping[str, Any], num_bytes: int) -> Description:
+def _describe_model(what: str, model: LazyModel, summary: Mapping[str, Any], num_bytes: int) -> Description:
     parts = model.skeleton
     tensors = [tensor for weights in model.tensors.values() for tensor in weights.values()]
     return Description(
@@ -115,8 +116,8 @@ def _describe_model(what: str, model: StoredModel, summary: Mapping[str, Any], n
     )
 
 
-def _describe_lora(path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> Description:
-    family = family_of({name: tensor.shape for name, tensor in tensors.items()})
+def _describe_lora(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> Description:
+    family = detect_family({name: tensor.shape for name, tensor in tensors.items()})
     downs = {name: one.shape for name, one in tensors.items() if name.endswith(_DOWN_ENDS)}
     ranks = sorted({shape[0] for shape in downs.values()})
     widths = sorted({shape[1] for name, shape in downs.items() if "attn2" in name and "to_k" in name})
@@ -156,7 +157,7 @@ def _describe_pickle(path: Path) -> Description:
     )
 
 
-def _unusable(what: str, codec: str, tensors: Iterable[StoredTensor], num_bytes: int, reason: str) -> Description:
+def _unusable(what: str, codec: str, tensors: Iterable[LazyTensor], num_bytes: int, reason: str) -> Description:
     weights = list(tensors)
     size = _size(weights, num_bytes) if weights else _bytes_text(num_bytes)
     return Description(what, _UNKNOWN, codec, _UNKNOWN, _dtypes(weights), size, f"no: {reason}")
@@ -188,7 +189,7 @@ def _codec_text(codec: SpectrogramConfig | None) -> str:
     return f"{codec.name}: {size}, {codec.channels.value}, {codec.rate_hz} Hz"
 
 
-def _dtypes(tensors: Iterable[StoredTensor]) -> str:
+def _dtypes(tensors: Iterable[LazyTensor]) -> str:
     counts: dict[str, int] = {}
     for tensor in tensors:
         name = str(tensor.dtype).removeprefix("torch.")
@@ -196,7 +197,7 @@ def _dtypes(tensors: Iterable[StoredTensor]) -> str:
     return ", ".join(sorted(counts, key=lambda name: -counts[name])) or _UNKNOWN
 
 
-def _size(tensors: Iterable[StoredTensor], num_bytes: int) -> str:
+def _size(tensors: Iterable[LazyTensor], num_bytes: int) -> str:
     count = 0
     for tensor in tensors:
         product = 1

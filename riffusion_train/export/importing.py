@@ -9,12 +9,11 @@ from riffusion_train.config.export import ExportDtype, ExportFormat, LoraLayout
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset
 from riffusion_train.export.product import check_target, write_product, written_beside
-from riffusion_train.model.build import make_components
-from riffusion_train.model.components import open_model
-from riffusion_train.model.family import LORA_DIFFUSERS, LORA_KOHYA, family_of
+from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_family
+from riffusion_train.model.lazy import LazyModel
+from riffusion_train.model.loading import make_components, open_model
 from riffusion_train.model.lora import LORA_FILE, Lora, merged, read_lora
-from riffusion_train.model.stored import StoredModel
-from riffusion_train.model.tensor_file import open_tensors
+from riffusion_train.model.safetensors_io import open_tensors
 from riffusion_train.runtime.errors import InputError
 
 
@@ -80,12 +79,12 @@ def is_lora(source: str) -> bool:
     if not (path.is_file() and path.suffix == ".safetensors"):
         return False
     tensors, _ = open_tensors(path)
-    return family_of({name: tensor.shape for name, tensor in tensors.items()}) in (LORA_KOHYA, LORA_DIFFUSERS)
+    return detect_family({name: tensor.shape for name, tensor in tensors.items()}) in (LORA_KOHYA, LORA_DIFFUSERS)
 
 
 def _open_lora(
     source: str, kind: ExportFormat, base: str | None, revision: str | None, scale: float
-) -> tuple[Lora, StoredModel | None]:
+) -> tuple[Lora, LazyModel | None]:
     path = Path(source).expanduser()
     if base is None:
         if kind is not ExportFormat.lora:
@@ -98,7 +97,7 @@ def _open_lora(
     return lora, None if kind is ExportFormat.lora else merged(model, lora, scale)
 
 
-def _with_codec(model: StoredModel, codec: SpectrogramConfig | None, *, override: bool) -> StoredModel:
+def _with_codec(model: LazyModel, codec: SpectrogramConfig | None, *, override: bool) -> LazyModel:
     """Say what the pictures mean where the model does not, or where a LoRA has changed what it draws."""
     if codec is None or (model.skeleton.spectrogram is not None and not override):
         return model

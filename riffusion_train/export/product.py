@@ -9,10 +9,10 @@ import torch
 
 from riffusion_train.config.export import ExportDtype, ExportFormat, LoraLayout
 from riffusion_train.config.spectrogram import write_spectrogram
-from riffusion_train.model.components import write_model
+from riffusion_train.model.diffusers_folder import write_model
+from riffusion_train.model.lazy import LazyModel
 from riffusion_train.model.lora import LORA_FILE, Lora, write_diffusers_lora, write_kohya_lora
 from riffusion_train.model.single_file import write_single_file
-from riffusion_train.model.stored import StoredModel
 from riffusion_train.runtime.errors import InputError
 
 DTYPES = {ExportDtype.fp32: torch.float32, ExportDtype.fp16: torch.float16, ExportDtype.bf16: torch.bfloat16}
@@ -59,7 +59,7 @@ def write_product(
     path: Path,
     kind: ExportFormat,
     *,
-    model: StoredModel | None,
+    model: LazyModel | None,
     lora: Lora | None,
     layout: LoraLayout,
     dtype: ExportDtype,

@@ -9,13 +9,11 @@ from riffusion_train.config.export import ExportWeights
 from riffusion_train.config.model import ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
 from riffusion_train.config.train import MethodName, OptimizerName, TrainConfig
-from riffusion_train.model.adapt import lora_scale_alpha
-from riffusion_train.model.build import make_components
-from riffusion_train.model.components import open_model
-from riffusion_train.model.lora import LORA_FILE, Lora, from_peft, merged, read_lora
-from riffusion_train.model.noise_schedule import trained_scheduler
-from riffusion_train.model.stored import StoredModel, stored_components, stored_fingerprint
-from riffusion_train.model.tensor_file import open_tensors
+from riffusion_train.model.architecture import trained_scheduler
+from riffusion_train.model.lazy import LazyModel, stored_components, stored_fingerprint
+from riffusion_train.model.loading import make_components, open_model
+from riffusion_train.model.lora import LORA_FILE, Lora, from_peft, lora_scale_alpha, merged, read_lora
+from riffusion_train.model.safetensors_io import open_tensors
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.checkpoint import Checkpoints
 from riffusion_train.training.run_folder import RunFolder
@@ -34,12 +32,12 @@ class RunModel:
     """Optimizer steps that its weights have seen."""
     weights: ExportWeights
     """Which weights these are; `raw` where the run keeps no average."""
-    base: StoredModel
+    base: LazyModel
     """The whole model; of a LoRA run, the model without its adapters."""
     lora: Lora | None
     """The adapters of a LoRA run."""
 
-    def whole(self) -> StoredModel:
+    def whole(self) -> LazyModel:
         """Return the model with its adapters merged in."""
         return self.base if self.lora is None else merged(self.base, self.lora)
 
@@ -133,9 +131,7 @@ def _codec(run: RunFolder, config: TrainConfig) -> SpectrogramConfig:
     raise InputError(f"run={run.path}: has no spectrogram.json, and its dataset {config.dataset} is not there to ask")
 
 
-def _base(
-    run: RunFolder, config: TrainConfig, manifest: dict[str, Any], codec: SpectrogramConfig | None
-) -> StoredModel:
+def _base(run: RunFolder, config: TrainConfig, manifest: dict[str, Any], codec: SpectrogramConfig | None) -> LazyModel:
     """Open the model that the run started from, with the run's codec and the scheduler of its target."""
     if config.model.name is ModelName.random:
         model = stored_components(make_components(config.model, config.seed))

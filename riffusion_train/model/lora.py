@@ -1,15 +1,10 @@
-"""Low-rank adapters in files (Hu et al. 2021, arXiv:2106.09685): diffusers' and kohya's layout, and merging into a model.
-
-Both layouts hold two matrices for every adapted layer, and of a DoRA (Liu et al. 2024, arXiv:2402.09353) the length of every
-row of the adapted weight as well. diffusers names the layer by its path and keeps the scale once, in the
-metadata; kohya's sd-scripts join the path with underscores and keep an `alpha` beside every layer.
-"""
+"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): on networks, in diffusers' and kohya's files, and merged."""
 
 import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from riffusion_train.config.spectrogram import SpectrogramConfig, to_data
-from riffusion_train.model.family import LORA_DIFFUSERS, LORA_KOHYA, family_of
+from riffusion_train.model.components import Components
+from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_family
+from riffusion_train.model.lazy import LazyModel, shortened
+from riffusion_train.model.safetensors_io import LazyTensor, open_tensors, stored, write_tensors
 from riffusion_train.model.single_file import METADATA_KEY, read_metadata_spectrogram
-from riffusion_train.model.stored import StoredModel, shortened
-from riffusion_train.model.tensor_file import StoredTensor, open_tensors, stored, write_tensors
 from riffusion_train.runtime.errors import InputError
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -105,7 +101,7 @@ def read_lora(path: Path, modules: Mapping[str, nn.Module], where: str = "Stable
     """
     file = path / LORA_FILE if path.is_dir() else path
     tensors, metadata = open_tensors(file)
-    family = family_of({name: tensor.shape for name, tensor in tensors.items()})
+    family = detect_family({name: tensor.shape for name, tensor in tensors.items()})
     if family not in (LORA_KOHYA, LORA_DIFFUSERS):
         raise InputError(f"{file}: this is {family}, not a LoRA")
     named = _kohya_paths(modules) if family == LORA_KOHYA else {}
@@ -144,7 +140,7 @@ def write_diffusers_lora(path: Path, lora: Lora, *, dtype: torch.dtype | None = 
         dtype: What the weights become; None keeps them.
         extra: More metadata.
     """
-    tensors: dict[str, StoredTensor] = {}
+    tensors: dict[str, LazyTensor] = {}
     config: dict[str, Any] = {}
     for part in ("unet", "text_encoder"):
         layers = {name.partition(".")[2]: one for name, one in lora.layers.items() if name.startswith(part + ".")}
@@ -162,7 +158,7 @@ def write_diffusers_lora(path: Path, lora: Lora, *, dtype: torch.dtype | None = 
 
 def write_kohya_lora(path: Path, lora: Lora, *, dtype: torch.dtype | None = None, extra: Mapping[str, str]) -> None:
     """Write adapters in kohya's layout, as A1111, Forge and ComfyUI read them; arguments as in `write_diffusers_lora`."""
-    tensors: dict[str, StoredTensor] = {}
+    tensors: dict[str, LazyTensor] = {}
     for name, layer in lora.layers.items():
         part, _, rest = name.partition(".")
         start = _KOHYA_PREFIXES[part] + rest.replace(".", "_")
@@ -184,11 +180,11 @@ def write_kohya_lora(path: Path, lora: Lora, *, dtype: torch.dtype | None = None
     write_tensors(path, tensors, dtype=dtype, metadata=texts | _codec_text(lora) | dict(extra))
 
 
-def merged(model: StoredModel, lora: Lora, scale: float = 1.0) -> StoredModel:
+def merged(model: LazyModel, lora: Lora, scale: float = 1.0) -> LazyModel:
     """Return the model with adapters added to the weights they adapt; the sums are made when they are read, in fp32."""
 
-    def changed(base: StoredTensor, layer: LoraLayer) -> StoredTensor:
-        return StoredTensor(base.shape, torch.float32, lambda: layer.adapted(base.load(), scale))
+    def changed(base: LazyTensor, layer: LoraLayer) -> LazyTensor:
+        return LazyTensor(base.shape, torch.float32, lambda: layer.adapted(base.load(), scale))
 
     weights = {}
     for name, layer in lora.layers.items():
@@ -316,3 +312,75 @@ def _peft_config(layers: Mapping[str, LoraLayer]) -> dict[str, Any]:
 
 def _codec_text(lora: Lora) -> dict[str, str]:
     return {} if lora.spectrogram is None else {METADATA_KEY: json.dumps(to_data(lora.spectrogram))}
+
+
+ADAPTER = "default"
+
+
+def add_lora(
+    network: Any,
+    *,
+    rank: int,
+    alpha: float,
+    target_modules: Sequence[str],
+    target_blocks: Sequence[str] = (),
+    use_dora: bool = False,
+    use_rslora: bool = False,
+    key: str = "method.lora_target_modules",
+) -> None:
+    """Add trainable low-rank adapters to linear layers of the UNet or the text encoder (Hu et al. 2021, arXiv:2106.09685).
+
+    Args:
+        network: The UNet or the text encoder.
+        rank: Rank of the adapters.
+        alpha: Their scale; see `lora_scale_alpha`.
+        target_modules: Last names of the layers that get one, such as `to_q`.
+        target_blocks: Only layers inside these blocks, such as `mid_block`; empty is all.
+        use_dora: DoRA (Liu et al. 2024, arXiv:2402.09353).
+        use_rslora: rsLoRA (Kalajdzievski 2023, arXiv:2312.03732).
+        key: Where `target_modules` came from, for messages.
+
+    Raises:
+        InputError: If no layer has one of the names.
+    """
+    from peft import LoraConfig
+
+    names = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and name.endswith(tuple(f".{target}" for target in target_modules))
+    ]
+    if not names:
+        raise InputError(f"{key}: the {type(network).__name__} has no linear layer named {', '.join(target_modules)}")
+    for block in target_blocks:
+        if not any(name.startswith(f"{block}.") for name in names):
+            raise InputError(f"method.lora_target_blocks: the UNet has no such layers in a block named {block}")
+    if target_blocks:
+        names = [name for name in names if name.startswith(tuple(f"{block}." for block in target_blocks))]
+    network.add_adapter(
+        LoraConfig(
+            r=rank,
+            lora_alpha=alpha,  # type: ignore[arg-type]
+            init_lora_weights="gaussian",
+            target_modules=names,
+            use_dora=use_dora,
+            use_rslora=use_rslora,
+        ),
+        adapter_name=ADAPTER,
+    )
+    network.train()
+
+
+def lora_scale_alpha(*, rank: int, alpha: float, use_rslora: bool) -> float:
+    """Return the alpha that gives, divided by the rank, the scale of the adapters: files know this rule alone."""
+    return alpha * math.sqrt(rank) if use_rslora else alpha
+
+
+def adapter_weights(components: Components) -> dict[str, Tensor]:
+    """Return the weights of all adapters by their names in the model: `unet.….lora_A.default.weight`."""
+    return {
+        f"{part}.{name}": weight
+        for part in ("unet", "text_encoder")
+        for name, weight in components.modules[part].named_parameters()
+        if ".lora_" in name
+    }

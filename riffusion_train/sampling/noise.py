@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from riffusion_train.dataset.draws import normal
+from riffusion_train.dataset.order import normal
 
 _PARALLEL = 0.9995
 

@@ -12,10 +12,9 @@ from riffusion_train.audio.codec.codec import SpectrogramCodec
 from riffusion_train.audio.codec.streaming import StreamingDecoder
 from riffusion_train.audio.io.loudness import loudness_gain, measure
 from riffusion_train.config.sample import Dtype, Quality, SchedulerName
-from riffusion_train.model.adapt import freeze
-from riffusion_train.model.components import Components, fingerprint
+from riffusion_train.model import loading
+from riffusion_train.model.components import Components, fingerprint, freeze
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling import loading
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.engine import ASSUMED_PRESET, Engine, best_device

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from riffusion_train.config.train import MethodName, TrainConfig
-from riffusion_train.dataset.loading import DiffusionSlices, PictureSlices, SliceTable, make_tokenize
 from riffusion_train.dataset.order import AddressedBatches, EpochOrder
+from riffusion_train.dataset.spectrograms import LatentItems, PixelItems, SpectrogramDataset, make_tokenize
 from riffusion_train.model.components import Components
 from riffusion_train.training.averaging import make_ema
 from riffusion_train.training.caches import Caches, caches_texts, open_caches
@@ -25,7 +25,7 @@ from riffusion_train.training.validation import make_validation
 
 
 def make_trainer(
-    config: TrainConfig, run: RunFolder, accelerator: Any, components: Components, table: SliceTable
+    config: TrainConfig, run: RunFolder, accelerator: Any, components: Components, table: SpectrogramDataset
 ) -> Trainer:
     """Return the trainer that the config describes, over a model whose trainable weights are chosen.
 
@@ -90,11 +90,11 @@ def _make_objective(config: TrainConfig, components: Components) -> nn.Module:
     )
 
 
-def _make_slices(config: TrainConfig, components: Components, table: SliceTable, caches: Caches) -> Any:
+def _make_slices(config: TrainConfig, components: Components, table: SpectrogramDataset, caches: Caches) -> Any:
     latent_shape = components.latent_shape(table.folder.spectrogram)
     if config.method.name is MethodName.vae:
-        return PictureSlices(table, latent_shape=latent_shape, seed=config.seed)
-    return DiffusionSlices(
+        return PixelItems(table, latent_shape=latent_shape, seed=config.seed)
+    return LatentItems(
         table,
         make_tokenize(components.tokenizer),
         moments=caches.moments,
@@ -129,10 +129,10 @@ def _make_batches(config: TrainConfig, slices: Any, num_slices: int, accelerator
 
 
 def _make_preview(
-    config: TrainConfig, run: RunFolder, components: Components, table: SliceTable, accelerator: Any
+    config: TrainConfig, run: RunFolder, components: Components, table: SpectrogramDataset, accelerator: Any
 ) -> Callable[[int], None]:
     if not config.preview.every_steps:
         return lambda step: None
-    held_out = SliceTable(table.folder, "validation") if table.folder.num_slices("validation") else table
+    held_out = SpectrogramDataset(table.folder, "validation") if table.folder.num_slices("validation") else table
     prompts = preview_prompts(config.preview, held_out)
     return make_preview(config.preview, components, prompts, run.previews, accelerator)

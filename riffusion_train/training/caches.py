@@ -8,10 +8,16 @@ import torch
 from torch import Tensor
 
 from riffusion_train.config.train import MethodName, TrainConfig
-from riffusion_train.dataset.latents import latent_cache
-from riffusion_train.dataset.loading import Moments, SliceTable, Texts, make_tokenize
-from riffusion_train.dataset.row_cache import CachedRows, Encode, RowCache
-from riffusion_train.dataset.texts import CachedTexts, cached_captions, text_cache
+from riffusion_train.dataset.cache import (
+    CachedRows,
+    CachedTexts,
+    Encode,
+    RowCache,
+    cached_captions,
+    latent_cache,
+    text_cache,
+)
+from riffusion_train.dataset.spectrograms import Moments, SpectrogramDataset, Texts, make_tokenize
 from riffusion_train.model.components import Components, fingerprint
 from riffusion_train.model.tokenizer import tokenizer_fingerprint
 from riffusion_train.runtime.errors import InputError, StoppedError
@@ -52,7 +58,7 @@ def caches_texts(config: TrainConfig) -> bool:
     )
 
 
-def open_caches(config: TrainConfig, components: Components, table: SliceTable, accelerator: Any) -> Caches:
+def open_caches(config: TrainConfig, components: Components, table: SpectrogramDataset, accelerator: Any) -> Caches:
     """Open the caches that a run reads; let all ranks fill together what is missing of them.
 
     Raises:
@@ -71,7 +77,9 @@ def open_caches(config: TrainConfig, components: Components, table: SliceTable, 
     return Caches(moments, texts)
 
 
-def planned_caches(config: TrainConfig, components: Components, table: SliceTable, device: Any) -> list[CacheWork]:
+def planned_caches(
+    config: TrainConfig, components: Components, table: SpectrogramDataset, device: Any
+) -> list[CacheWork]:
     """Return the caches that a run of this config reads, whether or not they are there yet."""
     works = [latent_work(components, table, device)] if caches_latents(config) else []
     if caches_texts(config):
@@ -79,7 +87,7 @@ def planned_caches(config: TrainConfig, components: Components, table: SliceTabl
     return works
 
 
-def latent_work(components: Components, table: SliceTable, device: Any) -> CacheWork:
+def latent_work(components: Components, table: SpectrogramDataset, device: Any) -> CacheWork:
     """Return the cache of a dataset's latents under the model's VAE, and the encoder of its slices."""
     vae = components.vae
     channels, height, width = components.latent_shape(table.folder.spectrogram)
@@ -92,7 +100,7 @@ def latent_work(components: Components, table: SliceTable, device: Any) -> Cache
     return CacheWork("encode latents", cache, encode)
 
 
-def text_work(components: Components, table: SliceTable, device: Any, captions: list[str]) -> CacheWork:
+def text_work(components: Components, table: SpectrogramDataset, device: Any, captions: list[str]) -> CacheWork:
     """Return the cache of the captions' hidden states under the model's text encoder, and the encoder of its rows."""
     tokenizer, text_encoder = components.tokenizer, components.text_encoder
     tokenize = make_tokenize(tokenizer)

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 
 from riffusion_train.config.spectrogram import write_spectrogram
-from riffusion_train.dataset.draws import generator
-from riffusion_train.dataset.loading import SliceTable
-from riffusion_train.model.adapt import adapter_weights
-from riffusion_train.model.components import Components, write_components
-from riffusion_train.model.lora import LORA_FILE, from_peft, write_diffusers_lora
+from riffusion_train.dataset.order import generator
+from riffusion_train.dataset.spectrograms import SpectrogramDataset
+from riffusion_train.model.components import Components
+from riffusion_train.model.diffusers_folder import write_components
+from riffusion_train.model.lora import LORA_FILE, adapter_weights, from_peft, write_diffusers_lora
 
 _MEASURED_SLICES = 256
 
 
 @torch.no_grad()
-def measure_scaling_factor(vae: Any, table: SliceTable, *, latent_std: float, seed: int) -> float:
+def measure_scaling_factor(vae: Any, table: SpectrogramDataset, *, latent_std: float, seed: int) -> float:
     """Set the VAE's `scaling_factor` and return it.
 
     Unit deviation is usual (Rombach et al. 2022, appendix G). Smaller latents shift the noise schedule towards noise without

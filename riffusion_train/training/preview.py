@@ -10,7 +10,7 @@ import torch
 
 from riffusion_train.audition.site import Cell, Site, Version, write_site
 from riffusion_train.config.train import PreviewConfig
-from riffusion_train.dataset.loading import SliceTable
+from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.model.components import Components
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.clip import Clip
@@ -23,7 +23,7 @@ _AT_ONCE = 4
 """Prompts that are sampled together."""
 
 
-def preview_prompts(config: PreviewConfig, table: SliceTable) -> list[str]:
+def preview_prompts(config: PreviewConfig, table: SpectrogramDataset) -> list[str]:
     """Return the prompts of the config, or the first captions of the slices."""
     if config.prompts:
         return list(config.prompts)

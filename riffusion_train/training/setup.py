@@ -9,18 +9,18 @@ import torch
 
 from riffusion_train.config.train import MethodName, TrainConfig
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder
-from riffusion_train.dataset.loading import SliceTable, check_slices
-from riffusion_train.model.build import make_components
+from riffusion_train.dataset.spectrograms import SpectrogramDataset, check_slices
 from riffusion_train.model.components import Components, fingerprint
+from riffusion_train.model.loading import make_components
 from riffusion_train.runtime.provenance import git_state, machine, versions
 from riffusion_train.training.assembly import make_trainer
 from riffusion_train.training.checks import check_codec, check_config
 from riffusion_train.training.final import measure_scaling_factor, write_final
+from riffusion_train.training.method import adapter_alpha, apply_method
 from riffusion_train.training.processes import start_processes, weights_are_shared
 from riffusion_train.training.run_folder import RunFolder, check_resumable, check_same_start, config_values
 from riffusion_train.training.sharding import shard_components, whole_model
 from riffusion_train.training.trackers import check_tracker, start_tracker
-from riffusion_train.training.trainable import adapter_alpha, prepare_components
 from riffusion_train.training.trainer import Trainer
 
 
@@ -32,7 +32,7 @@ class TrainingJob:
     run: RunFolder
     accelerator: Any
     components: Components
-    table: SliceTable
+    table: SpectrogramDataset
     trainer: Trainer
 
 
@@ -81,7 +81,7 @@ def start_run(config: TrainConfig) -> tuple[Any, RunFolder, DatasetFolder]:
         torch.set_num_threads(config.num_threads)
     folder = open_dataset_folder(config.dataset)
     folder.require_parquet()
-    check_slices(SliceTable(folder, "train"), captions=config.method.name is not MethodName.vae)
+    check_slices(SpectrogramDataset(folder, "train"), captions=config.method.name is not MethodName.vae)
     accelerator, run = start_processes(config)
     check_resumable(run, config)
     accelerator.wait_for_everyone()
@@ -100,14 +100,14 @@ def build_job(
     check_codec(config, folder, base.spectrogram)
     manifest = _manifest(config, folder, base, accelerator.num_processes)  # before adapters are added to it
     check_same_start(run, manifest)
-    components = prepare_components(config, folder, base)
+    components = apply_method(config, folder, base)
     if accelerator.is_main_process:
         run.start(config, words, manifest, folder.spectrogram)
     components.to(accelerator.device)
     if weights_are_shared(accelerator):
         shard_components(components, accelerator)
     start_tracker(accelerator, config.tracker, run.path, config_values(config))
-    table = SliceTable(folder, "train")
+    table = SpectrogramDataset(folder, "train")
     trainer = make_trainer(config, run, accelerator, components, table)
     return TrainingJob(config, run, accelerator, components, table, trainer)
 

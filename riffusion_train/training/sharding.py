@@ -122,8 +122,9 @@ def whole_model(components: Components, accelerator: Any) -> Components:
     weights = {name: gather(network.state_dict(), keep=main) for name, network in sharded.items()}
     if not (sharded and main):
         return components
-    from riffusion_train.model.stored import build_skeleton, fill_network
-    from riffusion_train.model.tensor_file import stored
+    from riffusion_train.model.architecture import build_skeleton
+    from riffusion_train.model.lazy import fill_network
+    from riffusion_train.model.safetensors_io import stored
 
     configs: dict[str, Any] = {
         "vae": components.vae.config,

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from riffusion_train.config.train import MethodName, TrainConfig
-from riffusion_train.dataset.draws import normal
 from riffusion_train.dataset.layout import DatasetFolder
-from riffusion_train.dataset.loading import SliceTable, Tokenize, make_tokenize
+from riffusion_train.dataset.order import normal
+from riffusion_train.dataset.spectrograms import SpectrogramDataset, Tokenize, make_tokenize
 from riffusion_train.model.components import Components
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.objective import encode_moments
@@ -58,7 +58,7 @@ class HeldOutNoise:
 
     def __init__(
         self,
-        table: SliceTable,
+        table: SpectrogramDataset,
         num_slices: int,
         *,
         tokenize: Tokenize,
@@ -108,7 +108,7 @@ class HeldOutPictures:
 
     names: tuple[str, ...] = ("validation_loss",)
 
-    def __init__(self, table: SliceTable, num_slices: int, *, latent_shape: tuple[int, int, int]) -> None:
+    def __init__(self, table: SpectrogramDataset, num_slices: int, *, latent_shape: tuple[int, int, int]) -> None:
         self._table = table
         self._chosen = spread(len(table), num_slices)
         self._latent_shape = latent_shape
@@ -244,7 +244,7 @@ def make_validation(
         accelerator.print(f"note: {folder.path} has no validation split, so no validation loss is measured")
         return None
     return Validation(
-        _make_held_out(config, components, SliceTable(folder, "validation"), accelerator),
+        _make_held_out(config, components, SpectrogramDataset(folder, "validation"), accelerator),
         accelerator,
         metrics_file,
         every_steps=settings.every_steps,
@@ -253,7 +253,9 @@ def make_validation(
     )
 
 
-def _make_held_out(config: TrainConfig, components: Components, table: SliceTable, accelerator: Any) -> HeldOutBatches:
+def _make_held_out(
+    config: TrainConfig, components: Components, table: SpectrogramDataset, accelerator: Any
+) -> HeldOutBatches:
     count, latent_shape = config.validation.num_slices, components.latent_shape(table.folder.spectrogram)
     if config.method.name is MethodName.vae:
         return HeldOutPictures(table, count, latent_shape=latent_shape)

@@ -14,7 +14,7 @@ from support.processes import run_ranks
 from support.worlds import train_config, train_words, write_dataset
 
 from riffusion_train.cli.main import main
-from riffusion_train.dataset.row_cache import CACHE_DIR, RowCache
+from riffusion_train.dataset.cache import CACHE_DIR, RowCache
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.training.caches import together
 from riffusion_train.training.setup import run_training

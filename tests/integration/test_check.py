@@ -6,7 +6,7 @@ import pytest
 from support.worlds import train_words, write_dataset
 
 from riffusion_train.cli.main import main
-from riffusion_train.dataset.row_cache import CACHE_DIR
+from riffusion_train.dataset.cache import CACHE_DIR
 
 
 def test_a_check_tells_what_a_run_needs_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

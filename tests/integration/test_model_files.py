@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from support.models import nano_components
 
 from riffusion_train.cli.main import main
-from riffusion_train.model.components import write_components
+from riffusion_train.model.diffusers_folder import write_components
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from support.worlds import train_config, write_dataset
 
 from riffusion_train.dataset.layout import open_dataset_folder
-from riffusion_train.dataset.loading import SliceTable
+from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.sampling.sampler import Sampler
 from riffusion_train.training.setup import run_training
 
@@ -60,7 +60,7 @@ def test_training_overfits_sixteen_slices_and_sampling_gives_each_back_for_its_c
 
 def nearest_slices(dataset: Path, model: Path) -> list[bool]:
     """Return for each slice whether the picture sampled for its caption is nearer to it than to every other."""
-    table = SliceTable(open_dataset_folder(dataset), "train")
+    table = SpectrogramDataset(open_dataset_folder(dataset), "train")
     pictures = np.stack([table.picture(index).astype(np.float32) for index in range(len(table))])
     sampler = Sampler.load(model, device="cpu", num_inference_steps=8, guidance_scale=1.0)
     found = []

@@ -33,7 +33,7 @@ def test_stable_diffusion_at_its_true_size_takes_two_lora_steps(tmp_path: Path) 
 def test_the_preset_has_the_size_of_stable_diffusion() -> None:
     import torch
 
-    from riffusion_train.model.build import make_components
+    from riffusion_train.model.loading import make_components
 
     config = compose("train", TrainConfig, ["dataset=d", "model=sd15_random"]).model
     with torch.device("meta"):

@@ -10,9 +10,9 @@ from support.worlds import NANO_SPECTROGRAM, train_config, write_dataset
 
 from riffusion_train.config.export import ExportWeights
 from riffusion_train.dataset.layout import open_dataset_folder
-from riffusion_train.dataset.loading import SliceTable
+from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.export.run_model import open_run_model
-from riffusion_train.model.components import load_components
+from riffusion_train.model.loading import load_components
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.setup import run_training
 
@@ -88,7 +88,7 @@ def test_a_trained_vae_says_the_scale_of_its_latents(dataset: Path, tmp_path: Pa
     words = ["max_train_steps=3", "method=vae", "method.train_vae_encoder=true", "method.latent_std=0.25"]
     run = run_training(train_config(dataset, tmp_path / "run", *words), [])
     vae = load_components(str(run / "final")).vae
-    table = SliceTable(open_dataset_folder(dataset), "train")
+    table = SpectrogramDataset(open_dataset_folder(dataset), "train")
     with torch.no_grad():
         latents = torch.cat([vae.encode(table.pixels(index)[None]).latent_dist.mode() for index in range(len(table))])
     assert float(latents.std()) * vae.config.scaling_factor == pytest.approx(0.25, rel=1e-3)

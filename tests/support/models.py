@@ -10,8 +10,9 @@ from support.worlds import NANO_MODEL, NANO_SPECTROGRAM
 from riffusion_train.config.compose import compose
 from riffusion_train.config.sample import SchedulerName
 from riffusion_train.config.train import TrainConfig
-from riffusion_train.model.build import build_scheduler, make_components
+from riffusion_train.model.architecture import build_scheduler
 from riffusion_train.model.components import Components
+from riffusion_train.model.loading import make_components
 from riffusion_train.model.lora import Lora, LoraLayer
 from riffusion_train.sampling.noise import initial_noise
 from riffusion_train.sampling.requests import TextRequest

@@ -12,11 +12,11 @@ import torch
 
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import load_preset
-from riffusion_train.model.build import make_components
-from riffusion_train.model.components import open_model, write_model
+from riffusion_train.model.diffusers_folder import write_model
+from riffusion_train.model.lazy import LazyModel
+from riffusion_train.model.loading import make_components, open_model
+from riffusion_train.model.safetensors_io import LazyTensor, open_tensors
 from riffusion_train.model.single_file import open_single_file, write_single_file
-from riffusion_train.model.stored import StoredModel
-from riffusion_train.model.tensor_file import StoredTensor, open_tensors
 from riffusion_train.model.tokenizer import build_tokenizer
 from riffusion_train.training.speed import peak_memory_bytes
 
@@ -24,7 +24,7 @@ _NOISE = 1_000_003
 """How many numbers are drawn; a prime, so that no row of a weight is like another."""
 
 
-def random_model() -> StoredModel:
+def random_model() -> LazyModel:
     """Return SD 1.5 with weights of noise in half precision that are made when they are read."""
     with torch.device("meta"):
         skeleton = make_components(ModelConfig(name=ModelName.random), seed=0)
@@ -32,9 +32,9 @@ def random_model() -> StoredModel:
 
     noise = torch.rand(_NOISE, generator=torch.Generator().manual_seed(0)).half()
 
-    def drawn(shape: tuple[int, ...], index: int) -> StoredTensor:
+    def drawn(shape: tuple[int, ...], index: int) -> LazyTensor:
         size = math.prod(shape)
-        return StoredTensor(
+        return LazyTensor(
             shape, torch.float16, lambda: noise.roll(index).repeat(-(-size // _NOISE))[:size].reshape(shape)
         )
 
@@ -44,7 +44,7 @@ def random_model() -> StoredModel:
         }
         for part, module in skeleton.modules.items()
     }
-    return StoredModel(skeleton, tensors)
+    return LazyModel(skeleton, tensors)
 
 
 def main(folder: Path) -> dict[str, object]:

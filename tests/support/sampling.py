@@ -9,7 +9,7 @@ from support.worlds import NANO_SPECTROGRAM
 
 from riffusion_train.audio.io.write import write_audio
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, SpectrogramConfig
-from riffusion_train.model.components import write_components
+from riffusion_train.model.diffusers_folder import write_components
 
 RATE_HZ = 16000
 

@@ -12,9 +12,9 @@ from riffusion_train.config.export import ExportWeights
 from riffusion_train.evaluation.grid import GridModel
 from riffusion_train.export.run_model import FINAL, open_run_model
 from riffusion_train.export.summary import SUMMARY_FILE
-from riffusion_train.model.adapt import freeze
-from riffusion_train.model.components import open_model
-from riffusion_train.model.stored import StoredModel, read_components, stored_fingerprint
+from riffusion_train.model.components import freeze
+from riffusion_train.model.lazy import LazyModel, read_components, stored_fingerprint
+from riffusion_train.model.loading import open_model
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.sampling.sampler import Sampler, best_device
@@ -120,7 +120,7 @@ def _trained_steps(folder: Path) -> int | None:
         return None
 
 
-def _fingerprint(model: StoredModel) -> str:
+def _fingerprint(model: LazyModel) -> str:
     """Return a hash of all weights and of the codec: whatever changes a clip."""
     parts = [stored_fingerprint(model.tensors[part]) for part in sorted(model.tensors)]
     codec = model.skeleton.spectrogram

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from riffusion_train.dataset.draws import generator, normal
+from riffusion_train.dataset.order import generator, normal
 
 
 def test_an_address_always_gives_the_same_numbers() -> None:

@@ -5,22 +5,21 @@ import pytest
 import torch
 from support.worlds import write_dataset
 
-from riffusion_train.dataset.latents import latent_cache
+from riffusion_train.dataset.cache import cached_captions, latent_cache
 from riffusion_train.dataset.layout import open_dataset_folder
-from riffusion_train.dataset.loading import DiffusionSlices, SliceTable, Texts
 from riffusion_train.dataset.order import Address
-from riffusion_train.dataset.texts import cached_captions
+from riffusion_train.dataset.spectrograms import LatentItems, SpectrogramDataset, Texts
 from riffusion_train.runtime.errors import InputError
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> SliceTable:
-    return SliceTable(open_dataset_folder(write_dataset(tmp_path / "dataset")), "train")
+def table(tmp_path: Path) -> SpectrogramDataset:
+    return SpectrogramDataset(open_dataset_folder(write_dataset(tmp_path / "dataset")), "train")
 
 
-def slices(table: SliceTable, texts: Texts | None = None, **options: float) -> DiffusionSlices:
+def slices(table: SpectrogramDataset, texts: Texts | None = None, **options: float) -> LatentItems:
     settings = {"proportion_empty_prompts": 0.0, "noise_offset": 0.0} | options
-    return DiffusionSlices(
+    return LatentItems(
         table,
         lambda text: torch.tensor([len(text)]),
         moments=None,
@@ -32,19 +31,19 @@ def slices(table: SliceTable, texts: Texts | None = None, **options: float) -> D
     )
 
 
-def test_pixels_are_the_stored_levels_between_minus_one_and_one(table: SliceTable) -> None:
+def test_pixels_are_the_stored_levels_between_minus_one_and_one(table: SpectrogramDataset) -> None:
     pixels = table.pixels(3)
     assert pixels.shape == (3, 32, 32)
     assert torch.equal(((pixels + 1) * 127.5).round().to(torch.uint8)[0], torch.from_numpy(table.picture(3)))
 
 
-def test_an_item_depends_on_its_address_alone(table: SliceTable) -> None:
+def test_an_item_depends_on_its_address_alone(table: SpectrogramDataset) -> None:
     first, again, other = (slices(table)[Address(2, step, 1)] for step in (7, 7, 8))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not torch.equal(first["noise"], other["noise"])
 
 
-def test_every_caption_of_a_slice_is_used_and_some_are_dropped(table: SliceTable) -> None:
+def test_every_caption_of_a_slice_is_used_and_some_are_dropped(table: SpectrogramDataset) -> None:
     items = slices(table, proportion_empty_prompts=0.3)
     lengths = [int(items[Address(1, step, 0)]["input_ids"]) for step in range(300)]
     counts = {length: lengths.count(length) for length in set(lengths)}
@@ -53,14 +52,14 @@ def test_every_caption_of_a_slice_is_used_and_some_are_dropped(table: SliceTable
     assert abs(counts[len("band 1")] - counts[len("a line, number 1")]) < 60
 
 
-def test_timesteps_cover_the_whole_range(table: SliceTable) -> None:
+def test_timesteps_cover_the_whole_range(table: SpectrogramDataset) -> None:
     items = slices(table)
     steps = [int(items[Address(0, step, 0)]["timestep"]) for step in range(300)]
     assert min(steps) < 50
     assert max(steps) > 950
 
 
-def test_the_timesteps_of_one_step_are_spread_evenly(table: SliceTable) -> None:
+def test_the_timesteps_of_one_step_are_spread_evenly(table: SpectrogramDataset) -> None:
     items = slices(table)
     for step in range(5):
         places = sorted(int(items[Address(0, step, position)]["timestep"]) / 1000 for position in range(16))
@@ -69,7 +68,7 @@ def test_the_timesteps_of_one_step_are_spread_evenly(table: SliceTable) -> None:
         assert min(gaps) > 0.2 / 16
 
 
-def test_a_noise_offset_shifts_whole_channels(table: SliceTable) -> None:
+def test_a_noise_offset_shifts_whole_channels(table: SpectrogramDataset) -> None:
     plain, shifted = slices(table)[Address(0, 0, 0)], slices(table, noise_offset=1.0)[Address(0, 0, 0)]
     difference = shifted["noise"] - plain["noise"]
     assert difference.std(dim=(1, 2)).max() < 1e-5
@@ -79,16 +78,16 @@ def test_a_noise_offset_shifts_whole_channels(table: SliceTable) -> None:
 def test_a_split_without_slices_is_refused(tmp_path: Path) -> None:
     folder = open_dataset_folder(write_dataset(tmp_path / "dataset", num_validation=0))
     with pytest.raises(InputError, match="the split 'validation' has no slices"):
-        SliceTable(folder, "validation")
+        SpectrogramDataset(folder, "validation")
 
 
-def test_every_caption_gets_one_row_beside_the_empty_one(table: SliceTable) -> None:
+def test_every_caption_gets_one_row_beside_the_empty_one(table: SpectrogramDataset) -> None:
     captions = cached_captions(table.all_captions())
     assert captions[:3] == ["", "band 0", "a line, number 0"]
     assert len(captions) == len(set(captions)) == 1 + 2 * len(table)
 
 
-def test_cached_hidden_states_are_those_of_the_caption_that_would_be_tokenized(table: SliceTable) -> None:
+def test_cached_hidden_states_are_those_of_the_caption_that_would_be_tokenized(table: SpectrogramDataset) -> None:
     class Lengths:
         def __getitem__(self, caption: str) -> np.ndarray:
             return np.full((77, 4), len(caption), np.float32)
@@ -107,7 +106,7 @@ def test_cached_hidden_states_are_those_of_the_caption_that_would_be_tokenized(t
     assert 0 in lengths
 
 
-def test_latents_that_are_not_finite_name_their_slice(table: SliceTable) -> None:
+def test_latents_that_are_not_finite_name_their_slice(table: SpectrogramDataset) -> None:
     cache = latent_cache(table, "key", (1, 1, 1))
     cache.prepare()
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from support.processes import in_child
 from support.worlds import NANO_SPECTROGRAM
 
+from riffusion_train.dataset.cache import CACHE_DIR, ROWS_AT_ONCE, CacheKind, RowCache
 from riffusion_train.dataset.layout import DatasetFolder
-from riffusion_train.dataset.row_cache import CACHE_DIR, ROWS_AT_ONCE, CacheKind, RowCache
 from riffusion_train.runtime.errors import InputError
 
 KIND = CacheKind(name="things", contents="things", network="network", key="network", option="cache_things")

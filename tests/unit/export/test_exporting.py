@@ -15,7 +15,8 @@ from riffusion_train.config.compose import write_config
 from riffusion_train.config.export import ExportDtype, ExportFormat, ExportWeights, LoraLayout
 from riffusion_train.export import exporting
 from riffusion_train.export.exporting import export_run
-from riffusion_train.model.components import fingerprint, load_components
+from riffusion_train.model.components import fingerprint
+from riffusion_train.model.loading import load_components
 from riffusion_train.model.lora import LORA_FILE
 from riffusion_train.runtime.errors import InputError
 

@@ -10,7 +10,9 @@ from riffusion_train.config.export import ExportFormat, LoraLayout
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.export.describe import describe
 from riffusion_train.export.importing import import_model
-from riffusion_train.model.components import Components, load_components, open_model, write_components
+from riffusion_train.model.components import Components
+from riffusion_train.model.diffusers_folder import write_components
+from riffusion_train.model.loading import load_components, open_model
 from riffusion_train.model.lora import LORA_FILE, Lora, write_diffusers_lora, write_kohya_lora
 from riffusion_train.runtime.errors import InputError
 

@@ -1,7 +1,7 @@
 import pytest
 from support.models import nano_components
 
-from riffusion_train.model.adapt import add_lora
+from riffusion_train.model.lora import add_lora
 from riffusion_train.runtime.errors import InputError
 
 

@@ -8,8 +8,9 @@ from support.worlds import NANO_MODEL, NANO_SPECTROGRAM
 
 from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrainConfig
-from riffusion_train.model.build import make_components
-from riffusion_train.model.components import Components, fingerprint, load_components, write_components
+from riffusion_train.model.components import Components, fingerprint
+from riffusion_train.model.diffusers_folder import write_components
+from riffusion_train.model.loading import load_components, make_components
 from riffusion_train.runtime.errors import InputError
 
 

@@ -3,9 +3,9 @@ import torch
 from support.ldm_keys import NUM_CLIP, NUM_UNET, NUM_VAE, sd15_keys
 
 from riffusion_train.config.model import ModelConfig, ModelName
-from riffusion_train.model.build import make_components
 from riffusion_train.model.components import Components
-from riffusion_train.model.ldm_layout import POSITION_IDS, ldm_names
+from riffusion_train.model.loading import make_components
+from riffusion_train.model.single_file import POSITION_IDS, ldm_names
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from support.models import nano_components, nano_lora, predict
 
 from riffusion_train.model.components import Components
+from riffusion_train.model.lazy import read_components, stored_components
 from riffusion_train.model.lora import (
     LORA_FILE,
     Lora,
@@ -18,7 +19,6 @@ from riffusion_train.model.lora import (
     write_diffusers_lora,
     write_kohya_lora,
 )
-from riffusion_train.model.stored import read_components, stored_components
 from riffusion_train.runtime.errors import InputError
 
 

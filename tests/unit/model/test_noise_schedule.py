@@ -3,8 +3,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from riffusion_train.config.sample import SchedulerName
-from riffusion_train.model.build import build_scheduler
-from riffusion_train.model.noise_schedule import trained_scheduler
+from riffusion_train.model.architecture import build_scheduler, trained_scheduler
 from riffusion_train.sampling.schedulers import make_scheduler
 
 

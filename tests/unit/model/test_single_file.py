@@ -11,16 +11,11 @@ from support.worlds import NANO_MODEL, NANO_SPECTROGRAM
 from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.model import single_file
-from riffusion_train.model.components import (
-    Components,
-    fingerprint,
-    load_components,
-    open_model,
-    write_components,
-    write_model,
-)
+from riffusion_train.model.components import Components, fingerprint
+from riffusion_train.model.diffusers_folder import write_components, write_model
+from riffusion_train.model.lazy import stored_components, stored_fingerprint
+from riffusion_train.model.loading import load_components, open_model
 from riffusion_train.model.single_file import CONFIGS_KEY, open_single_file, write_single_file
-from riffusion_train.model.stored import stored_components, stored_fingerprint
 from riffusion_train.runtime.errors import InputError
 
 PREFIX = "cond_stage_model.transformer.text_model."

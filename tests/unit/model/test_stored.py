@@ -6,8 +6,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.models import nano_components
 
-from riffusion_train.model.components import Components, fingerprint, load_components, open_model, write_components
-from riffusion_train.model.stored import read_components, stored_components, stored_fingerprint
+from riffusion_train.model.components import Components, fingerprint
+from riffusion_train.model.diffusers_folder import write_components
+from riffusion_train.model.lazy import read_components, stored_components, stored_fingerprint
+from riffusion_train.model.loading import load_components, open_model
 from riffusion_train.runtime.errors import InputError
 
 

@@ -6,7 +6,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from riffusion_train.model.tensor_file import StoredTensor, open_tensors, stored, write_tensors
+from riffusion_train.model.safetensors_io import LazyTensor, open_tensors, stored, write_tensors
 from riffusion_train.runtime.errors import InputError
 
 TENSORS = {
@@ -51,7 +51,7 @@ def test_tensors_are_read_one_after_the_other(tmp_path: Path) -> None:
         alive.append(sum(reference() is not None for reference in read))
         return tensor
 
-    write_tensors(tmp_path / "a.safetensors", {str(i): StoredTensor((8,), torch.float32, load) for i in range(6)})
+    write_tensors(tmp_path / "a.safetensors", {str(i): LazyTensor((8,), torch.float32, load) for i in range(6)})
     assert len(read) == 6
     assert max(alive) <= 2
 

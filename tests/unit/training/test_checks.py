@@ -10,7 +10,7 @@ from support.worlds import NANO_SPECTROGRAM, train_config, write_dataset
 
 from riffusion_train.config.train import MixedPrecision
 from riffusion_train.dataset.layout import open_dataset_folder
-from riffusion_train.dataset.loading import SliceTable, check_slices
+from riffusion_train.dataset.spectrograms import SpectrogramDataset, check_slices
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.checks import check_codec, check_config, check_precision, check_scaler
 from riffusion_train.training.optim import check_optimizer
@@ -106,7 +106,7 @@ def test_an_optimizer_that_is_not_installed_is_refused(dataset: Path, monkeypatc
 @pytest.mark.parametrize("caption", [[], ["   "], ["fine", ""], None])
 def test_missing_captions_are_counted_and_one_is_named(tmp_path: Path, caption: list[str] | None) -> None:
     folder = with_rows(tmp_path / "d", lambda index, row: row | ({"caption": caption} if index in (4, 9) else {}))
-    table = SliceTable(open_dataset_folder(folder), "train")
+    table = SpectrogramDataset(open_dataset_folder(folder), "train")
     with pytest.raises(InputError, match=r"2 of 12 slices have an empty caption or none, such as 4\.wav"):
         check_slices(table, captions=True)
     check_slices(table, captions=False)
@@ -119,13 +119,13 @@ def test_pictures_of_another_size_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"the picture of 3\.wav at 0\.00 s is 16 x 32, spectrogram\.json says 32 x 32"
     ):
-        check_slices(SliceTable(open_dataset_folder(folder), "train"), captions=True)
+        check_slices(SpectrogramDataset(open_dataset_folder(folder), "train"), captions=True)
 
 
 def test_a_dataset_without_slices_to_train_on_is_refused(tmp_path: Path) -> None:
     folder = open_dataset_folder(write_dataset(tmp_path / "d", num_train=0))
     with pytest.raises(InputError, match="the split 'train' has no slices"):
-        SliceTable(folder, "train")
+        SpectrogramDataset(folder, "train")
 
 
 def test_a_dataset_of_another_codec_is_refused_by_field_unless_allowed(dataset: Path) -> None:

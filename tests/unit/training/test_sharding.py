@@ -14,7 +14,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from riffusion_train.model.adapt import freeze, unfreeze, unfreeze_vae
+from riffusion_train.model.components import freeze, unfreeze
+from riffusion_train.training.method import unfreeze_vae
 from riffusion_train.training.objective import VaeObjective
 from riffusion_train.training.sharding import (
     gather,

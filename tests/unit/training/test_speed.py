@@ -7,8 +7,8 @@ from support.models import nano_components
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from riffusion_train.model.adapt import add_lora
 from riffusion_train.model.components import Components
+from riffusion_train.model.lora import add_lora
 from riffusion_train.training.flops import count_flops, peak_flops
 from riffusion_train.training.speed import Speedometer
 

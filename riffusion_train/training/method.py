@@ -4,16 +4,26 @@ import dataclasses
 from typing import Any
 
 import torch
+from torch import nn
 
 from riffusion_train.config.train import MethodName, TrainConfig
 from riffusion_train.dataset.layout import DatasetFolder
-from riffusion_train.model.adapt import add_lora, freeze, lora_scale_alpha, unfreeze, unfreeze_vae
-from riffusion_train.model.components import Components
-from riffusion_train.model.noise_schedule import trained_scheduler
+from riffusion_train.model.architecture import trained_scheduler
+from riffusion_train.model.components import Components, freeze, unfreeze
+from riffusion_train.model.lora import add_lora, lora_scale_alpha
 from riffusion_train.runtime.errors import InputError
 
 
-def prepare_components(config: TrainConfig, folder: DatasetFolder, base: Components) -> Components:
+def unfreeze_vae(vae: nn.Module, *, encoder: bool) -> None:
+    """Make the VAE's decoder trainable, and its encoder too where asked."""
+    if encoder:
+        unfreeze(vae)
+        return
+    for part in ("decoder", "post_quant_conv"):
+        unfreeze(getattr(vae, part))
+
+
+def apply_method(config: TrainConfig, folder: DatasetFolder, base: Components) -> Components:
     """Fit the model to the dataset, and choose its trainable weights."""
     components = dataclasses.replace(base, spectrogram=folder.spectrogram)
     _check_size(components, folder)

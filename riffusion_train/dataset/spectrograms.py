@@ -1,4 +1,4 @@
-"""Read a dataset folder for training: pictures, captions, and the random draws that belong to an address."""
+"""Read a dataset folder for training: images, captions, and the random draws that belong to an address."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -8,9 +8,8 @@ import pyarrow.compute as pc
 import torch
 from torch.utils.data import Dataset
 
-from riffusion_train.dataset.draws import generator, normal
 from riffusion_train.dataset.layout import DatasetFolder
-from riffusion_train.dataset.order import Address
+from riffusion_train.dataset.order import Address, generator, normal
 from riffusion_train.runtime.errors import InputError
 
 _LOOKED_AT = 64
@@ -20,7 +19,7 @@ Tokenize = Callable[[str], torch.Tensor]
 """Caption to token ids (77,)."""
 
 
-class SliceTable:
+class SpectrogramDataset:
     """The slices of one split, read from the Parquet shards through a memory map.
 
     Raises:
@@ -97,7 +96,7 @@ class SliceTable:
         return f"{row['source']} at {row['start_s']:.2f} s"
 
 
-def check_slices(table: SliceTable, *, captions: bool) -> None:
+def check_slices(table: SpectrogramDataset, *, captions: bool) -> None:
     """Refuse slices that cannot be trained on, before the first step: pictures of another size, missing captions.
 
     Args:
@@ -135,7 +134,7 @@ class Texts(Protocol):
         ...
 
 
-class DiffusionSlices(Dataset[dict[str, torch.Tensor]]):
+class LatentItems(Dataset[dict[str, torch.Tensor]]):
     """Items for training the UNet, looked up by `Address`.
 
     An item holds `moments` (2 * C, h, w) where they are cached, else `pixels` (3, H, W); `latent_noise` (C, h, w), which
@@ -145,7 +144,7 @@ class DiffusionSlices(Dataset[dict[str, torch.Tensor]]):
 
     def __init__(
         self,
-        table: SliceTable,
+        table: SpectrogramDataset,
         tokenize: Tokenize,
         *,
         moments: Moments | None,
@@ -207,10 +206,10 @@ class DiffusionSlices(Dataset[dict[str, torch.Tensor]]):
         return "" if draw.random() < self.proportion_empty_prompts else chosen
 
 
-class PictureSlices(Dataset[dict[str, torch.Tensor]]):
+class PixelItems(Dataset[dict[str, torch.Tensor]]):
     """Items for training the VAE, looked up by `Address`: `pixels` (3, H, W), `latent_noise` (C, h, w), `slice_index` ()."""
 
-    def __init__(self, table: SliceTable, *, latent_shape: tuple[int, int, int], seed: int) -> None:
+    def __init__(self, table: SpectrogramDataset, *, latent_shape: tuple[int, int, int], seed: int) -> None:
         self.table = table
         self.latent_shape = latent_shape
         self.seed = seed

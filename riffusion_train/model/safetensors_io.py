@@ -35,7 +35,7 @@ _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x
 
 
 @dataclasses.dataclass(frozen=True)
-class StoredTensor:
+class LazyTensor:
     """A tensor that is read when it is needed."""
 
     shape: tuple[int, ...]
@@ -44,12 +44,12 @@ class StoredTensor:
     """Reads it; every call gives a tensor that the caller may keep."""
 
 
-def stored(tensor: Tensor) -> StoredTensor:
+def stored(tensor: Tensor) -> LazyTensor:
     """Wrap a tensor that is in memory already."""
-    return StoredTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor)
+    return LazyTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
 
-def open_tensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+def open_tensors(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """List the tensors of a safetensors file without reading them.
 
     Each is read into memory of its own, which goes back to the system once it is done with; safetensors itself maps the whole
@@ -84,7 +84,7 @@ def open_tensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
                         f"{path}: {name} is {part.get_dtype()}, a quantised file; get the fp16 or fp32 one"
                     )
                 shape, dtype = tuple(part.get_shape()), _DTYPES[part.get_dtype()]
-                tensors[name] = StoredTensor(shape, dtype, functools.partial(_read, path, *places[name], shape, dtype))
+                tensors[name] = LazyTensor(shape, dtype, functools.partial(_read, path, *places[name], shape, dtype))
     except SafetensorError as error:
         raise InputError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
     return tensors, metadata
@@ -107,7 +107,7 @@ def _read(path: Path, start: int, size: int, shape: tuple[int, ...], dtype: torc
 
 def write_tensors(
     path: Path,
-    tensors: Mapping[str, StoredTensor],
+    tensors: Mapping[str, LazyTensor],
     *,
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,

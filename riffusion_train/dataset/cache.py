@@ -1,12 +1,8 @@
-"""A file of rows that several processes fill together and a stopped job goes on filling: what the caches are made of.
-
-It is a safetensors file beside the dataset's shards: `rows` float32 (n, …), `checks` uint32 (n,) with the CRC-32 of each row,
-and what the rows were made from in its metadata. While it is being filled it has another suffix, and a row counts once its
-check agrees with it; so whatever a killed process left, at whatever byte, is told apart from what stands.
-"""
+"""What frozen networks give for every slice and caption, computed once by all ranks together and kept in files of rows."""
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -19,6 +15,7 @@ import numpy as np
 import torch
 
 from riffusion_train.dataset.layout import DatasetFolder
+from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.runtime.errors import InputError
 
 CACHE_DIR = ".cache"
@@ -332,3 +329,73 @@ def _write_at(file: int, content: bytes, offset: int) -> None:
 def _named(paths: Sequence[Path]) -> str:
     sizes = sum(path.stat().st_blocks * 512 for path in paths)
     return f"{', '.join(str(path) for path in paths)} ({sizes / _GIB:.2g} GiB)"
+
+
+LATENTS = CacheKind(name="latents", contents="latents", network="VAE", key="VAE", option="cache_latents")
+
+
+def latent_cache(table: SpectrogramDataset, vae: str, shape: tuple[int, int, int]) -> RowCache:
+    """Return the cache of a split's moments, whether or not it is there yet: float32 (slices, 2 * C, h, w).
+
+    Moments are kept and not samples, so that every step draws latents of its own, as without a cache.
+
+    Args:
+        table: The slices.
+        vae: Fingerprint of the VAE.
+        shape: Of the moments of a slice, (2 * C, h, w).
+    """
+    return RowCache(table.folder, LATENTS, network=vae, shape=(len(table), *shape), name_row=table.where)
+
+
+TEXTS = CacheKind(
+    name="texts",
+    contents="hidden states",
+    network="text encoder",
+    key="text encoder or tokenizer",
+    option="cache_text_embeddings",
+)
+
+
+def cached_captions(captions: Sequence[str]) -> list[str]:
+    """Return the captions that get a row, in the order of the rows: the empty one, and every other once.
+
+    Which of them a step trains with, and whether it is dropped, stays that step's draw: no draw is in the cache.
+    """
+    return ["", *(caption for caption in dict.fromkeys(captions) if caption)]
+
+
+def text_cache(
+    folder: DatasetFolder, captions: Sequence[str], *, text_encoder: str, tokenizer: str, shape: tuple[int, int]
+) -> RowCache:
+    """Return the cache of the captions' hidden states, whether or not it is there yet: float32 (captions, 77, D).
+
+    float32 is what the text encoder gives, so that the UNet is fed the same numbers as without a cache in every precision; a
+    caption of SD 1.5 takes 231 KiB.
+
+    Args:
+        folder: The dataset that the captions are of.
+        captions: What `cached_captions` gives.
+        text_encoder: Fingerprint of the text encoder.
+        tokenizer: Fingerprint of the tokenizer.
+        shape: Of the hidden states of a caption, (77, D).
+    """
+    network = hashlib.blake2b(f"{text_encoder} {tokenizer}".encode(), digest_size=16).hexdigest()
+    return RowCache(
+        folder,
+        TEXTS,
+        network=network,
+        shape=(len(captions), *shape),
+        name_row=lambda row: f"the caption {captions[row]!r}",
+    )
+
+
+class CachedTexts:
+    """The hidden states of captions, looked up by the caption."""
+
+    def __init__(self, captions: Sequence[str], rows: CachedRows) -> None:
+        self._row_of = {caption: row for row, caption in enumerate(captions)}
+        self._rows = rows
+
+    def __getitem__(self, caption: str) -> np.ndarray:
+        """Return the hidden states of a caption: float32 (77, D)."""
+        return self._rows[self._row_of[caption]]

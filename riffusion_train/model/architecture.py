@@ -1,13 +1,14 @@
-"""Build the Stable Diffusion 1.5 architecture at any size with random weights."""
+"""Stable Diffusion 1.5's architecture at any size: with random weights, or empty on the meta device."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from riffusion_train.config.model import ModelConfig, ModelName
-from riffusion_train.model.components import Components, load_components
+from riffusion_train.config.model import ModelConfig
+from riffusion_train.model.components import Components
 from riffusion_train.model.tokenizer import END_ID, MAX_LENGTH, START_ID, VOCABULARY_SIZE, build_tokenizer
 from riffusion_train.runtime.errors import InputError
 
@@ -15,19 +16,12 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel
 
+
 _FIRST_LOG_VARIANCE = -4.0
 
 
-def make_components(config: ModelConfig, seed: int) -> Components:
-    """Load or build the model that `config` describes.
-
-    Raises:
-        InputError: If it names no weights, or weights that cannot be used.
-    """
-    if config.name is ModelName.pretrained:
-        if not config.path:
-            raise InputError("model=pretrained needs model.path=…: a hub id, a diffusers folder or a .safetensors file")
-        return load_components(config.path, config.revision)
+def build_components(config: ModelConfig, seed: int) -> Components:
+    """Build the model that `config` gives the sizes of, with random weights, a function of the seed."""
     with _seeded(seed):
         return Components(
             vae=_build_vae(config),
@@ -136,3 +130,61 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+def trained_scheduler(scheduler: Any, *, prediction_type: str, rescale_betas_zero_snr: bool) -> Any:
+    """Return a scheduler whose config says what was trained, so that nobody samples with another target or schedule.
+
+    A terminal signal-to-noise ratio of zero (Lin et al. 2024, arXiv:2305.08891) is DDIM's to say: the scheduler that Stable
+    Diffusion 1.5 ships knows no such key. Its timesteps are `trailing`, since a sampler that leaves out the last timestep never
+    starts from the pure noise that was trained.
+
+    Args:
+        scheduler: The base model's diffusers scheduler.
+        prediction_type: `epsilon` or `v_prediction`.
+        rescale_betas_zero_snr: Whether the last timestep is pure noise.
+    """
+    from diffusers import DDIMScheduler
+
+    config = dict(scheduler.config)
+    was_rescaled = bool(config.get("rescale_betas_zero_snr"))
+    if rescale_betas_zero_snr:
+        return DDIMScheduler.from_config(
+            config,
+            prediction_type=prediction_type,
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+            clip_sample=False,
+        )
+    changes: dict[str, Any] = {"prediction_type": prediction_type}
+    if was_rescaled:
+        changes |= {"rescale_betas_zero_snr": False, "timestep_spacing": "leading"}
+    return type(scheduler).from_config(config, **changes)
+
+
+def build_skeleton(
+    configs: Mapping[str, Mapping[str, Any]], tokenizer: Any, scheduler: Any, **details: Any
+) -> Components:
+    """Build the three networks on the meta device from their configs; `details` are `spectrogram` and `source`."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        return Components(
+            vae=AutoencoderKL.from_config(dict(configs["vae"])),
+            text_encoder=CLIPTextModel(CLIPTextConfig.from_dict(dict(configs["text_encoder"]))),
+            unet=UNet2DConditionModel.from_config(dict(configs["unet"])),
+            tokenizer=tokenizer,
+            scheduler=scheduler,
+            **details,
+        )
+
+
+def _materialise_buffers(module: nn.Module) -> None:
+    """Replace the non-persistent buffers, which no checkpoint holds, by real ones: CLIP's position ids."""
+    for owner in module.modules():
+        for name, buffer in owner.named_buffers(recurse=False):
+            if buffer.is_meta:
+                if name != "position_ids":
+                    raise RuntimeError(f"no value known for the buffer {name} of {type(owner).__name__}")
+                owner.register_buffer(name, torch.arange(buffer.shape[-1]).expand(buffer.shape), persistent=False)

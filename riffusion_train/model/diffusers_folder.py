@@ -1,0 +1,171 @@
+"""A model as a diffusers folder, read and written without the network."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from riffusion_train.config.spectrogram import load_spectrogram, write_spectrogram
+from riffusion_train.model.architecture import build_skeleton
+from riffusion_train.model.components import Components
+from riffusion_train.model.detect import detect_folder_family
+from riffusion_train.model.lazy import (
+    _PICKLE_STEMS,
+    _POSITION_IDS,
+    WEIGHT_STEMS,
+    LazyModel,
+    as_matrix,
+    check_family,
+    fitting,
+    open_pickle,
+    read_json,
+)
+from riffusion_train.model.safetensors_io import LazyTensor, open_tensors
+from riffusion_train.model.tokenizer import load_tokenizer, save_tokenizer
+from riffusion_train.runtime.errors import InputError
+
+MODEL_INDEX_FILE = "model_index.json"
+
+
+def write_components(folder: Path, components: Components) -> None:
+    """Write a model as a diffusers folder of safetensors files, with `spectrogram.json` where it is known."""
+    from riffusion_train.model.lazy import stored_components
+
+    write_model(folder, stored_components(components))
+
+
+def write_model(folder: Path, model: "LazyModel", *, dtype: torch.dtype | None = None) -> None:
+    """Write a stored model as a diffusers folder, tensor by tensor.
+
+    The text encoder's keys keep the `text_model.` that transformers 4 knows; transformers 5 reads them too.
+
+    Args:
+        folder: The folder to write into.
+        model: The model.
+        dtype: What the weights become; None keeps them.
+    """
+    import diffusers
+
+    from riffusion_train.model.lazy import WEIGHT_STEMS
+    from riffusion_train.model.safetensors_io import write_tensors
+
+    parts = model.skeleton
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, weights in model.tensors.items():
+        (folder / part).mkdir(exist_ok=True)
+        prefix = "text_model." if part == "text_encoder" else ""
+        write_tensors(
+            folder / part / f"{WEIGHT_STEMS[part]}.safetensors",
+            {prefix + name: tensor for name, tensor in weights.items()},
+            dtype=dtype,
+            metadata={"format": "pt"},
+        )
+    parts.unet.save_config(folder / "unet")
+    parts.vae.save_config(folder / "vae")
+    parts.text_encoder.config.architectures = ["CLIPTextModel"]
+    parts.text_encoder.config.save_pretrained(folder / "text_encoder")
+    save_tokenizer(parts.tokenizer, folder / "tokenizer")
+    parts.scheduler.save_pretrained(folder / "scheduler")
+    if parts.spectrogram is not None:
+        write_spectrogram(folder, parts.spectrogram)
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", type(parts.scheduler).__name__],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / MODEL_INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+_OLD_VAE_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+def open_folder(folder: Path, source: str, *, allow_pickle: bool = False) -> LazyModel:
+    """Open a diffusers folder.
+
+    Args:
+        folder: The folder.
+        source: What the user called it, for messages.
+        allow_pickle: Whether a part without safetensors may be read from its `.bin`, a pickle.
+
+    Raises:
+        InputError: If it is another kind of model, or a part is missing, damaged or of other sizes than its config says.
+    """
+    if not (folder / MODEL_INDEX_FILE).is_file():
+        raise InputError(f"{source}: no {MODEL_INDEX_FILE}; this is not a diffusers folder")
+    family = detect_folder_family(read_json(folder / MODEL_INDEX_FILE), read_json(folder / "unet" / "config.json"))
+    check_family(source, family)
+    skeleton = _folder_skeleton(folder, source)
+    tensors = {}
+    for part, module in skeleton.modules.items():
+        try:
+            found = _folder_tensors(folder / part, part, allow_pickle)
+        except InputError as error:
+            raise InputError(f"{source}: cannot read its {part} ({error})") from None
+        tensors[part] = fitting(source, part, module, found)
+    return LazyModel(skeleton, tensors)
+
+
+def _folder_skeleton(folder: Path, source: str) -> Components:
+    from diffusers import PNDMScheduler
+
+    def load(part: str, make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except (OSError, ValueError, RuntimeError, TypeError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
+            raise InputError(f"{source}: cannot read its {part} ({str(error).strip().splitlines()[0]})") from None
+
+    configs = {part: read_json(folder / part / "config.json") for part in WEIGHT_STEMS}
+    return load(
+        "configs",
+        lambda: build_skeleton(
+            configs,
+            load("tokenizer", lambda: load_tokenizer(folder / "tokenizer")),
+            load("scheduler", lambda: PNDMScheduler.from_pretrained(str(folder), subfolder="scheduler")),
+            spectrogram=load_spectrogram(folder),
+            source=source,
+        ),
+    )
+
+
+def _folder_tensors(folder: Path, part: str, allow_pickle: bool) -> dict[str, LazyTensor]:
+    """List one part's weights under today's names, from one file or several shards."""
+    stem = WEIGHT_STEMS[part]
+    found: dict[str, LazyTensor] = {}
+    index = folder / f"{stem}.safetensors.index.json"
+    whole = [folder / f"{stem}{kind}.safetensors" for kind in ("", ".fp16")]
+    pickled = folder / f"{_PICKLE_STEMS[part]}.bin"
+    if index.is_file():
+        for shard in sorted(set(read_json(index).get("weight_map", {}).values())):
+            found |= open_tensors(folder / str(shard))[0]
+    elif any(path.is_file() for path in whole):
+        found = open_tensors(next(path for path in whole if path.is_file()))[0]
+    elif pickled.is_file() and allow_pickle:
+        found = open_pickle(pickled)
+    elif pickled.is_file():
+        raise InputError(f"{pickled.name} is a pickle that can run code; riffusion import … allow_pickle=true reads it")
+    else:
+        raise InputError(f"no {whole[0].name}")
+    return dict(_renamed(part, name, tensor) for name, tensor in found.items() if not name.endswith(_POSITION_IDS))
+
+
+def _renamed(part: str, name: str, tensor: LazyTensor) -> tuple[str, LazyTensor]:
+    if part == "text_encoder":
+        return name.removeprefix("text_model."), tensor
+    if part == "vae" and ".attentions." in name:
+        for old, new in _OLD_VAE_NAMES.items():
+            name = name.replace(old, new)
+        if len(tensor.shape) == 4:
+            return name, as_matrix(tensor)
+    return name, tensor

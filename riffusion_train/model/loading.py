@@ -1,0 +1,126 @@
+"""Open a model: built from nothing, a diffusers folder, a single file or a hub id, with LoRA files merged in."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from riffusion_train.config.model import ModelConfig, ModelName
+from riffusion_train.config.sample import Dtype
+from riffusion_train.config.spectrogram import SPECTROGRAM_FILE
+from riffusion_train.model.architecture import build_components
+from riffusion_train.model.components import Components
+from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE
+from riffusion_train.model.lazy import LazyModel
+from riffusion_train.runtime.errors import InputError
+
+
+def make_components(config: ModelConfig, seed: int) -> Components:
+    """Load or build the model that `config` describes.
+
+    Raises:
+        InputError: If it names no weights, or weights that cannot be used.
+    """
+    if config.name is ModelName.pretrained:
+        if not config.path:
+            raise InputError("model=pretrained needs model.path=…: a hub id, a diffusers folder or a .safetensors file")
+        return load_components(config.path, config.revision)
+    return build_components(config, seed)
+
+
+def load_components(source: str, revision: str | None = None) -> Components:
+    """Load a model in fp32 from a diffusers folder, a single `.safetensors` file, or a Hugging Face hub id.
+
+    Raises:
+        InputError: If there is nothing usable at `source`; the message names the part that is missing.
+    """
+    from riffusion_train.model.lazy import read_components
+
+    return read_components(open_model(source, revision))
+
+
+def open_model(source: str, revision: str | None = None, *, allow_pickle: bool = False) -> "LazyModel":
+    """Open a model without reading its weights: a diffusers folder, a single file, or a Hugging Face hub id.
+
+    Args:
+        source: Where it is.
+        revision: Revision of a hub id.
+        allow_pickle: Whether weights may come from a `.ckpt` or `.bin`, which are pickles.
+
+    Raises:
+        InputError: If there is nothing usable at `source`.
+    """
+    from riffusion_train.model.diffusers_folder import open_folder
+    from riffusion_train.model.single_file import open_single_file
+
+    path = Path(source).expanduser()
+    if path.is_file():
+        return open_single_file(path, allow_pickle=allow_pickle)
+    if path.is_dir():
+        return open_folder(path, str(path), allow_pickle=allow_pickle)
+    if source.count("/") != 1 or source.startswith((".", "~")) or source.endswith((".safetensors", ".ckpt")):
+        raise InputError(f"{source}: no such file or folder, and not a hub id (user/name)")
+    return open_folder(_fetch(source, revision, allow_pickle), source, allow_pickle=allow_pickle)
+
+
+def _fetch(source: str, revision: str | None, allow_pickle: bool) -> Path:
+    """Fetch the parts of a model from the hub; return the folder in the local cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [MODEL_INDEX_FILE, SPECTROGRAM_FILE, "tokenizer/*", "scheduler/*"]
+    for part in ("unet", "vae", "text_encoder"):
+        patterns += [f"{part}/config.json", f"{part}/*.safetensors", f"{part}/*.safetensors.index.json"]
+        patterns += [f"{part}/{stem}.bin" for stem in ("diffusion_pytorch_model", "pytorch_model") if allow_pickle]
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+    except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{source}: cannot be fetched from the hub ({reason})") from None
+
+
+TORCH_DTYPES = {Dtype.fp32: None, Dtype.fp16: torch.float16, Dtype.bf16: torch.bfloat16}
+"""What UNet and text encoder are turned into."""
+
+
+def load_with_loras(source: str, loras: Sequence[str]) -> Components:
+    """Load a model and merge LoRA files into it, one after the other.
+
+    Args:
+        source: A diffusers folder, a single file or a hub id.
+        loras: `FILE` or `FILE:WEIGHT` each; the weight is how much of it, 1 where it is not said.
+
+    Raises:
+        InputError: If something cannot be read or does not fit.
+    """
+    if not loras:
+        return load_components(source)
+    from riffusion_train.model.lazy import read_components
+    from riffusion_train.model.lora import merged, read_lora
+
+    model = open_model(source)
+    for text in loras:
+        path, weight = split_lora(text)
+        if not path.exists():
+            raise InputError(f"--lora {path}: no such file")
+        model = merged(model, read_lora(path, model.skeleton.modules, source), weight)
+    return read_components(model)
+
+
+def split_lora(text: str) -> tuple[Path, float]:
+    """Split `FILE:WEIGHT` into the file and its weight.
+
+    Raises:
+        InputError: If the weight is no number.
+    """
+    name, separator, weight = text.rpartition(":")
+    if not separator or Path(text).expanduser().exists():
+        return Path(text).expanduser(), 1.0
+    try:
+        number = float(weight)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"--lora {text}: '{weight}' is no weight; write FILE:0.8")
+    return Path(name).expanduser(), number
