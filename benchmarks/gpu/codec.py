@@ -16,7 +16,7 @@ from benchmarks.report import Row
 from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
 from riffusion_train.audio.compare import compare_sounds
 from riffusion_train.config.spectrogram import load_preset
-from riffusion_train.sampling.engine import best_device
+from riffusion_train.sampling.pipeline import best_device
 
 _PRESETS = ("hifi", "riffusion_v1")
 _INVERTERS = ("pghi", "fast_griffin_lim")

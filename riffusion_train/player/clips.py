@@ -12,12 +12,12 @@ from torch import Tensor
 from riffusion_train.audio.io.loudness import loudness_gain, measure
 from riffusion_train.player.settings import ClipSpec
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.conditions import Condition
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.modes.walk import draw_loop
 from riffusion_train.sampling.noise import initial_noise, slerp
 from riffusion_train.sampling.sampler import TARGET_LUFS, TRUE_PEAK_DBTP, Sampler
 from riffusion_train.sampling.seed_images import encode_round, load_seed_image
+from riffusion_train.sampling.text import Condition
 
 
 @dataclasses.dataclass(frozen=True)

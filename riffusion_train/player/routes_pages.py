@@ -12,7 +12,7 @@ from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.player.studio import Studio
 from riffusion_train.player.words import BUILDER, DICE, SEED_IMAGE_WORDS
 from riffusion_train.sampling.seed_images import SEED_IMAGES
-from riffusion_train.sampling.splice import band_of
+from riffusion_train.sampling.sources import band_of
 
 router = APIRouter()
 

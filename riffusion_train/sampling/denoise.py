@@ -1,8 +1,4 @@
-"""The denoising loop over a canvas of any width: windows that overlap, predictions that are blended in every step.
-
-A clip is a canvas of one window. A longer one is covered by windows of the width the model was trained on; after every
-step each column has one prediction, the mean of its windows' (MultiDiffusion, Bar-Tal et al. 2023, arXiv:2302.08113).
-"""
+"""The denoising loop over a canvas of any width: overlapping windows blended in every step, guidance, and the solvers."""
 
 import dataclasses
 import inspect
@@ -12,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from riffusion_train.sampling.conditions import Condition
+from riffusion_train.config.sample import SchedulerName
+from riffusion_train.sampling.text import Condition
 
 StepReport = Callable[[int, int], None]
 """Called with denoising steps done and in all."""
@@ -167,3 +164,25 @@ def _guided(unet: Any, parts: Tensor, timestep: Tensor, windows: Sequence[Window
 def _bell(width: int) -> Tensor:
     """Return the weights of a window's columns: a raised cosine, and a little at its ends."""
     return (torch.hann_window(width + 2, periodic=False)[1:-1]).clamp(min=_LEAST_WEIGHT)
+
+
+def make_scheduler(name: SchedulerName, trained: Any) -> Any:
+    """Build the solver that `name` stands for, on the noise schedule that the model was trained with."""
+    import diffusers
+
+    config = dict(trained.config)
+    # From pure noise, whose sigma has no end, Karras's steps would nearly all be spent where there is nothing to see.
+    karras = not config.get("rescale_betas_zero_snr", False)
+    if name is SchedulerName.ddim:
+        return diffusers.DDIMScheduler.from_config(config, clip_sample=False)
+    if name is SchedulerName.euler:
+        return diffusers.EulerDiscreteScheduler.from_config(config)
+    if name is SchedulerName.euler_a:
+        return diffusers.EulerAncestralDiscreteScheduler.from_config(config)
+    if name is SchedulerName.unipc:
+        return diffusers.UniPCMultistepScheduler.from_config(config, use_karras_sigmas=karras)
+    if name is SchedulerName.lcm:
+        return diffusers.LCMScheduler.from_config(config, clip_sample=False)
+    return diffusers.DPMSolverMultistepScheduler.from_config(
+        config, algorithm_type="dpmsolver++", use_karras_sigmas=karras
+    )

@@ -15,9 +15,9 @@ from riffusion_train.config.sample import Dtype, Quality, SchedulerName
 from riffusion_train.model import loading
 from riffusion_train.model.components import Components, fingerprint, freeze
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.clip import Clip
+from riffusion_train.sampling.clip import Clip, ClipRecord, SamplerSettings, StreamedClip, load_record
 from riffusion_train.sampling.denoise import StepReport
-from riffusion_train.sampling.engine import ASSUMED_PRESET, Engine, best_device
+from riffusion_train.sampling.pipeline import ASSUMED_PRESET, Pipeline, best_device
 from riffusion_train.sampling.requests import (
     AudioRequest,
     ExtendRequest,
@@ -30,8 +30,6 @@ from riffusion_train.sampling.requests import (
     TextRequest,
     WalkRequest,
 )
-from riffusion_train.sampling.settings import SamplerSettings, Settings, load_settings
-from riffusion_train.sampling.streamed import StreamedClip
 
 __all__ = ["ASSUMED_PRESET", "TRUE_PEAK_DBTP", "Sampler", "best_device"]
 
@@ -73,7 +71,7 @@ class Sampler:
     ) -> None:
         self.dtype = Dtype(dtype)
         self.scheduler_name = SchedulerName(scheduler)
-        self.engine = Engine(
+        self.engine = Pipeline(
             components,
             device=device,
             scheduler=self.scheduler_name,
@@ -172,7 +170,7 @@ class Sampler:
         Raises:
             InputError: If the model, the solver or another option is not that of the clip.
         """
-        settings = load_settings(Path(file))
+        settings = load_record(Path(file))
         own, wanted = self.settings(settings.request).sampler, settings.sampler
         for name in (
             "model_fingerprint",
@@ -227,9 +225,9 @@ class Sampler:
 
         return text.pictures(self, requests, report)
 
-    def settings(self, request: Request) -> Settings:
+    def settings(self, request: Request) -> ClipRecord:
         """Return what a clip of this sampler carries."""
-        return Settings(
+        return ClipRecord(
             request,
             SamplerSettings(
                 num_inference_steps=self.engine.num_inference_steps,

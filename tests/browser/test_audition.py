@@ -456,7 +456,7 @@ def test_a_grid_of_a_thousand_clips_opens_and_reads_only_what_is_heard(opened: O
         }
         for n in range(1000)
     ]
-    from riffusion_train.audition.page import page_html
+    from riffusion_train.audition.site import page_html
 
     site.write_text(page_html(data), encoding="utf-8")
     page = opened(site)

@@ -8,7 +8,7 @@ from support.sounds import noise, tone
 from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.audio.compare import compare_sounds
 from riffusion_train.config.spectrogram import load_preset
-from riffusion_train.sampling.engine import best_device
+from riffusion_train.sampling.pipeline import best_device
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(best_device() == "cpu", reason="this machine has no GPU")]
 

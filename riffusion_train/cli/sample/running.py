@@ -12,11 +12,10 @@ from riffusion_train.cli.sample.wanted import Asked, asked_for
 from riffusion_train.config.sample import Dtype, ModeName, Quality, SampleConfig, SchedulerName
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.progress import ProgressReport
-from riffusion_train.sampling.clip import Clip
+from riffusion_train.sampling.clip import Clip, ClipRecord, load_record
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.requests import ExtendRequest, Request, TextRequest
 from riffusion_train.sampling.sampler import Sampler
-from riffusion_train.sampling.settings import Settings, load_settings
 
 _STEM_LENGTH = 40
 
@@ -31,7 +30,7 @@ def run(flags: argparse.Namespace, model: str | None, config: SampleConfig) -> N
     settings = None
     loras = list(flags.lora)
     if flags.again:
-        settings = load_settings(Path(flags.again).expanduser())
+        settings = load_record(Path(flags.again).expanduser())
         request = settings.request
         asked = [lambda: request]
         config = _as_before(config, settings)
@@ -98,7 +97,7 @@ def _step_report(progress: ProgressReport) -> StepReport:
     return lambda step, steps: progress.update(progress.done, f"step {step} of {steps}") if step < steps else None
 
 
-def _as_before(config: SampleConfig, settings: Settings) -> SampleConfig:
+def _as_before(config: SampleConfig, settings: ClipRecord) -> SampleConfig:
     """Return the config with everything that decides the sound taken from a clip that was made before."""
     before = settings.sampler
     return dataclasses.replace(

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.conditions import Condition
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.noise import long_noise
 from riffusion_train.sampling.requests import AudioRequest
 from riffusion_train.sampling.sources import Source, load_source
+from riffusion_train.sampling.text import Condition
 
 if TYPE_CHECKING:
     from riffusion_train.sampling.clip import Clip
-    from riffusion_train.sampling.engine import Engine
+    from riffusion_train.sampling.pipeline import Pipeline
     from riffusion_train.sampling.sampler import Sampler
 
 
@@ -37,7 +37,7 @@ def make(sampler: "Sampler", request: AudioRequest, report: StepReport | None = 
     )
 
 
-def source_of(engine: "Engine", path: Path) -> Source:
+def source_of(engine: "Pipeline", path: Path) -> Source:
     """Return a source on the grid of the latents, at least as wide as a clip."""
     multiple = engine.downsampling * engine.latent_step
     return load_source(path, engine.codec, multiple=multiple, least=engine.latent_shape[2] * engine.downsampling)
@@ -53,7 +53,7 @@ def check_strength(strength: float) -> None:
         raise InputError(f"strength={strength:g} must lie between 0 (nothing changes) and 1 (all is new)")
 
 
-def _conditions(engine: "Engine", request: AudioRequest, columns: float) -> Callable[[int, float], Condition]:
+def _conditions(engine: "Pipeline", request: AudioRequest, columns: float) -> Callable[[int, float], Condition]:
     """Return the condition at a time: from the prompt to the prompt at the end, on a straight line."""
     prompts = [request.prompt, request.prompt if request.prompt_end is None else request.prompt_end]
     wanted = [(prompt, request.negative_prompt, request.guidance_scale) for prompt in prompts]

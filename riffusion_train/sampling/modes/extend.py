@@ -7,7 +7,7 @@ import numpy as np
 
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.denoise import StepReport
-from riffusion_train.sampling.modes.renewal import renew
+from riffusion_train.sampling.modes.inpaint import renew
 from riffusion_train.sampling.requests import ExtendRequest
 from riffusion_train.sampling.sources import draw_source, read_wav, widened
 

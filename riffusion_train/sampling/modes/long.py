@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.conditions import Condition
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.noise import long_noise
 from riffusion_train.sampling.requests import LongRequest
+from riffusion_train.sampling.text import Condition
 
 if TYPE_CHECKING:
-    from riffusion_train.sampling.engine import Engine
+    from riffusion_train.sampling.clip import StreamedClip
+    from riffusion_train.sampling.pipeline import Pipeline
     from riffusion_train.sampling.sampler import Sampler
-    from riffusion_train.sampling.streamed import StreamedClip
 
 _QUIETEST_DB = -20.0
 
@@ -51,7 +51,7 @@ def energy_level(energy: Sequence[tuple[float, float]]) -> Callable[[np.ndarray]
     return lambda seconds: 10 ** (_QUIETEST_DB * (1 - np.interp(seconds, times, levels)) / 20)
 
 
-def _conditions(engine: "Engine", request: LongRequest) -> Callable[[int, float], Condition]:
+def _conditions(engine: "Pipeline", request: LongRequest) -> Callable[[int, float], Condition]:
     """Return the condition at a time; where the prompt changes, the windows that see both sides cross over."""
     stations = [(0.0, request.prompt), *request.schedule]
     times = [time_s for time_s, _ in request.schedule]

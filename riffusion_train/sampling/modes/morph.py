@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.conditions import Condition
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.modes.text import fade_edges
 from riffusion_train.sampling.noise import slerp
 from riffusion_train.sampling.requests import MorphRequest
 from riffusion_train.sampling.sources import draw_source, read_wav
+from riffusion_train.sampling.text import Condition
 
 if TYPE_CHECKING:
     from riffusion_train.sampling.clip import Clip

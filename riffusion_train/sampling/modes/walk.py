@@ -13,17 +13,17 @@ from torch import Tensor
 
 from riffusion_train.audio.codec.streaming import StreamingDecoder
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.conditions import Condition
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.modes.audio import check_strength
 from riffusion_train.sampling.noise import initial_noise, slerp
 from riffusion_train.sampling.requests import WalkRequest
 from riffusion_train.sampling.seed_images import load_seed_image
+from riffusion_train.sampling.text import Condition
 
 if TYPE_CHECKING:
-    from riffusion_train.sampling.engine import Engine
+    from riffusion_train.sampling.clip import StreamedClip
+    from riffusion_train.sampling.pipeline import Pipeline
     from riffusion_train.sampling.sampler import Sampler
-    from riffusion_train.sampling.streamed import StreamedClip
 
 _CROSSING = 8
 """The eighth part of a clip, in which one gives way to the next."""
@@ -50,7 +50,7 @@ def endless(sampler: "Sampler", request: WalkRequest) -> Iterator[np.ndarray]:
 
 
 def loops(
-    engine: "Engine", request: WalkRequest, report: StepReport | None, *, endless: bool = False
+    engine: "Pipeline", request: WalkRequest, report: StepReport | None, *, endless: bool = False
 ) -> Iterator[np.ndarray]:
     """Yield the pictures of the clips, each of which goes round."""
     check_strength(request.strength)
@@ -98,7 +98,7 @@ def crossing_columns(image: np.ndarray) -> int:
 
 
 def draw_loop(
-    engine: "Engine",
+    engine: "Pipeline",
     condition: Condition,
     noise: Tensor,
     start: Tensor | None,
@@ -143,7 +143,7 @@ def _count(request: WalkRequest) -> int:
     return max(len(request.prompts) - 1, 1) * request.clips + 1
 
 
-def _seed_latents(engine: "Engine", request: WalkRequest) -> Tensor | None:
+def _seed_latents(engine: "Pipeline", request: WalkRequest) -> Tensor | None:
     if request.seed_file is not None:
         image = load_seed_image(str(request.seed_file.unchanged()), engine.codec)
     elif request.seed_image is not None:

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from support.auditions import CLIP_S, EVIL, LEVELS_DB, make_site, write_clip
 
-from riffusion_train.audition.page import page_html
-from riffusion_train.audition.site import Cell, Site, Version, write_site
+from riffusion_train.audition.site import Cell, Site, Version, page_html, write_site
 from riffusion_train.runtime.errors import InputError
 
 

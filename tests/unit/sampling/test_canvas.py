@@ -4,18 +4,17 @@ import pytest
 import torch
 from support.models import nano_components
 
-from riffusion_train.sampling.circular import circular_along_time
 from riffusion_train.sampling.denoise import window_starts
-from riffusion_train.sampling.engine import Engine
 from riffusion_train.sampling.noise import initial_noise, long_noise, slerp
+from riffusion_train.sampling.pipeline import Pipeline, circular_along_time
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
+def engine() -> Pipeline:
     parts = nano_components()
     for module in parts.modules.values():
         module.requires_grad_(False).eval()
-    return Engine(parts, num_inference_steps=3)
+    return Pipeline(parts, num_inference_steps=3)
 
 
 def test_windows_cover_a_canvas_and_half_of_each_other() -> None:
@@ -55,7 +54,7 @@ def test_a_circular_network_draws_a_turned_picture_turned() -> None:
         assert not torch.allclose(parts.unet(noise, 500, states).sample.roll(4, -1), usual, atol=1e-3)
 
 
-def test_predictions_of_windows_are_blended_in_every_step(engine: Engine) -> None:
+def test_predictions_of_windows_are_blended_in_every_step(engine: Pipeline) -> None:
     condition = engine.texts.condition("a band")
     canvas = long_noise(0, engine.latent_shape, 20)[None]
     long = engine.denoise(canvas, lambda row, column: condition)
@@ -70,7 +69,7 @@ def test_predictions_of_windows_are_blended_in_every_step(engine: Engine) -> Non
     assert jump(long, 8) <= max(inside[:6] + inside[9:])
 
 
-def test_long_pictures_come_in_pieces_that_join(engine: Engine) -> None:
+def test_long_pictures_come_in_pieces_that_join(engine: Pipeline) -> None:
     latents = long_noise(1, engine.latent_shape, 22)
     pieces = list(engine.decode_stream(latents))
     assert len(pieces) > 1
@@ -78,13 +77,13 @@ def test_long_pictures_come_in_pieces_that_join(engine: Engine) -> None:
     assert engine.decode(latents, circular=True).shape == (32, 88)
 
 
-def test_a_picture_goes_to_latents_of_its_width(engine: Engine) -> None:
+def test_a_picture_goes_to_latents_of_its_width(engine: Pipeline) -> None:
     image = engine.decode(long_noise(1, engine.latent_shape, 22))
     assert engine.encode(image).shape == (4, 8, 22)
     assert engine.encode(image[:, :32]).shape == (4, 8, 8)
 
 
-def test_a_row_does_not_depend_on_its_batch(engine: Engine) -> None:
+def test_a_row_does_not_depend_on_its_batch(engine: Pipeline) -> None:
     condition = engine.texts.condition("a band")
     rows = torch.stack([initial_noise(seed, engine.latent_shape) for seed in range(3)])
     together = engine.denoise(rows, lambda row, column: condition, seeds=range(3))
@@ -92,8 +91,8 @@ def test_a_row_does_not_depend_on_its_batch(engine: Engine) -> None:
     assert torch.equal(together, torch.stack(alone))
 
 
-def test_a_lane_that_is_not_full_gives_the_same(engine: Engine) -> None:
-    lanes = Engine(engine.components, num_inference_steps=3, lane=4)
+def test_a_lane_that_is_not_full_gives_the_same(engine: Pipeline) -> None:
+    lanes = Pipeline(engine.components, num_inference_steps=3, lane=4)
     condition = lanes.texts.condition("a band")
     rows = torch.stack([initial_noise(seed, lanes.latent_shape) for seed in range(3)])
     together = lanes.denoise(rows, lambda row, column: condition, seeds=range(3))

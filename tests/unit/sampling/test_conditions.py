@@ -2,7 +2,7 @@ import pytest
 import torch
 from support.models import nano_components
 
-from riffusion_train.sampling.conditions import TextConditions
+from riffusion_train.sampling.text import TextConditions
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 import pytest
 
-from riffusion_train.sampling.prompt import parse_weights
+from riffusion_train.sampling.text import parse_weights
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The loaded model as functions of tensors: texts to conditions, pictures to latents and back, noise to latents."""
+"""The loaded model as functions of tensors: texts to conditions, images to latents and back, noise to latents."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.config.sample import SchedulerName
 from riffusion_train.config.spectrogram import Channels, load_preset
 from riffusion_train.model.components import Components
-from riffusion_train.sampling.circular import circular_along_time
-from riffusion_train.sampling.conditions import Condition, TextConditions
-from riffusion_train.sampling.denoise import StepHook, StepReport, Window, denoise, window_starts
-from riffusion_train.sampling.schedulers import make_scheduler
+from riffusion_train.sampling.denoise import StepHook, StepReport, Window, denoise, make_scheduler, window_starts
+from riffusion_train.sampling.text import Condition, TextConditions
 
 ASSUMED_PRESET = "riffusion_v1"
 """What a model's pictures are taken to mean where it does not say."""
@@ -24,7 +23,7 @@ _TILE_OVERLAP = 4
 """A quarter of a tile's columns are shared with its neighbour when a long canvas goes through the VAE."""
 
 
-class Engine:
+class Pipeline:
     """A model, its codec and a solver.
 
     Args:
@@ -258,3 +257,38 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+@contextlib.contextmanager
+def circular_along_time(*networks: nn.Module) -> Iterator[None]:
+    """Let the convolutions of networks see the other end of a picture beyond its sides; above and below it stays zero.
+
+    Attention and group normalisation know no places along time, so the whole network then goes round: a picture that is
+    turned by a multiple of its largest step comes out turned, and otherwise the same.
+    """
+    patched = [
+        module
+        for network in networks
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d) and module.padding_mode == "zeros" and _width(module.padding) > 0
+    ]
+    for module in patched:
+        module._conv_forward = _circular_forward(module)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for module in patched:
+            del module._conv_forward
+
+
+def _circular_forward(module: nn.Conv2d) -> Any:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        height, width = (int(size) for size in module.padding)
+        wrapped = F.pad(x, (width, width, 0, 0), mode="circular")
+        return F.conv2d(wrapped, weight, bias, module.stride, (height, 0), module.dilation, module.groups)
+
+    return forward
+
+
+def _width(padding: Any) -> int:
+    return 0 if isinstance(padding, str) else int(padding[1])
