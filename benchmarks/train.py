@@ -62,7 +62,7 @@ def frozen_share() -> float:
     """Return the FLOPs of encoding a picture and a caption over those of training the UNet on them; SD 1.5 has 0.47."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from riffusion_train.training.flops import count_flops
+    from riffusion_train.training.throughput import count_flops
 
     config = compose("train", TrainConfig, ["dataset=none", *MODEL]).model
     parts = make_components(config, seed=0)

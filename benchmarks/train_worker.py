@@ -16,9 +16,9 @@ from riffusion_train.cli.quiet import quieten_libraries
 from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.model.loading import make_components
+from riffusion_train.training.run import build_job, start_run
 from riffusion_train.training.run_folder import RunFolder
-from riffusion_train.training.setup import build_job, start_run
-from riffusion_train.training.speed import peak_memory_bytes
+from riffusion_train.training.throughput import peak_memory_bytes
 
 MODEL = [
     "model=tiny", "model.sample_size=16", "model.vae_block_out_channels=[12,28,52,52]",

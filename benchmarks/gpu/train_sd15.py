@@ -23,13 +23,12 @@ from riffusion_train.config.train import TrainConfig
 from riffusion_train.model.components import freeze, unfreeze
 from riffusion_train.model.loading import make_components
 from riffusion_train.model.lora import add_lora
-from riffusion_train.training.averaging import make_ema
-from riffusion_train.training.checkpoint import Checkpoints, TrainingState
-from riffusion_train.training.metrics import MetricsLog
 from riffusion_train.training.objective import DiffusionObjective
-from riffusion_train.training.optim import make_optimizer, make_schedule, parameter_groups
-from riffusion_train.training.speed import Speedometer
-from riffusion_train.training.trainer import Rhythm, Trainer
+from riffusion_train.training.optimizer import make_ema, make_optimizer, make_schedule, parameter_groups
+from riffusion_train.training.state import Checkpoints, TrainingState
+from riffusion_train.training.throughput import Speedometer
+from riffusion_train.training.tracking import MetricsLog
+from riffusion_train.training.trainer import Intervals, Trainer
 
 H100 = "H100"
 _TINY = [
@@ -165,7 +164,7 @@ def _train(case: Case, quick: bool, steps: int, folder: Path) -> list[dict[str, 
         metrics=MetricsLog(folder / "metrics.jsonl", accelerator, speed),
         validation=None,
         preview=lambda step: None,
-        rhythm=Rhythm(total, total, steps, 0, 1, 1.0),
+        rhythm=Intervals(total, total, steps, 0, 1, 1.0),
         global_batch_size=case.batch_size,
     )
     trainer.train()

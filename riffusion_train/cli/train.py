@@ -17,11 +17,11 @@ def main(words: Sequence[str]) -> None:
     if config is None:
         return
     from riffusion_train.cli.quiet import quieten_libraries
-    from riffusion_train.training.setup import run_training
+    from riffusion_train.training.run import run_training
 
     quieten_libraries()
     if config.check:
-        from riffusion_train.training.check import check_training
+        from riffusion_train.training.dry_run import check_training
 
         for line in check_training(config, words):
             print(line)

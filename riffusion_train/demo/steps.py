@@ -24,7 +24,7 @@ _RECORD_FILE = "steps.json"
 _IMPORTED_ONCE = (
     "riffusion_train.export.exporting",
     "riffusion_train.sampling.sampler",
-    "riffusion_train.training.setup",
+    "riffusion_train.training.run",
 )
 
 

@@ -15,8 +15,8 @@ from riffusion_train.model.loading import make_components, open_model
 from riffusion_train.model.lora import LORA_FILE, Lora, from_peft, lora_scale_alpha, merged, read_lora
 from riffusion_train.model.safetensors_io import open_tensors
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.training.checkpoint import Checkpoints
 from riffusion_train.training.run_folder import RunFolder
+from riffusion_train.training.state import Checkpoints
 
 FINAL, NEWEST, BEST = "final", "newest", "best"
 

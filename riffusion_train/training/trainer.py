@@ -13,13 +13,20 @@ from torch import Tensor, nn
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.runtime.signals import StopRequest
-from riffusion_train.training.agreement import Agreement
-from riffusion_train.training.averaging import averaged_weights, averages, averages_itself, update_ema
-from riffusion_train.training.checkpoint import Checkpoints, TrainingState
-from riffusion_train.training.flops import count_flops
-from riffusion_train.training.metrics import MetricsLog
-from riffusion_train.training.optimizer_state import optimizer_tensors, restore_optimizer
-from riffusion_train.training.sharding import gather, joined, like_weight, own_part, own_parts, prepare, whole
+from riffusion_train.training.distribution import (
+    RankSync,
+    gather,
+    joined,
+    like_weight,
+    own_part,
+    own_parts,
+    prepare,
+    whole,
+)
+from riffusion_train.training.optimizer import averaged_weights, averages, averages_itself, update_ema
+from riffusion_train.training.state import Checkpoints, TrainingState, optimizer_tensors, restore_optimizer
+from riffusion_train.training.throughput import count_flops
+from riffusion_train.training.tracking import MetricsLog
 from riffusion_train.training.validation import Validation
 
 Batches = Callable[[int], Iterator[dict[str, Tensor]]]
@@ -27,7 +34,7 @@ Batches = Callable[[int], Iterator[dict[str, Tensor]]]
 
 
 @dataclasses.dataclass
-class Rhythm:
+class Intervals:
     """How long a run is, and what is due when. All in optimizer steps."""
 
     max_train_steps: int
@@ -71,7 +78,7 @@ class Trainer:
         metrics: MetricsLog,
         validation: Validation | None,
         preview: Callable[[int], None],
-        rhythm: Rhythm,
+        rhythm: Intervals,
         global_batch_size: int,
     ) -> None:
         self.accelerator = accelerator
@@ -93,7 +100,7 @@ class Trainer:
         self.names = [name_of[id(weight)] for weight in self.parameters]
         self._plain_optimizer = optimizer
         self.objective, self.optimizer = prepare(accelerator, objective, optimizer)
-        self.agreement = Agreement(accelerator)
+        self.agreement = RankSync(accelerator)
 
     def train(self) -> None:
         """Run to the last step, from the newest checkpoint where there is one.

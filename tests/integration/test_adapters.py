@@ -14,7 +14,7 @@ from riffusion_train.export.run_model import open_run_model
 from riffusion_train.model.lazy import read_components, stored_components
 from riffusion_train.model.loading import load_components, make_components
 from riffusion_train.model.lora import LORA_FILE, add_lora, merged, read_lora
-from riffusion_train.training.setup import run_training
+from riffusion_train.training.run import run_training
 
 KINDS = {
     "rslora": ["method.lora_use_rslora=true"],

@@ -17,7 +17,7 @@ from riffusion_train.cli.main import main
 from riffusion_train.dataset.cache import CACHE_DIR, RowCache
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.training.caches import together
-from riffusion_train.training.setup import run_training
+from riffusion_train.training.run import run_training
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from riffusion_train.audio.io.read import read_audio
 from riffusion_train.cli.main import main
 from riffusion_train.export.exporting import export_run
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
-from riffusion_train.training.setup import run_training
+from riffusion_train.training.run import run_training
 
 QUICK = ["num_inference_steps=1", "device=cpu"]
 

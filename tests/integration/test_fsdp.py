@@ -15,8 +15,8 @@ from support.worlds import train_config, train_words, write_dataset
 
 from riffusion_train.cli.main import main
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.training.processes import check_launch
-from riffusion_train.training.setup import run_training
+from riffusion_train.training.distribution import check_launch
+from riffusion_train.training.run import run_training
 
 LAUNCH_FILE = Path(__file__).parents[2] / "launch" / "fsdp.yaml"
 WORDS = [

@@ -11,7 +11,7 @@ import pytest
 from support.worlds import train_config, train_words, write_dataset
 
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.training.setup import run_training
+from riffusion_train.training.run import run_training
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 SBATCH = LAUNCH / "train.sbatch"

@@ -6,7 +6,7 @@ import torch
 from support.worlds import train_config, write_dataset
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from riffusion_train.training.setup import run_training
+from riffusion_train.training.run import run_training
 
 
 class Reads(TorchDispatchMode):

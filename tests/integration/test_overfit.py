@@ -9,7 +9,7 @@ from support.worlds import train_config, write_dataset
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.sampling.sampler import Sampler
-from riffusion_train.training.setup import run_training
+from riffusion_train.training.run import run_training
 
 WORDS = [
     "piano",

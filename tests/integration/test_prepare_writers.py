@@ -23,7 +23,7 @@ from data_prep.writers.tar import TarWriter, read_tar
 from riffusion_train.config.compose import compose
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.training.setup import run_training
+from riffusion_train.training.run import run_training
 
 WRITERS = ("parquet", "folder", "webdataset")
 

@@ -11,7 +11,7 @@ from support.processes import start_command
 from support.worlds import train_config, train_words, write_dataset
 
 from riffusion_train.runtime.errors import EXIT_STOPPED, InputError, StoppedError
-from riffusion_train.training.setup import run_training
+from riffusion_train.training.run import run_training
 from riffusion_train.training.trainer import Trainer
 
 TRAINED = ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")

@@ -16,7 +16,7 @@ from riffusion_train.export.exporting import export_run
 from riffusion_train.runtime.errors import EXIT_INPUT
 from riffusion_train.sampling.noise import initial_noise
 from riffusion_train.sampling.sampler import Sampler
-from riffusion_train.training.setup import run_training
+from riffusion_train.training.run import run_training
 
 
 @pytest.fixture(scope="module")

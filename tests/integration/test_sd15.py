@@ -10,7 +10,7 @@ from support.worlds import write_dataset
 from riffusion_train.config.compose import compose
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.config.train import TrainConfig
-from riffusion_train.training.setup import run_training
+from riffusion_train.training.run import run_training
 
 UNET_PARAMETERS = 859_520_964
 

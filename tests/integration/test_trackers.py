@@ -15,7 +15,7 @@ from support.worlds import train_config, write_dataset
 from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrackerName, TrainConfig
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.training.setup import run_training
+from riffusion_train.training.run import run_training
 
 PREVIEWED = [
     "max_train_steps=2",

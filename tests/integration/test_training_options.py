@@ -14,7 +14,7 @@ from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.export.run_model import open_run_model
 from riffusion_train.model.loading import load_components
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.training.setup import run_training
+from riffusion_train.training.run import run_training
 
 
 @pytest.fixture(scope="module")

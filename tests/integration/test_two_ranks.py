@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from support.worlds import train_config, train_words, write_dataset
 
-from riffusion_train.training.setup import run_training
+from riffusion_train.training.run import run_training
 
 WORDS = ["max_train_steps=10", "method.train_text_encoder=true", "validation.every_steps=5"]
 LAUNCHERS = {

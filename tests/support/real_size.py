@@ -18,7 +18,7 @@ from riffusion_train.model.loading import make_components, open_model
 from riffusion_train.model.safetensors_io import LazyTensor, open_tensors
 from riffusion_train.model.single_file import open_single_file, write_single_file
 from riffusion_train.model.tokenizer import build_tokenizer
-from riffusion_train.training.speed import peak_memory_bytes
+from riffusion_train.training.throughput import peak_memory_bytes
 
 _NOISE = 1_000_003
 """How many numbers are drawn; a prime, so that no row of a weight is like another."""

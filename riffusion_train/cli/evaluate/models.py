@@ -18,8 +18,8 @@ from riffusion_train.model.loading import open_model
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.sampling.sampler import Sampler, best_device
-from riffusion_train.training.checkpoint import Checkpoints
 from riffusion_train.training.run_folder import RunFolder
+from riffusion_train.training.state import Checkpoints
 
 ALL = "all"
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from support.worlds import train_config, write_dataset
 
-from riffusion_train.training.setup import run_training
+from riffusion_train.training.run import run_training
 
 LORA = ["method=lora", "method.lora_alpha=8", "max_train_steps=3", "schedule=constant", "optimizer.lr=1e-2"]
 

@@ -3,12 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from riffusion_train.training import checkpoint
-from riffusion_train.training.checkpoint import Checkpoints, TrainingState
-from riffusion_train.training.optimizer_state import optimizer_tensors, restore_optimizer
+from riffusion_train.training import state
+from riffusion_train.training.state import Checkpoints, TrainingState, optimizer_tensors, restore_optimizer
 
 
-def state(step: int) -> TrainingState:
+def state_at(step: int) -> TrainingState:
     return TrainingState(
         step=step,
         trained={"weight": torch.full((3,), float(step))},
@@ -21,27 +20,27 @@ def state(step: int) -> TrainingState:
 
 def test_a_saved_state_reads_back_equal(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, total_limit=2)
-    checkpoints.save(state(5))
+    checkpoints.save(state_at(5))
     loaded, damaged = checkpoints.load_newest()
     assert loaded is not None
     assert not damaged
     assert (loaded.step, loaded.scalars, loaded.global_batch_size) == (5, {"schedule": {"last_epoch": 5}}, 8)
-    assert torch.equal(loaded.ema["weight"], state(5).ema["weight"])
+    assert torch.equal(loaded.ema["weight"], state_at(5).ema["weight"])
 
 
 def test_old_checkpoints_go_only_after_the_new_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = Checkpoints(tmp_path, total_limit=1)
-    checkpoints.save(state(5))
+    checkpoints.save(state_at(5))
 
     def full_disk(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr(state, "save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        checkpoints.save(state(10))
+        checkpoints.save(state_at(10))
     assert [path.name for path in checkpoints.steps()] == ["step-000005"]
     monkeypatch.undo()
-    checkpoints.save(state(10))
+    checkpoints.save(state_at(10))
     assert [path.name for path in checkpoints.steps()] == ["step-000010"]
     assert [path.name for path in tmp_path.iterdir()] == ["step-000010"]
 
@@ -50,8 +49,8 @@ def test_old_checkpoints_go_only_after_the_new_one_stands(tmp_path: Path, monkey
 @pytest.mark.parametrize("length", [0, 20])
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path: Path, file: str, length: int) -> None:
     checkpoints = Checkpoints(tmp_path, total_limit=2)
-    checkpoints.save(state(5))
-    checkpoints.save(state(10))
+    checkpoints.save(state_at(5))
+    checkpoints.save(state_at(10))
     damaged = tmp_path / "step-000010" / file
     damaged.write_bytes(damaged.read_bytes()[:length])
     loaded, damaged = checkpoints.load_newest()

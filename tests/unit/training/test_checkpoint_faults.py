@@ -11,13 +11,13 @@ import torch
 from support.processes import in_child
 
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.training import checkpoint
-from riffusion_train.training.checkpoint import Checkpoints, TrainingState
+from riffusion_train.training import state
+from riffusion_train.training.state import Checkpoints, TrainingState
 
 SIZE = 2000
 
 
-def state(step: int) -> TrainingState:
+def state_at(step: int) -> TrainingState:
     return TrainingState(
         step=step,
         trained={"weight": torch.full((SIZE,), float(step))},
@@ -38,16 +38,16 @@ def newest_step(folder: Path) -> int:
 
 @pytest.mark.parametrize("room_bytes", [0, 1, 100, 8000, 8085, 9000])
 def test_a_disk_that_fills_up_at_any_byte_leaves_the_checkpoint_before(tmp_path: Path, room_bytes: int) -> None:
-    Checkpoints(tmp_path, total_limit=1).save(state(5))
+    Checkpoints(tmp_path, total_limit=1).save(state_at(5))
 
     def save_with_little_room() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, room_bytes))
-        Checkpoints(tmp_path, total_limit=1).save(state(10))
+        Checkpoints(tmp_path, total_limit=1).save(state_at(10))
 
     assert in_child(save_with_little_room) == 1
     assert newest_step(tmp_path) == 5
-    Checkpoints(tmp_path, total_limit=1).save(state(10))
+    Checkpoints(tmp_path, total_limit=1).save(state_at(10))
     assert newest_step(tmp_path) == 10
     assert [path.name for path in tmp_path.iterdir()] == ["step-000010"]
 
@@ -55,7 +55,7 @@ def test_a_disk_that_fills_up_at_any_byte_leaves_the_checkpoint_before(tmp_path:
 @pytest.mark.parametrize("call", range(11))
 def test_a_kill_between_any_two_writes_leaves_a_whole_checkpoint(tmp_path: Path, call: int) -> None:
     checkpoints = Checkpoints(tmp_path, total_limit=1)
-    checkpoints.save(state(5))
+    checkpoints.save(state_at(5))
     passed = iter(range(100))
 
     def killed_at(original: Callable[..., object]) -> Callable[..., object]:
@@ -67,35 +67,35 @@ def test_a_kill_between_any_two_writes_leaves_a_whole_checkpoint(tmp_path: Path,
         return step
 
     def save_and_be_killed() -> None:
-        checkpoint.save_file = killed_at(checkpoint.save_file)  # type: ignore[assignment]
-        checkpoint._flush_to_disk = killed_at(checkpoint._flush_to_disk)  # type: ignore[assignment]
+        state.save_file = killed_at(state.save_file)  # type: ignore[assignment]
+        state._flush_to_disk = killed_at(state._flush_to_disk)  # type: ignore[assignment]
         Path.rename = killed_at(Path.rename)  # type: ignore[assignment, method-assign]
-        checkpoint.shutil.rmtree = killed_at(checkpoint.shutil.rmtree)  # type: ignore[assignment]
-        checkpoints.save(state(10))
+        state.shutil.rmtree = killed_at(state.shutil.rmtree)  # type: ignore[assignment]
+        checkpoints.save(state_at(10))
 
     assert in_child(save_and_be_killed) == -signal.SIGKILL
     assert newest_step(tmp_path) in (5, 10)
-    checkpoints.save(state(15))
+    checkpoints.save(state_at(15))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000015"]
 
 
 def test_a_damaged_checkpoint_is_set_aside_so_that_its_step_can_be_saved_again(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, total_limit=2)
-    checkpoints.save(state(5))
-    checkpoints.save(state(10))
+    checkpoints.save(state_at(5))
+    checkpoints.save(state_at(10))
     (tmp_path / "step-000010" / "ema.safetensors").unlink()
     loaded, damaged = checkpoints.load_newest()
     assert loaded is not None
     assert loaded.step == 5
     checkpoints.set_aside(damaged)
     assert [path.name for path in checkpoints.steps()] == ["step-000005"]
-    checkpoints.save(state(10))
+    checkpoints.save(state_at(10))
     assert newest_step(tmp_path) == 10
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, total_limit=2)
-    checkpoints.save(state(5))
+    checkpoints.save(state_at(5))
     (tmp_path / "step-000005" / "state.json").write_text("[]")
     with pytest.raises(InputError, match="none of its 1 checkpoints can be read"):
         checkpoints.load_newest()
@@ -103,7 +103,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path: Pat
 
 def test_a_checkpoint_of_a_newer_schema_is_refused_with_the_mend(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, total_limit=2)
-    file = checkpoints.save(state(5)) / "state.json"
+    file = checkpoints.save(state_at(5)) / "state.json"
     file.write_text(file.read_text().replace('"schema_version": 1', '"schema_version": 7'))
     with pytest.raises(InputError, match=r"checkpoint schema 7, this one knows 1\); pip install --upgrade"):
         checkpoints.load_newest()
@@ -113,7 +113,7 @@ def test_the_best_checkpoint_outlives_the_limit_until_another_is_better(tmp_path
     checkpoints = Checkpoints(tmp_path, total_limit=1)
     assert checkpoints.best() is None
     for step, best in ((1, True), (2, False), (3, False), (4, True), (5, False)):
-        checkpoints.save(state(step))
+        checkpoints.save(state_at(step))
         if best:
             checkpoints.keep_best(step)
         kept = {1: [1], 2: [1, 2], 3: [1, 3], 4: [4], 5: [4, 5]}[step]

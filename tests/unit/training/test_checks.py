@@ -13,7 +13,7 @@ from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset, check_slices
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.checks import check_codec, check_config, check_precision, check_scaler
-from riffusion_train.training.optim import check_optimizer
+from riffusion_train.training.optimizer import check_optimizer
 
 CPU = torch.device("cpu")
 

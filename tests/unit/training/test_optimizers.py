@@ -7,10 +7,8 @@ import torch
 from support.worlds import train_config
 from torch import nn
 
-from riffusion_train.training.averaging import averaged_weights, averages, make_ema, update_ema
-from riffusion_train.training.checkpoint import Checkpoints, TrainingState
-from riffusion_train.training.optim import make_optimizer
-from riffusion_train.training.optimizer_state import optimizer_tensors, restore_optimizer
+from riffusion_train.training.optimizer import averaged_weights, averages, make_ema, make_optimizer, update_ema
+from riffusion_train.training.state import Checkpoints, TrainingState, optimizer_tensors, restore_optimizer
 
 NAMES = ["weight", "bias"]
 PACKAGES = {"adamw": "torch", "prodigy": "prodigyopt", "schedule_free": "schedulefree"}

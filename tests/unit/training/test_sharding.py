@@ -15,9 +15,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from riffusion_train.model.components import freeze, unfreeze
-from riffusion_train.training.method import unfreeze_vae
-from riffusion_train.training.objective import VaeObjective
-from riffusion_train.training.sharding import (
+from riffusion_train.training.distribution import (
     gather,
     joined,
     like_weight,
@@ -26,6 +24,8 @@ from riffusion_train.training.sharding import (
     whole,
     whole_model,
 )
+from riffusion_train.training.method import unfreeze_vae
+from riffusion_train.training.objective import VaeObjective
 
 ACCELERATOR = SimpleNamespace(device=torch.device("cpu"), num_processes=1, is_main_process=True)
 

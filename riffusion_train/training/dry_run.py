@@ -13,11 +13,11 @@ import torch
 from riffusion_train.config.train import Resume, TrackerName, TrainConfig
 from riffusion_train.runtime.provenance import machine
 from riffusion_train.training.caches import CacheWork, planned_caches
-from riffusion_train.training.checkpoint import Checkpoints, TrainingState
+from riffusion_train.training.run import TrainingJob, build_job, start_run
 from riffusion_train.training.run_folder import RunFolder, check_resumable, new_run_path
-from riffusion_train.training.setup import TrainingJob, build_job, start_run
-from riffusion_train.training.speed import peak_memory_bytes
-from riffusion_train.training.trackers import check_tracker
+from riffusion_train.training.state import Checkpoints, TrainingState
+from riffusion_train.training.throughput import peak_memory_bytes
+from riffusion_train.training.tracking import check_tracker
 
 _STEPS = 2
 _ENCODED = 4

@@ -15,8 +15,8 @@ from riffusion_train.model.components import Components
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.sampler import Sampler
-from riffusion_train.training.sharding import whole_model
-from riffusion_train.training.trackers import track_clips
+from riffusion_train.training.distribution import whole_model
+from riffusion_train.training.tracking import track_clips
 
 BASE_DIR = "base"
 _AT_ONCE = 4
