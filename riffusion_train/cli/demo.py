@@ -19,7 +19,7 @@ def main(words: Sequence[str]) -> None:
     if missing:
         raise InputError(f"the demo needs {', '.join(missing)}: pip install 'riffusion-train[demo]'")
     from riffusion_train.cli.quiet import quieten_libraries
-    from riffusion_train.demo.story import run_demo
+    from riffusion_train.demo.run import run_demo
 
     quieten_libraries()
     page = run_demo(config, words)

@@ -13,7 +13,7 @@ def main(words: Sequence[str]) -> None:
     if config is None:
         return
     from riffusion_train.cli.quiet import quieten_libraries
-    from riffusion_train.export.exporting import export_run
+    from riffusion_train.export.write import export_run
 
     quieten_libraries()
     model = export_run(

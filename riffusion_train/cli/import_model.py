@@ -21,7 +21,7 @@ def main(words: Sequence[str]) -> None:
         raise InputError("give one folder, file or hub id: riffusion import MODEL out=PATH")
     config = compose("import", ImportConfig, [word for word in words if word not in sources])
     from riffusion_train.cli.quiet import quieten_libraries
-    from riffusion_train.export.importing import import_model
+    from riffusion_train.export.write import import_model
 
     quieten_libraries()
     what = import_model(

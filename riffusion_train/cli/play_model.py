@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from riffusion_train.cli.loaded import load_sampler
 from riffusion_train.config.sample import PlayConfig
 from riffusion_train.player.app import DEFAULT_PROMPT, create_app
-from riffusion_train.player.guard import Application
+from riffusion_train.player.security import Application
 from riffusion_train.player.serve import is_loopback
 from riffusion_train.player.settings import Limits, Settings, SettingsReader
 

@@ -92,3 +92,8 @@ class ImportConfig:
     """Preset of `conf/spectrogram/` that says what the pictures of a model mean that does not say it itself."""
     allow_pickle: bool = False
     """Also read `.ckpt` and `.bin`, which are pickles: one that is made to can run code, so take only files that you trust."""
+
+
+def is_file(kind: ExportFormat, layout: LoraLayout) -> bool:
+    """Say whether a format is one file rather than a folder."""
+    return kind is ExportFormat.single_file or (kind is ExportFormat.lora and layout is LoraLayout.kohya)

@@ -12,13 +12,12 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from riffusion_train import __version__
-from riffusion_train.player import routes_clips, routes_pages, routes_sessions
+from riffusion_train.player import routes
 from riffusion_train.player.clips import ClipMaker
-from riffusion_train.player.guard import Guard
-from riffusion_train.player.schemas import ErrorAnswer
-from riffusion_train.player.session import Patience
-from riffusion_train.player.settings import Limits, Settings
-from riffusion_train.player.studio import BusyError, FullError, Studio
+from riffusion_train.player.loop import BusyError, FullError, GenerationLoop
+from riffusion_train.player.security import Guard
+from riffusion_train.player.session import Timeouts
+from riffusion_train.player.settings import ErrorAnswer, Limits, Settings
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.sampler import Sampler
 
@@ -29,7 +28,7 @@ def create_app(
     sampler: Sampler,
     *,
     limits: Limits | None = None,
-    patience: Patience | None = None,
+    patience: Timeouts | None = None,
     most_streams: int | None = None,
     defaults: Settings | None = None,
     loopback: bool = True,
@@ -62,7 +61,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        studio = Studio(maker, limits=taken, patience=patience, most_streams=most_streams)
+        studio = GenerationLoop(maker, limits=taken, patience=patience, most_streams=most_streams)
         app.state.studio = studio
         task = asyncio.create_task(studio.run())
         yield
@@ -81,8 +80,8 @@ def create_app(
     )
     app.state.defaults = begin
     app.state.model_name = Path(sampler.components.source).name
-    for routes in (routes_pages, routes_sessions, routes_clips):
-        app.include_router(routes.router)
+    for router in (routes.pages_router, routes.clips_router, routes.sessions_router):
+        app.include_router(router)
     _answer_errors(app)
     _document(app)
     return Guard(app, limits=taken, loopback=loopback, origins=origins)

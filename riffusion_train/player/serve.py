@@ -10,7 +10,7 @@ from types import FrameType
 
 import uvicorn
 
-from riffusion_train.player.guard import Application
+from riffusion_train.player.security import Application
 from riffusion_train.player.settings import Limits
 from riffusion_train.runtime.errors import InputError
 

@@ -1,27 +1,84 @@
-"""One stream: its way, its ring, those who listen to it, and when it ends for want of them."""
+"""One stream: its prompt queue, its buffer, its listeners, how many denoising steps there is time for, and when it ends."""
 
 import asyncio
 import dataclasses
 import hmac
+import math
 import secrets
 from collections.abc import Callable
 from typing import Any
 
 from riffusion_train.player.clips import ClipMaker
-from riffusion_train.player.governor import Governor
-from riffusion_train.player.path import PathPlanner, Step
-from riffusion_train.player.seams import join, to_pcm
-from riffusion_train.player.segments import Ring, Segment, encode_png
+from riffusion_train.player.prompts import PromptQueue, Step
+from riffusion_train.player.segments import Segment, SegmentBuffer, crossfade, encode_png, to_pcm
 from riffusion_train.player.settings import ClipSpec, Settings
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.modes.walk import crossed, crossing_columns
+
+_MARGIN_S = 0.4
+_SLOWEST_SHARE = 0.8
+"""Share of the time that playing sessions may take up together."""
+_RELAXED_SEGMENTS = 1.5
+_STEPS_UP = 2
+_LEAST_STEP_S = 1e-6
+
+
+class StepController:
+    """Lowers the steps of a stream before it runs dry, and raises them again when there is time.
+
+    Args:
+        segment_s: Seconds that one clip plays.
+        fewest_steps: It goes no lower.
+    """
+
+    def __init__(self, segment_s: float, *, fewest_steps: int = 4) -> None:
+        self._segment_s = segment_s
+        self._fewest = fewest_steps
+        self._steps: int | None = None
+        self.behind = False
+        """Whether the next segment is not expected in time even with the fewest steps."""
+
+    def steps(self, wanted: int, buffered_s: float, step_s: float, rest_s: float) -> int:
+        """Return the steps of the next segment.
+
+        Args:
+            wanted: What the listener asked for; it is never more.
+            buffered_s: Seconds that can be played before the next segment is missed.
+            step_s: What a step takes, with the turns of other streams in between.
+            rest_s: What all else takes.
+        """
+        last = wanted if self._steps is None else min(self._steps, wanted)
+        room = self._room(buffered_s, step_s, rest_s)
+        relaxed = buffered_s >= _RELAXED_SEGMENTS * self._segment_s
+        # What is raised must also last: a segment must not take longer than it plays.
+        lasting = self._room(self._segment_s + _MARGIN_S, step_s, rest_s)
+        raised = min(last + _STEPS_UP, max(lasting, last)) if relaxed else last
+        fewest = min(self._fewest, wanted)
+        self.behind = room < fewest
+        self._steps = max(min(raised, room, wanted), fewest)
+        return self._steps
+
+    def _room(self, time_s: float, step_s: float, rest_s: float) -> int:
+        """Return the steps that fit into a time, with a margin."""
+        left_s = time_s - _MARGIN_S - rest_s
+        return math.floor(max(left_s, 0.0) / max(step_s, _LEAST_STEP_S))
+
+
+def capacity(real_time_factor: float) -> int:
+    """Return how many streams can play at once: at least one, which may have to take fewer steps.
+
+    Args:
+        real_time_factor: Seconds that a second of sound takes to make.
+    """
+    return max(1, math.floor(_SLOWEST_SHARE / real_time_factor)) if real_time_factor > 0 else 1
+
 
 LOOKAHEAD_SEGMENTS = 3
 """A stream is made no further ahead of the ear."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """How long a stream is kept.
 
     Attributes:
@@ -79,15 +136,15 @@ class Session:
         settings: Settings,
         maker: ClipMaker,
         clock: Callable[[], float],
-        patience: Patience,
+        patience: Timeouts,
         *,
         most_waiting: int = 20,
     ) -> None:
         self.id = secrets.token_urlsafe(9)
         self.token = secrets.token_urlsafe(24)
-        self.path = PathPlanner(settings, most_waiting=most_waiting)
+        self.path = PromptQueue(settings, most_waiting=most_waiting)
         self.listeners: set[Listener] = set()
-        self.governor = Governor(maker.segment_s)
+        self.governor = StepController(maker.segment_s)
         self.closed: str | None = None
         """Why it has ended."""
         self._maker = maker
@@ -95,7 +152,7 @@ class Session:
         self._patience = patience
         rate_hz = maker.sampler.codec.rate_hz
         self._rate_hz = rate_hz
-        self.ring = Ring(round(patience.ring_s * rate_hz), patience.ring_bytes)
+        self.ring = SegmentBuffer(round(patience.ring_s * rate_hz), patience.ring_bytes)
         self._before: ClipSpec | None = settings.before
         self._played = (0, clock())  # a sample, and when it was heard
         self._last_sign_s = self._alone_since_s = clock()
@@ -212,7 +269,7 @@ class Session:
         before = maker.loop(self._before, report) if self._before is not None else None
         loop = maker.loop(step.spec, report)
         crossing = crossing_columns(loop.picture) * config.hop_length
-        wav = join(None if before is None else before.wav, loop.wav, crossing, config.rate_hz)
+        wav = crossfade(None if before is None else before.wav, loop.wav, crossing, config.rate_hz)
         picture = loop.picture if before is None else crossed(before.picture, loop.picture)
         share = dataclasses.replace(step.share, before=self._before)
         self._before = step.spec

@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
 
+from riffusion_train.player.loop import GenerationLoop
 from riffusion_train.player.session import LOOKAHEAD_SEGMENTS, Listener, Session
-from riffusion_train.player.studio import Studio
 
 _MOST_MALFORMED = 5
 _POLICY = 1008
@@ -43,7 +43,7 @@ def parse_message(text: str) -> tuple[str, int, int]:
     return "credit", ahead, played
 
 
-async def serve_socket(socket: WebSocket, studio: Studio, session: Session | None) -> None:
+async def serve_socket(socket: WebSocket, studio: GenerationLoop, session: Session | None) -> None:
     """Serve one listener until one of the two ends leaves."""
     address = socket.client.host if socket.client else ""
     if studio.sockets[address] >= studio.limits.sockets_per_address:
@@ -83,7 +83,7 @@ async def _first_to_end(*works: Any) -> None:
                 await task
 
 
-async def _send(socket: WebSocket, studio: Studio, session: Session, listener: Listener) -> None:
+async def _send(socket: WebSocket, studio: GenerationLoop, session: Session, listener: Listener) -> None:
     """Send what there is for a listener whenever there is something."""
     while True:
         while listener.outbox:
@@ -103,7 +103,7 @@ async def _send(socket: WebSocket, studio: Studio, session: Session, listener: L
         listener.wake.clear()
 
 
-async def _receive(socket: WebSocket, studio: Studio, session: Session, listener: Listener) -> None:
+async def _receive(socket: WebSocket, studio: GenerationLoop, session: Session, listener: Listener) -> None:
     """Take what a listener says; one that does not keep to the rules is sent away."""
     malformed = 0
     while True:
@@ -130,7 +130,7 @@ async def _receive(socket: WebSocket, studio: Studio, session: Session, listener
         studio.wake()
 
 
-def _hello(studio: Studio, session: Session, listener: Listener) -> dict[str, Any]:
+def _hello(studio: GenerationLoop, session: Session, listener: Listener) -> dict[str, Any]:
     config = studio.maker.sampler.codec.config
     return {
         "type": "hello",

@@ -10,7 +10,7 @@ import pytest
 from support.play_page import QUICK, frames_of, hear, open_player, press_play, report, wait
 from support.player import Player, served_player
 
-from riffusion_train.player.session import Patience
+from riffusion_train.player.session import Timeouts
 
 pytestmark = [pytest.mark.browser, pytest.mark.flaky(reruns=2)]  # real time, on a machine that has other work
 
@@ -112,7 +112,7 @@ def test_a_session_that_is_gone_is_begun_anew(opened: Open, player: Player) -> N
 
 
 def test_a_session_that_ended_while_nobody_was_connected_goes_on_where_it_was_heard_last(opened: Open) -> None:
-    with served_player(**QUICK, patience=Patience(alone_s=0.3)) as player:
+    with served_player(**QUICK, patience=Timeouts(alone_s=0.3)) as player:
         page = opened("about:blank")
         wire = Wire(page)
         said, _ = frames_of(page)
@@ -244,7 +244,7 @@ def test_a_machine_that_is_behind_says_so_and_the_sound_is_held(opened: Open) ->
 
 
 def test_who_comes_too_late_stands_in_line_and_then_hears(opened: Open) -> None:
-    with served_player(**QUICK, most_streams=1, patience=Patience(alone_s=0.3)) as player:
+    with served_player(**QUICK, most_streams=1, patience=Timeouts(alone_s=0.3)) as player:
         page = open_player(opened, player.address)
         press_play(page)
         other = open_player(opened, player.address, allow="503 (Service Unavailable)")
@@ -257,7 +257,7 @@ def test_who_comes_too_late_stands_in_line_and_then_hears(opened: Open) -> None:
 
 
 def test_nobody_is_asked_for_and_an_answer_keeps_the_music(opened: Open) -> None:
-    with served_player(**QUICK, patience=Patience(idle_s=2, answer_s=3)) as player:
+    with served_player(**QUICK, patience=Timeouts(idle_s=2, answer_s=3)) as player:
         page = open_player(opened, player.address)
         press_play(page)
         wait(page, "document.getElementById('still').open")

@@ -12,7 +12,7 @@ from support.worlds import train_config, write_dataset
 
 from riffusion_train.audio.io.read import read_audio
 from riffusion_train.cli.main import main
-from riffusion_train.export.exporting import export_run
+from riffusion_train.export.write import export_run
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 from riffusion_train.training.run import run_training
 

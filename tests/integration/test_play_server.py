@@ -17,7 +17,7 @@ from support.player import Player, served_player, stream_address
 from support.sampling import write_melody
 from websockets.sync.client import connect
 
-from riffusion_train.player.session import Patience
+from riffusion_train.player.session import Timeouts
 
 pytestmark = pytest.mark.flaky(reruns=2)  # real time, on a machine that has other work
 
@@ -282,7 +282,7 @@ def test_the_example_of_the_docs_works(player: Player, tmp_path: Path, monkeypat
 
 
 def test_a_full_player_says_so_with_a_place_in_line():
-    with served_player(most_streams=1, patience=Patience(alone_s=2.0)) as player:
+    with served_player(most_streams=1, patience=Timeouts(alone_s=2.0)) as player:
         first = player.begin()
         with player.listen(first) as listening:
             listening.credit(1)
@@ -299,7 +299,7 @@ def test_a_full_player_says_so_with_a_place_in_line():
 
 
 def test_an_idle_stream_asks_whether_anybody_is_there_and_ends_without_an_answer():
-    with served_player(patience=Patience(idle_s=1.0, answer_s=1.0)) as player:
+    with served_player(patience=Timeouts(idle_s=1.0, answer_s=1.0)) as player:
         session = player.begin()
         with player.listen(session) as listening:
             listening.word("idle")

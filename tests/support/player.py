@@ -17,7 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from riffusion_train.player.app import create_app
 from riffusion_train.player.serve import make_server, open_socket
-from riffusion_train.player.session import Patience
+from riffusion_train.player.session import Timeouts
 from riffusion_train.player.settings import Limits, Settings
 from riffusion_train.sampling.sampler import Sampler
 
@@ -122,7 +122,7 @@ def served_player(
     num_inference_steps: int = 2,
     quality: str = "normal",
     limits: Limits | None = None,
-    patience: Patience | None = None,
+    patience: Timeouts | None = None,
     **options: Any,
 ) -> Iterator[Player]:
     """Run a player in a thread; a process would outlive a test that is killed.

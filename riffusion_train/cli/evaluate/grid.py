@@ -92,9 +92,8 @@ def _make(
     seeds = parse_seeds(config.seeds)
     import torch
 
-    from riffusion_train.cli.evaluate.models import find_models
     from riffusion_train.cli.quiet import quieten_libraries
-    from riffusion_train.evaluation.grid import Grid, GridSettings
+    from riffusion_train.evaluation.grid import Grid, GridSettings, find_models
     from riffusion_train.runtime.signals import StopRequest
 
     quieten_libraries()

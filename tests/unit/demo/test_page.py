@@ -8,11 +8,19 @@ import PIL.Image
 import pytest
 import soundfile
 
-from riffusion_train.demo.curves import Curve, curve_svg
-from riffusion_train.demo.figures import FigureRow, agreement_rows, write_figures
-from riffusion_train.demo.page import Clip, DemoPage, Pair, write_page
+from riffusion_train.demo.report import (
+    Clip,
+    Curve,
+    DemoPage,
+    FigureRow,
+    Pair,
+    agreement_rows,
+    curve_svg,
+    write_figures,
+    write_page,
+)
 from riffusion_train.demo.steps import StepResult
-from riffusion_train.evaluation.listening import Agreement
+from riffusion_train.evaluation.classifier import Agreement
 from riffusion_train.runtime.errors import InputError
 
 EVIL = "<script>alert('&\"$x')</script>"

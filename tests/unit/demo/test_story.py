@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from riffusion_train.demo.story import Sample, in_turn
+from riffusion_train.demo.run import Sample, in_turn
 
 
 def test_clips_of_one_prompt_take_turns_with_those_of_others() -> None:

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from support.rendered_clips import pictures_and_labels
 
-from riffusion_train.evaluation.features import picture_features
-from riffusion_train.evaluation.listening import ATTRIBUTES, ListeningJudge, measure_agreement
+from riffusion_train.evaluation.classifier import ATTRIBUTES, CaptionClassifier, image_features, measure_agreement
 from riffusion_train.runtime.errors import InputError
 
 FITTED, OTHERS = range(110), range(110, 150)
@@ -17,7 +16,9 @@ def clips():
 @pytest.fixture(scope="module")
 def judge(clips):
     pictures, labels = clips
-    return ListeningJudge(pictures[: FITTED.stop], {name: labels[name][: FITTED.stop] for name in ATTRIBUTES}, folds=3)
+    return CaptionClassifier(
+        pictures[: FITTED.stop], {name: labels[name][: FITTED.stop] for name in ATTRIBUTES}, folds=3
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +73,12 @@ def test_captions_are_shuffled_as_a_whole():
 def test_features_take_any_size_and_know_which_end_is_loud():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (64, 96), dtype=np.uint8)
-    assert np.isfinite(picture_features(image)).all()
+    assert np.isfinite(image_features(image)).all()
     silence = np.full((64, 96), 255, np.uint8)
-    assert not picture_features(silence)[:64].any()
+    assert not image_features(silence)[:64].any()
     low = silence.copy()
     low[-8:] = 0  # the bottom rows are the lowest bands
-    assert picture_features(low)[:8] == pytest.approx(1.0)
+    assert image_features(low)[:8] == pytest.approx(1.0)
 
 
 def test_unfit_input_is_named(judge, others):
@@ -87,4 +88,4 @@ def test_unfit_input_is_named(judge, others):
     with pytest.raises(InputError, match="no images"):
         judge.predict([])
     with pytest.raises(InputError, match="too few to learn 'instrument'"):
-        ListeningJudge(pictures[:2], {name: labels[name][:2] for name in ATTRIBUTES})
+        CaptionClassifier(pictures[:2], {name: labels[name][:2] for name in ATTRIBUTES})

@@ -13,8 +13,8 @@ from support.worlds import NANO_SPECTROGRAM, train_config
 
 from riffusion_train.config.compose import write_config
 from riffusion_train.config.export import ExportDtype, ExportFormat, ExportWeights, LoraLayout
-from riffusion_train.export import exporting
-from riffusion_train.export.exporting import export_run
+from riffusion_train.export import write
+from riffusion_train.export.write import export_run
 from riffusion_train.model.components import fingerprint
 from riffusion_train.model.loading import load_components
 from riffusion_train.model.lora import LORA_FILE
@@ -149,7 +149,7 @@ def test_a_failed_export_leaves_nothing(run: Path, tmp_path: Path, monkeypatch: 
     def full_disk(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exporting, "write_card", full_disk)
+    monkeypatch.setattr(write, "write_card", full_disk)
     with pytest.raises(OSError, match="No space left"):
         export_run(run, tmp_path / "models" / "model")
     assert not list(tmp_path.iterdir())

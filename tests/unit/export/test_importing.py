@@ -9,7 +9,7 @@ from support.worlds import NANO_SPECTROGRAM
 from riffusion_train.config.export import ExportFormat, LoraLayout
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.export.describe import describe
-from riffusion_train.export.importing import import_model
+from riffusion_train.export.write import import_model
 from riffusion_train.model.components import Components
 from riffusion_train.model.diffusers_folder import write_components
 from riffusion_train.model.loading import load_components, open_model

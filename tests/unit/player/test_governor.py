@@ -1,26 +1,26 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riffusion_train.player.governor import Governor, capacity
+from riffusion_train.player.session import StepController, capacity
 
 SEGMENT_S = 5.0
 
 
 def test_a_quick_machine_gets_the_steps_that_are_wanted():
-    governor = Governor(SEGMENT_S)
+    governor = StepController(SEGMENT_S)
     assert [governor.steps(20, 5.0, 0.03, 0.2) for _ in range(3)] == [20, 20, 20]
     assert not governor.behind
 
 
 def test_steps_are_lowered_before_the_sound_would_break_off():
-    governor = Governor(SEGMENT_S)
+    governor = StepController(SEGMENT_S)
     steps = governor.steps(20, 5.0, 0.4, 0.5)  # 20 steps would take 8.5 s
     assert 4 <= steps < 20 and steps * 0.4 + 0.5 < 5.0
     assert not governor.behind
 
 
 def test_steps_come_back_little_by_little_when_there_is_time():
-    governor = Governor(SEGMENT_S)
+    governor = StepController(SEGMENT_S)
     low = governor.steps(20, 2.0, 0.3, 0.2)
     raised = [governor.steps(20, 10.0, 0.05, 0.2) for _ in range(12)]
     assert low < 20 and raised[-1] == 20
@@ -28,13 +28,13 @@ def test_steps_come_back_little_by_little_when_there_is_time():
 
 
 def test_steps_are_not_raised_to_what_would_not_last():
-    governor = Governor(SEGMENT_S)
+    governor = StepController(SEGMENT_S)
     governor.steps(50, 2.0, 0.3, 0.2)
     assert max(governor.steps(50, 14.0, 0.3, 0.2) for _ in range(30)) * 0.3 + 0.2 <= SEGMENT_S + 0.01
 
 
 def test_a_machine_that_is_too_slow_says_so_and_does_what_it_can():
-    governor = Governor(SEGMENT_S)
+    governor = StepController(SEGMENT_S)
     assert governor.steps(20, 5.0, 2.0, 1.0) == 4
     assert governor.behind
     assert governor.steps(20, 12.0, 0.1, 0.1) > 4
@@ -45,7 +45,7 @@ def test_a_machine_that_is_too_slow_says_so_and_does_what_it_can():
 def test_steps_are_never_more_than_wanted_and_never_none(
     wanted: int, buffers: list[float], step_s: float, rest_s: float
 ):
-    governor = Governor(SEGMENT_S)
+    governor = StepController(SEGMENT_S)
     for buffered_s in buffers:
         steps = governor.steps(wanted, buffered_s, step_s, rest_s)
         assert min(wanted, 4) <= steps <= wanted

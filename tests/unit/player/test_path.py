@@ -1,26 +1,26 @@
 import pytest
 
-from riffusion_train.player.path import PathPlanner
+from riffusion_train.player.prompts import PromptQueue
 from riffusion_train.player.settings import ClipSpec, Settings
 from riffusion_train.runtime.errors import InputError
 
 
-def specs(planner: PathPlanner, count: int) -> list[ClipSpec]:
+def specs(planner: PromptQueue, count: int) -> list[ClipSpec]:
     return [planner.next().spec for _ in range(count)]
 
 
-def texts(planner: PathPlanner, playing: int) -> list[tuple[str, str, int]]:
+def texts(planner: PromptQueue, playing: int) -> list[tuple[str, str, int]]:
     return [(row["prompt"], row["state"], row["from_segment"]) for row in planner.stations(playing)]
 
 
 def test_a_prompt_alone_walks_from_seed_to_seed():
-    planned = specs(PathPlanner(Settings(prompt="a", seed=7, clips=4)), 6)
+    planned = specs(PromptQueue(Settings(prompt="a", seed=7, clips=4)), 6)
     assert [one.place for one in planned] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
     assert {(one.prompt, one.prompt_to, one.alpha, one.seed) for one in planned} == {("a", "a", 0.0, 7)}
 
 
 def test_a_queued_prompt_is_reached_in_clips_steps_while_the_noise_stands_still():
-    planner = PathPlanner(Settings(prompt="a", clips=4))
+    planner = PromptQueue(Settings(prompt="a", clips=4))
     specs(planner, 2)
     planner.queue("b")
     assert planner.next_effect == 2
@@ -33,7 +33,7 @@ def test_a_queued_prompt_is_reached_in_clips_steps_while_the_noise_stands_still(
 
 
 def test_prompts_that_wait_follow_one_another_and_the_forecast_of_when_comes_true():
-    planner = PathPlanner(Settings(prompt="a", clips=2))
+    planner = PromptQueue(Settings(prompt="a", clips=2))
     specs(planner, 3)
     for prompt in "bcd":
         planner.queue(prompt)
@@ -45,7 +45,7 @@ def test_prompts_that_wait_follow_one_another_and_the_forecast_of_when_comes_tru
 
 
 def test_what_plays_is_what_is_heard_and_not_what_is_made_already():
-    planner = PathPlanner(Settings(prompt="a", clips=1))
+    planner = PromptQueue(Settings(prompt="a", clips=1))
     planner.next()
     planner.queue("b")
     planner.next()
@@ -54,7 +54,7 @@ def test_what_plays_is_what_is_heard_and_not_what_is_made_already():
 
 
 def test_a_prompt_can_be_removed_and_another_put_first():
-    planner = PathPlanner(Settings(prompt="a"))
+    planner = PromptQueue(Settings(prompt="a"))
     waiting = [planner.queue(prompt) for prompt in "bcd"]
     planner.remove(waiting[0].id)
     planner.put_first(waiting[2].id)
@@ -64,7 +64,7 @@ def test_a_prompt_can_be_removed_and_another_put_first():
 
 
 def test_too_many_or_empty_prompts_are_refused():
-    planner = PathPlanner(Settings(prompt="a"), most_waiting=2)
+    planner = PromptQueue(Settings(prompt="a"), most_waiting=2)
     with pytest.raises(InputError, match="is empty"):
         planner.queue("")
     planner.queue("b")
@@ -75,14 +75,14 @@ def test_too_many_or_empty_prompts_are_refused():
 
 @pytest.mark.parametrize("clips", [1, 2, 3, 4, 7, 64])
 def test_the_settings_shared_at_any_moment_lead_on_along_the_same_way(clips: int):
-    planner = PathPlanner(Settings(prompt="a", seed=3, clips=clips))
+    planner = PromptQueue(Settings(prompt="a", seed=3, clips=clips))
     steps = []
     for index in range(3 * clips):
         if index == clips // 2 + 1:
             planner.queue("b")
         steps.append(planner.next())
     for start in range(len(steps)):
-        again = PathPlanner(steps[start].share)
+        again = PromptQueue(steps[start].share)
         for step in steps[start:]:
             if again.here().spec.prompt_to == "a" and step.spec.prompt_to == "b":
                 break  # the queue is not shared, only the moment
@@ -90,12 +90,12 @@ def test_the_settings_shared_at_any_moment_lead_on_along_the_same_way(clips: int
 
 
 def test_a_long_way_keeps_whole_seeds_whole():
-    planned = specs(PathPlanner(Settings(clips=3)), 301)
+    planned = specs(PromptQueue(Settings(clips=3)), 301)
     assert [one.place for one in planned[::3]] == [float(place) for place in range(101)]
 
 
 def test_other_settings_hold_from_the_next_clip_and_another_seed_begins_at_its_own_noise():
-    planner = PathPlanner(Settings(prompt="a", clips=4))
+    planner = PromptQueue(Settings(prompt="a", clips=4))
     specs(planner, 3)
     planner.change(Settings(prompt="not this way", seed=50, guidance_scale=3.0, clips=2))
     planned = specs(planner, 2)
@@ -105,7 +105,7 @@ def test_other_settings_hold_from_the_next_clip_and_another_seed_begins_at_its_o
 
 
 def test_the_list_of_past_prompts_stays_short():
-    planner = PathPlanner(Settings(prompt="a", clips=1), most_waiting=1000)
+    planner = PromptQueue(Settings(prompt="a", clips=1), most_waiting=1000)
     planner.next()
     for number in range(300):
         planner.queue(f"prompt {number}")

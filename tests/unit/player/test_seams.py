@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from riffusion_train.player.seams import join, to_pcm
+from riffusion_train.player.segments import crossfade, to_pcm
 
 RATE_HZ = 16000
 LENGTH = 16000
@@ -22,7 +22,7 @@ def noise(seed: int, level: float = 0.2) -> np.ndarray:
 def endless(loops: list[np.ndarray]) -> np.ndarray:
     before = [None, *loops[:-1]]
     return np.concatenate(
-        [join(one, other, CROSSING, RATE_HZ) for one, other in zip(before, loops, strict=True)], axis=1
+        [crossfade(one, other, CROSSING, RATE_HZ) for one, other in zip(before, loops, strict=True)], axis=1
     )
 
 
@@ -45,18 +45,18 @@ def test_the_second_derivative_has_no_corner_at_a_cut_either():
 
 def test_a_segment_begins_with_the_loop_before_and_ends_with_its_own():
     before, loop = noise(1), noise(2)
-    segment = join(before, loop, CROSSING, RATE_HZ)
+    segment = crossfade(before, loop, CROSSING, RATE_HZ)
     np.testing.assert_array_equal(segment[:, :100], before[:, :100])
     np.testing.assert_array_equal(segment[:, CROSSING + 400 :], loop[:, CROSSING + 400 :])
 
 
 def test_a_loop_that_follows_itself_goes_on_unchanged():
     loop = tone(330, level=0.8)
-    np.testing.assert_allclose(join(loop, loop, CROSSING, RATE_HZ), loop, atol=1e-5)
+    np.testing.assert_allclose(crossfade(loop, loop, CROSSING, RATE_HZ), loop, atol=1e-5)
 
 
 def test_the_power_of_two_unlike_sounds_does_not_sag_where_they_cross():
-    segment = join(noise(1), noise(2), CROSSING, RATE_HZ)
+    segment = crossfade(noise(1), noise(2), CROSSING, RATE_HZ)
     level = np.sqrt(np.square(segment[0, 700:1300]).mean())
     assert level == pytest.approx(0.2, rel=0.1)
 
@@ -73,14 +73,14 @@ def test_peaks_that_add_up_are_held_under_the_ceiling_and_the_cuts_are_left_alon
 
 def test_stereo_keeps_its_channels_apart():
     left, right = tone(220), tone(550)
-    segment = join(np.concatenate([left, right]), np.concatenate([left, right]), CROSSING, RATE_HZ)
+    segment = crossfade(np.concatenate([left, right]), np.concatenate([left, right]), CROSSING, RATE_HZ)
     np.testing.assert_allclose(segment, np.concatenate([left, right]), atol=1e-5)
 
 
 def test_silence_before_or_after_is_no_trouble():
     silence = np.zeros((1, LENGTH), np.float32)
-    assert np.isfinite(join(silence, noise(1), CROSSING, RATE_HZ)).all()
-    assert not join(silence, silence, CROSSING, RATE_HZ).any()
+    assert np.isfinite(crossfade(silence, noise(1), CROSSING, RATE_HZ)).all()
+    assert not crossfade(silence, silence, CROSSING, RATE_HZ).any()
 
 
 def test_samples_become_little_endian_integers_side_by_side():

@@ -4,7 +4,7 @@ import struct
 import numpy as np
 import pytest
 
-from riffusion_train.player.segments import Ring, Segment, encode_png, picture_between, samples_between
+from riffusion_train.player.segments import Segment, SegmentBuffer, encode_png, picture_between, samples_between
 from riffusion_train.player.settings import ClipSpec, Settings
 
 SAMPLES = 800
@@ -17,8 +17,8 @@ def segment(index: int) -> Segment:
     return Segment(index, index * SAMPLES, SAMPLES, pcm, encode_png(picture), ClipSpec("a", "b", 0.5), Settings("a"))
 
 
-def filled(count: int, most_samples: int = 10**9, most_bytes: int = 10**9) -> Ring:
-    ring = Ring(most_samples, most_bytes)
+def filled(count: int, most_samples: int = 10**9, most_bytes: int = 10**9) -> SegmentBuffer:
+    ring = SegmentBuffer(most_samples, most_bytes)
     for index in range(count):
         ring.append(segment(index))
     return ring

@@ -13,9 +13,9 @@ from support.worlds import NANO_SPECTROGRAM
 
 from riffusion_train.config.spectrogram import Channels
 from riffusion_train.player.clips import ClipMaker, Cost
-from riffusion_train.player.session import Patience, Session
+from riffusion_train.player.loop import FullError, GenerationLoop
+from riffusion_train.player.session import Session, Timeouts
 from riffusion_train.player.settings import ClipSpec, Settings
-from riffusion_train.player.studio import FullError, Studio
 from riffusion_train.sampling.sampler import Sampler
 
 BEGIN = Settings(prompt="a band", guidance_scale=1.0, num_inference_steps=2)
@@ -44,7 +44,7 @@ def clock() -> Clock:
 @pytest.fixture
 def open_session(maker: ClipMaker, clock: Clock) -> Callable[..., Session]:
     def begin(settings: Settings = BEGIN, **patience: float) -> Session:
-        return Session(settings, maker, clock, Patience(**patience))  # type: ignore[arg-type]
+        return Session(settings, maker, clock, Timeouts(**patience))  # type: ignore[arg-type]
 
     return begin
 
@@ -84,7 +84,7 @@ def test_a_shared_moment_gives_the_same_samples_and_the_same_picture(
     for place in range(2, 7):
         shared = session.ring.get(place)
         # As from a link, in a player that has not made it before.
-        other = Session(shared.share, ClipMaker(maker.sampler), Clock(), Patience())
+        other = Session(shared.share, ClipMaker(maker.sampler), Clock(), Timeouts())
         assert play(other, 1) == [made[place - 2]]
         assert other.ring.get(0).png == shared.png
 
@@ -93,7 +93,7 @@ def test_a_shared_moment_gives_the_same_samples_and_the_same_picture(
 def test_two_channels_lie_side_by_side_and_the_picture_has_colours(channels: Channels):
     components = nano_components()
     components.spectrogram = dataclasses.replace(NANO_SPECTROGRAM, channels=channels)
-    session = Session(BEGIN, ClipMaker(Sampler(components, guidance_scale=1.0)), Clock(), Patience())
+    session = Session(BEGIN, ClipMaker(Sampler(components, guidance_scale=1.0)), Clock(), Timeouts())
     made = [np.frombuffer(pcm, "<i2").reshape(-1, 2) for pcm in play(session, 2)]
     assert [one.shape for one in made] == [(SEGMENT, 2)] * 2
     assert not np.array_equal(made[1][:, 0], made[1][:, 1])
@@ -257,7 +257,7 @@ def test_only_the_owner_is_the_owner(open_session: Callable[..., Session]):
 
 def test_a_full_player_gives_places_in_line_and_lets_in_by_order(maker: ClipMaker, clock: Clock):
     async def scene() -> None:
-        studio = Studio(maker, most_streams=1, clock=clock)
+        studio = GenerationLoop(maker, most_streams=1, clock=clock)
         playing = studio.open(BEGIN)
         tickets = []
         for position in (1, 2):
@@ -284,7 +284,7 @@ def test_a_full_player_gives_places_in_line_and_lets_in_by_order(maker: ClipMake
 
 def test_a_stream_that_was_left_makes_room_when_somebody_waits(maker: ClipMaker, clock: Clock):
     async def scene() -> None:
-        studio = Studio(maker, most_streams=1, clock=clock)
+        studio = GenerationLoop(maker, most_streams=1, clock=clock)
         left = studio.open(BEGIN)
         listener = left.join()
         clock.now_s += 10

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from riffusion_train.player.uploads import read_upload
+from riffusion_train.player.security import read_upload
 from riffusion_train.runtime.errors import InputError
 
 RATE_HZ = 22050

@@ -1,4 +1,4 @@
-"""The studio: one thread that computes, and who is served next; admits streams, and ends those nobody hears."""
+"""The generation loop: one thread that computes, and which session is served next."""
 
 import asyncio
 import collections
@@ -11,8 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from riffusion_train.player.clips import ClipMaker
-from riffusion_train.player.governor import capacity
-from riffusion_train.player.session import Patience, Session
+from riffusion_train.player.session import Session, Timeouts, capacity
 from riffusion_train.player.settings import Limits, Settings, SettingsReader
 from riffusion_train.runtime.errors import InputError
 
@@ -53,7 +52,7 @@ class _Job:
     done: "asyncio.Future[Any]"
 
 
-class Studio:
+class GenerationLoop:
     """Plays sessions. All methods but the computing itself run on one event loop, so nothing needs a lock.
 
     Args:
@@ -69,13 +68,13 @@ class Studio:
         maker: ClipMaker,
         *,
         limits: Limits | None = None,
-        patience: Patience | None = None,
+        patience: Timeouts | None = None,
         most_streams: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.maker = maker
         self.limits = limits or Limits()
-        self.patience = patience or Patience()
+        self.patience = patience or Timeouts()
         self.sessions: dict[str, Session] = {}
         self.sockets: collections.Counter[str] = collections.Counter()
         self.messages = self.malformed = 0

@@ -1,8 +1,4 @@
-"""The way through prompts and seeds that a session takes: which clip comes next.
-
-As in the original Riffusion, a prompt alone walks from seed to seed; a prompt that was queued is reached in `clips` steps
-from the one that plays, while the noise stands still.
-"""
+"""The prompt queue of a session: which clip comes next; and prompts to begin with."""
 
 import dataclasses
 import itertools
@@ -16,7 +12,7 @@ _NEAR = 1e-4
 
 
 @dataclasses.dataclass
-class Station:
+class QueuedPrompt:
     """A prompt on the way.
 
     Attributes:
@@ -43,7 +39,7 @@ class Step:
     share: Settings
 
 
-class PathPlanner:
+class PromptQueue:
     """Plans the clips of a session, one by one.
 
     Args:
@@ -57,9 +53,9 @@ class PathPlanner:
         self._ids = map(str, itertools.count(1))
         self._place = settings.place
         self._alpha = settings.alpha
-        self._past: list[Station] = [self._station(settings.prompt, 0)]
-        self._waiting: list[Station] = []
-        self._target: Station | None = None
+        self._past: list[QueuedPrompt] = [self._station(settings.prompt, 0)]
+        self._waiting: list[QueuedPrompt] = []
+        self._target: QueuedPrompt | None = None
         self._jump: float | None = None  # where the noise goes with the next clip, when somebody asked for it
         if settings.prompt_to is not None and settings.prompt_to != settings.prompt:
             self._target = self._station(settings.prompt_to, 0)
@@ -89,7 +85,7 @@ class PathPlanner:
             self._jump = settings.place if settings.place != self.settings.place else 0.0
         self.settings = dataclasses.replace(settings, prompt=self.settings.prompt)
 
-    def queue(self, prompt: str) -> Station:
+    def queue(self, prompt: str) -> QueuedPrompt:
         """Let a prompt follow the others.
 
         Raises:
@@ -157,7 +153,7 @@ class PathPlanner:
                 self.settings = dataclasses.replace(self.settings, prompt=self._target.prompt)
                 self._target, self._alpha = None, 0.0
 
-    def _set_out(self, station: Station) -> None:
+    def _set_out(self, station: QueuedPrompt) -> None:
         station.from_segment = self.index
         self._target, self._alpha = station, 0.0
         self._past = [*self._past, station][-_MOST_PAST:]
@@ -169,16 +165,84 @@ class PathPlanner:
         for place, station in enumerate(self._waiting):
             station.from_segment = self.index + left + place * clips
 
-    def _find(self, id: str) -> Station:
+    def _find(self, id: str) -> QueuedPrompt:
         for station in self._waiting:
             if station.id == id:
                 return station
         raise InputError("no prompt of that id waits; it may be playing already")
 
-    def _station(self, prompt: str, from_segment: int | None) -> Station:
-        return Station(next(self._ids), prompt, from_segment)
+    def _station(self, prompt: str, from_segment: int | None) -> QueuedPrompt:
+        return QueuedPrompt(next(self._ids), prompt, from_segment)
 
 
 def _snapped(value: float) -> float:
     """Return a value of few digits, so that it comes back the same from a link; whole where it nearly is."""
     return float(round(value)) if abs(value - round(value)) < _NEAR else round(value, 6)
+
+
+DICE = (
+    "a slow piano in an empty house, rain outside",
+    "acoustic folk fiddle solo over a warm drone",
+    "afrobeat drums with bright guitars",
+    "ambient choir, long echoes, a cold morning",
+    "baroque harpsichord at a brisk walk",
+    "bluegrass banjo and double bass, fast and joyful",
+    "bossa nova guitar, soft shaker, late evening",
+    "brass band in a narrow street",
+    "chiptune with a cheerful melody",
+    "church bells over a deep electronic bass",
+    "cinematic strings, growing tension",
+    "cumbia with accordion and hand drums",
+    "deep house, round bass, sparse chords",
+    "desert blues guitar, handclaps",
+    "detuned synthesizer pads, tape wobble",
+    "drum and bass with jazz chords",
+    "dub reggae, spring reverb on the snare",
+    "dusty hip hop beat with a jazz piano loop",
+    "female voices singing in parallel fifths",
+    "flamenco guitar and palmas",
+    "funk with slapped bass and tight drums",
+    "gamelan, shimmering and slow",
+    "glass harmonica, music box, moonlight",
+    "klezmer clarinet, a wedding getting faster",
+    "lo-fi beat to study to, vinyl crackle",
+    "marimba patterns that drift apart",
+    "minimal techno in a large hall",
+    "modal jazz with a muted trumpet",
+    "morning raga on sitar with tanpura",
+    "orchestral waltz, a little drunk",
+    "post-rock guitars, slow build, huge drums",
+    "ragtime on an old upright piano",
+    "shoegaze, walls of guitar, distant voice",
+    "solo cello, close, breathing",
+    "soul with organ and hand claps",
+    "steel drums by the sea",
+    "surf rock with tremolo guitar",
+    "synthwave, night drive, gated snare",
+    "taiko drums and bamboo flute",
+    "trip hop, upright bass, dark strings",
+)
+
+BUILDER = {
+    "genre": (
+        "ambient", "blues", "classical", "country", "disco", "drum and bass", "electronic", "folk", "funk", "hip hop",
+        "house", "jazz", "latin", "lo-fi", "metal", "pop", "reggae", "rock", "soul", "techno",
+    ),
+    "mood": (
+        "calm", "cheerful", "dark", "dreamy", "energetic", "epic", "gentle", "hopeful", "melancholic", "mysterious",
+        "nostalgic", "playful", "romantic", "sad", "tense", "warm",
+    ),
+    "instrument": (
+        "accordion", "acoustic guitar", "bass", "bells", "cello", "choir", "drums", "electric guitar", "flute", "harp",
+        "marimba", "organ", "piano", "saxophone", "strings", "synthesizer", "trumpet", "violin",
+    ),
+    "tempo": ("very slow", "slow", "medium tempo", "fast", "very fast"),
+}  # fmt: skip
+
+SEED_IMAGE_WORDS = {
+    "beats": ("Beat", "Two bars of four beats: everything keeps to it."),
+    "half_time": ("Half time", "A slow drum with an echo in between."),
+    "plucked": ("Plucked", "Sixteen plucked notes, up and down."),
+    "pad": ("Pad", "A held chord whose voices swell one after the other."),
+}
+"""What our seed images are called, and what they do."""

@@ -16,12 +16,19 @@ from riffusion_train.audio.io.write import write_audio
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
-from riffusion_train.demo.curves import Curve
-from riffusion_train.demo.figures import FIGURES_FILE, FigureRow, agreement_rows, write_figures
-from riffusion_train.demo.page import Clip, DemoPage, Pair, write_page
-from riffusion_train.demo.plan import GUIDANCE_SCALE, DemoFolder, num_samples, plan_steps
-from riffusion_train.demo.steps import StepRunner
-from riffusion_train.evaluation.listening import ATTRIBUTES, ListeningJudge
+from riffusion_train.demo.report import (
+    FIGURES_FILE,
+    Clip,
+    Curve,
+    DemoPage,
+    FigureRow,
+    Pair,
+    agreement_rows,
+    write_figures,
+    write_page,
+)
+from riffusion_train.demo.steps import GUIDANCE_SCALE, DemoFolder, StepRunner, num_samples, plan_steps
+from riffusion_train.evaluation.classifier import ATTRIBUTES, CaptionClassifier
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.provenance import machine, versions
 
@@ -105,7 +112,7 @@ def _listen(
         return [], {}
     labels = {name: [str(value) for value in table.table[name]] for name in ATTRIBUTES}
     try:
-        judge = ListeningJudge([_grey(table.picture(index)) for index in range(len(table))], labels)
+        judge = CaptionClassifier([_grey(table.picture(index)) for index in range(len(table))], labels)
     except InputError as error:
         print(f"the listening test is left out: {error}")
         return [], {}

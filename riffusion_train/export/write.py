@@ -1,0 +1,261 @@
+"""`riffusion export` and `import`: write the model of a run, or any model, in a format that others read."""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from riffusion_train.config.export import ExportDtype, ExportFormat, ExportWeights, LoraLayout, is_file
+from riffusion_train.config.model import ModelConfig, ModelName
+from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset, write_spectrogram
+from riffusion_train.export.card import metadata, summarise, write_card, write_summary
+from riffusion_train.export.run_model import FINAL, RunModel, open_run_model
+from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_family
+from riffusion_train.model.diffusers_folder import write_model
+from riffusion_train.model.lazy import LazyModel
+from riffusion_train.model.loading import make_components, open_model
+from riffusion_train.model.lora import LORA_FILE, Lora, merged, read_lora, write_diffusers_lora, write_kohya_lora
+from riffusion_train.model.safetensors_io import open_tensors
+from riffusion_train.model.single_file import write_single_file
+from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.hub import check_repository, push
+
+
+def export_run(
+    run: Path,
+    out: Path,
+    *,
+    kind: ExportFormat = ExportFormat.diffusers,
+    checkpoint: str = FINAL,
+    weights: ExportWeights = ExportWeights.ema,
+    dtype: ExportDtype = ExportDtype.fp32,
+    layout: LoraLayout = LoraLayout.diffusers,
+    push_to_hub: str | None = None,
+    private: bool = False,
+    endpoint: str | None = None,
+) -> RunModel:
+    """Write the model of a run to `out`; the adapters of a LoRA run are merged unless asked for alone.
+
+    Args:
+        run: The run folder, or one of its checkpoints.
+        out: The folder or file; it is written beside and renamed, so it is whole or not there.
+        kind: The format.
+        checkpoint: A step, `final` or `newest`.
+        weights: EMA or raw.
+        dtype: The kind of number.
+        layout: The layout of adapters.
+        push_to_hub: A repository to upload to as well.
+        private: Whether it is private where it is new.
+        endpoint: The hub's address.
+
+    Returns:
+        What was exported.
+
+    Raises:
+        InputError: If the run or the target cannot be used; nothing is left behind then.
+    """
+    check_target(out, kind, layout)
+    if push_to_hub is not None:
+        check_repository(push_to_hub)
+    model = open_run_model(run, checkpoint, weights)
+    if kind is ExportFormat.lora and model.lora is None:
+        raise InputError(f"run={run}: method={model.config.method.name.value} trains no adapters; take another format")
+    summary = summarise(model)
+    single = is_file(kind, layout)
+    with written_beside(out) as partial:
+        write_product(
+            partial,
+            kind,
+            model=None if kind is ExportFormat.lora else model.whole(),
+            lora=model.lora,
+            layout=layout,
+            dtype=dtype,
+            metadata=metadata(summary, model, kind, out.stem),
+        )
+        if not single:
+            write_summary(partial, summary)
+            write_card(partial, model, summary, kind, layout, name=push_to_hub or out.name)
+    if push_to_hub is not None and not single:
+        push(out, push_to_hub, private=private, endpoint=endpoint)
+    elif push_to_hub is not None:
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".upload-") as staging:
+            codec = model.base.skeleton.spectrogram
+            if codec is not None:
+                write_spectrogram(Path(staging), codec)
+            write_card(Path(staging), model, summary, kind, layout, name=out.name)
+            os.link(out, Path(staging) / out.name)
+            push(Path(staging), push_to_hub, private=private, endpoint=endpoint)
+    return model
+
+
+def import_model(
+    source: str,
+    out: Path,
+    *,
+    kind: ExportFormat = ExportFormat.diffusers,
+    dtype: ExportDtype = ExportDtype.fp32,
+    base: str | None = None,
+    revision: str | None = None,
+    lora_scale: float = 1.0,
+    layout: LoraLayout = LoraLayout.diffusers,
+    codec: str | None = None,
+    allow_pickle: bool = False,
+) -> str:
+    """Read a model or a LoRA and write it to `out`.
+
+    Args:
+        source: A diffusers folder, a single file, a hub id, or a LoRA's file or folder.
+        out: The folder or file to write.
+        kind: The format to write.
+        dtype: The kind of number.
+        base: With a LoRA, the model to merge it into.
+        revision: Revision of a hub id.
+        lora_scale: How much of the LoRA.
+        layout: The layout of adapters to write.
+        codec: Preset for a model that does not say what its pictures mean.
+        allow_pickle: Whether `.ckpt` and `.bin` files are read.
+
+    Returns:
+        What was read, in words.
+
+    Raises:
+        InputError: If something does not fit; nothing is left behind then.
+    """
+    check_target(out, kind, layout)
+    preset = None if codec is None else load_preset(codec)
+    model, lora = None, None
+    if is_lora(source):
+        lora, model = _open_lora(source, kind, base, revision, lora_scale)
+        lora = dataclasses.replace(lora, spectrogram=lora.spectrogram or preset)
+        what = f"a LoRA of {len(lora.layers)} layers" + ("" if model is None else f", merged into {base}")
+    else:
+        if kind is ExportFormat.lora:
+            raise InputError(f"{source}: a whole model holds no adapters; take format=diffusers or single_file")
+        if base is not None:
+            raise InputError(f"base={base}: {source} is a whole model and needs no base")
+        model = open_model(source, revision, allow_pickle=allow_pickle)
+        what = "a whole model"
+    if model is not None:
+        model = _with_codec(model, (lora and lora.spectrogram) or preset, override=lora is not None)
+    with written_beside(out) as partial:
+        write_product(partial, kind, model=model, lora=lora, layout=layout, dtype=dtype, metadata={})
+    return what
+
+
+def is_lora(source: str) -> bool:
+    """Say whether a path holds adapters."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return (path / LORA_FILE).is_file()
+    if not (path.is_file() and path.suffix == ".safetensors"):
+        return False
+    tensors, _ = open_tensors(path)
+    return detect_family({name: tensor.shape for name, tensor in tensors.items()}) in (LORA_KOHYA, LORA_DIFFUSERS)
+
+
+def _open_lora(
+    source: str, kind: ExportFormat, base: str | None, revision: str | None, scale: float
+) -> tuple[Lora, LazyModel | None]:
+    path = Path(source).expanduser()
+    if base is None:
+        if kind is not ExportFormat.lora:
+            raise InputError(f"{source}: a LoRA is no whole model; give base=MODEL to merge it, or take format=lora")
+        with torch.device("meta"):
+            sd15 = make_components(ModelConfig(name=ModelName.random), seed=0)
+        return read_lora(path, sd15.modules), None
+    model = open_model(base, revision)
+    lora = read_lora(path, model.skeleton.modules, base)
+    return lora, None if kind is ExportFormat.lora else merged(model, lora, scale)
+
+
+def _with_codec(model: LazyModel, codec: SpectrogramConfig | None, *, override: bool) -> LazyModel:
+    """Say what the pictures mean where the model does not, or where a LoRA has changed what it draws."""
+    if codec is None or (model.skeleton.spectrogram is not None and not override):
+        return model
+    return dataclasses.replace(model, skeleton=dataclasses.replace(model.skeleton, spectrogram=codec))
+
+
+DTYPES = {ExportDtype.fp32: torch.float32, ExportDtype.fp16: torch.float16, ExportDtype.bf16: torch.bfloat16}
+
+
+def check_target(out: Path, kind: ExportFormat, layout: LoraLayout) -> None:
+    """Refuse a target that is there or has the wrong name.
+
+    Raises:
+        InputError: If `out` exists, or is named as a file where a folder is written or the other way round.
+    """
+    if out.exists():
+        raise InputError(f"out={out}: exists already; choose another name or remove it")
+    wants_file = is_file(kind, layout)
+    if wants_file != (out.suffix == ".safetensors"):
+        mend = "end its name in .safetensors" if wants_file else "give a folder's name"
+        raise InputError(f"out={out}: format={kind.name} writes a {'file' if wants_file else 'folder'}; {mend}")
+
+
+@contextlib.contextmanager
+def written_beside(out: Path) -> Iterator[Path]:
+    """Give a path to write a folder or file to, which becomes `out` at the end, and is taken away on an error."""
+    made = [parent for parent in (out.parent, *out.parent.parents) if not parent.exists()]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".partial-{out.name}")
+    _remove(partial)
+    try:
+        yield partial
+        partial.rename(out)
+    except BaseException:
+        _remove(partial)
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
+
+
+def write_product(
+    path: Path,
+    kind: ExportFormat,
+    *,
+    model: LazyModel | None,
+    lora: Lora | None,
+    layout: LoraLayout,
+    dtype: ExportDtype,
+    metadata: Mapping[str, str],
+) -> None:
+    """Write one format.
+
+    Args:
+        path: The folder or file.
+        kind: The format.
+        model: The whole model; needed by all formats but `lora`.
+        lora: The adapters; needed by `lora`.
+        layout: The layout of the adapters.
+        dtype: The kind of number.
+        metadata: Text for the header of a single file or of adapters.
+    """
+    number = DTYPES[dtype]
+    if kind is not ExportFormat.lora:
+        assert model is not None
+        if kind is ExportFormat.diffusers:
+            write_model(path, model, dtype=number)
+        else:
+            write_single_file(path, model, dtype=number, metadata=metadata)
+        return
+    assert lora is not None
+    if layout is LoraLayout.kohya:
+        write_kohya_lora(path, lora, dtype=number, extra=metadata)
+        return
+    path.mkdir(parents=True)
+    write_diffusers_lora(path / LORA_FILE, lora, dtype=number, extra=metadata)
+    if lora.spectrogram is not None:
+        write_spectrogram(path, lora.spectrogram)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
