@@ -14,9 +14,8 @@ from typing import Any
 from riffusion_train.audition.site import PAGE_FILE, Cell, Site, Version, write_site
 from riffusion_train.config.export import ExportWeights
 from riffusion_train.config.sample import Quality, SchedulerName
-from riffusion_train.export.card import SUMMARY_FILE
-from riffusion_train.export.run_model import FINAL, open_run_model
 from riffusion_train.model.components import freeze
+from riffusion_train.model.diffusers_folder import SUMMARY_FILE
 from riffusion_train.model.lazy import LazyModel, read_components, stored_fingerprint
 from riffusion_train.model.loading import open_model
 from riffusion_train.runtime.errors import InputError, StoppedError
@@ -24,6 +23,7 @@ from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.sampler import ASSUMED_PRESET, Sampler, best_device
 from riffusion_train.training.run_folder import RunFolder
+from riffusion_train.training.run_model import FINAL, open_run_model
 from riffusion_train.training.state import Checkpoints
 
 CLIPS_DIR = "clips"

@@ -15,14 +15,11 @@ from riffusion_train.config.export import ExportFormat, LoraLayout, is_file
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE
 from riffusion_train.config.train import PredictionType
 from riffusion_train.dataset.layout import read_stats
-from riffusion_train.export.run_model import RunModel
 from riffusion_train.model.detect import SD1, detect_folder_family
+from riffusion_train.model.diffusers_folder import SUMMARY_FILE, SUMMARY_KEY
 from riffusion_train.training.run_folder import RunFolder
+from riffusion_train.training.run_model import RunModel
 
-SUMMARY_KEY = "riffusion_train"
-"""Key of the summary's JSON in a file's metadata."""
-SUMMARY_FILE = "training.json"
-"""The same in an exported folder."""
 OPENRAIL = "creativeml-openrail-m"
 OWN = "other"
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
-from riffusion_train.export.card import SUMMARY_FILE, SUMMARY_KEY
 from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_family, detect_folder_family
-from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE
+from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, SUMMARY_FILE, SUMMARY_KEY
 from riffusion_train.model.lazy import WEIGHT_STEMS, LazyModel, read_json
 from riffusion_train.model.loading import open_model
 from riffusion_train.model.lora import LORA_FILE

@@ -14,7 +14,6 @@ from riffusion_train.config.export import ExportDtype, ExportFormat, ExportWeigh
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset, write_spectrogram
 from riffusion_train.export.card import metadata, summarise, write_card, write_summary
-from riffusion_train.export.run_model import FINAL, RunModel, open_run_model
 from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_family
 from riffusion_train.model.diffusers_folder import write_model
 from riffusion_train.model.lazy import LazyModel
@@ -24,6 +23,7 @@ from riffusion_train.model.safetensors_io import open_tensors
 from riffusion_train.model.single_file import write_single_file
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.hub import check_repository, push
+from riffusion_train.training.run_model import FINAL, RunModel, open_run_model
 
 
 def export_run(

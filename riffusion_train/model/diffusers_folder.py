@@ -169,3 +169,9 @@ def _renamed(part: str, name: str, tensor: LazyTensor) -> tuple[str, LazyTensor]
         if len(tensor.shape) == 4:
             return name, as_matrix(tensor)
     return name, tensor
+
+
+SUMMARY_KEY = "riffusion_train"
+"""Key of the summary's JSON in a file's metadata."""
+SUMMARY_FILE = "training.json"
+"""The same in an exported folder."""

@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 from support.worlds import train_config, write_dataset
 
 from riffusion_train.config.export import ExportFormat, ExportWeights, LoraLayout
-from riffusion_train.export.run_model import open_run_model
 from riffusion_train.export.write import export_run
 from riffusion_train.model.lazy import read_components, stored_components
 from riffusion_train.model.loading import load_components, make_components
 from riffusion_train.model.lora import LORA_FILE, add_lora, merged, read_lora
 from riffusion_train.training.run import run_training
+from riffusion_train.training.run_model import open_run_model
 
 KINDS = {
     "rslora": ["method.lora_use_rslora=true"],

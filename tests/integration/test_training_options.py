@@ -11,10 +11,10 @@ from support.worlds import NANO_SPECTROGRAM, train_config, write_dataset
 from riffusion_train.config.export import ExportWeights
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
-from riffusion_train.export.run_model import open_run_model
 from riffusion_train.model.loading import load_components
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.run import run_training
+from riffusion_train.training.run_model import open_run_model
 
 
 @pytest.fixture(scope="module")

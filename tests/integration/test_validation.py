@@ -8,9 +8,9 @@ import pytest
 from support.worlds import train_config, write_dataset
 
 from riffusion_train.config.export import ExportWeights
-from riffusion_train.export.run_model import open_run_model
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.training.run import run_training
+from riffusion_train.training.run_model import open_run_model
 from riffusion_train.training.trainer import Trainer
 
 EVERY_TWO = ["validation.every_steps=2", "max_train_steps=4"]
