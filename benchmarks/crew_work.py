@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from data_prep.work import WorkerSetup
+    from data_prep.tracks.track_worker import WorkerSetup
 
 
 def make_forgetful_worker(setup: "WorkerSetup") -> Callable[[str], Any]:
     """Build the worker of a run, but one that keeps nothing, so that each track is work every time."""
-    from data_prep.work import make_track_worker
+    from data_prep.tracks.track_worker import make_track_worker
 
     worker = make_track_worker(setup)
 

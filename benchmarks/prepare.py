@@ -30,11 +30,11 @@ from benchmarks.prepare_peers import (
     TeticioImages,
 )
 from benchmarks.report import Goal, Row
-from data_prep.clipping import clipped_share, pcm_hash
-from data_prep.kept import Slice, TrackFacts, write_kept
-from data_prep.loudness import gain_db, measure_lufs
-from data_prep.work import CutParameters, TrackWorker, WorkerSetup, mixed_for
-from data_prep.workers import run_in_processes
+from data_prep.engine.process_pool import run_in_processes
+from data_prep.output.track_store import Slice, TrackResult, write_kept
+from data_prep.tracks.loudness import gain_db, measure_lufs
+from data_prep.tracks.measuring import clipped_share, pcm_hash
+from data_prep.tracks.track_worker import CutParameters, TrackWorker, WorkerSetup, mixed_for
 from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
 from riffusion_train.audio.codec.image_file import png_bytes
 from riffusion_train.audio.io.read import decode, resample
@@ -187,7 +187,7 @@ def _one_by_one(path: Path, codec: SpectrogramCodec, scratch: Path) -> dict[str,
         encoded = timed("STFT, mel, image", functools.partial(codec.encode, window))
         png = timed("PNG", functools.partial(png_bytes, encoded.image))
         slices.append(Slice(png, 0.0, 5.11, encoded.max_value))
-    timed("keep", lambda: write_kept(scratch / "stages.arrow", TrackFacts(""), slices))
+    timed("keep", lambda: write_kept(scratch / "stages.arrow", TrackResult(""), slices))
     return seconds
 
 

@@ -4,20 +4,18 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.beats import check_librosa
-from data_prep.captioning import add_path_fields, finish_captions, needs_work_first
-from data_prep.estimate import estimate_lines
-from data_prep.extending import keep_finished
-from data_prep.finishing import find_complete, finish_dataset, push_dataset
-from data_prep.kept import parameters_key
-from data_prep.on_ray import check_ray
-from data_prep.output import Output
-from data_prep.parameters import command_line, cut_data, make_cut_parameters, parameters_of
-from data_prep.parts import work_on_part
-from data_prep.review import review_path, write_review
-from data_prep.running import work_on_tracks
-from data_prep.sources import find_sources
-from data_prep.tracks import Sources
+from data_prep.captions.compose import add_path_fields, finish_captions, needs_work_first, review_path, write_review
+from data_prep.engine.array_jobs import work_on_part
+from data_prep.engine.ray_cluster import check_ray
+from data_prep.engine.run_tracks import work_on_tracks
+from data_prep.inputs.sources import find_sources
+from data_prep.inputs.tracks import Sources
+from data_prep.output.finish import find_complete, finish_dataset, push_dataset
+from data_prep.output.folder import Output
+from data_prep.output.stats import estimate_lines
+from data_prep.output.track_store import keep_finished, parameters_key
+from data_prep.run import command_line, cut_data, make_cut_parameters, parameters_of
+from data_prep.tracks.windows import check_librosa
 from data_prep.writers.choose import check_columns
 from riffusion_train.config.prepare import CaptionSource, Engine, PrepareConfig, Windows, check_prepare
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder, read_stats

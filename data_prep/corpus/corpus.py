@@ -16,7 +16,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from data_prep.corpus import palette
-from data_prep.corpus.captions import captions_of
 from data_prep.corpus.render import (
     default_soundfont,
     flac_bytes,
@@ -25,7 +24,7 @@ from data_prep.corpus.render import (
     render_clip,
     require_renderer,
 )
-from data_prep.corpus.score import attributes_of, compose_notes
+from data_prep.corpus.score import attributes_of, captions_of, compose_notes
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import write_atomically
 from riffusion_train.runtime.progress import ProgressReport

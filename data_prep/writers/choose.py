@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from data_prep.writers.folder import OWN_COLUMNS, FolderWriter, read_folder
 from data_prep.writers.parquet import ParquetWriter, read_parquet
-from data_prep.writers.shard import Row, SplitWriter
-from data_prep.writers.tar import TarWriter, read_tar
+from data_prep.writers.shards import Row, SplitWriter
+from data_prep.writers.webdataset import TarWriter, read_tar
 from riffusion_train.config.prepare import PrepareConfig, Writer
 from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.runtime.errors import InputError

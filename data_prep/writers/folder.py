@@ -7,8 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from data_prep.writers.names import slice_name
-from data_prep.writers.shard import Row, Shard
+from data_prep.writers.shards import Row, Shard, slice_name
 from riffusion_train.dataset import layout
 from riffusion_train.runtime.files import open_atomically, write_atomically
 

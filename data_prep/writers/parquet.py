@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.writers.shard import Row, Shard, portions, written_shard
+from data_prep.writers.shards import Row, Shard, portions, written_shard
 from riffusion_train.dataset import layout
 from riffusion_train.runtime.files import open_atomically
 

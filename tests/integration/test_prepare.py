@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from support.corpus_files import chord, tone, write_tones, write_track
 
-from data_prep import work
 from data_prep.pipeline import prepare, run
+from data_prep.tracks import track_worker
 from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.audio.io.read import read_audio, resample
 from riffusion_train.cli.main import main
@@ -232,8 +232,8 @@ def test_files_that_come_later_extend_the_dataset_and_the_others_are_not_decoded
     out = prepared(audio, tmp_path / "out").path
     write_tones(audio, 6)
     decoded = []
-    decode = work.decode
-    monkeypatch.setattr(work, "decode", lambda path: decoded.append(path.name) or decode(path))
+    decode = track_worker.decode
+    monkeypatch.setattr(track_worker, "decode", lambda path: decoded.append(path.name) or decode(path))
     extended = prepared(audio, out)
     assert decoded == ["tone-004.wav", "tone-005.wav"]
     assert "is extended: the slices of 4 tracks are taken as they are" in capsys.readouterr().out
@@ -350,7 +350,7 @@ def _folder_with(corpus, tmp_path, stem):
 
 def _watch_kept(kept, run):
     """Run, and return the stamps of the kept files as they were just before the working folder was removed."""
-    from data_prep.output import Output
+    from data_prep.output.folder import Output
 
     seen = {}
     clear = Output.clear

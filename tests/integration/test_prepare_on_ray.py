@@ -13,9 +13,9 @@ from support.corpus_files import tone, write_tones, write_track
 from support.doomed_work import make_doomed_work
 from support.ray_cluster import add_node, local_cluster
 
-from data_prep.on_ray import TaskLost, connected, run_on_ray
+from data_prep.engine.process_pool import WorkerDied
+from data_prep.engine.ray_cluster import TaskLost, connected, run_on_ray
 from data_prep.pipeline import prepare
-from data_prep.workers import WorkerDied
 from riffusion_train.config.compose import compose
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.runtime.errors import InputError, StoppedError

@@ -9,8 +9,8 @@ import soundfile
 from support.corpus_files import RATE_HZ, tone, write_tones, write_track
 from support.notes import music
 
-from data_prep import work
-from data_prep.parts import part_of
+from data_prep.engine.array_jobs import part_of
+from data_prep.tracks import track_worker
 from riffusion_train.cli.main import main
 
 WORDS = ("spectrogram=tiny", "num_workers=0", "validation_ratio=0.3")
@@ -94,7 +94,7 @@ def test_parts_share_the_work_and_one_that_is_done_does_nothing(audio, parts, ca
     shares = [json.loads((folder / "part.json").read_text())["tracks"] for folder in sorted(parts.iterdir())]
     sources = [track["source"] for share in shares for track in share]
     assert len(sources) == len(set(sources)) == 15 and all(shares)
-    monkeypatch.setattr(work, "decode", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(track_worker, "decode", lambda path: pytest.fail("decoded again"))
     run_parts(audio, parts.with_name("dataset"), 3, numbers=[2])
     assert "2-of-3 is complete" in capsys.readouterr().out
 
@@ -110,7 +110,9 @@ def test_a_merge_that_was_killed_goes_on_and_one_that_is_done_does_nothing(parts
     out = tmp_path / "out"
     words = ["prepare", "merge", str(parts), f"out={out}"]
     with monkeypatch.context() as patched:
-        patched.setattr("data_prep.output.Output.finish", lambda output: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(
+            "data_prep.output.folder.Output.finish", lambda output: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         assert main(words) == 3
     assert main(words) == 0
     whole = files_of(out)

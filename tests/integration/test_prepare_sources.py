@@ -151,7 +151,9 @@ def test_a_remote_file_is_fetched_once_unless_it_changes(tmp_path, monkeypatch):
     folder = write_tones(tmp_path / "songs", 2)
     with serving_folder(folder) as (address, fetched):
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr("data_prep.finishing.assemble", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+            patched.setattr(
+                "data_prep.output.finish.assemble", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt)
+            )
             prepared(address, tmp_path / "out")
         assert fetched == ["tone-000.wav", "tone-001.wav"]
         prepared(address, tmp_path / "out")  # goes on

@@ -1,7 +1,7 @@
 import numpy as np
 from support.corpus_files import noise, tone
 
-from data_prep.clipping import CLIPPED_SHARE, clipped_share, pcm_hash
+from data_prep.tracks.measuring import CLIPPED_SHARE, clipped_share, pcm_hash
 
 
 def test_flat_tops_at_full_scale_are_clipping_and_a_high_peak_is_not():

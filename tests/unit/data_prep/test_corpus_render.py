@@ -14,7 +14,7 @@ from data_prep.corpus.corpus import write_corpus
 from data_prep.corpus.palette import CLIP_S
 from data_prep.corpus.render import PEAK, RATE_HZ, default_soundfont, load_soundfont
 from data_prep.corpus.score import Attributes
-from data_prep.tables import read_table
+from data_prep.inputs.tables import read_table
 from riffusion_train.runtime.errors import InputError
 
 LOOP = Attributes("piano", "medium", 100, "none", "middle", "chords", "C", "major")

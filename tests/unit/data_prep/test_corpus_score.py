@@ -4,10 +4,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data_prep.captions import read_sidecar
+from data_prep.captions.text import read_sidecar
 from data_prep.corpus import palette
-from data_prep.corpus.captions import captions_of, prompt_of
-from data_prep.corpus.score import attributes_of, compose_notes
+from data_prep.corpus.score import attributes_of, captions_of, compose_notes, prompt_of
 
 CLIPS = range(600)
 WORDS = {

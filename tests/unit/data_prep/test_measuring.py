@@ -3,7 +3,7 @@ import pytest
 
 pytest.importorskip("librosa")
 
-from data_prep.measuring import RATE_HZ, measure, parse_attributes
+from data_prep.tracks.measuring import RATE_HZ, measure, parse_attributes
 from riffusion_train.runtime.errors import InputError
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from support.worlds import NANO_SPECTROGRAM
 
-from data_prep.kept import TrackFacts
-from data_prep.loudness import measure_lufs
-from data_prep.work import CutParameters, TrackWorker, mixed_for
+from data_prep.output.track_store import TrackResult
+from data_prep.tracks.loudness import measure_lufs
+from data_prep.tracks.track_worker import CutParameters, TrackWorker, mixed_for
 from riffusion_train.audio.io.write import write_audio
 from riffusion_train.config.spectrogram import Channels
 
@@ -19,7 +19,7 @@ def noise(channels: int, seconds: float = 3.0) -> np.ndarray:
     return np.random.default_rng(0).normal(0, 0.1, (channels, round(seconds * RATE_HZ))).astype(np.float32)
 
 
-def cut(path: Path) -> TrackFacts:
+def cut(path: Path) -> TrackResult:
     parameters = CutParameters(NANO_SPECTROGRAM, NANO_SPECTROGRAM.clip_s, NANO_SPECTROGRAM.clip_s, -60.0, -14.0, -1.0)
     return TrackWorker(parameters, path.parent, "key")(str(path))
 

@@ -4,9 +4,9 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.sources import _with_track_ids
-from data_prep.tracks import Track
-from data_prep.writers.names import slice_name
+from data_prep.inputs.sources import _with_track_ids
+from data_prep.inputs.tracks import Track
+from data_prep.writers.shards import slice_name
 
 CASES, A_TIME = 10_000, 20
 SEEDS = st.lists(st.integers(0, 2**32), min_size=A_TIME, max_size=A_TIME)

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.slicing import fixed_windows
+from data_prep.tracks.windows import fixed_windows
 
 
 def test_full_windows_touch_and_the_rest_is_kept_from_the_shortest_length_on():

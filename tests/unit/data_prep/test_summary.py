@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_prep.summary import histogram
+from data_prep.output.stats import histogram
 from riffusion_train.audio.plots import histogram_picture
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from data_prep.tables import read_table
+from data_prep.inputs.tables import read_table
 from riffusion_train.runtime.errors import InputError
 
 

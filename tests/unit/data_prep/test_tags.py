@@ -3,7 +3,7 @@ import pytest
 from mutagen.id3 import COMM, TBPM, TCON, TIT2, TKEY, TPE1
 from support import broken_files as broken
 
-from data_prep.tags import read_tags
+from data_prep.captions.sidecars import read_tags
 
 EXPECTED = {"title": "Rain", "artist": "Ann", "genre": "Dub", "bpm": "90", "key": "Am", "comment": "slow dub"}
 

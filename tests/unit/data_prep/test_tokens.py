@@ -1,6 +1,6 @@
 import random
 
-from data_prep.tokens import MAX_TOKENS, count_tokens
+from data_prep.captions.text import MAX_TOKENS, count_tokens
 from riffusion_train.model.tokenizer import MAX_LENGTH, build_tokenizer
 
 

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.corpus_files import tone
 
-from data_prep import slicing
-from data_prep.slicing import Window
+from data_prep.tracks import windows
+from data_prep.tracks.windows import Window
 
 CASES, A_TIME = 10_000, 20
 TRACKS = st.lists(
@@ -19,49 +19,49 @@ TRACKS = st.lists(
 @given(TRACKS)
 def test_every_kind_of_window_lies_in_its_track(cases):
     for samples, clip, stride, shortest, count in cases:
-        fixed = slicing.fixed_windows(samples, clip, stride, shortest)
-        back = slicing.overlap_back(fixed, samples, clip)
+        fixed = windows.fixed_windows(samples, clip, stride, shortest)
+        back = windows.overlap_back(fixed, samples, clip)
         points = list(range(count, samples, 7 + count))
-        aligned = slicing.aligned_windows(points, samples, clip, stride)
-        drawn = slicing.random_windows(samples, clip, count, f"{samples} {clip}")
-        for windows in (fixed, back, aligned, drawn):
-            assert all(start >= 0 and 0 < length <= clip and start + length <= samples for start, length in windows)
-            assert windows == sorted(set(windows))
+        aligned = windows.aligned_windows(points, samples, clip, stride)
+        drawn = windows.random_windows(samples, clip, count, f"{samples} {clip}")
+        for found in (fixed, back, aligned, drawn):
+            assert all(start >= 0 and 0 < length <= clip and start + length <= samples for start, length in found)
+            assert found == sorted(set(found))
         assert all(length == clip for windows in (back, aligned, drawn) for _, length in windows)
         if samples >= clip:
             assert back[-1].start + clip == samples or back == fixed
         assert {window.start for window in aligned} <= set(points) and len(drawn) <= count
         assert (
-            set(slicing.spread(fixed, count + 1)) <= set(fixed) and len(slicing.spread(fixed, count + 1)) <= count + 1
+            set(windows.spread(fixed, count + 1)) <= set(fixed) and len(windows.spread(fixed, count + 1)) <= count + 1
         )
 
 
 def test_the_tail_may_overlap_back():
-    assert slicing.overlap_back([Window(0, 10), Window(10, 5)], 15, 10) == [(0, 10), (5, 10)]
-    assert slicing.overlap_back([Window(0, 7)], 7, 10) == []
-    assert slicing.overlap_back([Window(0, 10)], 10, 10) == [(0, 10)]
+    assert windows.overlap_back([Window(0, 10), Window(10, 5)], 15, 10) == [(0, 10), (5, 10)]
+    assert windows.overlap_back([Window(0, 7)], 7, 10) == []
+    assert windows.overlap_back([Window(0, 10)], 10, 10) == [(0, 10)]
 
 
 def test_windows_begin_on_the_first_beat_a_stride_later():
-    assert slicing.aligned_windows([2, 5, 8, 11, 14, 17], 25, 6, 6) == [(2, 6), (8, 6), (14, 6)]
-    assert slicing.aligned_windows([2, 5, 8, 11, 14, 17], 25, 6, 7) == [(2, 6), (11, 6)]
+    assert windows.aligned_windows([2, 5, 8, 11, 14, 17], 25, 6, 6) == [(2, 6), (8, 6), (14, 6)]
+    assert windows.aligned_windows([2, 5, 8, 11, 14, 17], 25, 6, 7) == [(2, 6), (11, 6)]
 
 
 def test_random_windows_follow_their_address():
-    assert slicing.random_windows(1000, 10, 5, "a") == slicing.random_windows(1000, 10, 5, "a")
-    assert slicing.random_windows(1000, 10, 5, "a") != slicing.random_windows(1000, 10, 5, "b")
+    assert windows.random_windows(1000, 10, 5, "a") == windows.random_windows(1000, 10, 5, "a")
+    assert windows.random_windows(1000, 10, 5, "a") != windows.random_windows(1000, 10, 5, "b")
 
 
 def test_slices_are_spread_over_the_whole_track():
     windows = [Window(index, 1) for index in range(10)]
-    assert [window.start for window in slicing.spread(windows, 4)] == [0, 2, 5, 7]
+    assert [window.start for window in windows.spread(windows, 4)] == [0, 2, 5, 7]
 
 
 def test_stretches_lie_between_silences():
     wav = np.concatenate([np.zeros((1, 10000)), tone(200, 1, 8000), np.zeros((1, 8000)), tone(200, 1, 8000)], axis=1)
-    found = slicing.sounding_stretches(wav.astype(np.float32), 8000, -60)
+    found = windows.sounding_stretches(wav.astype(np.float32), 8000, -60)
     assert [(pytest.approx(start, abs=400), pytest.approx(length, abs=800)) for start, length in found] == [
         (10000, 8000),
         (26000, 8000),
     ]
-    assert slicing.sounding_stretches(np.zeros((1, 100), np.float32), 8000, -60) == []
+    assert windows.sounding_stretches(np.zeros((1, 100), np.float32), 8000, -60) == []

@@ -3,7 +3,7 @@ import errno
 import pytest
 from support.doomed_work import make_doomed_work, make_nothing, make_reader
 
-from data_prep.workers import WorkerDied, run_in_processes
+from data_prep.engine.process_pool import WorkerDied, run_in_processes
 
 
 def test_a_worker_that_crashes_costs_its_task_only(tmp_path):

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.writers.parquet import ROWS_A_GROUP, ParquetWriter
-from data_prep.writers.shard import fingerprint
+from data_prep.writers.shards import fingerprint
 from riffusion_train.dataset import layout
 
 

@@ -1,0 +1,1 @@
+"""Captions: cleaned, read from sidecars and tags, composed by templates."""

@@ -1,0 +1,100 @@
+"""The captions of each track in the end: its own, or composed of what tables, sidecars, names, tags and measuring tell."""
+
+import csv
+import dataclasses
+import io
+from pathlib import Path
+
+from data_prep.captions.sidecars import read_tags
+from data_prep.captions.templates import CaptionTemplate, PathTemplate
+from data_prep.captions.text import clean_captions
+from data_prep.inputs.sources import find_sources
+from data_prep.inputs.tracks import Rejection, Sources, Track, with_columns
+from riffusion_train.config.prepare import CaptionSource, PrepareConfig, TemplateUse
+from riffusion_train.dataset.layout import COLUMNS
+from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import write_atomically
+
+_TAG_TEMPLATE = "{comment|genre}"
+"""What captions=tags makes without a caption_template: a title says little about a sound, a comment or genre more."""
+
+
+def needs_work_first(config: PrepareConfig) -> bool:
+    """Tell whether captions wait for what the workers read or measure in the files."""
+    return bool(config.measure) or config.captions is CaptionSource.tags
+
+
+def add_path_fields(sources: Sources, config: PrepareConfig) -> Sources:
+    """Add the fields that `path_template` reads out of the files' names as columns.
+
+    Raises:
+        InputError: If the template cannot be used, or fits no file.
+    """
+    if config.path_template is None:
+        return sources
+    template = PathTemplate(config.path_template)
+    for name in template.fields:
+        if name in COLUMNS:
+            raise InputError(f"path_template: '{name}' is a name the dataset itself uses; call the field otherwise")
+    found = [template.read(track.source) for track in sources.tracks]
+    if not any(found):
+        raise InputError(f"path_template={template.text} fits no file; the first is {sources.tracks[0].source}")
+    return with_columns(sources, [fields or {} for fields in found], template.fields)
+
+
+def finish_captions(sources: Sources, config: PrepareConfig) -> Sources:
+    """Give each track its captions in the end: compose, add the trigger word, and reject what has none.
+
+    Raises:
+        InputError: If `caption_template` cannot be used.
+    """
+    text = config.caption_template or (_TAG_TEMPLATE if config.captions is CaptionSource.tags else None)
+    template = CaptionTemplate(text) if text else None
+    if template and config.caption_template:
+        template.check(sources.extra_types)
+    return dataclasses.replace(sources, tracks=[_captioned(track, template, config) for track in sources.tracks])
+
+
+def _captioned(track: Track, template: CaptionTemplate | None, config: PrepareConfig) -> Track:
+    captions = track.captions
+    if template and (not captions or config.template_use is TemplateUse.add):
+        captions = clean_captions([*captions, template.fill(track.columns) or ""])
+    captions = captions or clean_captions([config.default_caption or ""])
+    if config.trigger:
+        captions = clean_captions(f"{config.trigger}, {caption}" for caption in captions)
+    rejection = track.rejection
+    if not captions and rejection is None:
+        composed = ", and caption_template finds nothing to compose one of" if template else ""
+        rejection = Rejection("no caption", f"{track.lacking}{composed}, or give default_caption=")
+    return dataclasses.replace(track, captions=captions, rejection=rejection)
+
+
+def review_path(config: PrepareConfig) -> Path:
+    """Return where the table to edit lies: what `table=` names, else beside the dataset folder."""
+    out = Path(config.out)
+    return Path(config.table) if config.table else out.with_name(f"{out.name}.captions.csv")
+
+
+def write_review(config: PrepareConfig, path: Path) -> str:
+    """Write the table: a row for each caption, with the columns that are known, an empty caption where there is none.
+
+    Returns:
+        What to tell the user.
+    """
+    sources = add_path_fields(find_sources(config), config)
+    tags = [read_tags(Path(track.locator)) if Path(track.locator).is_file() else {} for track in sources.tracks]
+    sources = finish_captions(with_columns(sources, tags) if any(tags) else sources, config)
+    tracks = [track for track in sources.tracks if track.rejection is None or track.rejection.reason == "no caption"]
+    write_atomically(path, _table(Sources(tracks, sources.extra_types)))
+    without = sum(not track.captions for track in tracks)
+    return f"{path}: {len(tracks)} files, {without} without a caption; edit it, then run the same command again"
+
+
+def _table(sources: Sources) -> bytes:
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(["file", "caption", *sources.extra_types])
+    for track in sources.tracks:
+        values = [track.columns.get(name) for name in sources.extra_types]
+        writer.writerows([track.source, caption, *values] for caption in track.captions or ("",))
+    return b"\xef\xbb\xbf" + sink.getvalue().encode()  # spreadsheets take a table without the mark for Latin-1

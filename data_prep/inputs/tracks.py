@@ -1,0 +1,82 @@
+"""A track as it goes through the preparation, and all of them."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from data_prep.captions.text import one_line_caption
+from data_prep.inputs.tables import Value, as_type, column_type
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejection:
+    """Why a track is left out."""
+
+    reason: str
+    """A few words under which rejected tracks are counted."""
+    detail: str
+    """One line that says what was found and how to mend it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Track:
+    """One audio file with its captions."""
+
+    locator: str
+    """Path, URL, or row of a data set: what `inputs.open_input` opens."""
+    source: str
+    """Path in the folder, with forward slashes."""
+    track_id: str
+    """`source` without its suffix where that is unique."""
+    captions: tuple[str, ...] = ()
+    columns: dict[str, Value] = dataclasses.field(default_factory=dict)
+    artist: str | None = None
+    split: str | None = None
+    rejection: Rejection | None = None
+    lacking: str = ""
+    """Where a caption was looked for in vain, for the message."""
+    size: int = -1
+    """Bytes of the file, where that is known."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """Everything that goes into a dataset, in the order of `source`."""
+
+    tracks: list[Track]
+    extra_types: dict[str, str]
+    """Types of the extra columns."""
+
+    def digest(self) -> str:
+        """Return a hash over the files' names and sizes, captions, columns and splits: it tells whether anything changed."""
+        total = hashlib.sha256()
+        for track in self.tracks:
+            facts = [track.source, track.size, track.captions, track.columns, track.artist, track.split]
+            total.update(json.dumps(facts, sort_keys=True).encode() + b"\n")
+        return total.hexdigest()
+
+
+def with_columns(sources: Sources, added: Sequence[Mapping[str, Value]], names: Sequence[str] | None = None) -> Sources:
+    """Return the sources with more columns; a value that a track has already is kept.
+
+    Args:
+        sources: All tracks.
+        added: Further values of each track.
+        names: Columns that are there even if no track has a value; None takes those that occur.
+    """
+    known = [
+        dict(track.columns) | {name: value for name, value in more.items() if track.columns.get(name) is None}
+        for track, more in zip(sources.tracks, added, strict=True)
+    ]
+    ordered = dict.fromkeys([*sources.extra_types, *(name for columns in known for name in columns), *(names or ())])
+    types = {name: column_type([columns.get(name) for columns in known]) for name in ordered}
+    tracks = [
+        dataclasses.replace(
+            track,
+            columns={name: as_type(columns.get(name), kind) for name, kind in types.items()},
+            artist=track.artist or one_line_caption(columns.get("artist")),
+        )
+        for track, columns in zip(sources.tracks, known, strict=True)
+    ]
+    return Sources(tracks, types)

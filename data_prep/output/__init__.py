@@ -1,0 +1,1 @@
+"""From finished tracks to the dataset folder: filters, splits, shards, statistics, card."""

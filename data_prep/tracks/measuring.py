@@ -1,0 +1,196 @@
+"""Musical attributes measured in the sound, for captions and columns: rough words, not a musicologist's."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.inputs.tables import Value
+from riffusion_train.runtime.errors import InputError
+
+ATTRIBUTES = ("bpm", "key", "loudness", "brightness", "drums")
+RATE_HZ = 22050
+LONGEST_S = 60.0
+"""Of longer tracks the middle is measured: it is what an attribute of the whole means, at a bounded cost."""
+_HOP_LENGTH = 512
+_NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+# Krumhansl & Kessler 1982, "Tracing the dynamic changes in perceived tonal organization", their probe-tone profiles.
+_MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
+_MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
+_LOUDNESS_LUFS = (("quiet", -23.0), ("moderately loud", -13.0), ("loud", np.inf))
+_DRUMS_HZ = 6000
+_DRUM_SHARE = 0.41
+_DRUMS_LEAST_SHARE = 1e-5
+_BRIGHTNESS_HZ = (("dark", 900.0), ("balanced", 2200.0), ("bright", np.inf))
+
+
+def parse_attributes(text: str | None) -> tuple[str, ...]:
+    """Return the attributes that `measure=` names: `bpm,key`, or `all`.
+
+    Raises:
+        InputError: If a name is unknown, or librosa is not installed.
+    """
+    names = [word.strip() for word in (text or "").split(",") if word.strip()]
+    chosen = ATTRIBUTES if names == ["all"] else tuple(dict.fromkeys(names))
+    for name in chosen:
+        if name not in ATTRIBUTES:
+            raise InputError(f"measure={text}: unknown attribute '{name}'; choose from: all, {', '.join(ATTRIBUTES)}")
+    if set(chosen) - {"loudness"}:
+        import importlib.util
+
+        if importlib.util.find_spec("librosa") is None:
+            raise InputError("measure= needs librosa; pip install 'riffusion-train[measure]'")
+    return chosen
+
+
+def measure(
+    wav: npt.NDArray[np.float32], rate_hz: int, lufs: float | None, attributes: Sequence[str]
+) -> dict[str, Value]:
+    """Return attributes of a track by name; one that cannot be told is left out.
+
+    Args:
+        wav: Sound, shape (channels, samples).
+        rate_hz: Its sample rate.
+        lufs: Its integrated loudness.
+        attributes: Some of `ATTRIBUTES`.
+    """
+    found: dict[str, Value] = {}
+    if "loudness" in attributes and lufs is not None:
+        found["loudness"] = next(word for word, limit in _LOUDNESS_LUFS if lufs < limit)
+    if not set(attributes) - {"loudness"}:
+        return found
+    import librosa
+    import soxr
+    from librosa.decompose import hpss
+
+    mono = _middle(wav.mean(axis=0), rate_hz)
+    mono = np.asarray(soxr.resample(mono, rate_hz, RATE_HZ) if rate_hz != RATE_HZ else mono, np.float32)
+    spectrum = np.abs(librosa.stft(mono, n_fft=2048, hop_length=_HOP_LENGTH))  # (1025, frames)
+    harmonic, percussive = hpss(spectrum)
+    if "bpm" in attributes and (bpm := measure_bpm(percussive + 0.3 * harmonic)) is not None:
+        found["bpm"] = bpm
+    if "key" in attributes and (key := measure_key(mono)) is not None:
+        found["key"] = key
+    if "brightness" in attributes:
+        weights = spectrum.sum(axis=1)
+        centroid_hz = float(
+            (weights * librosa.fft_frequencies(sr=RATE_HZ, n_fft=2048)).sum() / max(weights.sum(), 1e-9)
+        )
+        found["brightness"] = next(word for word, limit in _BRIGHTNESS_HZ if centroid_hz < limit)
+    if "drums" in attributes:
+        found["drums"] = has_drums(mono)
+    return found
+
+
+def measure_bpm(spectrum: npt.NDArray[np.float32]) -> float | None:
+    """Return the tempo in beats a minute, to a tenth; None where nothing beats."""
+    import librosa
+    from librosa.onset import onset_strength
+
+    onsets = onset_strength(S=librosa.amplitude_to_db(spectrum, ref=np.max), sr=RATE_HZ)
+    if not onsets.any():
+        return None
+    tempo = float(np.ravel(librosa.feature.tempo(onset_envelope=onsets, sr=RATE_HZ, hop_length=_HOP_LENGTH))[0])
+    return round(tempo, 1) if tempo > 0 else None
+
+
+def measure_key(mono: npt.NDArray[np.float32]) -> str | None:
+    """Return the key, for example `A minor`, by the correlation of the chroma with Krumhansl's profiles; None without pitch."""
+    from librosa.feature import chroma_cqt
+
+    chroma = chroma_cqt(y=mono, sr=RATE_HZ).mean(axis=1)  # (12,)
+    if not chroma.std() > 0:
+        return None
+    best = max(
+        (float(np.corrcoef(np.roll(profile, tonic), chroma)[0, 1]), f"{_NOTES[tonic]} {mode}")
+        for profile, mode in ((_MAJOR, "major"), (_MINOR, "minor"))
+        for tonic in range(12)
+    )
+    return best[1]
+
+
+def has_drums(mono: npt.NDArray[np.float32]) -> bool:
+    """Tell whether a track has drums: above 6 kHz, where cymbals and snares are, much of the sound comes in strokes.
+
+    The share of strokes is that of median-filtering separation (Fitzgerald 2010). Its limit was found on composed clips whose
+    drums are known: 90 % of 90 clips are told rightly.
+    """
+    import librosa
+    from librosa.decompose import hpss
+
+    spectrum = np.abs(librosa.stft(mono, n_fft=1024, hop_length=256))
+    _, percussive = hpss(spectrum)
+    above = slice(round(_DRUMS_HZ * 1024 / RATE_HZ), None)
+    whole = float((spectrum[above] ** 2).sum())
+    if whole <= _DRUMS_LEAST_SHARE * float((spectrum**2).sum()):
+        return False
+    return float((percussive[above] ** 2).sum()) > _DRUM_SHARE * whole
+
+
+def _middle(mono: npt.NDArray[np.float32], rate_hz: int) -> npt.NDArray[np.float32]:
+    spare = max(0, len(mono) - round(LONGEST_S * rate_hz))
+    return mono[spare // 2 : len(mono) - (spare - spare // 2)]
+
+
+_FULL_SCALE = 0.97
+"""Lower peaks are no clipping: a lossy copy of a clipped track overshoots rather than falls below."""
+_SHORTEST_RUN = 3
+CLIPPED_SHARE = 1e-4
+"""From this share on a track is called clipped: some flat tops in every second, which can be heard."""
+
+
+class Extremes(NamedTuple):
+    """The highest and the lowest sample of each channel; not numbers where some sample is none."""
+
+    highest: npt.NDArray[np.float32]
+    lowest: npt.NDArray[np.float32]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every sample is a number."""
+        return bool(np.isfinite(self).all())
+
+    @property
+    def silent(self) -> bool:
+        """Whether every sample is zero."""
+        return not np.any(self)
+
+
+def find_extremes(wav: npt.NDArray[np.float32]) -> Extremes:
+    """Return the extremes of a sound that holds samples, (channels, samples)."""
+    return Extremes(wav.max(axis=1), wav.min(axis=1))
+
+
+def clipped_share(wav: npt.NDArray[np.float32], extremes: Extremes | None = None) -> float:
+    """Return the share of samples that lie in flat tops: runs of three or more at the highest or lowest value.
+
+    Args:
+        wav: Sound, shape (channels, samples).
+        extremes: Its extremes, where they are known already.
+    """
+    clipped = 0
+    for channel, top, bottom in zip(wav, *(extremes or find_extremes(wav)), strict=True):
+        highest, lowest = float(top), float(bottom)
+        if highest >= _FULL_SCALE:
+            clipped += _in_runs(channel >= 0.9999 * highest)
+        if lowest <= -_FULL_SCALE:
+            clipped += _in_runs(channel <= 0.9999 * lowest)
+    return clipped / wav.size
+
+
+def pcm_hash(wav: npt.NDArray[np.float32], rate_hz: int) -> str:
+    """Return a hash of the decoded samples, 32 hex digits: it does not depend on the file's format or tags."""
+    import xxhash
+
+    digest = xxhash.xxh3_128(f"{rate_hz} {wav.shape}".encode())
+    digest.update(np.ascontiguousarray(wav).data)
+    return digest.hexdigest()
+
+
+def _in_runs(flags: npt.NDArray[np.bool_]) -> int:
+    """Return how many flags lie in runs of at least `_SHORTEST_RUN`."""
+    places = np.flatnonzero(flags)
+    begins = np.flatnonzero(np.diff(places, prepend=-2) != 1)
+    lengths = np.diff(begins, append=len(places))
+    return int(lengths[lengths >= _SHORTEST_RUN].sum())

@@ -1,0 +1,145 @@
+"""Where the windows of a track lie."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from riffusion_train.runtime.errors import InputError
+
+_FRAME_S = 0.05
+_PAUSE_S = 0.5
+
+
+class Window(NamedTuple):
+    """A stretch of a track, in samples."""
+
+    start: int
+    length: int
+    """At most one clip; a shorter window is filled up with silence."""
+
+
+def fixed_windows(num_samples: int, clip_samples: int, stride_samples: int, shortest_samples: int) -> list[Window]:
+    """Return windows at every multiple of the stride.
+
+    All are full but perhaps the last one: it is there if the full ones leave audio uncovered and the stretch from the next
+    multiple of the stride to the end has at least `shortest_samples`. With `shortest_samples >= clip_samples` all windows
+    are full.
+    """
+    windows = []
+    start = 0
+    while start + clip_samples <= num_samples:
+        windows.append(Window(start, clip_samples))
+        start += stride_samples
+    covered = windows[-1].start + clip_samples if windows else 0
+    rest = num_samples - start
+    if covered < num_samples and rest >= max(1, shortest_samples):
+        windows.append(Window(start, rest))
+    return windows
+
+
+def overlap_back(windows: list[Window], num_samples: int, clip_samples: int) -> list[Window]:
+    """Return full windows only, the last one moved back so that it ends with the audio."""
+    full = [window for window in windows if window.length == clip_samples]
+    end = full[-1].start + clip_samples if full else 0
+    if end < num_samples and num_samples >= clip_samples:
+        full.append(Window(num_samples - clip_samples, clip_samples))
+    return full
+
+
+def aligned_windows(points: Sequence[int], num_samples: int, clip_samples: int, stride_samples: int) -> list[Window]:
+    """Return full windows that begin at given points, such as beats: each at the first point a stride after the one before.
+
+    Args:
+        points: Where windows may begin, in samples, rising.
+        num_samples: Length of the track.
+        clip_samples: Length of a window.
+        stride_samples: Least distance of two starts; half a hundredth of it is forgiven, for points that are estimated.
+    """
+    windows: list[Window] = []
+    for point in points:
+        far_enough = not windows or point >= windows[-1].start + stride_samples - stride_samples // 200
+        if far_enough and point + clip_samples <= num_samples:
+            windows.append(Window(point, clip_samples))
+    return windows
+
+
+def random_windows(num_samples: int, clip_samples: int, count: int, address: str) -> list[Window]:
+    """Return up to `count` full windows at random places, in order; the places are a function of `address`."""
+    room = num_samples - clip_samples
+    if room <= 0:
+        return []
+    draws = (hashlib.sha256(f"{address}\n{index}".encode()).digest() for index in range(count))
+    starts = {int.from_bytes(draw[:8], "big") * (room + 1) >> 64 for draw in draws}
+    return [Window(start, clip_samples) for start in sorted(starts)]
+
+
+def spread(windows: Sequence[Window], most: int | None) -> list[Window]:
+    """Return at most `most` windows, evenly spread over all."""
+    if most is None or len(windows) <= most:
+        return list(windows)
+    return [windows[index * len(windows) // most] for index in range(most)]
+
+
+def sounding_stretches(wav: npt.NDArray[np.float32], rate_hz: int, silence_dbfs: float) -> list[Window]:
+    """Return the stretches of a track between silences of half a second and more.
+
+    Args:
+        wav: Sound, shape (channels, samples).
+        rate_hz: Its sample rate.
+        silence_dbfs: RMS level of a twentieth of a second below which it is silent.
+    """
+    frame = max(1, round(rate_hz * _FRAME_S))
+    count = -(-wav.shape[1] // frame)
+    padded = np.pad(wav, ((0, 0), (0, count * frame - wav.shape[1])))
+    power = np.square(padded, dtype=np.float64).mean(axis=0).reshape(count, frame).mean(axis=1)
+    loud = np.flatnonzero(power >= 10 ** (silence_dbfs / 10))
+    if not len(loud):
+        return []
+    breaks = np.flatnonzero(np.diff(loud) > round(_PAUSE_S / _FRAME_S))
+    firsts, lasts = loud[np.r_[0, breaks + 1]], loud[np.r_[breaks, len(loud) - 1]]
+    ends = np.minimum((lasts + 1) * frame, wav.shape[1])
+    return [Window(int(start), int(end - start)) for start, end in zip(firsts * frame, ends, strict=True)]
+
+
+_RATE_HZ = 22050
+_HOP_LENGTH = 512
+BEATS_A_BAR = 4
+
+
+def check_librosa() -> None:
+    """Refuse to look for beats without librosa.
+
+    Raises:
+        InputError: If it is not installed.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("librosa") is None:
+        raise InputError("windows=beats and windows=bars need librosa; pip install 'riffusion-train[measure]'")
+
+
+def find_beats(wav: npt.NDArray[np.float32], rate_hz: int, bars: bool = False) -> list[int]:
+    """Return the starts of the beats in samples, by librosa's dynamic programming (Ellis 2007); empty where nothing beats.
+
+    Args:
+        wav: Sound, shape (channels, samples).
+        rate_hz: Its sample rate.
+        bars: Return each fourth beat only: those of the four phases on which the onsets are strongest. A bar of four beats is
+            assumed.
+    """
+    import soxr
+    from librosa.beat import beat_track
+    from librosa.onset import onset_strength
+
+    mono = np.asarray(soxr.resample(wav.mean(axis=0), rate_hz, _RATE_HZ), np.float32)
+    onsets = onset_strength(y=mono, sr=_RATE_HZ, hop_length=_HOP_LENGTH)
+    if not onsets.any():
+        return []
+    _, frames = beat_track(onset_envelope=onsets, sr=_RATE_HZ, hop_length=_HOP_LENGTH, trim=False)
+    if bars and len(frames):
+        phases = [float(onsets[frames[phase::BEATS_A_BAR]].mean()) for phase in range(min(BEATS_A_BAR, len(frames)))]
+        frames = frames[int(np.argmax(phases)) :: BEATS_A_BAR]
+    return [round(float(frame) * _HOP_LENGTH * rate_hz / _RATE_HZ) for frame in frames]
