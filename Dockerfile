@@ -1,4 +1,4 @@
-# riffusion-train with everything it needs; for GPUs run with --gpus all.
+# riffusion-train with its dependencies. To use GPUs, run the container with --gpus all.
 FROM python:3.11-slim
 WORKDIR /app
 COPY constraints.txt pyproject.toml README.md LICENSE ./

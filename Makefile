@@ -9,13 +9,13 @@ NAME ?= codec
 .PHONY: help env demo test check bench docs js clean
 
 help:
-	@echo "make demo    compose music, prepare, train, sample, measure: open $(OUT)/index.html   [AUDIO=DIR SEED=N OUT=DIR]"
-	@echo "make test    every test"
+	@echo "make demo    compose music, prepare, train, sample, evaluate: open $(OUT)/index.html   [AUDIO=DIR SEED=N OUT=DIR]"
+	@echo "make test    run all tests"
 	@echo "make check   format, lint, types, layers, presets, docs"
-	@echo "make bench   measure beside the reference: benchmarks/results/NAME.json   [NAME=codec]"
-	@echo "make docs    write docs/config.md anew"
-	@echo "make js      check the types of the live page's script (needs Node's npx, which nothing else does)"
-	@echo "make env     the environment that all of them use (.venv)"
+	@echo "make bench   compare with the reference: benchmarks/results/NAME.json   [NAME=codec]"
+	@echo "make docs    regenerate docs/config.md and the tables of docs/codec.md"
+	@echo "make js      check the types of the live page's script (needs npx from Node.js)"
+	@echo "make env     create the environment in .venv, which the others use"
 
 env: .venv/installed
 
@@ -23,7 +23,7 @@ env: .venv/installed
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12 …')"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable ".[demo,dev,optimizers,play,ray,submitit]"
-	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # pip compiles on one core; templates that are no Python fail
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # pip compiles on one core; template files that are not Python fail
 	touch $@
 
 demo: env
