@@ -85,7 +85,7 @@ def load_saved(path: Path, root: type[Root]) -> Root:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        saved = OmegaConf.load(path)
+        saved: Any = OmegaConf.load(path)
         for key in _RENAMED_KEYS.keys() & set(saved):
             saved[_new_key(key, root)] = saved.pop(key)
         merged = OmegaConf.merge(OmegaConf.structured(root), saved)
