@@ -119,8 +119,8 @@ def _listen(
     wanted = {name: [labels[name][sample.index] for sample in samples] for name in ATTRIBUTES}
     pictures = [_grey(load_image(sample.stem.with_suffix(".png")).image) for sample in samples]
     sounds = [_grey(codec.encode(read_audio(sample.stem.with_suffix(".wav"))[0]).image) for sample in samples]
-    rows = agreement_rows(judge.listen(pictures, wanted), TARGETS)
-    by_sound = agreement_rows(judge.listen(sounds, wanted))
+    rows = agreement_rows(judge.agreements(pictures, wanted), TARGETS)
+    by_sound = agreement_rows(judge.agreements(sounds, wanted))
     rows += [
         dataclasses.replace(row, what=f"{row.what}, judged from the sound", unit=f"{row.unit}, by sound")
         for row in by_sound

@@ -84,7 +84,7 @@ def stretch_circular(image: np.ndarray, width: int) -> np.ndarray:
     height = image.shape[0]
     margin = min(own, 16)
     wrapped = PIL.Image.fromarray(np.concatenate([image[:, -margin:], image, image[:, :margin]], axis=1))
-    # A column stands for a moment, not for a stretch of time: column 0 stays where it is.
+    # A column is a moment, not an interval of time: column 0 keeps its position.
     step = own / width
     left = margin + 0.5 - step / 2
     box = (left, 0.0, left + own, float(height))
