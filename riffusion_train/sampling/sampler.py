@@ -331,7 +331,7 @@ class Sampler:
     def _stream(self, request: Request, data: StreamData, num_inference_steps: int | None = None) -> StreamedClip:
         """Return a clip that is decoded chunk by chunk, and is on disk until it is saved."""
         config = self.codec.config
-        decoder = StreamingDecoder(self.codec, quality=self.quality.value, seed=request.seed, max_value=data.max_value)
+        decoder = StreamingDecoder(self.codec, quality=self.quality, seed=request.seed, max_value=data.max_value)
         chunks = _with_gain(_decoded(decoder, data.images, data.columns), data.samples, data.gain_at, config.rate_hz)
         mono = config.channels is Channels.mono
         recording = record(chunks, (config.n_mels,) if mono else (config.n_mels, 3), 1 if mono else 2, config.rate_hz)

@@ -51,7 +51,7 @@ def make(pipeline: Pipeline, request: LoopRequest, options: ModeOptions) -> Clip
     image = pipeline.decode(latents[0], circular=True)
     if request.bpm is not None:
         image = stretch_circular(image, max(round(length_s / column_s), 2))
-    wav = codec.decode_loop(image, quality=options.quality.value, seed=request.seed)
+    wav = codec.decode_loop(image, quality=options.quality, seed=request.seed)
     if request.bpm is not None:
         wav = stretch_loop(wav, round(length_s * config.rate_hz))
     return ClipData(image, wav)

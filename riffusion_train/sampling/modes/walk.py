@@ -63,7 +63,7 @@ def endless(pipeline: Pipeline, request: WalkRequest, options: ModeOptions) -> I
 
     The level is the decoder's, a peak of one half in the first sound: the loudness of what is not made yet is not known.
     """
-    decoder = StreamingDecoder(pipeline.codec, quality=options.quality.value, seed=request.seed)
+    decoder = StreamingDecoder(pipeline.codec, quality=options.quality, seed=request.seed)
     for image in crossfaded(make_loops(pipeline, request, options, endless=True)):
         yield decoder.push(image)
 
