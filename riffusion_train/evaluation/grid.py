@@ -282,12 +282,12 @@ def _names(source: str, checkpoints: str) -> list[str | None]:
     if config.method.train_vae_encoder:  # its checkpoints are not whole models
         return final or [FINAL]
     steps = Checkpoints(run.checkpoints, config.checkpoints_total_limit).steps()
-    names = [str(int(folder.name.removeprefix("step-"))) for folder in steps] + final
-    if not names:
+    every = [str(int(folder.name.removeprefix("step-"))) for folder in steps] + final
+    if not every:
         raise InputError(
             f"{source}: has no checkpoint yet; wait for its first, or train with smaller checkpointing_steps"
         )
-    return names
+    return every
 
 
 def _checkpoint(source: str, name: str, weights: ExportWeights) -> GridModel:
