@@ -34,7 +34,7 @@ Open = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def player() -> Iterator[Player]:
-    with served_player(**QUICK, most_streams=8) as player:
+    with served_player(**QUICK, max_streams=8) as player:
         yield player
 
 

@@ -21,7 +21,7 @@ STATUS = "document.getElementById('status').textContent"
 
 @pytest.fixture(scope="module")
 def player() -> Iterator[Player]:
-    with served_player(**QUICK, most_streams=12) as player:
+    with served_player(**QUICK, max_streams=12) as player:
         yield player
 
 
@@ -112,7 +112,7 @@ def test_a_session_that_is_gone_is_begun_anew(opened: Open, player: Player) -> N
 
 
 def test_a_session_that_ended_while_nobody_was_connected_goes_on_where_it_was_heard_last(opened: Open) -> None:
-    with served_player(**QUICK, patience=Timeouts(alone_s=0.3)) as player:
+    with served_player(**QUICK, timeouts=Timeouts(alone_s=0.3)) as player:
         page = opened("about:blank")
         wire = Wire(page)
         said, _ = frames_of(page)
@@ -122,7 +122,7 @@ def test_a_session_that_ended_while_nobody_was_connected_goes_on_where_it_was_he
         page.keyboard.press("Enter")
         hear(page, 1)
         wire.cut()
-        wait(page, lambda: not player.studio.sessions)
+        wait(page, lambda: not player.loop.sessions)
         first, shares = report(page)["epoch"], [one["share"] for one in said]
         wire.up = True
         page.evaluate("window.dispatchEvent(new Event('online'))")
@@ -219,11 +219,11 @@ def test_a_link_that_the_server_refuses_says_why(opened: Open, player: Player) -
 
 
 def test_a_machine_that_is_behind_says_so_and_the_sound_is_held(opened: Open) -> None:
-    with served_player(**QUICK, most_streams=2) as player:
+    with served_player(**QUICK, max_streams=2) as player:
         page = open_player(opened, player.address)
         press_play(page)
         hear(page, 0.5)
-        maker = player.studio.maker
+        maker = player.loop.maker
         draw = maker.draw
 
         def slow(*words: Any) -> Any:
@@ -244,7 +244,7 @@ def test_a_machine_that_is_behind_says_so_and_the_sound_is_held(opened: Open) ->
 
 
 def test_who_comes_too_late_stands_in_line_and_then_hears(opened: Open) -> None:
-    with served_player(**QUICK, most_streams=1, patience=Timeouts(alone_s=0.3)) as player:
+    with served_player(**QUICK, max_streams=1, timeouts=Timeouts(alone_s=0.3)) as player:
         page = open_player(opened, player.address)
         press_play(page)
         other = open_player(opened, player.address, allow="503 (Service Unavailable)")
@@ -257,7 +257,7 @@ def test_who_comes_too_late_stands_in_line_and_then_hears(opened: Open) -> None:
 
 
 def test_nobody_is_asked_for_and_an_answer_keeps_the_music(opened: Open) -> None:
-    with served_player(**QUICK, patience=Timeouts(idle_s=2, answer_s=3)) as player:
+    with served_player(**QUICK, timeouts=Timeouts(idle_s=2, answer_s=3)) as player:
         page = open_player(opened, player.address)
         press_play(page)
         wait(page, "document.getElementById('still').open")

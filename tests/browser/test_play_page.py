@@ -16,7 +16,7 @@ FOCUS = "document.activeElement.id"
 
 @pytest.fixture(scope="module")
 def player() -> Iterator[Player]:
-    with served_player(**QUICK, most_streams=12) as player:
+    with served_player(**QUICK, max_streams=12) as player:
         yield player
 
 

@@ -27,7 +27,7 @@ RATE_HZ = 16000
 
 @pytest.fixture(scope="module")
 def player() -> Iterator[Player]:
-    with served_player(most_streams=50) as served:
+    with served_player(max_streams=50) as served:
         yield served
 
 
@@ -89,7 +89,7 @@ def test_a_prompt_typed_while_it_plays_is_heard_from_the_segment_that_the_answer
         listening.credit(1, said["start_sample"] + 10)
         said, _, _ = listening.segment()
         assert (said["prompt_from"], said["prompt_to"], said["alpha"]) == ("two", "two", 0.0)
-        states = listening.words[-2]
+        states = listening.messages[-2]
         assert states["type"] == "queue" and states["queue"][1]["state"] == "playing"
 
 
@@ -282,7 +282,7 @@ def test_the_example_of_the_docs_works(player: Player, tmp_path: Path, monkeypat
 
 
 def test_a_full_player_says_so_with_a_place_in_line():
-    with served_player(most_streams=1, patience=Timeouts(alone_s=2.0)) as player:
+    with served_player(max_streams=1, timeouts=Timeouts(alone_s=2.0)) as player:
         first = player.begin()
         with player.listen(first) as listening:
             listening.credit(1)
@@ -299,13 +299,13 @@ def test_a_full_player_says_so_with_a_place_in_line():
 
 
 def test_an_idle_stream_asks_whether_anybody_is_there_and_ends_without_an_answer():
-    with served_player(patience=Timeouts(idle_s=1.0, answer_s=1.0)) as player:
+    with served_player(timeouts=Timeouts(idle_s=1.0, answer_s=1.0)) as player:
         session = player.begin()
         with player.listen(session) as listening:
-            listening.word("idle")
+            listening.message("idle")
             listening.socket.send('{"type":"stay"}')
-            listening.word("idle")
-            assert "nobody answered" in listening.word("gone")["why"]
+            listening.message("idle")
+            assert "nobody answered" in listening.message("gone")["why"]
         with connect(stream_address(player, session), proxy=None) as socket:
             assert "no such session" in json.loads(socket.recv(timeout=5))["why"]
 
