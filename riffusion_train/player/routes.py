@@ -60,7 +60,7 @@ _FILES = {path.name: path for path in (Path(__file__).parent / "static").glob("*
 _NAME_CHARS = 80
 _INDEX_DIGITS = 12
 _QUEUE_CHANGES = ("remove", "next", "prompt")
-_GONE = {404: {"model": ErrorAnswer}}
+_GONE: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer}}
 
 
 def _loop(request: Request) -> GenerationLoop:

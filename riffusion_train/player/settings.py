@@ -98,9 +98,12 @@ SeedImage = Annotated[str, AfterValidator(_known_image), WithJsonSchema({"type":
 UploadId = Annotated[str, AfterValidator(_known_upload)]
 
 
-def _slider(minimum: float, maximum: float, step: float) -> dict[str, Any]:
-    """Return what the page needs for a slider; its range may be narrower than what is accepted."""
-    return {"control": "slider", "slider": {"minimum": minimum, "maximum": maximum, "step": step}}
+def _control(order: int, control: str, **details: Any) -> dict[str, Any]:
+    """Return what the page needs for the field of a setting, which is the `order`-th one.
+
+    A slider's range, `minimum`, `maximum` and `step`, may be narrower than what is accepted.
+    """
+    return {"order": order, "control": control, **({control: details} if details else {})}
 
 
 class Body(BaseModel):
@@ -116,22 +119,24 @@ class Body(BaseModel):
 class PromptSettings(Body):
     """What a clip of one prompt needs: the settings that single clips and streams share."""
 
-    prompt: Prompt = Field("", description="What is heard first; in a change of a session, what is queued.")
+    prompt: Prompt = Field(default="", description="What is heard first; in a change of a session, what is queued.")
     negative_prompt: Prompt = Field(
-        "", title="What to leave out", description="What the music is led away from.",
-        json_schema_extra={"control": "text"},
+        default="", title="What to leave out", description="What the music is led away from.",
+        json_schema_extra=_control(5, "text"),
     )  # fmt: skip
     seed: Whole = Field(
-        0, ge=0, le=MAX_SEED, title="Seed: the noise it starts from",
-        description="The noise that the music is made of.", json_schema_extra={"control": "seed"},
+        default=0, ge=0, le=MAX_SEED, title="Seed: the noise it starts from",
+        description="The noise that the music is made of.", json_schema_extra=_control(6, "seed"),
     )  # fmt: skip
     guidance_scale: float = Field(
-        7.0, ge=1, le=30, title="How closely it follows the prompt",
-        description="How strictly the prompt is followed; 1 is not at all.", json_schema_extra=_slider(1, 15, 0.5),
+        default=7.0, ge=1, le=30, title="How closely it follows the prompt",
+        description="How strictly the prompt is followed; 1 is not at all.",
+        json_schema_extra=_control(2, "slider", minimum=1, maximum=15, step=0.5),
     )  # fmt: skip
     num_inference_steps: Whole = Field(
-        20, ge=1, le=MAX_STEPS, title="Denoising steps of each clip",
-        description="Denoising steps at most; fewer where time is short.", json_schema_extra=_slider(1, MAX_STEPS, 1),
+        default=20, ge=1, le=MAX_STEPS, title="Denoising steps of each clip",
+        description="Denoising steps at most; fewer where time is short.",
+        json_schema_extra=_control(4, "slider", minimum=1, maximum=MAX_STEPS, step=1),
     )  # fmt: skip
 
 
@@ -141,23 +146,24 @@ class ClipSpec(PromptSettings):
     model_config = ConfigDict(frozen=True)
 
     prompt_to: Prompt | None = Field(
-        None, description="The prompt that the transition leads to; null for the same prompt."
+        default=None, description="The prompt that the transition leads to; null for the same prompt."
     )
-    alpha: float = Field(0.0, ge=0, le=1, description="How far the transition has come, 0 to 1.")
+    alpha: float = Field(default=0.0, ge=0, le=1, description="How far the transition has come, 0 to 1.")
     place: float = Field(
-        0.0, ge=0, le=1e6,
+        default=0.0, ge=0, le=1e6,
         description="How far the noise has moved from the seed, in seeds: 1.5 is halfway between seed + 1 and seed + 2.",
     )  # fmt: skip
     strength: float = Field(
-        0.75, ge=0, le=1, title="How freely it leaves the groove",
-        description="How much of the seed image is changed, 0 to 1.", json_schema_extra=_slider(0.2, 1, 0.01),
+        default=0.75, ge=0, le=1, title="How freely it leaves the groove",
+        description="How much of the seed image is changed, 0 to 1.",
+        json_schema_extra=_control(1, "slider", minimum=0.2, maximum=1, step=0.01),
     )  # fmt: skip
     seed_image: SeedImage | None = Field(
-        None, title="Groove", description="A seed image by name; null for none.",
-        json_schema_extra={"control": "groove"},
+        default=None, title="Groove", description="A seed image by name; null for none.",
+        json_schema_extra=_control(0, "groove"),
     )  # fmt: skip
     seed_upload: UploadId | None = Field(
-        None, description="The id of an upload to riff on, instead of `seed_image`; null for none."
+        default=None, description="The id of an upload to riff on, instead of `seed_image`; null for none."
     )
 
 
@@ -168,12 +174,13 @@ class Settings(ClipSpec):
     """
 
     clips: Whole = Field(
-        4, ge=1, le=64, title="How long a transition takes",
+        default=4, ge=1, le=64, title="How long a transition takes",
         description="Segments from one prompt to the next: the speed of the music's changes.",
-        json_schema_extra=_slider(1, 12, 1),
+        json_schema_extra=_control(3, "slider", minimum=1, maximum=12, step=1),
     )  # fmt: skip
     before: ClipSpec | None = Field(
-        None, description="The clip before the first segment, which begins with the end of that clip; null for none."
+        default=None,
+        description="The clip before the first segment, which begins with the end of that clip; null for none.",
     )
 
     def public(self) -> dict[str, Any]:
@@ -275,21 +282,21 @@ def _requirement(field: Mapping[str, Any]) -> str | None:
 class NewSession(Settings):
     """A new session."""
 
-    ticket: str | None = Field(None, description="The place in the waiting line, from an answer 503.")
+    ticket: str | None = Field(default=None, description="The place in the waiting line, from an answer 503.")
 
 
 class Change(Settings):
     """Changes of a session; `prompt` queues."""
 
-    remove: str | None = Field(None, description="The id of a waiting prompt to remove from the queue.")
-    next: str | None = Field(None, description="The id of a waiting prompt that is to be the next.")
+    remove: str | None = Field(default=None, description="The id of a waiting prompt to remove from the queue.")
+    next: str | None = Field(default=None, description="The id of a waiting prompt that is to be the next.")
 
 
 class ClipBody(PromptSettings):
     """One clip."""
 
     prompt: Prompt = Field(description="What is heard.")
-    format: str = Field("wav", description="wav, flac, mp3, ogg or opus")
+    format: str = Field(default="wav", description="wav, flac, mp3, ogg or opus")
 
     @model_validator(mode="before")
     @classmethod

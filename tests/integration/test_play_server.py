@@ -174,7 +174,7 @@ def test_a_sound_of_the_listener_becomes_what_the_music_riffs_on(player: Player,
     assert plain[0][1] != riffed[0][1]
     assert riffed[0][0]["share"]["seed_upload"] == body["id"]
     status, answer, _ = player.ask("POST", "/api/sessions", {"seed_upload": "gone"})
-    assert status == 400 and "upload the sound again" in answer["error"]
+    assert status == 400 and "upload the audio again" in answer["error"]
 
 
 def test_what_is_no_sound_is_refused_in_one_line(player: Player, tmp_path: Path):
@@ -182,11 +182,11 @@ def test_what_is_no_sound_is_refused_in_one_line(player: Player, tmp_path: Path)
     silence = io.BytesIO()
     soundfile.write(silence, np.zeros(8000), 8000, format="WAV")
     for data, said in (
-        (playlist, "is no sound that can be read"),
-        (b"", "is no sound that can be read"),
-        (b"RIFF" + bytes(100), "is damaged or no sound"),
-        (b"\x1aE\xdf\xa3" + bytes(100), "is damaged or no sound"),
-        (silence.getvalue(), "holds no sound"),
+        (playlist, "is not audio that can be read"),
+        (b"", "is not audio that can be read"),
+        (b"RIFF" + bytes(100), "is damaged or not audio"),
+        (b"\x1aE\xdf\xa3" + bytes(100), "is damaged or not audio"),
+        (silence.getvalue(), "contains no sound"),
     ):
         status, body, _ = _upload(player, data, "song.mp3")
         assert status == 400 and said in body["error"] and "\n" not in body["error"], body

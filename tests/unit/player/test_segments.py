@@ -14,15 +14,8 @@ HOP = 100
 def segment(index: int) -> Segment:
     pcm = (np.arange(SAMPLES) + index * SAMPLES).astype("<i2").tobytes()
     image = np.tile(((np.arange(8) + 8 * index) % 256).astype(np.uint8), (4, 1))
-    return Segment(
-        index,
-        index * SAMPLES,
-        SAMPLES,
-        pcm,
-        encode_png(image),
-        ClipSpec(prompt="a", prompt_to="b", alpha=0.5),
-        Settings(prompt="a"),
-    )
+    spec = ClipSpec(prompt="a", prompt_to="b", alpha=0.5)
+    return Segment(index, index * SAMPLES, SAMPLES, pcm, encode_png(image), spec, Settings(prompt="a"))
 
 
 def filled(count: int, max_samples: int = 10**9, max_bytes: int = 10**9) -> SegmentBuffer:
