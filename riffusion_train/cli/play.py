@@ -7,7 +7,7 @@ from pathlib import Path
 
 from riffusion_train.cli.command import FlagParser, help_text
 from riffusion_train.config.compose import compose, config_keys
-from riffusion_train.config.sample import PlayConfig
+from riffusion_train.config.sample import PlayConfig, sampler_options
 from riffusion_train.runtime.errors import InputError
 
 _FLAGS = "MODEL [--lora FILE[:WEIGHT]] "
@@ -49,17 +49,7 @@ def _play(config: PlayConfig, model: str, loras: Sequence[str]) -> None:
 
         limits = Limits(sockets_per_address=config.sockets_per_address)
         defaults = make_settings(config)
-        sampler = load_sampler(
-            model,
-            loras,
-            config.num_threads,
-            device=config.device,
-            scheduler=config.scheduler,
-            quality=config.quality,
-            dtype=config.dtype,
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=config.guidance_scale,
-        )
+        sampler = load_sampler(model, loras, config.num_threads, **sampler_options(config))
         print("warming up: two short clips, which also measure this machine", file=sys.stderr)
         application = make_app(config, sampler, defaults, limits)
         print(f"playing: open {page_address(config.host, listening)} in a browser; Ctrl-C ends it", flush=True)

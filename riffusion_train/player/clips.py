@@ -16,7 +16,7 @@ from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.modes.walk import draw_loop
 from riffusion_train.sampling.noise import initial_noise, slerp
-from riffusion_train.sampling.sampler import TARGET_LUFS, TRUE_PEAK_DBTP, Sampler
+from riffusion_train.sampling.sampler import TRUE_PEAK_DBTP, Sampler
 from riffusion_train.sampling.seed_images import encode_round, load_seed_image
 from riffusion_train.sampling.text import Condition
 
@@ -129,7 +129,7 @@ class ClipMaker:
         """Return the audio of an image that loops, at its final loudness, float32 (channels, samples)."""
         codec = self.sampler.codec
         wav = codec.decode_loop(image, quality=self.sampler.quality.value, seed=seed)
-        gain = loudness_gain(*measure_loudness(wav, codec.rate_hz), TARGET_LUFS, TRUE_PEAK_DBTP)
+        gain = loudness_gain(*measure_loudness(wav, codec.rate_hz), self.sampler.target_lufs, TRUE_PEAK_DBTP)
         return wav * np.float32(gain)
 
     def _make(self, spec: ClipSpec, report: StepReport | None) -> LoopingClip:

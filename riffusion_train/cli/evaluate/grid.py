@@ -93,7 +93,7 @@ def _make(
     import torch
 
     from riffusion_train.cli.quiet import quieten_libraries
-    from riffusion_train.evaluation.grid import Grid, GridSettings, find_models
+    from riffusion_train.evaluation.grid import Grid, find_models
     from riffusion_train.runtime.signals import StopRequest
 
     quieten_libraries()
@@ -105,12 +105,12 @@ def _make(
         prompts,
         seeds,
         negative=negative,
-        settings=GridSettings(config.guidance_scale, config.num_inference_steps, config.scheduler, config.quality),
+        settings=config,
         audio_format=config.format.value,
         title=config.title,
         command=shlex.join(["riffusion", "evaluate", "grid", *words]),
     )
     with StopRequest() as stop:
-        made = grid.make(device=config.device, batch_size=config.batch_size, asked_to_stop=lambda: stop.asked)
+        made = grid.make(batch_size=config.batch_size, asked_to_stop=lambda: stop.asked)
     print(f"made: {made} clips, {len(grid) - made} stood already")
     print(f"done: open {grid.page.resolve()} in a browser")

@@ -9,7 +9,7 @@ from pathlib import Path
 from riffusion_train.cli.loaded import load_sampler
 from riffusion_train.cli.sample.picking import pick_and_extend
 from riffusion_train.cli.sample.wanted import Asked, asked_for
-from riffusion_train.config.sample import Dtype, ModeName, Quality, SampleConfig, SchedulerName
+from riffusion_train.config.sample import Dtype, ModeName, Quality, SampleConfig, SchedulerName, sampler_options
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.sampling.clip import Clip, ClipRecord, load_record
@@ -40,7 +40,7 @@ def run(flags: argparse.Namespace, model: str | None, config: SampleConfig) -> N
             raise InputError("no model: riffusion sample MODEL --prompt TEXT out=DIR")
         asked = asked_for(flags, config)
     requests, failed = _resolved(asked)
-    sampler = _load(model, loras, config)
+    sampler = load_sampler(model, loras, config.num_threads, **sampler_options(config))
     if settings is not None and settings.sampler.model_fingerprint != sampler.model_fingerprint:
         raise InputError(f"{model} is not the model the clip was made with (its UNet has other weights)")
     out = Path(config.out).expanduser()
@@ -108,32 +108,11 @@ def _as_before(config: SampleConfig, settings: ClipRecord) -> SampleConfig:
         quality=Quality(before.quality),
         dtype=Dtype(before.dtype),
         target_lufs=before.target_lufs,
-        lane=before.lane,
+        unet_batch_size=before.unet_batch_size,
+        channels_last=before.channels_last,
+        compile=before.compile,
+        attention_slicing=before.attention_slicing,
     )
-
-
-def _load(model: str, loras: list[str], config: SampleConfig) -> Sampler:
-    sampler = load_sampler(
-        model,
-        loras,
-        config.num_threads,
-        device=config.device,
-        scheduler=config.scheduler,
-        num_inference_steps=config.num_inference_steps,
-        guidance_scale=config.guidance_scale,
-        quality=config.quality,
-        target_lufs=config.target_lufs,
-        lane=config.lane,
-        dtype=config.dtype,
-    )
-    _ = sampler.model_fingerprint  # of the weights as they were read, before they are laid out otherwise
-    sampler.engine.lighten(
-        channels_last=config.channels_last,
-        compile_unet=config.compile,
-        attention_slicing=config.attention_slicing,
-        vae_tiling=config.vae_tiling,
-    )
-    return sampler
 
 
 def _stem(index: int, request: Request) -> str:

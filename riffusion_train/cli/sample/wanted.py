@@ -123,7 +123,7 @@ def _long(flags: argparse.Namespace, config: SampleConfig, basis: dict[str, Any]
         except ValueError:
             raise InputError(f"--energy: '{level}' is no number from 0 to 1") from None
     schedule = points(flags.schedule, "--schedule")
-    return _with_duration(LongRequest(schedule=schedule, energy=tuple(energy), **basis), config)
+    return _with_duration(LongRequest(schedule=schedule, volume=tuple(energy), **basis), config)
 
 
 def _loop(config: SampleConfig, basis: dict[str, Any]) -> Request:
