@@ -22,7 +22,7 @@ from riffusion_train.model.loading import open_model
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.sampling.clip import Clip
-from riffusion_train.sampling.sampler import ASSUMED_PRESET, Sampler, best_device
+from riffusion_train.sampling.sampler import Sampler
 from riffusion_train.training.run_folder import RunFolder
 from riffusion_train.training.run_model import FINAL, open_run_model
 from riffusion_train.training.state import Checkpoints
@@ -191,8 +191,8 @@ class Grid:
 
     def _sample(self, model: GridModel, wanted: Sequence[_Place], batch_size: int) -> Iterator[_Place]:
         sampler = model.load(**sampler_options(self.settings))
-        if sampler.assumed_spectrogram:
-            print(f"{model.source} has no spectrogram.json; {ASSUMED_PRESET} is assumed", file=sys.stderr)
+        if sampler.codec_notice is not None:
+            print(sampler.codec_notice, file=sys.stderr)
         clips = sampler.generate([(place.prompt, self.negative, place.seed) for place in wanted], batch_size=batch_size)
         for place, clip in zip(wanted, clips, strict=True):
             _save_whole(clip, self.folder / place.stem, self.audio_format)
@@ -299,7 +299,7 @@ def _checkpoint(source: str, name: str, weights: ExportWeights) -> GridModel:
         components = read_components(open_run_model(path, name, weights).whole())
         freeze(components)
         named = dataclasses.replace(components, source=f"{source} ({step}, {opened.weights.value})")
-        return Sampler(named, device=device or best_device(), **options)
+        return Sampler(named, device=device, **options)
 
     step = f"step {opened.step}"
     return GridModel(

@@ -17,7 +17,7 @@ from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.modes.walk import draw_loop
 from riffusion_train.sampling.noise import initial_noise, slerp
 from riffusion_train.sampling.sampler import TRUE_PEAK_DBTP, Sampler
-from riffusion_train.sampling.seed_images import encode_round, load_seed_image
+from riffusion_train.sampling.seed_images import encode_loop, load_seed_image
 from riffusion_train.sampling.text import Condition
 
 _MARGIN_S = 0.4
@@ -56,7 +56,7 @@ class ClipMaker:
     def __init__(self, sampler: Sampler, *, max_kept: int = 24) -> None:
         self.sampler = sampler
         self.cost = Cost()
-        self.default_steps = sampler.engine.num_inference_steps
+        self.default_steps = sampler.num_inference_steps
         self._max_kept = max_kept
         self._clips: collections.OrderedDict[ClipSpec, LoopingClip] = collections.OrderedDict()
         self._seed_latents: dict[Hashable, Tensor] = {}
@@ -82,7 +82,7 @@ class ClipMaker:
         """Keep audio, (channels, samples) at the codec's rate, as a seed image; audio shorter than a clip is repeated."""
         samples = self.segment_samples
         loop_wav = np.resize(wav, (len(wav), samples)) if wav.shape[1] < samples else wav[:, :samples]
-        self._uploads[id] = encode_round(loop_wav, self.sampler.codec)
+        self._uploads[id] = encode_loop(loop_wav, self.sampler.codec)
 
     def forget_upload(self, id: str) -> None:
         """Drop an upload."""
@@ -117,13 +117,21 @@ class ClipMaker:
             other_seed: The seed that the noise moves to.
             report: Called after every step.
         """
-        engine = self.sampler.engine
-        engine.num_inference_steps = spec.num_inference_steps
+        pipeline = self.sampler.pipeline
         whole = int(spec.place)
-        seed, shape = spec.seed + whole, engine.latent_shape
+        seed, shape = spec.seed + whole, pipeline.latent_shape
         noise = slerp(initial_noise(seed, shape), initial_noise(other_seed, shape), spec.place - whole)
         condition = conditions[0].towards(conditions[1], spec.alpha)
-        return draw_loop(engine, condition, noise, self._latents_of_seed(spec), spec.strength, seed, report)
+        return draw_loop(
+            pipeline,
+            condition,
+            noise,
+            self._latents_of_seed(spec),
+            strength=spec.strength,
+            num_inference_steps=spec.num_inference_steps,
+            seed=seed,
+            report=report,
+        )
 
     def decode(self, image: np.ndarray, seed: int) -> np.ndarray:
         """Return the audio of an image that loops, at its final loudness, float32 (channels, samples)."""
@@ -136,7 +144,7 @@ class ClipMaker:
         begin_s = time.perf_counter()
         prompts = (spec.prompt, spec.prompt if spec.prompt_to is None else spec.prompt_to)
         texts = [(prompt, spec.negative_prompt, spec.guidance_scale) for prompt in prompts]
-        conditions = self.sampler.engine.texts.equal_lengths(texts)
+        conditions = self.sampler.pipeline.texts.equal_lengths(texts)
         timer = _StepTimer(report)
         image = self.draw(spec, conditions, spec.seed + int(spec.place) + 1, timer)
         clip = LoopingClip(image, self.decode(image, spec.seed))
@@ -149,7 +157,7 @@ class ClipMaker:
         if key[1] is None:
             return None
         if key not in self._seed_latents:
-            self._seed_latents[key] = self.sampler.engine.encode(self._seed_image(spec))
+            self._seed_latents[key] = self.sampler.pipeline.encode(self._seed_image(spec))
         return self._seed_latents[key]
 
     def _seed_image(self, spec: ClipSpec) -> np.ndarray:

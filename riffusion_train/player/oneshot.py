@@ -16,7 +16,7 @@ from riffusion_train.player.segments import encode_png
 from riffusion_train.player.settings import MAX_SEED, ClipBody, ClipSpec, apply_changes
 from riffusion_train.runtime.errors import InputError, choice
 from riffusion_train.sampling.denoise import StepReport
-from riffusion_train.sampling.requests import TextRequest
+from riffusion_train.sampling.modes.text import TextRequest
 
 MIME_TYPES = {
     "wav": "audio/wav",
@@ -46,20 +46,24 @@ def clip_request(body: ClipBody, default_steps: int) -> tuple[TextRequest, int, 
     """
     audio_format = choice("format", body.format, MIME_TYPES)
     steps = body.num_inference_steps if "num_inference_steps" in body.model_fields_set else default_steps
-    return TextRequest(body.prompt, body.negative_prompt, body.seed, body.guidance_scale), steps, audio_format
+    request = TextRequest(
+        prompt=body.prompt,
+        negative_prompt=body.negative_prompt,
+        seed=body.seed,
+        guidance_scale=body.guidance_scale,
+    )
+    return request, steps, audio_format
 
 
 def make_clip(
     maker: ClipMaker, request: TextRequest, steps: int, audio_format: str, report: StepReport
 ) -> dict[str, Any]:
     """Make one clip of a prompt: audio and image as data URIs, and its settings."""
-    sampler = maker.sampler
-    sampler.engine.num_inference_steps = steps
-    clip = sampler.make(request, report)
+    clip = maker.sampler.make(request, report, num_inference_steps=steps)
     return {
         "audio": _data_uri(MIME_TYPES[audio_format], encode_audio(clip.audio, clip.rate_hz, audio_format)),
         "image": _data_uri("image/png", encode_png(clip.image)),
-        "settings": _without_paths(clip.settings.as_data()),
+        "settings": _without_paths(clip.record.as_data()),
     }
 
 
@@ -108,7 +112,7 @@ def original_request(data: Any) -> OriginalRequest:
 def run_original(maker: ClipMaker, request: OriginalRequest, report: StepReport) -> dict[str, Any]:
     """Answer as the original did: JPEG and MP3 as data URIs, and the duration."""
     spec, end = request.spec, request.end
-    texts = maker.sampler.engine.texts
+    texts = maker.sampler.pipeline.texts
     conditions = texts.equal_lengths(
         [(one.prompt, one.negative_prompt, spec.guidance_scale) for one in (request.start, end)]
     )

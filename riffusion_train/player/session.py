@@ -12,7 +12,7 @@ from riffusion_train.player.prompts import PlannedClip, PromptQueue
 from riffusion_train.player.segments import Segment, SegmentBuffer, crossfade, encode_png, to_pcm
 from riffusion_train.player.settings import ClipSpec, Settings
 from riffusion_train.sampling.denoise import StepReport
-from riffusion_train.sampling.modes.walk import crossed, crossing_columns
+from riffusion_train.sampling.modes.walk import crossfade_columns, crossfade_images
 
 LOOKAHEAD_SEGMENTS = 3
 """Segments are made at most so far ahead of what is heard."""
@@ -182,9 +182,9 @@ class Session:
         maker, config = self._maker, self._maker.sampler.codec.config
         previous = maker.make(self._previous, report) if self._previous is not None else None
         current = maker.make(clip.spec, report)
-        length = crossing_columns(current.image) * config.hop_length
+        length = crossfade_columns(current.image) * config.hop_length
         wav = crossfade(None if previous is None else previous.wav, current.wav, length, config.rate_hz)
-        image = current.image if previous is None else crossed(previous.image, current.image)
+        image = current.image if previous is None else crossfade_images(previous.image, current.image)
         share = clip.share.model_copy(update={"before": self._previous})
         self._previous = clip.spec
         start_sample = self.buffer.end_sample

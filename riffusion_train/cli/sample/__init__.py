@@ -16,7 +16,7 @@ def main(words: Sequence[str]) -> None:
     if words and words[0] == "seeds":
         seeds.run(words[1:])
         return
-    flags, model, config = parse(words)
+    flags, model, config, given = parse(words)
     from riffusion_train.cli.sample.running import run
 
-    run(flags, model, config)
+    run(flags, model, config, given)

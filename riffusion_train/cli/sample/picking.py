@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.requests import ExtendRequest, SourceFile
+from riffusion_train.sampling.modes.base import SourceFile
+from riffusion_train.sampling.modes.extend import ExtendRequest
 from riffusion_train.sampling.sampler import Sampler
 
 

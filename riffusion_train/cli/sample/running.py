@@ -3,24 +3,28 @@
 import argparse
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from riffusion_train.cli.loaded import load_sampler
 from riffusion_train.cli.sample.picking import pick_and_extend
 from riffusion_train.cli.sample.wanted import Asked, asked_for
-from riffusion_train.config.sample import Dtype, ModeName, Quality, SampleConfig, SchedulerName, sampler_options
+from riffusion_train.config.sample import ModeName, SampleConfig, sampler_options
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.progress import ProgressReport
-from riffusion_train.sampling.clip import Clip, ClipRecord, load_record
+from riffusion_train.sampling.clip import Clip, ClipRecord, StreamedClip, load_record
 from riffusion_train.sampling.denoise import StepReport
-from riffusion_train.sampling.requests import ExtendRequest, Request, TextRequest
+from riffusion_train.sampling.modes.base import Request
+from riffusion_train.sampling.modes.extend import ExtendRequest
+from riffusion_train.sampling.modes.text import TextRequest
+from riffusion_train.sampling.pipeline import best_device
 from riffusion_train.sampling.sampler import Sampler
 
 _STEM_LENGTH = 40
 
 
-def run(flags: argparse.Namespace, model: str | None, config: SampleConfig) -> None:
+def run(flags: argparse.Namespace, model: str | None, config: SampleConfig, given: Mapping[str, Any]) -> None:
     """Make what the words ask for.
 
     Raises:
@@ -31,6 +35,7 @@ def run(flags: argparse.Namespace, model: str | None, config: SampleConfig) -> N
     loras = list(flags.lora)
     if flags.again:
         settings = load_record(Path(flags.again).expanduser())
+        settings.check(flags.again, given)
         request = settings.request
         asked = [lambda: request]
         config = _as_before(config, settings)
@@ -41,8 +46,8 @@ def run(flags: argparse.Namespace, model: str | None, config: SampleConfig) -> N
         asked = asked_for(flags, config)
     requests, failed = _resolved(asked)
     sampler = load_sampler(model, loras, config.num_threads, **sampler_options(config))
-    if settings is not None and settings.sampler.model_fingerprint != sampler.model_fingerprint:
-        raise InputError(f"{model} is not the model the clip was made with (its UNet has other weights)")
+    if settings is not None:
+        sampler.check(settings, flags.again)
     out = Path(config.out).expanduser()
     if config.pick and config.mode is ModeName.extend and settings is None:
         for request in requests:
@@ -80,7 +85,7 @@ def _resolved(asked: Sequence[Asked]) -> tuple[list[Request], list[str]]:
 
 def _made(
     sampler: Sampler, requests: Sequence[Request], batch_size: int, progress: ProgressReport
-) -> Iterator[tuple[int, Clip | InputError]]:
+) -> Iterator[tuple[int, Clip | StreamedClip | InputError]]:
     """Yield each request's place with its clip, or with what is wrong with it."""
     if all(isinstance(request, TextRequest) for request in requests):
         yield from enumerate(sampler.make_all(requests, batch_size=batch_size, report=_step_report(progress)))
@@ -104,14 +109,15 @@ def _as_before(config: SampleConfig, settings: ClipRecord) -> SampleConfig:
         config,
         mode=ModeName(settings.request.mode),
         num_inference_steps=before.num_inference_steps,
-        scheduler=SchedulerName(before.scheduler),
-        quality=Quality(before.quality),
-        dtype=Dtype(before.dtype),
+        scheduler=before.scheduler,
+        quality=before.quality,
+        dtype=before.dtype,
         target_lufs=before.target_lufs,
         unet_batch_size=before.unet_batch_size,
         channels_last=before.channels_last,
         compile=before.compile,
         attention_slicing=before.attention_slicing,
+        device=config.device or (before.device if before.device in ("cpu", best_device()) else None),
     )
 
 

@@ -22,12 +22,12 @@ def run(words: Sequence[str]) -> None:
     from riffusion_train.audio.codec.codec import EncodedClip, make_codec
     from riffusion_train.audio.codec.image_file import save_image
     from riffusion_train.audio.io.write import write_audio
-    from riffusion_train.sampling.seed_images import SEED_IMAGES, make_seed_image, seed_of_sound
+    from riffusion_train.sampling.seed_images import SEED_IMAGES, make_seed_image, make_seed_image_of_sound
 
     codec = make_codec(preset_of(presets[0] if presets else DEFAULT_PRESET))
     folder, *sounds = files
     folder.mkdir(parents=True, exist_ok=True)
-    images = {path.stem: seed_of_sound(path, codec) for path in sounds}
+    images = {path.stem: make_seed_image_of_sound(path, codec) for path in sounds}
     for name, image in (images or {name: make_seed_image(name, codec) for name in SEED_IMAGES}).items():
         save_image(folder / f"{name}.png", EncodedClip(image, 0.0), codec.config)
         write_audio(folder / f"{name}.wav", codec.decode_loop(image), codec.rate_hz)

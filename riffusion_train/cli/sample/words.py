@@ -5,9 +5,10 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from riffusion_train.cli.command import FlagParser
-from riffusion_train.config.compose import compose
+from riffusion_train.config.compose import compose, config_keys
 from riffusion_train.config.sample import ModeName, SampleConfig
 from riffusion_train.runtime.errors import InputError
 
@@ -27,11 +28,14 @@ flags:
   --lora FILE[:WEIGHT]   merge a LoRA into the model; repeat it
   --again FILE           make a clip once more from its .json, .png or audio file"""
 
+_FREE_KEYS = {"out", "format", "device", "num_threads", "batch_size"}
+"""Keys that do not change a clip, or by its last bits only."""
+
 _UNITS_S = {"": 1.0, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 
 
-def parse(words: Sequence[str]) -> tuple[argparse.Namespace, str | None, SampleConfig]:
-    """Return the flags, the model and the config.
+def parse(words: Sequence[str]) -> tuple[argparse.Namespace, str | None, SampleConfig, dict[str, Any]]:
+    """Return the flags, the model, the config, and the values of the keys that were given and can change a clip.
 
     Raises:
         InputError: If a word is unknown, or a flag does not go with the mode.
@@ -46,7 +50,9 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, str | None, SampleC
     if len(models) > 1:
         raise InputError(f"more than one model: {', '.join(models)}; texts go in --prompt TEXT, sounds in --audio FILE")
     _check(flags, config.mode)
-    return flags, models[0] if models else None, config
+    names = {key for key in config_keys(SampleConfig) if any(word.startswith(f"{key}=") for word in rest)}
+    given = {name: getattr(config, name) for name in names - _FREE_KEYS}
+    return flags, models[0] if models else None, config, given
 
 
 def prompts_of(flags: argparse.Namespace) -> list[str]:
@@ -134,6 +140,9 @@ _OWN_FLAGS = {
 def _check(flags: argparse.Namespace, mode: ModeName) -> None:
     """Refuse flags that would be left aside without a word."""
     if flags.again:
+        others = [name for name, value in vars(flags).items() if value and name not in ("again", "lora")]
+        if others:
+            raise InputError(f"--{others[0].replace('_', '-')} does not go with --again, which repeats a clip as it is")
         return
     for name, modes in _OWN_FLAGS.items():
         flag = "--" + name.replace("_", "-")
