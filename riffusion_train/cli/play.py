@@ -1,12 +1,13 @@
 """`riffusion play MODEL`: the live player."""
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from riffusion_train.cli.command import FlagParser, help_text
 from riffusion_train.config.compose import compose, config_keys
-from riffusion_train.config.sample import PlayConfig
+from riffusion_train.config.sample import PlayConfig, sampler_options
 from riffusion_train.runtime.errors import InputError
 
 _FLAGS = "MODEL [--lora FILE[:WEIGHT]] "
@@ -39,17 +40,18 @@ def main(words: Sequence[str]) -> None:
 
 
 def _play(config: PlayConfig, model: str, loras: Sequence[str]) -> None:
-    from riffusion_train.player.serve import open_socket
+    from riffusion_train.player.serve import make_server, open_socket, page_address
+    from riffusion_train.player.settings import Limits, make_settings
 
-    with open_socket(config.host, config.port) as socket:
-        from riffusion_train.cli.play_model import load_application
-        from riffusion_train.player.serve import make_server
-        from riffusion_train.player.settings import Limits
+    with open_socket(config.host, config.port) as listening:
+        from riffusion_train.cli.loaded import load_sampler
+        from riffusion_train.player.app import make_app
 
         limits = Limits(sockets_per_address=config.sockets_per_address)
-        application = load_application(config, model, loras, limits)
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        shown = "127.0.0.1" if host == "0.0.0.0" else host
-        print(f"playing: open http://{shown}:{socket.getsockname()[1]}/ in a browser; Ctrl-C ends it", flush=True)
-        make_server(application, limits).run(sockets=[socket])
+        defaults = make_settings(config)
+        sampler = load_sampler(model, loras, config.num_threads, **sampler_options(config))
+        print("warming up: two short clips, which also measure this machine", file=sys.stderr)
+        application = make_app(config, sampler, defaults, limits)
+        print(f"playing: open {page_address(config.host, listening)} in a browser; Ctrl-C ends it", flush=True)
+        make_server(application, limits).run(sockets=[listening])
     print("stopped")
