@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from riffusion_train.cli.loaded import load_sampler
+from riffusion_train.cli.model import load_sampler
 from riffusion_train.config.sample import PlayConfig
 from riffusion_train.player.app import DEFAULT_PROMPT, create_app
 from riffusion_train.player.security import Application
