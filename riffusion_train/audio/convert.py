@@ -13,7 +13,7 @@ import numpy as np
 from riffusion_train.audio.codec.analysis import clipping_warnings, sound_warnings
 from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
 from riffusion_train.audio.codec.image_file import LoadedImage, load_image, require_size, save_image
-from riffusion_train.audio.codec.slices import OVERLAP_PX, SLICE_KEY, join, place_text, slice_starts
+from riffusion_train.audio.codec.slices import OVERLAP_PX, SLICE_KEY, join_slices, slice_starts, slice_text
 from riffusion_train.audio.io.read import load_audio, resample
 from riffusion_train.config.compose import group_options
 from riffusion_train.config.convert import DEFAULT_PRESET
@@ -119,7 +119,7 @@ def encode_slices(
         encoded = codec.encode(wav[:, start_px * config.hop_length :][:, : config.clip_samples])
         images.append(encoded.image)
         path = folder / f"{audio.stem}-{index:0{digits}d}.png"
-        save_image(path, encoded, config, {SLICE_KEY: place_text(index, starts, strip_px, audio.name)})
+        save_image(path, encoded, config, {SLICE_KEY: slice_text(index, starts, strip_px, audio.name)})
     warnings += _about(audio, clipping_warnings(images, config))
     plural = "s" if len(starts) > 1 else ""
     summary = f"{folder}: {len(starts)} slice{plural} of {config.width_px}x{config.n_mels} px, {shared_px} px shared,"
@@ -160,10 +160,10 @@ def decode_images(
         pixels, max_value = images[0].image, images[0].max_value
         count = ""
     else:
-        strip = join(paths, images, codec, overlap_px)
+        strip = join_slices(paths, images, codec, overlap_px)
         pixels, max_value = strip.image, strip.max_value
         count = f"{len(images)} images, "
-    wav = codec.decode(pixels, max_value, quality=quality.value, inverter=inverter.value)
+    wav = codec.decode(pixels, max_value, quality=quality, inverter=inverter)
     height, width = pixels.shape[:2]
     summary = f"{count}{width}x{height} px, {origin} {config.name}"
     return DecodedImages(wav, codec.rate_hz, summary, tuple(warnings))

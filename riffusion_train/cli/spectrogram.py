@@ -148,12 +148,12 @@ def _compare(files: Sequence[Path], parsed: Arguments[CompareConfig]) -> None:
     _warn(comparison.warnings)
     print(_table(first, second, comparison.distance, match_level))
     if images:
-        from riffusion_train.audio.plots import draw_comparison, write_picture
+        from riffusion_train.audio.plots import draw_comparison, write_image
 
         a, b = comparison.first, comparison.second
         gain = 10 ** (comparison.distance.gain_db / 20)
         drawing = draw_comparison(a.wav, a.rate_hz, b.wav * gain, b.rate_hz, (first.name, second.name))
-        write_picture(images[0], drawing)
+        write_image(images[0], drawing)
         print(f"wrote {images[0]}")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from riffusion_train.audio.io.loudness import loudness_gain, measure
+from riffusion_train.audio.io.loudness import loudness_gain, measure_loudness
 from riffusion_train.player.settings import ClipSpec
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.denoise import StepReport
@@ -89,7 +89,7 @@ class ClipMaker:
     @property
     def channels(self) -> int:
         """Channels of the sound."""
-        return 1 if self.sampler.codec.config.channels.value == "mono" else 2
+        return self.sampler.codec.config.num_channels
 
     def keep_upload(self, id: str, wav: np.ndarray) -> None:
         """Keep a sound, (channels, samples) at the codec's rate, as a seed image; one shorter than a clip is repeated."""
@@ -141,8 +141,8 @@ class ClipMaker:
     def sound(self, picture: np.ndarray, seed: int) -> np.ndarray:
         """Return the loop of a picture at its loudness, float32 (channels, samples)."""
         codec = self.sampler.codec
-        wav = codec.decode_loop(picture, quality=self.sampler.quality.value, seed=seed)
-        gain = loudness_gain(*measure(wav, codec.rate_hz), TARGET_LUFS, TRUE_PEAK_DBTP)
+        wav = codec.decode_loop(picture, quality=self.sampler.quality, seed=seed)
+        gain = loudness_gain(*measure_loudness(wav, codec.rate_hz), TARGET_LUFS, TRUE_PEAK_DBTP)
         return wav * np.float32(gain)
 
     def _made(self, spec: ClipSpec, report: StepReport | None) -> Loop:
