@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 from riffusion_train.config.compose import compose, conf_dir, config_keys, group_options
-from riffusion_train.runtime.errors import InputError, choice
+from riffusion_train.runtime.errors import InputError, choice, member
 
 Root = TypeVar("Root")
 
@@ -197,7 +197,7 @@ def read_prompts(texts: Sequence[str], file: str | None) -> list[str]:
 
 def _convert(key: str, value: str, kind: type) -> Any:
     if issubclass(kind, enum.Enum):
-        return kind[choice(key, value, kind.__members__)]
+        return member(key, value, kind)
     if kind is bool:
         return choice(key, value.lower(), ("true", "false")) == "true"
     if kind is int:

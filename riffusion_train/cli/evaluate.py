@@ -72,7 +72,7 @@ def _make_grid(parsed: Arguments[GridConfig], command: str) -> None:
     import torch
 
     from riffusion_train.cli.model import quieten_libraries
-    from riffusion_train.evaluation.grid import Grid, GridSettings, find_models
+    from riffusion_train.evaluation.grid import Grid, find_models
     from riffusion_train.runtime.signals import StopRequest
 
     quieten_libraries()
@@ -84,12 +84,12 @@ def _make_grid(parsed: Arguments[GridConfig], command: str) -> None:
         prompts,
         seeds,
         negative=parsed.flags.negative,
-        settings=GridSettings(config.guidance_scale, config.num_inference_steps, config.scheduler, config.quality),
+        settings=config,
         audio_format=config.format.value,
         title=config.title,
         command=command,
     )
     with StopRequest() as stop:
-        num_made = grid.make(device=config.device, batch_size=config.batch_size, asked_to_stop=lambda: stop.asked)
+        num_made = grid.make(batch_size=config.batch_size, asked_to_stop=lambda: stop.asked)
     print(f"made: {num_made} clips, {len(grid) - num_made} already there")
     print(f"done: open {grid.page.resolve()} in a browser")

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from riffusion_train.cli.model import load_sampler
-from riffusion_train.config.sample import PlayConfig
+from riffusion_train.config.sample import PlayConfig, sampler_options
 from riffusion_train.player.app import DEFAULT_PROMPT, create_app
 from riffusion_train.player.security import Application
 from riffusion_train.player.serve import is_loopback
@@ -24,12 +24,7 @@ def load_application(config: PlayConfig, model: str, loras: Sequence[str], limit
         model,
         loras,
         config.num_threads,
-        device=config.device,
-        scheduler=config.scheduler,
-        quality=config.quality,
-        dtype=config.dtype,
-        num_inference_steps=config.num_inference_steps,
-        guidance_scale=config.guidance_scale,
+        **sampler_options(config),
     )
     print("warming up: two short clips, which also measure this machine", file=sys.stderr)
     return create_app(

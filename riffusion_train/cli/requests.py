@@ -126,7 +126,7 @@ def _long(flags: argparse.Namespace, config: SampleConfig, basis: dict[str, Any]
         except ValueError:
             raise InputError(f"--volume: '{level}' is not a number from 0 to 1") from None
     schedule = _points(flags.schedule, "--schedule")
-    return _with_duration(LongRequest(schedule=schedule, energy=tuple(volume), **basis), config)
+    return _with_duration(LongRequest(schedule=schedule, volume=tuple(volume), **basis), config)
 
 
 def _loop(config: SampleConfig, basis: dict[str, Any]) -> Request:

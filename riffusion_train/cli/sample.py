@@ -2,16 +2,16 @@
 
 import argparse
 import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from riffusion_train.cli.arguments import Arguments, Command, Flag
 from riffusion_train.config.convert import SeedImagesConfig
-from riffusion_train.config.sample import Dtype, ModeName, Quality, SampleConfig, SchedulerName
+from riffusion_train.config.sample import Dtype, ModeName, Quality, SampleConfig, SchedulerName, sampler_options
 from riffusion_train.config.spectrogram import find_preset
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import slug
 
 if TYPE_CHECKING:
     from riffusion_train.cli.requests import RequestMaker
@@ -204,40 +204,22 @@ def _config_of_record(config: SampleConfig, record: "ClipRecord") -> SampleConfi
         quality=Quality(before.quality),
         dtype=Dtype(before.dtype),
         target_lufs=before.target_lufs,
-        lane=before.lane,
+        unet_batch_size=before.unet_batch_size,
+        channels_last=before.channels_last,
+        compile=before.compile,
+        attention_slicing=before.attention_slicing,
     )
 
 
 def _load(model: str, loras: Sequence[str], config: SampleConfig) -> "Sampler":
     from riffusion_train.cli.model import load_sampler
 
-    sampler = load_sampler(
-        model,
-        loras,
-        config.num_threads,
-        device=config.device,
-        scheduler=config.scheduler,
-        num_inference_steps=config.num_inference_steps,
-        guidance_scale=config.guidance_scale,
-        quality=config.quality,
-        target_lufs=config.target_lufs,
-        lane=config.lane,
-        dtype=config.dtype,
-    )
-    _ = sampler.model_fingerprint  # of the weights as they were read, before they are laid out otherwise
-    sampler.engine.lighten(
-        channels_last=config.channels_last,
-        compile_unet=config.compile,
-        attention_slicing=config.attention_slicing,
-        vae_tiling=config.vae_tiling,
-    )
-    return sampler
+    return load_sampler(model, loras, config.num_threads, **sampler_options(config))
 
 
 def _file_stem(index: int, request: "Request") -> str:
     """Return a file name that says what is inside: number, start of the prompt, seed."""
-    words = re.sub(r"[^\w]+", "-", request.prompt.lower()).strip("-")[:_SLUG_LENGTH].strip("-")
-    return f"{index:04d}-{words or 'empty'}-seed{request.seed}"
+    return f"{index:04d}-{slug(request.prompt, _SLUG_LENGTH) or 'empty'}-seed{request.seed}"
 
 
 def pick_and_extend(sampler: "Sampler", request: "Request", stem: Path, num_candidates: int, audio_format: str) -> Path:

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import enum
 import re
+import sys
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ Root = TypeVar("Root")
 
 _GROUP_SHORTHAND = {"model": "pretrained"}
 """Groups that also take free text: `model=PATH` means `model=pretrained model.path=PATH`."""
+
+_RENAMED_KEYS = {"lane": "unet_batch_size"}
+"""Keys of version 0.1.0 that have another name now; they are still accepted, with a warning."""
 
 
 def conf_dir() -> Path:
@@ -57,7 +61,7 @@ def compose(verb: str, root: type[Root], words: Sequence[str]) -> Root:
     from omegaconf.errors import OmegaConfBaseException
 
     ConfigStore.instance().store(name=f"{verb}_schema", node=root)
-    overrides = [hydra_word for word in words for hydra_word in _as_overrides(word, root)]
+    overrides = [hydra_word for word in words for hydra_word in _as_overrides(_with_new_key(word, root), root)]
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
             config = hydra_compose(config_name=verb, overrides=overrides)
@@ -82,7 +86,10 @@ def load_saved(path: Path, root: type[Root]) -> Root:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(root), OmegaConf.load(path))
+        saved: Any = OmegaConf.load(path)
+        for key in _RENAMED_KEYS.keys() & set(saved):
+            saved[_new_key(key, root)] = saved.pop(key)
+        merged = OmegaConf.merge(OmegaConf.structured(root), saved)
         return typing.cast(Root, OmegaConf.to_object(merged))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
@@ -108,6 +115,22 @@ def config_keys(root: type, prefix: str = "") -> dict[str, dataclasses.Field[Any
         else:
             keys[prefix + field.name] = field
     return keys
+
+
+def _new_key(key: str, root: type) -> str:
+    """Return the present name of a key of `root`; warn if the key was given by its old name."""
+    new = _RENAMED_KEYS.get(key, key)
+    names = {field.name for field in dataclasses.fields(root)}
+    if key in names or new not in names:
+        return key
+    if new != key:
+        print(f"{key}= is now called {new}=; the old name still works", file=sys.stderr)
+    return new
+
+
+def _with_new_key(word: str, root: type) -> str:
+    key, separator, value = word.partition("=")
+    return f"{_new_key(key, root)}{separator}{value}"
 
 
 def _as_overrides(word: str, root: type) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -84,7 +85,49 @@ class Quality(enum.Enum):
 
 
 @dataclasses.dataclass
-class SampleConfig:
+class ClipConfig:
+    """How a clip is sampled, wherever it is: by a command or while training."""
+
+    num_inference_steps: int = 20
+    """Denoising steps."""
+    scheduler: SchedulerName = SchedulerName.dpmsolver
+    """The solver."""
+    quality: Quality = Quality.normal
+    """How long to search for the phase of the sound."""
+    target_lufs: float | None = -14.0
+    """Integrated loudness of a clip, or as near as a true peak of -1 dBTP allows; null keeps the level."""
+
+
+@dataclasses.dataclass
+class SamplerConfig(ClipConfig):
+    """The options of the sampler, which every command that loads a model to sample it shares."""
+
+    guidance_scale: float = 7.0
+    """Classifier-free guidance; 1 is none."""
+    unet_batch_size: int | None = None
+    """Windows in one call of the UNet, whatever the number of clips; null is 1 on a CPU and 4 elsewhere."""
+    dtype: Dtype = Dtype.fp32
+    """The number format in which the UNet and the text encoder compute."""
+    channels_last: bool = False
+    """Store the weights in the layout that tensor cores read fastest."""
+    compile: bool = False
+    """Compile the UNet: about a minute at first, faster steps afterwards; loops are sampled without it."""
+    attention_slicing: bool = False
+    """Compute attention in slices: less memory, slower."""
+    device: str | None = None
+    """`cpu`, `cuda`, `mps`; null takes the fastest."""
+    num_threads: int | None = None
+    """CPU threads; null leaves it to torch."""
+
+
+def sampler_options(config: SamplerConfig) -> dict[str, Any]:
+    """Return the options as the keyword arguments of `Sampler` and of `Sampler.load`."""
+    names = (field.name for field in dataclasses.fields(SamplerConfig))
+    return {name: getattr(config, name) for name in names if name != "num_threads"}
+
+
+@dataclasses.dataclass
+class SampleConfig(SamplerConfig):
     """Everything `riffusion sample` can be told beside the model, the texts and the files."""
 
     out: str = MISSING
@@ -97,16 +140,10 @@ class SampleConfig:
     """Clips of each prompt."""
     vary_seed: bool = False
     """Also count the seed up from prompt to prompt, so that no two clips start from the same noise."""
-    guidance_scale: float = 7.0
-    """Classifier-free guidance; 1 is none."""
     guidance_scales: list[float] | None = None
     """Several of them, each with every prompt and seed: `guidance_scales=[3,7]`."""
     unconditional: bool = False
     """Make clips without a prompt and without guidance."""
-    num_inference_steps: int = 20
-    """Denoising steps."""
-    scheduler: SchedulerName = SchedulerName.dpmsolver
-    """The solver."""
     strength: float | None = None
     """How much of a source is changed, 0 to 1; null is 0.55 in audio, 0.75 from a seed image in walk, 1 in inpaint."""
     duration: str | None = None
@@ -133,34 +170,14 @@ class SampleConfig:
     """In walk, the curve of the way between two prompts: above 1 it begins slowly."""
     steps: int = 5
     """In morph, the number of sounds, both ends included."""
-    target_lufs: float | None = -14.0
-    """Integrated loudness of a clip, or as near as a true peak of -1 dBTP allows; null keeps the level."""
     batch_size: int = 4
     """Clips denoised together; it does not change them."""
-    lane: int | None = None
-    """Parts of pictures that the UNet sees at once, whatever the batch; null is 1 on a CPU and 4 elsewhere."""
     format: AudioFormat = AudioFormat.wav
     """The audio file format."""
-    quality: Quality = Quality.normal
-    """How long to search for the phase of the sound."""
-    dtype: Dtype = Dtype.fp32
-    """What UNet and text encoder compute in."""
-    channels_last: bool = False
-    """Lay the networks out for tensor cores."""
-    compile: bool = False
-    """Compile the UNet: a minute at first, quicker steps then; loops are drawn without."""
-    attention_slicing: bool = False
-    """Compute attention in parts: less memory, slower."""
-    vae_tiling: bool = False
-    """Take pictures through the VAE in tiles: less memory, seams that may be seen."""
-    device: str | None = None
-    """`cpu`, `cuda`, `mps`; null takes the best there is."""
-    num_threads: int | None = None
-    """CPU threads; null leaves it to torch."""
 
 
 @dataclasses.dataclass
-class GridConfig:
+class GridConfig(SamplerConfig):
     """Everything `riffusion evaluate grid` can be told beside the models and the prompts."""
 
     out: str = MISSING
@@ -173,26 +190,14 @@ class GridConfig:
     """Seeds, with commas between them; `0-3` is 0,1,2,3. Each is sampled for every prompt and every model."""
     title: str = "Audition"
     """What the page is called."""
-    guidance_scale: float = 7.0
-    """Classifier-free guidance; 1 is none."""
-    num_inference_steps: int = 20
-    """Denoising steps."""
-    scheduler: SchedulerName = SchedulerName.dpmsolver
-    """The solver."""
     batch_size: int = 4
     """Clips denoised together."""
     format: AudioFormat = AudioFormat.wav
     """The audio file format."""
-    quality: Quality = Quality.normal
-    """How long to search for the phase of the sound."""
-    device: str | None = None
-    """`cpu`, `cuda`, `mps`; null takes the best there is."""
-    num_threads: int | None = None
-    """CPU threads; null leaves it to torch."""
 
 
 @dataclasses.dataclass
-class PlayConfig:
+class PlayConfig(SamplerConfig):
     """Everything `riffusion play` can be told beside the model."""
 
     host: str = "127.0.0.1"
@@ -207,19 +212,7 @@ class PlayConfig:
     """The seed image that sessions begin with; null for none."""
     num_inference_steps: int = 20
     """Denoising steps at most; fewer are done where time is short."""
-    guidance_scale: float = 7.0
-    """Classifier-free guidance that sessions begin with."""
-    scheduler: SchedulerName = SchedulerName.dpmsolver
-    """The solver."""
-    quality: Quality = Quality.normal
-    """How long to search for the phase of the sound."""
     max_streams: int | None = None
     """Sessions that play at once; null lets in as many as the measured speed of this machine allows."""
     sockets_per_address: int = 64
     """Listeners of one address; all who share a network may have the same one."""
-    device: str | None = None
-    """`cpu`, `cuda`, `mps`; null takes the best there is."""
-    dtype: Dtype = Dtype.fp32
-    """What UNet and text encoder compute in."""
-    num_threads: int | None = None
-    """CPU threads; null leaves it to torch."""

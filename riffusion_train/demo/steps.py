@@ -263,7 +263,7 @@ def plan_steps(config: DemoConfig, folder: DemoFolder, write_prompts: Callable[[
                 f"guidance_scale={GUIDANCE_SCALE}",
                 f"num_inference_steps={NUM_INFERENCE_STEPS}",
                 "batch_size=16",
-                "lane=16",
+                "unet_batch_size=16",
                 "vary_seed=true",
                 seed,
                 threads,

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from riffusion_train.audition.site import PAGE_FILE, Cell, Site, Version, write_site
+from riffusion_train.config.compose import describe
 from riffusion_train.config.export import ExportWeights
-from riffusion_train.config.sample import Quality, SchedulerName
+from riffusion_train.config.sample import SamplerConfig, sampler_options
 from riffusion_train.model.components import freeze
 from riffusion_train.model.diffusers_folder import SUMMARY_FILE
 from riffusion_train.model.lazy import LazyModel, read_components, stored_fingerprint
@@ -31,25 +32,22 @@ CLIPS_DIR = "clips"
 _SLUG_LENGTH = 40
 
 
-@dataclasses.dataclass(frozen=True)
-class GridSettings:
-    """How every clip of a grid is sampled."""
+_ALWAYS_NAMED = ("guidance_scale", "num_inference_steps", "scheduler", "quality")
+"""Options that a clip's command and its file name hold even at their defaults; the others only where they differ."""
 
-    guidance_scale: float = 7.0
-    num_inference_steps: int = 20
-    scheduler: SchedulerName = SchedulerName.dpmsolver
-    quality: Quality = Quality.normal
 
-    def options(self) -> dict[str, Any]:
-        """Return them as the sampler's arguments."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+def option_arguments(settings: SamplerConfig) -> list[str]:
+    """Return the options that decide a clip as `key=value` arguments of a command."""
+    usual = SamplerConfig()
+    others = [name for name in sampler_options(usual) if name not in (*_ALWAYS_NAMED, "device")]
+    changed = [name for name in others if getattr(settings, name) != getattr(usual, name)]
+    return [f"{name}={_as_typed(getattr(settings, name))}" for name in (*_ALWAYS_NAMED, *changed)]
 
-    def words(self) -> list[str]:
-        """Return them as the words of a command."""
-        values = {name: getattr(value, "value", value) for name, value in self.options().items()}
-        return [
-            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
-        ]
+
+def _as_typed(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else describe(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +67,14 @@ class GridModel:
     checkpoint: tuple[str, ...] | None = None
     """The words that choose this model from a run; None where `source` is the model itself."""
 
-    def command(self, prompt: str, negative: str, seed: int, settings: GridSettings) -> str:
+    def command(self, prompt: str, negative: str, seed: int, settings: SamplerConfig) -> str:
         """Return the command that makes one clip with this model."""
         texts = ["--prompt", prompt, *(["--negative", negative] if negative else [])]
         if self.checkpoint is None:
             words = ["sample", self.source, *texts, f"seed={seed}"]
         else:
             words = ["evaluate", "grid", self.source, *texts, *self.checkpoint, f"seeds={seed}"]
-        return shlex.join(["riffusion", *words, *settings.words(), "out=clips"])
+        return shlex.join(["riffusion", *words, *option_arguments(settings), "out=clips"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +110,7 @@ class Grid:
         seeds: Sequence[int] = (0,),
         *,
         negative: str = "",
-        settings: GridSettings | None = None,
+        settings: SamplerConfig | None = None,
         audio_format: str = "wav",
         title: str = "Audition",
         command: str = "",
@@ -120,7 +118,7 @@ class Grid:
         self.folder = folder
         self.models = list(models)
         self.negative = negative
-        self.settings = settings or GridSettings()
+        self.settings = settings or SamplerConfig()
         self.audio_format = audio_format
         self.title = title
         self.command = command
@@ -144,15 +142,12 @@ class Grid:
         """Return the number of clips that stand already."""
         return sum(self._stands(place) for place in self._places)
 
-    def make(
-        self, *, device: str | None = None, batch_size: int = 4, asked_to_stop: Callable[[], bool] = lambda: False
-    ) -> int:
+    def make(self, *, batch_size: int = 4, asked_to_stop: Callable[[], bool] = lambda: False) -> int:
         """Sample what does not stand yet, and write the page; return the number of clips made.
 
         The page is written after each model, and also where the work is interrupted: it shows what there is.
 
         Args:
-            device: Where to sample; None takes the best there is.
             batch_size: Clips denoised together.
             asked_to_stop: Asked after each clip.
 
@@ -168,7 +163,7 @@ class Grid:
                     wanted = [place for place in self._places if place.model is model and not self._stands(place)]
                     if not wanted:
                         continue
-                    for _ in self._sample(model, wanted, device, batch_size):
+                    for _ in self._sample(model, wanted, batch_size):
                         made += 1
                         progress.update(kept + made, model.name)
                         if asked_to_stop():
@@ -194,10 +189,8 @@ class Grid:
         versions = [Version(model.name, model.source, model.step) for model in self.models]
         return write_site(self.folder, Site(self.title, self.command, versions, cells))
 
-    def _sample(
-        self, model: GridModel, wanted: Sequence[_Place], device: str | None, batch_size: int
-    ) -> Iterator[_Place]:
-        sampler = model.load(device=device, **self.settings.options())
+    def _sample(self, model: GridModel, wanted: Sequence[_Place], batch_size: int) -> Iterator[_Place]:
+        sampler = model.load(**sampler_options(self.settings))
         if sampler.assumed_spectrogram:
             print(f"{model.source} has no spectrogram.json; {ASSUMED_PRESET} is assumed", file=sys.stderr)
         clips = sampler.generate([(place.prompt, self.negative, place.seed) for place in wanted], batch_size=batch_size)
@@ -207,7 +200,7 @@ class Grid:
 
     def _stem(self, model: GridModel, prompt: str, seed: int) -> str:
         """Return the clip's place, named by everything that decides it: what stands there can be no other clip."""
-        decides = json.dumps([model.fingerprint, prompt, self.negative, seed, self.settings.words()])
+        decides = json.dumps([model.fingerprint, prompt, self.negative, seed, option_arguments(self.settings)])
         digest = hashlib.blake2b(decides.encode(), digest_size=5).hexdigest()
         # Not by the model's name on the page, which changes with the models beside it.
         home = "-".join([_slug(Path(model.source).name), *([f"step{model.step}"] if model.step is not None else [])])

@@ -15,7 +15,7 @@ from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.modes.walk import draw_loop
 from riffusion_train.sampling.noise import initial_noise, slerp
-from riffusion_train.sampling.sampler import TARGET_LUFS, TRUE_PEAK_DBTP, Sampler
+from riffusion_train.sampling.sampler import TRUE_PEAK_DBTP, Sampler
 from riffusion_train.sampling.seed_images import encode_round, load_seed_image
 from riffusion_train.sampling.text import Condition
 
@@ -142,7 +142,7 @@ class ClipMaker:
         """Return the loop of a picture at its loudness, float32 (channels, samples)."""
         codec = self.sampler.codec
         wav = codec.decode_loop(picture, quality=self.sampler.quality, seed=seed)
-        gain = loudness_gain(*measure_loudness(wav, codec.rate_hz), TARGET_LUFS, TRUE_PEAK_DBTP)
+        gain = loudness_gain(*measure_loudness(wav, codec.rate_hz), self.sampler.target_lufs, TRUE_PEAK_DBTP)
         return wav * np.float32(gain)
 
     def _made(self, spec: ClipSpec, report: StepReport | None) -> Loop:

@@ -25,7 +25,8 @@ from riffusion_train.sampling.requests import REQUESTS, Request
 SETTINGS_KEY = "riffusion"
 """Name under which the settings travel inside the PNG and the audio file."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+"""Of a clip's record. 2 is version 0.1.0: `lane`, `energy`, and fewer options of the sampler."""
 _AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 
 
@@ -37,8 +38,12 @@ class SamplerSettings:
     scheduler: str
     quality: str
     target_lufs: float | None
-    lane: int
+    unet_batch_size: int
     dtype: str
+    channels_last: bool
+    compile: bool
+    attention_slicing: bool
+    device: str | None
     model: str
     model_fingerprint: str
     loras: tuple[str, ...]
@@ -78,9 +83,17 @@ class ClipRecord:
         Raises:
             KeyError, TypeError, ValueError: If it is not one.
         """
-        if data["schema_version"] != SCHEMA_VERSION:
+        if data["schema_version"] == 2:
+            data = _from_schema_2(data)
+        elif data["schema_version"] != SCHEMA_VERSION:
             raise ValueError("another schema")
         return cls(_built(REQUESTS[data["mode"]], data), _built(SamplerSettings, data))
+
+
+def _from_schema_2(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a record of version 0.1.0 with the present names; it did not hold the options that are False and None here."""
+    unrecorded = {"channels_last": False, "compile": False, "attention_slicing": False, "device": None}
+    return {**data, **unrecorded, "unet_batch_size": data["lane"], "volume": data.get("energy", ())}
 
 
 def load_record(path: Path) -> ClipRecord:

@@ -63,7 +63,7 @@ def denoise(
     strength: float = 1.0,
     noise: Tensor | None = None,
     generators: Sequence[torch.Generator] | None = None,
-    lane: int = 1,
+    unet_batch_size: int = 1,
     hook: StepHook | None = None,
     report: StepReport | None = None,
 ) -> Tensor:
@@ -82,7 +82,7 @@ def denoise(
         strength: Share of the steps that is done (SDEdit, Meng et al. 2021, arXiv:2108.01073).
         noise: What is laid over the latents where strength is below 1.
         generators: One a canvas, for solvers that add noise of their own.
-        lane: Windows that the UNet sees at once.
+        unet_batch_size: Windows in one call of the UNet.
         hook: May change the latents after every step.
         report: Told about every step.
 
@@ -105,7 +105,7 @@ def denoise(
         extra["generator"] = list(generators)
     for done, timestep in enumerate(timesteps, start=1):
         seen = scheduler.scale_model_input(canvas, timestep)
-        prediction = predict(unet, seen, timestep, windows, window_width, lane)
+        prediction = predict(unet, seen, timestep, windows, window_width, unet_batch_size)
         canvas = scheduler.step(prediction, timestep, canvas, **extra).prev_sample
         if hook is not None:
             canvas = hook(canvas, timesteps[done] if done < len(timesteps) else None)
@@ -116,15 +116,15 @@ def denoise(
 
 @torch.no_grad()
 def predict(
-    unet: Any, seen: Tensor, timestep: Tensor, windows: Sequence[Window], window_width: int, lane: int
+    unet: Any, seen: Tensor, timestep: Tensor, windows: Sequence[Window], window_width: int, unet_batch_size: int
 ) -> Tensor:
     """Return what the UNet predicts for canvases (B, C, h, width): the mean of all windows, least at their edges."""
     width = seen.shape[-1]
     total = torch.zeros_like(seen)
     weight = seen.new_zeros(len(seen), width)
     shape = _bell(window_width).to(seen.device) if width > window_width else seen.new_ones(window_width)
-    for some in _lanes(windows, lane):
-        parts = _guided(unet, _cut(seen, some, window_width), timestep, some, lane)
+    for some in _unet_batches(windows, unet_batch_size):
+        parts = _guided(unet, _cut(seen, some, window_width), timestep, some, unet_batch_size)
         for window, part in zip(some, parts, strict=True):
             columns = torch.arange(window.start, window.start + window_width, device=seen.device) % width
             total[window.row].index_add_(-1, columns, part * shape)
@@ -132,15 +132,15 @@ def predict(
     return total if width == window_width else total / weight[:, None, None]
 
 
-def _lanes(windows: Sequence[Window], lane: int) -> Iterator[list[Window]]:
+def _unet_batches(windows: Sequence[Window], unet_batch_size: int) -> Iterator[list[Window]]:
     """Yield windows that can be taken together: guided or not, with prompts of one length."""
     kinds: dict[tuple[bool, int], list[Window]] = {}
     for window in windows:
         condition = window.condition
         kinds.setdefault((condition.guidance_scale != 1, len(condition.positive)), []).append(window)
     for alike in kinds.values():
-        for first in range(0, len(alike), lane):
-            yield alike[first : first + lane]
+        for first in range(0, len(alike), unet_batch_size):
+            yield alike[first : first + unet_batch_size]
 
 
 def _cut(seen: Tensor, windows: Sequence[Window], window_width: int) -> Tensor:
@@ -148,10 +148,10 @@ def _cut(seen: Tensor, windows: Sequence[Window], window_width: int) -> Tensor:
     return torch.stack([seen[window.row][..., (columns + window.start) % seen.shape[-1]] for window in windows])
 
 
-def _guided(unet: Any, parts: Tensor, timestep: Tensor, windows: Sequence[Window], lane: int) -> Tensor:
-    """Return the guided predictions of up to `lane` windows, float32; a lane that is not full repeats its first window."""
-    filled = [*windows, *[windows[0]] * (lane - len(windows))]
-    x = torch.cat([parts, *[parts[:1]] * (lane - len(windows))]).to(unet.dtype)
+def _guided(unet: Any, parts: Tensor, timestep: Tensor, windows: Sequence[Window], unet_batch_size: int) -> Tensor:
+    """Return the guided predictions of windows, float32; a batch that is not full is filled with its first window."""
+    filled = [*windows, *[windows[0]] * (unet_batch_size - len(windows))]
+    x = torch.cat([parts, *[parts[:1]] * (unet_batch_size - len(windows))]).to(unet.dtype)
     positive = torch.stack([window.condition.positive for window in filled]).to(x)
     if windows[0].condition.guidance_scale == 1:
         return unet(x, timestep, positive).sample.float()[: len(windows)]

@@ -31,8 +31,11 @@ class Pipeline:
         device: Where to run.
         scheduler: The solver.
         num_inference_steps: Its steps.
-        lane: Windows that the UNet sees at once, whatever is asked for; a clip does not depend on its batch then.
-        dtype: What UNet and text encoder compute in; None leaves them.
+        unet_batch_size: Windows in one call of the UNet, always as many, so that a clip does not depend on its batch.
+        dtype: What UNet and text encoder are turned into; None leaves them.
+        channels_last: Store weights in the layout that tensor cores read fastest.
+        compile: Compile the UNet.
+        attention_slicing: Compute attention in slices: less memory, slower.
     """
 
     def __init__(
@@ -42,40 +45,30 @@ class Pipeline:
         device: torch.device | str = "cpu",
         scheduler: SchedulerName = SchedulerName.dpmsolver,
         num_inference_steps: int = 20,
-        lane: int = 1,
+        unet_batch_size: int = 1,
         dtype: torch.dtype | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+        attention_slicing: bool = False,
     ) -> None:
         self.device = torch.device(device)
         self.components = components.to(self.device)
         if dtype is not None:
             components.unet.to(dtype)
             components.text_encoder.to(dtype)
+        if channels_last:
+            components.unet.to(memory_format=torch.channels_last)
+            components.vae.to(memory_format=torch.channels_last)
+        if attention_slicing:
+            components.unet.set_attention_slice("auto")
+        if compile:
+            components.unet.compile()
         self.scheduler = make_scheduler(scheduler, components.scheduler)
         self.num_inference_steps = num_inference_steps
-        self.lane = lane
+        self.unet_batch_size = unet_batch_size
         self.assumed_spectrogram = components.spectrogram is None
         self.codec = make_codec(components.spectrogram or load_preset(ASSUMED_PRESET))
         self.texts = TextConditions(components.tokenizer, components.text_encoder)
-
-    def lighten(
-        self,
-        *,
-        channels_last: bool = False,
-        compile_unet: bool = False,
-        attention_slicing: bool = False,
-        vae_tiling: bool = False,
-    ) -> None:
-        """Choose what saves time or memory on a card; each may change the last bits of a picture, tiling a little more."""
-        unet, vae = self.components.unet, self.components.vae
-        if channels_last:
-            unet.to(memory_format=torch.channels_last)
-            vae.to(memory_format=torch.channels_last)
-        if attention_slicing:
-            unet.set_attention_slice("auto")
-        if vae_tiling:
-            vae.enable_tiling()
-        if compile_unet:
-            unet.compile()
 
     @property
     def downsampling(self) -> int:
@@ -153,7 +146,7 @@ class Pipeline:
                 strength=strength,
                 noise=None if noise is None else noise.to(self.device),
                 generators=[torch.Generator().manual_seed(seed % 2**63) for seed in seeds],
-                lane=self.lane,
+                unet_batch_size=self.unet_batch_size,
                 hook=hook,
                 report=report,
             )

@@ -111,8 +111,8 @@ class LongRequest(Request):
     duration_s: float = 60.0
     schedule: tuple[tuple[float, str], ...] = ()
     """Prompts by the second from which they hold; `prompt` holds before the first."""
-    energy: tuple[tuple[float, float], ...] = ()
-    """Energy from 0 to 1 by the second, on straight lines: the level falls by 2 dB a tenth."""
+    volume: tuple[tuple[float, float], ...] = ()
+    """Volume from 0 to 1 by the second, on straight lines: the level falls by 2 dB a tenth."""
 
 
 @dataclasses.dataclass(frozen=True)

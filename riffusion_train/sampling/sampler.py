@@ -50,8 +50,11 @@ class Sampler:
         guidance_scale: Classifier-free guidance, where a request does not say.
         quality: How long to search for the phase of the sound.
         target_lufs: Integrated loudness of a clip, or as near as a true peak of -1 dBTP allows; None leaves the level.
-        lane: Parts of pictures that the UNet sees at once, whatever is asked for: 1 on a CPU, 4 elsewhere.
-        dtype: What UNet and text encoder compute in.
+        unet_batch_size: Windows in one call of the UNet; None is 1 on a CPU and 4 elsewhere.
+        dtype: The number format in which the UNet and the text encoder compute.
+        channels_last: Store weights in the layout that tensor cores read fastest.
+        compile: Compile the UNet: about a minute at first, faster steps afterwards.
+        attention_slicing: Compute attention in slices: less memory, slower.
         loras: What was merged into the model, for the settings.
     """
 
@@ -65,8 +68,11 @@ class Sampler:
         guidance_scale: float = 7.0,
         quality: Quality | str = Quality.normal,
         target_lufs: float | None = TARGET_LUFS,
-        lane: int | None = None,
+        unet_batch_size: int | None = None,
         dtype: Dtype | str = Dtype.fp32,
+        channels_last: bool = False,
+        compile: bool = False,
+        attention_slicing: bool = False,
         loras: Sequence[str] = (),
     ) -> None:
         self.dtype = Dtype(dtype)
@@ -76,14 +82,20 @@ class Sampler:
             device=device,
             scheduler=self.scheduler_name,
             num_inference_steps=num_inference_steps,
-            lane=lane or (1 if torch.device(device).type == "cpu" else 4),
+            unet_batch_size=unet_batch_size or (1 if torch.device(device).type == "cpu" else 4),
             dtype=loading.TORCH_DTYPES[self.dtype],
+            channels_last=channels_last,
+            compile=compile,
+            attention_slicing=attention_slicing,
         )
         self.components = components
         self.guidance_scale = guidance_scale
         self.quality = Quality(quality)
         self.target_lufs = target_lufs
         self.loras = tuple(loras)
+        self.channels_last = channels_last
+        self.compile = compile
+        self.attention_slicing = attention_slicing
 
     @classmethod
     def load(cls, source: str | Path, *, device: str | None = None, loras: Sequence[str] = (), **options: Any) -> Self:
@@ -178,8 +190,11 @@ class Sampler:
             "num_inference_steps",
             "quality",
             "target_lufs",
-            "lane",
+            "unet_batch_size",
             "dtype",
+            "channels_last",
+            "compile",
+            "attention_slicing",
         ):
             if getattr(own, name) != getattr(wanted, name):
                 raise InputError(f"{file}: was made with {name}={getattr(wanted, name)}; load the sampler with that")
@@ -234,8 +249,12 @@ class Sampler:
                 scheduler=self.scheduler_name.value,
                 quality=self.quality.value,
                 target_lufs=self.target_lufs,
-                lane=self.engine.lane,
+                unet_batch_size=self.engine.unet_batch_size,
                 dtype=self.dtype.value,
+                channels_last=self.channels_last,
+                compile=self.compile,
+                attention_slicing=self.attention_slicing,
+                device=self.engine.device.type,
                 model=self.components.source,
                 model_fingerprint=self.model_fingerprint,
                 loras=self.loras,

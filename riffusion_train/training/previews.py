@@ -93,8 +93,11 @@ def _sample(
                 components,
                 device=device,
                 num_inference_steps=config.num_inference_steps,
+                scheduler=config.scheduler,
+                quality=config.quality,
+                target_lufs=config.target_lufs,
                 guidance_scale=scale,
-                lane=min(len(prompts), _AT_ONCE),
+                unet_batch_size=min(len(prompts), _AT_ONCE),
             )
             wanted = [(prompt, "", config.seed + index) for index, prompt in enumerate(prompts)]
             with torch.compiler.set_stance("force_eager"):  # sampling has other shapes than what was compiled

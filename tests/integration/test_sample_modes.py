@@ -158,12 +158,12 @@ def test_a_longer_piece_has_exactly_its_duration_and_begins_as_the_shorter(sampl
     assert first < other / 2
 
 
-def test_a_schedule_changes_the_end_and_energy_the_level(sampler: Sampler) -> None:
+def test_a_schedule_changes_the_end_and_volume_the_level(sampler: Sampler) -> None:
     plain = sampler.long_form("a", 3.0)
     scheduled = sampler.long_form("a", 3.0, schedule=((2.0, "(b:1.5)"),))
     columns = np.abs(plain.image.astype(int) - scheduled.image).mean(axis=0)
     assert columns[:20].mean() < columns[-20:].mean()
-    rising = sampler.long_form("a", 3.0, energy=((0.0, 0.0), (3.0, 1.0)))
+    rising = sampler.long_form("a", 3.0, volume=((0.0, 0.0), (3.0, 1.0)))
     ratio = np.abs(rising.audio[0]) / np.maximum(np.abs(plain.audio[0]), 1e-6)
     assert np.median(ratio[:RATE_HZ]) < 0.4 * np.median(ratio[-RATE_HZ:])
 
@@ -220,8 +220,8 @@ def test_loras_are_merged_with_their_weights(world: Path, tmp_path: Path) -> Non
 def test_what_is_lighter_draws_nearly_the_same(world: Path) -> None:
     plain = Sampler.load(world / "model", device="cpu", num_inference_steps=2, quality="draft")
     expected = plain.text_to_audio("a").image.astype(int)
-    light = Sampler.load(world / "model", device="cpu", num_inference_steps=2, quality="draft", dtype="bf16")
-    light.engine.lighten(channels_last=True, attention_slicing=True)
+    lighter = {"dtype": "bf16", "channels_last": True, "attention_slicing": True}
+    light = Sampler.load(world / "model", device="cpu", num_inference_steps=2, quality="draft", **lighter)
     assert np.abs(light.text_to_audio("a").image - expected).mean() < 8
 
 

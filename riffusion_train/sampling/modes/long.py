@@ -33,21 +33,21 @@ def make(sampler: "Sampler", request: LongRequest, report: StepReport | None = N
         engine.decode_stream(latents[0]),
         columns=samples // config.hop_length + 2,
         samples=samples,
-        level=energy_level(request.energy),
+        level=volume_gain(request.volume),
     )
 
 
-def energy_level(energy: Sequence[tuple[float, float]]) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Return the factor of the sound at times in seconds: 20 dB from an energy of 0 to one of 1.
+def volume_gain(volume: Sequence[tuple[float, float]]) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Return the factor of the sound at times in seconds: 20 dB from a volume of 0 to one of 1.
 
     Raises:
-        InputError: If the energy is no number from 0 to 1, or the times do not rise.
+        InputError: If a volume is no number from 0 to 1, or the times do not rise.
     """
-    if not energy:
+    if not volume:
         return None
-    times, levels = [point[0] for point in energy], [point[1] for point in energy]
+    times, levels = [point[0] for point in volume], [point[1] for point in volume]
     if any(not 0 <= level <= 1 for level in levels) or sorted(set(times)) != times:
-        raise InputError("--energy: needs values from 0 to 1 at rising times, such as '0s: 0.2 | 30s: 1'")
+        raise InputError("--volume: needs values from 0 to 1 at rising times, such as '0s: 0.2 | 30s: 1'")
     return lambda seconds: 10 ** (_QUIETEST_DB * (1 - np.interp(seconds, times, levels)) / 20)
 
 

@@ -7,11 +7,12 @@ import pytest
 from support.models import nano_components
 
 from riffusion_train.audio.io.read import read_audio
-from riffusion_train.evaluation.grid import Grid, GridModel, GridSettings
+from riffusion_train.config.sample import SamplerConfig
+from riffusion_train.evaluation.grid import Grid, GridModel
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.sampling.sampler import Sampler
 
-FAST = GridSettings(num_inference_steps=1)
+FAST = SamplerConfig(num_inference_steps=1)
 
 
 class Shelf:
@@ -75,7 +76,12 @@ def test_a_clip_that_lacks_a_file_is_made_again(tmp_path: Path, kind: str) -> No
 
 @pytest.mark.parametrize(
     "change",
-    [{"settings": GridSettings(2.0, 1)}, {"negative": "noise"}, {"seeds": [1]}, {"audio_format": "flac"}],
+    [
+        {"settings": SamplerConfig(guidance_scale=2.0, num_inference_steps=1)},
+        {"negative": "noise"},
+        {"seeds": [1]},
+        {"audio_format": "flac"},
+    ],
 )
 def test_other_settings_are_other_clips(tmp_path: Path, change: dict[str, Any]) -> None:
     models = [Shelf().model("m", 1)]

@@ -91,10 +91,10 @@ def test_a_row_does_not_depend_on_its_batch(engine: Pipeline) -> None:
     assert torch.equal(together, torch.stack(alone))
 
 
-def test_a_lane_that_is_not_full_gives_the_same(engine: Pipeline) -> None:
-    lanes = Pipeline(engine.components, num_inference_steps=3, lane=4)
-    condition = lanes.texts.condition("a band")
-    rows = torch.stack([initial_noise(seed, lanes.latent_shape) for seed in range(3)])
-    together = lanes.denoise(rows, lambda row, column: condition, seeds=range(3))
-    alone = lanes.denoise(rows[:1], lambda row, column: condition, seeds=[0])
+def test_a_unet_batch_that_is_not_full_gives_the_same(engine: Pipeline) -> None:
+    wide = Pipeline(engine.components, num_inference_steps=3, unet_batch_size=4)
+    condition = wide.texts.condition("a band")
+    rows = torch.stack([initial_noise(seed, wide.latent_shape) for seed in range(3)])
+    together = wide.denoise(rows, lambda row, column: condition, seeds=range(3))
+    alone = wide.denoise(rows[:1], lambda row, column: condition, seeds=[0])
     assert torch.equal(together[:1], alone)
