@@ -108,11 +108,11 @@ def _listen(
     table: SpectrogramDataset, codec: SpectrogramCodec, samples: list[Sample]
 ) -> tuple[list[FigureRow], dict[str, list[str]]]:
     """Judge the generated clips by their pictures and by their sound; nothing where the audio has no attributes."""
-    if not set(ATTRIBUTES) <= set(table.table.column_names):
+    if not set(ATTRIBUTES) <= set(table.rows.column_names):
         return [], {}
-    labels = {name: [str(value) for value in table.table[name]] for name in ATTRIBUTES}
+    labels = {name: [str(value) for value in table.rows[name]] for name in ATTRIBUTES}
     try:
-        judge = CaptionClassifier([_grey(table.picture(index)) for index in range(len(table))], labels)
+        judge = CaptionClassifier([_grey(table.image(index)) for index in range(len(table))], labels)
     except InputError as error:
         print(f"the listening test is left out: {error}")
         return [], {}
@@ -151,10 +151,10 @@ def _pairs(
         place = sample.index
         real = path / "real" / f"{place:04d}"
         real.parent.mkdir(exist_ok=True)
-        picture = table.picture(sample.index)
+        picture = table.image(sample.index)
         save_image(real.with_suffix(".png"), EncodedClip(picture, 0.0), codec.config)
         write_audio(real.with_suffix(".wav"), codec.decode(picture), codec.rate_hz)
-        row = table.table[sample.index]
+        row = table.rows[sample.index]
         pairs.append(
             Pair(
                 prompt=sample.prompt,

@@ -15,7 +15,7 @@ from riffusion_train.config.export import ExportFormat, LoraLayout, is_file
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE
 from riffusion_train.config.train import PredictionType
 from riffusion_train.dataset.layout import read_stats
-from riffusion_train.model.detect import SD1, detect_folder_family
+from riffusion_train.model.detect import SD1, detect_folder
 from riffusion_train.model.diffusers_folder import SUMMARY_FILE, SUMMARY_KEY
 from riffusion_train.training.run_folder import RunFolder
 from riffusion_train.training.run_model import RunModel
@@ -109,7 +109,7 @@ def licence_of(source: str, sd15: bool) -> str:
 
 def is_sd15(model: RunModel) -> bool:
     """Say whether a model has the size of Stable Diffusion 1.5."""
-    return detect_folder_family({"unet": 1, "text_encoder": 1}, dict(model.base.skeleton.unet.config)) == SD1
+    return detect_folder({"unet": 1, "text_encoder": 1}, dict(model.base.skeleton.unet.config)) == SD1
 
 
 def metadata(summary: Summary, model: RunModel, kind: ExportFormat, title: str) -> dict[str, str]:

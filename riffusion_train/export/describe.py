@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
-from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_family, detect_folder_family
+from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_file, detect_folder
 from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, SUMMARY_FILE, SUMMARY_KEY
 from riffusion_train.model.lazy import WEIGHT_STEMS, LazyModel, read_json
 from riffusion_train.model.loading import open_model
@@ -59,7 +59,7 @@ def describe(source: str) -> Description:
         return _describe_pickle(path)
     if path.is_file():
         tensors, metadata = open_tensors(path)
-        family = detect_family({name: tensor.shape for name, tensor in tensors.items()})
+        family = detect_file({name: tensor.shape for name, tensor in tensors.items()})
         if family in (LORA_DIFFUSERS, LORA_KOHYA):
             return _describe_lora(path, tensors, metadata)
         return _describe_file(path, family, tensors, metadata)
@@ -71,7 +71,7 @@ def _describe_folder(path: Path) -> Description:
         raise InputError(f"{path}: a run, not a model; riffusion export run={path} out=MODEL, or look at {path}/final")
     if not (path / MODEL_INDEX_FILE).is_file():
         raise InputError(f"{path}: no {MODEL_INDEX_FILE}; this is not a diffusers folder")
-    family = detect_folder_family(read_json(path / MODEL_INDEX_FILE), _json_or_empty(path / "unet" / "config.json"))
+    family = detect_folder(read_json(path / MODEL_INDEX_FILE), _json_or_empty(path / "unet" / "config.json"))
     num_bytes = sum(file.stat().st_size for part in WEIGHT_STEMS for file in (path / part).glob("*.safetensors"))
     summary = _json_or_empty(path / SUMMARY_FILE)
     what = f"{family}, as a diffusers folder"
@@ -116,7 +116,7 @@ def _describe_model(what: str, model: LazyModel, summary: Mapping[str, Any], num
 
 
 def _describe_lora(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> Description:
-    family = detect_family({name: tensor.shape for name, tensor in tensors.items()})
+    family = detect_file({name: tensor.shape for name, tensor in tensors.items()})
     downs = {name: one.shape for name, one in tensors.items() if name.endswith(_DOWN_ENDS)}
     ranks = sorted({shape[0] for shape in downs.values()})
     widths = sorted({shape[1] for name, shape in downs.items() if "attn2" in name and "to_k" in name})

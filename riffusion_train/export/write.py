@@ -14,11 +14,11 @@ from riffusion_train.config.export import ExportDtype, ExportFormat, ExportWeigh
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset, write_spectrogram
 from riffusion_train.export.card import metadata, summarise, write_card, write_summary
-from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_family
+from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_file
 from riffusion_train.model.diffusers_folder import write_model
 from riffusion_train.model.lazy import LazyModel
 from riffusion_train.model.loading import make_components, open_model
-from riffusion_train.model.lora import LORA_FILE, Lora, merged, read_lora, write_diffusers_lora, write_kohya_lora
+from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora, write_diffusers_lora, write_kohya_lora
 from riffusion_train.model.safetensors_io import open_tensors
 from riffusion_train.model.single_file import write_single_file
 from riffusion_train.runtime.errors import InputError
@@ -155,7 +155,7 @@ def is_lora(source: str) -> bool:
     if not (path.is_file() and path.suffix == ".safetensors"):
         return False
     tensors, _ = open_tensors(path)
-    return detect_family({name: tensor.shape for name, tensor in tensors.items()}) in (LORA_KOHYA, LORA_DIFFUSERS)
+    return detect_file({name: tensor.shape for name, tensor in tensors.items()}) in (LORA_KOHYA, LORA_DIFFUSERS)
 
 
 def _open_lora(
@@ -170,7 +170,7 @@ def _open_lora(
         return read_lora(path, sd15.modules), None
     model = open_model(base, revision)
     lora = read_lora(path, model.skeleton.modules, base)
-    return lora, None if kind is ExportFormat.lora else merged(model, lora, scale)
+    return lora, None if kind is ExportFormat.lora else merge_lora(model, lora, scale)
 
 
 def _with_codec(model: LazyModel, codec: SpectrogramConfig | None, *, override: bool) -> LazyModel:
