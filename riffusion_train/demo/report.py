@@ -1,8 +1,7 @@
-"""The demo's page: one HTML file that opens from disk, with images, players and curves."""
+"""The report of the demo: `figures.json`, and one HTML page that opens from disk, with images, players and curves."""
 
 import dataclasses
 import html
-import json
 import math
 import string
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from urllib.parse import quote
 from riffusion_train.demo.steps import StepResult
 from riffusion_train.evaluation.classifier import Agreement
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import write_atomically, write_json
 from riffusion_train.runtime.provenance import git_state, machine, versions
 
 FIGURES_FILE = "figures.json"
@@ -21,7 +21,7 @@ FIGURES_FILE = "figures.json"
 
 @dataclasses.dataclass(frozen=True)
 class FigureRow:
-    """One measured figure beside its reference; the medians, with the smallest and the largest value of the repeats."""
+    """One measured figure beside its reference: medians, with the minimum and maximum of the repeats."""
 
     what: str
     unit: str
@@ -32,18 +32,18 @@ class FigureRow:
     reference_min: float
     reference_max: float
     target: float | None = None
-    """The least that was asked for, where something was."""
+    """The value to reach, if there is one."""
     ceiling: float | None = None
-    """What a perfect result would score, where that is known."""
+    """What a perfect result would score, if that is known."""
 
     @property
     def ratio(self) -> float | None:
-        """Ours over the reference; None where the reference is 0."""
+        """Ours over the reference; None if the reference is 0."""
         return self.ours / self.reference if self.reference else None
 
 
 def agreement_rows(agreements: Sequence[Agreement], targets: Mapping[str, float] | None = None) -> list[FigureRow]:
-    """Return one row an attribute: agreement of the clips with their own captions, beside shuffled captions."""
+    """Return one row for each attribute: agreement of the clips with their own captions, beside shuffled captions."""
     return [
         FigureRow(
             what=f"{item.attribute} agrees with the caption",
@@ -65,7 +65,7 @@ def write_figures(path: Path, command: str, rows: Sequence[FigureRow]) -> None:
     """Write `figures.json`: the command, git state, machine, versions, and the rows.
 
     Args:
-        path: The file; it appears whole or not at all.
+        path: The file.
         command: The command that made the figures, as a user would type it.
         rows: The figures.
     """
@@ -76,9 +76,7 @@ def write_figures(path: Path, command: str, rows: Sequence[FigureRow]) -> None:
         "versions": versions(),
         "rows": [{**dataclasses.asdict(row), "ratio": row.ratio} for row in rows],
     }
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_json(path, data, allow_nan=False)
 
 
 _WIDTH, _HEIGHT = 560, 260
@@ -221,7 +219,7 @@ class Clip:
     image_path: str
     audio_path: str
     heard: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """What the judge hears in it, attribute by attribute; empty where it was not asked."""
+    """What the classifier hears in it, attribute by attribute; empty if it was not asked."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +227,7 @@ class Pair:
     """A generated clip, and a real clip of the same description that the model has never seen."""
 
     prompt: str
-    wanted: Mapping[str, str]
+    expected: Mapping[str, str]
     """The attributes that the prompt asks for."""
     generated: Clip
     real: Clip | None = None
@@ -237,31 +235,31 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class DemoPage:
-    """All that the page shows."""
+    """Everything that the page shows."""
 
     pairs: Sequence[Pair]
     figures: Sequence[FigureRow]
-    """Agreement with the captions; the reference of each row is the shuffled control."""
+    """Agreement with the captions; the reference of each row is the agreement with shuffled captions."""
     curves: Sequence[Curve]
     steps: Sequence[StepResult]
     command: str
-    """The command that makes all of it."""
+    """The command that made all of it."""
     facts: Mapping[str, str]
     """Machine, versions, sizes: a name and a value each."""
-    title: str = "Music from words, learned on this machine"
+    title: str = "Music from text, trained on this machine"
 
 
 def write_page(folder: Path, page: DemoPage) -> Path:
     """Write `index.html` into `folder` and return its path.
 
     Raises:
-        InputError: If a picture or a sound that the page shows is not there.
+        InputError: If an image or a sound that the page shows is missing.
     """
     for pair in page.pairs:
         for clip in filter(None, (pair.generated, pair.real)):
             for name in (clip.image_path, clip.audio_path):
                 if not (folder / name).is_file():
-                    raise InputError(f"{folder / name}: missing; the page would show an empty place")
+                    raise InputError(f"{folder / name}: missing; remove the folder of the demo and run it again")
     static = files("riffusion_train.demo") / "static"
     template = string.Template((static / "page.html").read_text(encoding="utf-8"))
     text = template.substitute(
@@ -283,9 +281,7 @@ def write_page(folder: Path, page: DemoPage) -> Path:
         ),
     )
     path = folder / PAGE_FILE
-    partial = folder / f".{PAGE_FILE}.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, text)
     return path
 
 
@@ -294,14 +290,11 @@ def _text(value: object) -> str:
 
 
 def _summary(page: DemoPage) -> str:
-    clips = len(page.pairs)
-    took = _duration(sum(step.seconds for step in page.steps))
-    return (
-        f"Below are {clips} clips that a small model made from one line of text each. It was trained from nothing, in "
-        f"{_text(took)} in all, by the steps at the end of this page."
-        if page.steps
-        else f"Below are {clips} clips that a small model made from one line of text each."
-    )
+    summary = f"Below are {len(page.pairs)} clips that a small model made from one line of text each."
+    if not page.steps:
+        return summary
+    duration = _text(_duration(sum(step.seconds for step in page.steps)))
+    return f"{summary} It was trained from scratch, in {duration} in total, by the steps at the end of this page."
 
 
 def _tile(row: FigureRow) -> str:
@@ -313,44 +306,44 @@ def _tile(row: FigureRow) -> str:
 
 
 def _pair(number: int, pair: Pair) -> str:
-    panes = _pane("Generated", pair.prompt, pair.generated, pair.wanted)
+    panes = _pane("Generated", pair.prompt, pair.generated, pair.expected)
     if pair.real is not None:
-        panes += _pane("Real", pair.prompt, pair.real, pair.wanted)
+        panes += _pane("Real", pair.prompt, pair.real, pair.expected)
     return (
         f'<article class="pair" aria-labelledby="prompt-{number}"><h3 id="prompt-{number}">{_text(pair.prompt)}</h3>'
         f'<div class="panes">{panes}</div></article>'
     )
 
 
-def _pane(label: str, prompt: str, clip: Clip, wanted: Mapping[str, str]) -> str:
+def _pane(label: str, prompt: str, clip: Clip, expected: Mapping[str, str]) -> str:
     spoken = _text(f"{label}: {prompt}")
     return (
         f'<figure class="clip" data-label="{spoken}">'
-        f'<div class="picture"><img src="{_url(clip.image_path)}" alt="Spectrogram. {spoken}" decoding="async">'
+        f'<div class="image"><img src="{_url(clip.image_path)}" alt="Spectrogram. {spoken}" decoding="async">'
         '<span class="playhead" hidden></span></div>'
         f'<figcaption><span class="label">{_text(label)}</span></figcaption>'
         f'<audio controls preload="metadata" src="{_url(clip.audio_path)}" aria-label="{spoken}"></audio>'
-        f"{_verdicts(clip.heard, wanted)}</figure>"
+        f"{_verdicts(clip.heard, expected)}</figure>"
     )
 
 
-def _verdicts(heard: Mapping[str, str], wanted: Mapping[str, str]) -> str:
-    """Return what the judge hears as a row of small marks; a wrong one names both."""
+def _verdicts(heard: Mapping[str, str], expected: Mapping[str, str]) -> str:
+    """Return what the classifier hears as a row of small marks; a wrong one names both values."""
     if not heard:
         return ""
     marks = []
     for name, value in heard.items():
-        right = wanted.get(name) == value
-        state, sign, word = ("right", "✓", "as asked") if right else ("wrong", "✗", f"asked for {wanted.get(name)}")
+        right = expected.get(name) == value
+        state, sign, note = ("right", "✓", "as asked") if right else ("wrong", "✗", f"asked for {expected.get(name)}")
         marks.append(
-            f'<li class="{state}" title="{_text(f"{name}: {value}, {word}")}"><span aria-hidden="true">{sign}</span> '
-            f'{_text(_as_heard(name, value))}<span class="spoken">, {_text(word)}</span></li>'
+            f'<li class="{state}" title="{_text(f"{name}: {value}, {note}")}"><span aria-hidden="true">{sign}</span> '
+            f'{_text(_as_heard(name, value))}<span class="spoken">, {_text(note)}</span></li>'
         )
-    return f'<ul class="verdicts" aria-label="What the judge hears">{"".join(marks)}</ul>'
+    return f'<ul class="verdicts" aria-label="What the classifier hears">{"".join(marks)}</ul>'
 
 
 def _as_heard(name: str, value: str) -> str:
-    """Return a value that can stand alone: `none` becomes `no drums`, `low` becomes `low register`."""
+    """Return a value that is clear without its name: `none` becomes `no drums`, `low` becomes `low register`."""
     if value == "none":
         return f"no {name}"
     return f"{value} {name}" if name in ("register", "tempo") else value

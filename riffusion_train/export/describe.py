@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,18 @@ _DOWN_ENDS = (".lora_A.weight", ".lora_down.weight", "lora.down.weight", ".lora_
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a file or folder is. `_UNKNOWN` stands where it does not say."""
+    """What a file or folder is; `_UNKNOWN` if it does not say."""
 
     what: str
-    """Kind and layout, in words."""
+    """Kind and layout."""
     base: str
     """The model it was made from."""
     codec: str
-    """What its pictures mean."""
+    """The codec of its images."""
     target: str
     """What the UNet predicts."""
     dtype: str
-    """Kinds of number, the most frequent first."""
+    """Number formats of the weights, the most frequent first."""
     size: str
     """Parameters and bytes."""
     sampler: str
@@ -48,7 +49,7 @@ def describe(source: str) -> Description:
     """Describe a diffusers folder, a single file, a LoRA, or a model on the hub.
 
     Raises:
-        InputError: If there is nothing, or the file is damaged.
+        InputError: If there is nothing at `source`, or the file is damaged.
     """
     path = Path(source).expanduser()
     if path.is_dir() and (path / LORA_FILE).is_file():
@@ -164,10 +165,10 @@ def _unusable(what: str, codec: str, tensors: Iterable[LazyTensor], num_bytes: i
 
 def _summary(metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        found = json.loads(metadata.get(SUMMARY_KEY, "{}"))
+        summary = json.loads(metadata.get(SUMMARY_KEY, "{}"))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return summary if isinstance(summary, dict) else {}
 
 
 def _json_or_empty(path: Path) -> dict[str, Any]:
@@ -197,13 +198,8 @@ def _dtypes(tensors: Iterable[LazyTensor]) -> str:
 
 
 def _size(tensors: Iterable[LazyTensor], num_bytes: int) -> str:
-    count = 0
-    for tensor in tensors:
-        product = 1
-        for length in tensor.shape:
-            product *= length
-        count += product
-    return f"{count:,} numbers" + (f", {_bytes_text(num_bytes)}" if num_bytes else "")
+    count = sum(math.prod(tensor.shape) for tensor in tensors)
+    return f"{count:,} parameters" + (f", {_bytes_text(num_bytes)}" if num_bytes else "")
 
 
 def _bytes_text(num_bytes: int) -> str:

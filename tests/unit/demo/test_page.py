@@ -115,10 +115,10 @@ def test_the_page_shows_figures_verdicts_and_costs(tmp_path):
 def test_a_page_without_figures_curves_and_steps_is_whole(tmp_path):
     path = write_page(tmp_path, make_page(tmp_path, pairs=[], figures=[], curves=[], steps=[], facts={}))
     read(path)
-    assert '<p class="quiet">It was left out here' in path.read_text()
-    assert "<span hidden> Under each picture stands what an independent judge" in path.read_text()
+    assert '<p class="quiet">Not measured here' in path.read_text()
+    assert "<span hidden> Below each image is what an independent classifier" in path.read_text()
     full = write_page(tmp_path, make_page(tmp_path))
-    assert '<p class="quiet" hidden>It was left out here' in full.read_text()
+    assert '<p class="quiet" hidden>Not measured here' in full.read_text()
 
 
 def test_figures_hold_command_git_machine_versions_and_rows(tmp_path):
