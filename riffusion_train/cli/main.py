@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from riffusion_train import __version__
+from riffusion_train.runtime import __version__
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_FAULT, EXIT_INPUT, EXIT_STOPPED, InputError, StoppedError
 
 VERBS = {

@@ -1,6 +1,7 @@
 """Read a dataset folder for training: images, captions, and the random draws that belong to an address."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow.compute as pc
 import torch
 from torch.utils.data import Dataset
 
-from riffusion_train.dataset.layout import DatasetFolder
+from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder
 from riffusion_train.dataset.order import Address, generator, normal
 from riffusion_train.runtime.errors import InputError
 
@@ -94,6 +95,19 @@ class SpectrogramDataset:
         """Name a slice for a message: its source and start."""
         row = self._texts[index]
         return f"{row['source']} at {row['start_s']:.2f} s"
+
+
+def load_dataset(folder: Path | str, split: str = "train") -> SpectrogramDataset:
+    """Open one split of a dataset folder that `riffusion prepare` made.
+
+    Args:
+        folder: The folder.
+        split: `train`, `validation` or `test`.
+
+    Raises:
+        InputError: If the folder is not a dataset, or the split is empty.
+    """
+    return SpectrogramDataset(open_dataset_folder(Path(folder).expanduser()), split)
 
 
 def check_slices(dataset: SpectrogramDataset, *, captions: bool) -> None:

@@ -11,13 +11,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from riffusion_train import __version__
 from riffusion_train.player import routes
 from riffusion_train.player.clips import ClipMaker
 from riffusion_train.player.loop import BusyError, FullError, GenerationLoop
 from riffusion_train.player.security import Guard
 from riffusion_train.player.session import Timeouts
 from riffusion_train.player.settings import ErrorAnswer, Limits, Settings
+from riffusion_train.runtime import __version__
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.sampler import Sampler
 
