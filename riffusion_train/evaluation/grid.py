@@ -17,7 +17,7 @@ from riffusion_train.config.export import ExportWeights
 from riffusion_train.config.sample import SamplerConfig, sampler_options
 from riffusion_train.model.components import freeze
 from riffusion_train.model.diffusers_folder import SUMMARY_FILE
-from riffusion_train.model.lazy import LazyModel, read_components, stored_fingerprint
+from riffusion_train.model.lazy import LazyModel, lazy_fingerprint, load_lazy_model
 from riffusion_train.model.loading import open_model
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.runtime.files import slug
@@ -295,7 +295,7 @@ def _checkpoint(source: str, name: str, weights: ExportWeights) -> GridModel:
     opened = open_run_model(path, name, weights)
 
     def load(device: str | None = None, **options: Any) -> Sampler:
-        components = read_components(open_run_model(path, name, weights).whole())
+        components = load_lazy_model(open_run_model(path, name, weights).whole())
         freeze(components)
         named = dataclasses.replace(components, source=f"{source} ({step}, {opened.weights.value})")
         return Sampler(named, device=device, **options)
@@ -337,7 +337,7 @@ def _trained_steps(folder: Path) -> int | None:
 
 def _fingerprint(model: LazyModel) -> str:
     """Return a hash of all weights and of the codec: everything in a model that can change a clip."""
-    parts = [stored_fingerprint(model.tensors[part]) for part in sorted(model.tensors)]
+    parts = [lazy_fingerprint(model.tensors[part]) for part in sorted(model.tensors)]
     codec = model.skeleton.spectrogram
     deciding = json.dumps([parts, None if codec is None else dataclasses.asdict(codec)], default=str)
     return hashlib.blake2b(deciding.encode(), digest_size=8).hexdigest()

@@ -86,7 +86,7 @@ def test_the_same_command_again_makes_nothing(world: Path, tmp_path: Path, capsy
     assert evaluate(*arguments) == EXIT_DONE
     capsys.readouterr()
     assert evaluate(*arguments) == EXIT_DONE
-    assert "made: 0 clips, 1 stood already" in capsys.readouterr().out
+    assert "made: 0 clips, 1 already there" in capsys.readouterr().out
 
 
 def test_runs_and_models_stand_side_by_side_and_equal_ones_once(
@@ -131,7 +131,7 @@ def test_a_model_that_does_not_say_its_codec_is_said_to_be_assumed(
         (["--prompt", "x"], "no model: riffusion evaluate grid MODEL|RUN … --prompt TEXT … out=DIR"),
         (["RUN"], "no prompt: give --prompt TEXT, or --prompts FILE with one prompt a line"),
         (["RUN", "--prompts", "EMPTY"], "EMPTY: holds no prompt; write one a line"),
-        (["RUN", "--prompts", "BINARY"], "BINARY: is no UTF-8 text; save it as UTF-8, one prompt a line"),
+        (["RUN", "--prompts", "BINARY"], "BINARY: not UTF-8 text; save it as UTF-8, one prompt a line"),
         (["RUN", "--prompts", "nowhere.txt"], "--prompts nowhere.txt: no such file"),
         (["nowhere", "--prompt", "x"], "nowhere: no such file or folder, and not a hub id (user/name)"),
         (["RUN", "--prompt", "x", "checkpoints=3"], "checkpoint=3: RUN has no such checkpoint; it has: 2, 4"),

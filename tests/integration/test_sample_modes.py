@@ -244,7 +244,7 @@ def test_candidates_are_picked_from_and_extended(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--prompts", "EMPTY"], "is empty; write one prompt a line"),
+        (["--prompts", "EMPTY"], "holds no prompt; write one a line"),
         (["mode=inpaint", "--prompt", "a", "--audio", "melody.wav", "--keep", "5-9"], "lies outside"),
         (["mode=inpaint", "--prompt", "a", "--audio", "melody.wav", "--keep", "1-1"], "the range has no length"),
         (["mode=inpaint", "--prompt", "a", "--audio", "melody.wav", "--keep", "0-9"], "nothing of it is left"),
