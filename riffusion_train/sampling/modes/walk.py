@@ -112,7 +112,7 @@ def crossfaded(images: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def crossfade_images(before: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Return a circular image whose first columns fade over from those of the one before it, by powers that add up to one."""
+    """Return a circular image whose first columns fade over from those of the one before it, by weights that add up to one."""
     width = crossfade_columns(image)
     share = np.sin(np.linspace(0, np.pi / 2, width + 2)[1:-1]) ** 2
     share = share.reshape(1, -1, *[1] * (image.ndim - 2))
