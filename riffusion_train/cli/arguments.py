@@ -51,6 +51,8 @@ class Arguments(Generic[Root]):
     """The values of the flags."""
     config: Root
     """What the `key=value` arguments say."""
+    given_keys: frozenset[str] = frozenset()
+    """The keys that were given; the others have their defaults."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,8 @@ class Command(Generic[Root]):
 
             print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
             return None
-        return Arguments(positionals, flags, config)
+        given_keys = frozenset(key for key in config_keys(self.root) if any(o.startswith(f"{key}=") for o in options))
+        return Arguments(positionals, flags, config, given_keys)
 
     def help(self) -> str:
         """Return the help: usage, flags, presets, and every key with its default and meaning."""

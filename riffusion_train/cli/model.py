@@ -32,12 +32,12 @@ def load_sampler(model: str, loras: Sequence[str], num_threads: int | None, **op
     """
     import torch
 
-    from riffusion_train.sampling.sampler import ASSUMED_PRESET, Sampler
+    from riffusion_train.sampling.sampler import Sampler
 
     quieten_libraries()
     if num_threads is not None:
         torch.set_num_threads(num_threads)
     sampler = Sampler.load(model, loras=loras, **options)
-    if sampler.assumed_spectrogram:
-        print(f"{model} has no spectrogram.json; {ASSUMED_PRESET} is assumed", file=sys.stderr)
+    if sampler.codec_notice is not None:
+        print(sampler.codec_notice, file=sys.stderr)
     return sampler

@@ -11,18 +11,15 @@ from typing import Any
 from riffusion_train.cli.arguments import NO_PROMPT, read_prompts
 from riffusion_train.config.sample import ModeName, SampleConfig
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.requests import (
-    AudioRequest,
-    ExtendRequest,
-    InpaintRequest,
-    LongRequest,
-    LoopRequest,
-    MorphRequest,
-    Request,
-    SourceFile,
-    TextRequest,
-    WalkRequest,
-)
+from riffusion_train.sampling.modes.audio import AudioRequest
+from riffusion_train.sampling.modes.base import Request, SourceFile
+from riffusion_train.sampling.modes.extend import ExtendRequest
+from riffusion_train.sampling.modes.inpaint import InpaintRequest
+from riffusion_train.sampling.modes.long import LongRequest
+from riffusion_train.sampling.modes.loop import LoopRequest
+from riffusion_train.sampling.modes.morph import MorphRequest
+from riffusion_train.sampling.modes.text import TextRequest
+from riffusion_train.sampling.modes.walk import WalkRequest
 
 RequestMaker = Callable[[], Request]
 """Makes a request. A source file that cannot be read shows when it is called, so that the rest of a batch goes on."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from riffusion_train.cli.arguments import Arguments, Command, Flag
 from riffusion_train.config.convert import SeedImagesConfig
-from riffusion_train.config.sample import Dtype, ModeName, Quality, SampleConfig, SchedulerName, sampler_options
+from riffusion_train.config.sample import ModeName, SampleConfig, sampler_options
 from riffusion_train.config.spectrogram import find_preset
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import slug
@@ -16,9 +16,9 @@ from riffusion_train.runtime.files import slug
 if TYPE_CHECKING:
     from riffusion_train.cli.requests import RequestMaker
     from riffusion_train.runtime.progress import ProgressReport
-    from riffusion_train.sampling.clip import Clip, ClipRecord
+    from riffusion_train.sampling.clip import Clip, ClipRecord, StreamedClip
     from riffusion_train.sampling.denoise import StepReport
-    from riffusion_train.sampling.requests import Request
+    from riffusion_train.sampling.modes.base import Request
     from riffusion_train.sampling.sampler import Sampler
 
 _SEEDS = Command(
@@ -66,6 +66,9 @@ _MODES_OF_FLAG = {
     "audio": (ModeName.audio, ModeName.inpaint, ModeName.extend, ModeName.morph),
 }
 
+_KEYS_BESIDE_THE_CLIP = {"out", "format", "device", "num_threads", "batch_size"}
+"""Keys that do not change a clip, or only its last bits."""
+
 _SLUG_LENGTH = 40
 
 
@@ -106,6 +109,9 @@ def main(arguments: Sequence[str]) -> None:
 def _check_flags(flags: argparse.Namespace, mode: ModeName) -> None:
     """Refuse flags that the mode would ignore, and a mode without the sound that it needs."""
     if flags.again:
+        others = [name for name, value in vars(flags).items() if value and name not in ("again", "lora")]
+        if others:
+            raise InputError(f"--{others[0].replace('_', '-')} does not go with --again, which repeats a clip as it is")
         return
     for name, modes in _MODES_OF_FLAG.items():
         flag = "--" + name.replace("_", "-")
@@ -136,11 +142,12 @@ def _make_again(parsed: Arguments[SampleConfig]) -> None:
     from riffusion_train.sampling.clip import load_record
 
     record = load_record(Path(parsed.flags.again).expanduser())
+    given = parsed.given_keys - _KEYS_BESIDE_THE_CLIP
+    record.check(parsed.flags.again, {key: getattr(parsed.config, key) for key in given})
     model = parsed.positionals[0] if parsed.positionals else record.sampler.model
     config = _config_of_record(parsed.config, record)
     sampler = _load(model, parsed.flags.lora or list(record.sampler.loras), config)
-    if record.sampler.model_fingerprint != sampler.model_fingerprint:
-        raise InputError(f"{model} is not the model the clip was made with (its UNet has other weights)")
+    sampler.check(record, parsed.flags.again)
     _make_and_save(sampler, [record.request], [], config)
 
 
@@ -174,9 +181,9 @@ def _make_and_save(sampler: "Sampler", requests: Sequence["Request"], failed: li
 
 def _make(
     sampler: "Sampler", requests: Sequence["Request"], batch_size: int, progress: "ProgressReport"
-) -> Iterator[tuple[int, "Clip | InputError"]]:
+) -> Iterator[tuple[int, "Clip | StreamedClip | InputError"]]:
     """Yield the index of each request with its clip, or with the reason why there is none."""
-    from riffusion_train.sampling.requests import TextRequest
+    from riffusion_train.sampling.modes.text import TextRequest
 
     if all(isinstance(request, TextRequest) for request in requests):
         yield from enumerate(sampler.make_all(requests, batch_size=batch_size, report=_step_report(progress)))
@@ -195,14 +202,17 @@ def _step_report(progress: "ProgressReport") -> "StepReport":
 
 def _config_of_record(config: SampleConfig, record: "ClipRecord") -> SampleConfig:
     """Return the config with every option that shapes the sound taken from a clip that was made before."""
+    from riffusion_train.sampling.pipeline import best_device
+
     before = record.sampler
     return dataclasses.replace(
         config,
         mode=ModeName(record.request.mode),
         num_inference_steps=before.num_inference_steps,
-        scheduler=SchedulerName(before.scheduler),
-        quality=Quality(before.quality),
-        dtype=Dtype(before.dtype),
+        scheduler=before.scheduler,
+        quality=before.quality,
+        dtype=before.dtype,
+        device=config.device or (before.device if before.device in ("cpu", best_device()) else None),
         target_lufs=before.target_lufs,
         unet_batch_size=before.unet_batch_size,
         channels_last=before.channels_last,
@@ -241,7 +251,8 @@ def pick_and_extend(sampler: "Sampler", request: "Request", stem: Path, num_cand
     Raises:
         InputError: If the source cannot be used.
     """
-    from riffusion_train.sampling.requests import ExtendRequest, SourceFile
+    from riffusion_train.sampling.modes.base import SourceFile
+    from riffusion_train.sampling.modes.extend import ExtendRequest
 
     assert isinstance(request, ExtendRequest)
     chosen = Path(request.source.path)
@@ -288,12 +299,12 @@ def _write_seed_images(arguments: Sequence[str]) -> None:
     from riffusion_train.audio.codec.codec import EncodedClip, make_codec
     from riffusion_train.audio.codec.image_file import save_image
     from riffusion_train.audio.io.write import write_audio
-    from riffusion_train.sampling.seed_images import SEED_IMAGES, make_seed_image, seed_of_sound
+    from riffusion_train.sampling.seed_images import SEED_IMAGES, make_seed_image, make_seed_image_of_sound
 
     codec = make_codec(find_preset(parsed.config.preset))
     folder, *sounds = files
     folder.mkdir(parents=True, exist_ok=True)
-    images = {path.stem: seed_of_sound(path, codec) for path in sounds}
+    images = {path.stem: make_seed_image_of_sound(path, codec) for path in sounds}
     for name, image in (images or {name: make_seed_image(name, codec) for name in SEED_IMAGES}).items():
         save_image(folder / f"{name}.png", EncodedClip(image, 0.0), codec.config)
         write_audio(folder / f"{name}.wav", codec.decode_loop(image), codec.rate_hz)

@@ -16,7 +16,7 @@ from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.modes.walk import draw_loop
 from riffusion_train.sampling.noise import initial_noise, slerp
 from riffusion_train.sampling.sampler import TRUE_PEAK_DBTP, Sampler
-from riffusion_train.sampling.seed_images import encode_round, load_seed_image
+from riffusion_train.sampling.seed_images import encode_loop, load_seed_image
 from riffusion_train.sampling.text import Condition
 
 
@@ -69,7 +69,7 @@ class ClipMaker:
     def __init__(self, sampler: Sampler, *, most_kept: int = 24) -> None:
         self.sampler = sampler
         self.cost = Cost()
-        self.default_steps = sampler.engine.num_inference_steps
+        self.default_steps = sampler.num_inference_steps
         self._most_kept = most_kept
         self._loops: collections.OrderedDict[ClipSpec, Loop] = collections.OrderedDict()
         self._seeds: collections.OrderedDict[Hashable, Tensor] = collections.OrderedDict()
@@ -95,7 +95,7 @@ class ClipMaker:
         """Keep a sound, (channels, samples) at the codec's rate, as a seed image; one shorter than a clip is repeated."""
         samples = self.segment_samples
         round_wav = np.resize(wav, (len(wav), samples)) if wav.shape[1] < samples else wav[:, :samples]
-        self._uploads[id] = encode_round(round_wav, self.sampler.codec)
+        self._uploads[id] = encode_loop(round_wav, self.sampler.codec)
 
     def forget_upload(self, id: str) -> None:
         """Let a sound go."""
@@ -130,13 +130,21 @@ class ClipMaker:
             other_seed: The seed that the noise goes to.
             report: Told about every step.
         """
-        engine = self.sampler.engine
-        engine.num_inference_steps = spec.num_inference_steps
+        pipeline = self.sampler.pipeline
         whole = int(spec.place)
-        seed, shape = spec.seed + whole, engine.latent_shape
+        seed, shape = spec.seed + whole, pipeline.latent_shape
         noise = slerp(initial_noise(seed, shape), initial_noise(other_seed, shape), spec.place - whole)
         condition = conditions[0].towards(conditions[1], spec.alpha)
-        return draw_loop(engine, condition, noise, self._seed_latents(spec), spec.strength, seed, report)
+        return draw_loop(
+            pipeline,
+            condition,
+            noise,
+            self._seed_latents(spec),
+            strength=spec.strength,
+            num_inference_steps=spec.num_inference_steps,
+            seed=seed,
+            report=report,
+        )
 
     def sound(self, picture: np.ndarray, seed: int) -> np.ndarray:
         """Return the loop of a picture at its loudness, float32 (channels, samples)."""
@@ -148,7 +156,7 @@ class ClipMaker:
     def _made(self, spec: ClipSpec, report: StepReport | None) -> Loop:
         begin = time.perf_counter()
         texts = [(text, spec.negative_prompt, spec.guidance_scale) for text in (spec.prompt, spec.prompt_to)]
-        conditions = self.sampler.engine.texts.equal_lengths(texts)
+        conditions = self.sampler.pipeline.texts.equal_lengths(texts)
         clock = _StepClock(report)
         picture = self.draw(spec, conditions, spec.seed + int(spec.place) + 1, clock)
         loop = Loop(picture, self.sound(picture, spec.seed))
@@ -161,7 +169,7 @@ class ClipMaker:
         if key[1] is None:
             return None
         if key not in self._seeds:
-            self._seeds[key] = self.sampler.engine.encode(self._seed_picture(spec))
+            self._seeds[key] = self.sampler.pipeline.encode(self._seed_picture(spec))
         return self._seeds[key]
 
     def _seed_picture(self, spec: ClipSpec) -> np.ndarray:

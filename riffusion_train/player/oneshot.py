@@ -16,7 +16,7 @@ from riffusion_train.player.segments import encode_png
 from riffusion_train.player.settings import MOST_SEED, ClipSpec, SettingsReader
 from riffusion_train.runtime.errors import InputError, choice
 from riffusion_train.sampling.denoise import StepReport
-from riffusion_train.sampling.requests import TextRequest
+from riffusion_train.sampling.modes.text import TextRequest
 
 MIME_TYPES = {
     "wav": "audio/wav",
@@ -61,13 +61,11 @@ def make_clip(
     maker: ClipMaker, request: TextRequest, steps: int, audio_format: str, report: StepReport
 ) -> dict[str, Any]:
     """Make one clip of a prompt: audio and picture as data URIs, and its settings."""
-    sampler = maker.sampler
-    sampler.engine.num_inference_steps = steps
-    clip = sampler.make(request, report)
+    clip = maker.sampler.make(request, report, num_inference_steps=steps)
     return {
         "audio": _data_uri(MIME_TYPES[audio_format], encode_audio(clip.audio, clip.rate_hz, audio_format)),
         "image": _data_uri("image/png", encode_png(clip.image)),
-        "settings": _without_paths(clip.settings.as_data()),
+        "settings": _without_paths(clip.record.as_data()),
     }
 
 
@@ -81,7 +79,12 @@ def clip_request(data: dict[str, Any], reader: SettingsReader, default_steps: in
     if data.get("num_inference_steps") is None:
         data.pop("num_inference_steps", None)
     spec = reader.clip(data, ClipSpec(num_inference_steps=default_steps))
-    request = TextRequest(spec.prompt, spec.negative_prompt, spec.seed, spec.guidance_scale)
+    request = TextRequest(
+        prompt=spec.prompt,
+        negative_prompt=spec.negative_prompt,
+        seed=spec.seed,
+        guidance_scale=spec.guidance_scale,
+    )
     return request, spec.num_inference_steps, audio_format
 
 
@@ -112,7 +115,7 @@ def original_request(data: Any, reader: SettingsReader) -> OriginalRequest:
 def run_original(maker: ClipMaker, request: OriginalRequest, report: StepReport) -> dict[str, Any]:
     """Answer as the original did: JPEG and MP3 as data URIs, and the duration."""
     spec, end = request.spec, request.end
-    texts = maker.sampler.engine.texts
+    texts = maker.sampler.pipeline.texts
     conditions = texts.equal_lengths(
         [(one.prompt, one.negative_prompt, spec.guidance_scale) for one in (request.start, end)]
     )

@@ -13,7 +13,7 @@ from riffusion_train.player.prompts import PromptQueue, Step
 from riffusion_train.player.segments import Segment, SegmentBuffer, crossfade, encode_png, to_pcm
 from riffusion_train.player.settings import ClipSpec, Settings
 from riffusion_train.sampling.denoise import StepReport
-from riffusion_train.sampling.modes.walk import crossed, crossing_columns
+from riffusion_train.sampling.modes.walk import crossfade_columns, crossfade_images
 
 _MARGIN_S = 0.4
 _SLOWEST_SHARE = 0.8
@@ -268,9 +268,9 @@ class Session:
         maker, config = self._maker, self._maker.sampler.codec.config
         before = maker.loop(self._before, report) if self._before is not None else None
         loop = maker.loop(step.spec, report)
-        crossing = crossing_columns(loop.picture) * config.hop_length
+        crossing = crossfade_columns(loop.picture) * config.hop_length
         wav = crossfade(None if before is None else before.wav, loop.wav, crossing, config.rate_hz)
-        picture = loop.picture if before is None else crossed(before.picture, loop.picture)
+        picture = loop.picture if before is None else crossfade_images(before.picture, loop.picture)
         share = dataclasses.replace(step.share, before=self._before)
         self._before = step.spec
         index = self.ring.next_index

@@ -142,3 +142,31 @@ def test_wrong_input_is_one_line(
     message = capsys.readouterr().err
     assert re.search(complaint, message), message
     assert message.count("\n") == 1
+
+
+def test_a_clip_is_made_again_with_every_option_it_was_made_with(model: Path, tmp_path: Path) -> None:
+    words = ["--prompt", "band 2", "channels_last=true", "attention_slicing=true", "dtype=bf16", "unet_batch_size=2"]
+    assert sample(str(model), *words, f"out={tmp_path / 'first'}") == 0
+    first = next((tmp_path / "first").glob("*.wav"))
+    assert main(["sample", "--again", str(first), f"out={tmp_path / 'second'}", "device=cpu"]) == 0
+    second = next((tmp_path / "second").glob("*.wav"))
+    assert first.read_bytes() == second.read_bytes()  # the record in its tags included
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["num_inference_steps=5"], "was made with num_inference_steps=3, not num_inference_steps=5"),
+        (["seed=9"], "was made with seed=0, not seed=9"),
+        (["num_variations=2"], "num_variations= has no effect"),
+        (["--prompt", "b"], "--prompt does not go with --again"),
+    ],
+)
+def test_what_contradicts_the_clip_to_make_again_is_refused(
+    model: Path, tmp_path: Path, words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sample(str(model), "--prompt", "band 2", f"out={tmp_path}") == 0
+    again = ["sample", "--again", str(next(tmp_path.glob("*.json"))), f"out={tmp_path / 'again'}", "device=cpu"]
+    assert main([*again, "num_inference_steps=3", "batch_size=1"]) == 0
+    assert main([*again, *words]) == EXIT_INPUT
+    assert complaint in capsys.readouterr().err

@@ -15,11 +15,12 @@ from support.worlds import NANO_SPECTROGRAM
 from riffusion_train.audio.io.read import read_audio
 from riffusion_train.audio.io.write import write_audio
 from riffusion_train.cli.main import main
+from riffusion_train.config.sample import Quality
 from riffusion_train.config.spectrogram import Channels
 from riffusion_train.model.lora import write_kohya_lora
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
-from riffusion_train.sampling.modes.walk import endless
-from riffusion_train.sampling.requests import WalkRequest
+from riffusion_train.sampling.modes.base import ModeOptions
+from riffusion_train.sampling.modes.walk import WalkRequest, endless
 from riffusion_train.sampling.sampler import Sampler
 
 
@@ -175,7 +176,7 @@ def test_a_loop_of_bars_lasts_exactly_these(sampler: Sampler) -> None:
 
 
 def test_a_walk_without_end_goes_on(sampler: Sampler) -> None:
-    sounds = endless(sampler, WalkRequest(prompts=("a",), clips=1, seed=3))
+    sounds = endless(sampler.pipeline, WalkRequest(prompts=("a",), clips=1, seed=3), ModeOptions(2, Quality.draft))
     lengths = [next(sounds).shape[1] for _ in range(4)]
     assert sum(lengths) > 2 * 32 * 400
 
