@@ -128,9 +128,11 @@ def test_the_live_page_has_no_accessibility_fault_and_fits(
 
     def check(state: str) -> None:
         page.screenshot(path=SCREENSHOTS / f"play-{state}-{device}-{scheme}.png")
-        found = axe.run(page).response["violations"]
-        told = [(fault["id"], fault["impact"], [node["html"][:160] for node in fault["nodes"]][:3]) for fault in found]
-        assert told == [], state
+        violations = axe.run(page).response["violations"]
+        faults = [
+            (fault["id"], fault["impact"], [node["html"][:160] for node in fault["nodes"]][:3]) for fault in violations
+        ]
+        assert faults == [], state
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), state
 
     check("ready")
@@ -187,14 +189,14 @@ def test_colours_and_frequencies_change_the_image_and_are_remembered(opened: Ope
     }"""
     shown = set()
     page.click("#settings")
-    for place, count in (("map", 7), ("scale", 3)):
-        assert page.locator(f"#{place} option").count() == count
+    for list_id, count in (("map", 7), ("scale", 3)):
+        assert page.locator(f"#{list_id} option").count() == count
         for number in range(1, count):
-            page.select_option(f"#{place}", index=number)
+            page.select_option(f"#{list_id}", index=number)
             page.wait_for_timeout(120)
-            found = page.evaluate(pixels)
-            assert len(set(found)) > 20
-            shown.add(tuple(found))
+            values = page.evaluate(pixels)
+            assert len(set(values)) > 20
+            shown.add(tuple(values))
     assert len(shown) == 6 + 2
     page.reload()
     wait(page, "document.body.dataset.ready === 'true'")

@@ -1,4 +1,4 @@
-"""The live player against strangers, rule breakers and noise."""
+"""The live player against foreign pages, clients that break the protocol, and noise."""
 
 import asyncio
 import http.client
@@ -67,7 +67,7 @@ def test_our_own_page_can(player: Player):
         assert json.loads(socket.recv(timeout=10))["type"] == "hello"
 
 
-def test_a_name_that_was_turned_to_this_machine_gets_nothing(player: Player):
+def test_a_foreign_name_that_resolves_to_this_machine_gets_nothing(player: Player):
     connection = http.client.HTTPConnection(host_of(player), timeout=10)
     for host, status in (("evil.example", 403), ("127.0.0.1.evil.example:80", 403), ("", 403), ("localhost:80", 200)):
         connection.request("GET", "/healthz", headers={"host": host})
@@ -79,16 +79,16 @@ def test_a_name_that_was_turned_to_this_machine_gets_nothing(player: Player):
 
 def test_a_proxy_s_origin_can_be_named():
     with served_player(warm_up=False, origins=("https://music.example.org",)) as player:
-        said = {"host": "music.example.org", "origin": "https://music.example.org"}
-        assert player.ask("POST", "/api/sessions", {}, **said)[0] == 201
-        assert player.ask("POST", "/api/sessions", {}, **{**said, "origin": "https://other.example.org"})[0] == 403
+        headers = {"host": "music.example.org", "origin": "https://music.example.org"}
+        assert player.ask("POST", "/api/sessions", {}, **headers)[0] == 201
+        assert player.ask("POST", "/api/sessions", {}, **{**headers, "origin": "https://other.example.org"})[0] == 403
 
 
 def test_a_player_for_the_network_answers_to_any_name_but_not_to_other_pages():
     with served_player(warm_up=False, loopback=False) as player:
-        said = {"host": "music.local:8000"}
-        assert player.ask("POST", "/api/sessions", {}, **said, origin="http://music.local:8000")[0] == 201
-        assert player.ask("POST", "/api/sessions", {}, **said, origin="http://other.local:8000")[0] == 403
+        headers = {"host": "music.local:8000"}
+        assert player.ask("POST", "/api/sessions", {}, **headers, origin="http://music.local:8000")[0] == 201
+        assert player.ask("POST", "/api/sessions", {}, **headers, origin="http://other.local:8000")[0] == 403
 
 
 def test_every_answer_forbids_what_the_page_does_not_need(player: Player):
@@ -128,7 +128,7 @@ def test_bodies_that_are_too_large_are_refused_before_they_are_read(player: Play
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (b"", "body"),
         (b"{", "JSON"),
@@ -146,9 +146,9 @@ def test_bodies_that_are_too_large_are_refused_before_they_are_read(player: Play
         (b'{"prompt": "\xff"}', ""),
     ],
 )
-def test_every_wrong_body_is_one_line_that_says_what_is_wrong(player: Player, body: bytes, said: str):
+def test_every_wrong_body_is_one_line_that_says_what_is_wrong(player: Player, body: bytes, message: str):
     status, answer, _ = player.ask("POST", "/api/sessions", body, content_type="application/json")
-    assert status == 400 and said in answer["error"] and "\n" not in answer["error"], answer
+    assert status == 400 and message in answer["error"] and "\n" not in answer["error"], answer
 
 
 def test_an_address_has_only_so_many_sockets(player: Player):
@@ -175,7 +175,7 @@ def test_an_address_has_only_so_many_sockets(player: Player):
         '{"type":"credit","ahead":1,"played_sample":' + "9" * 3000 + "}", b"RIFS", b"",
     ],
 )  # fmt: skip
-def test_a_listener_that_breaks_the_rules_again_and_again_is_sent_away(player: Player, message: str | bytes):
+def test_a_listener_that_breaks_the_protocol_again_and_again_is_disconnected(player: Player, message: str | bytes):
     session = player.begin()
     with player.listen(session) as listening:
         for _ in range(4):
@@ -206,9 +206,9 @@ def test_ten_thousand_odd_messages_neither_crash_it_nor_leave_a_task(player: Pla
     assert eventually(lambda: player.loop.sockets.total() == 0)
     assert eventually(lambda: tasks_of(player) <= tasks)
     with player.listen(player.begin()) as listening:
-        for place in range(3):
-            listening.credit(1, place * SEGMENT)
-            assert listening.segment()[0]["index"] == place
+        for index in range(3):
+            listening.credit(1, index * SEGMENT)
+            assert listening.segment()[0]["index"] == index
 
 
 def test_many_listeners_of_one_stream_get_every_segment_in_order():
@@ -227,13 +227,13 @@ def test_many_listeners_of_one_stream_get_every_segment_in_order():
 def test_clients_that_vanish_in_the_middle_leave_nothing_behind(player: Player):
     session = player.begin()
     tasks = tasks_of(player)
-    for place in range(20):
+    for index in range(20):
         raw = sockets.create_connection(host_of(player).split(":"))
         raw.sendall(
             f"GET /api/sessions/{session['id']}/stream HTTP/1.1\r\nHost: {host_of(player)}\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
         )
-        if place % 2:
+        if index % 2:
             raw.recv(200)
             raw.sendall(b"\x81\xfe\x10")  # half a frame
         raw.close()
@@ -241,7 +241,7 @@ def test_clients_that_vanish_in_the_middle_leave_nothing_behind(player: Player):
     assert eventually(lambda: player.loop.sockets.total() == 0 and tasks_of(player) <= tasks)
 
 
-def test_a_crowd_of_clip_requests_is_told_to_wait():
+def test_too_many_clip_requests_are_refused_for_now():
     with served_player(limits=Limits(clip_requests=1)) as player:
 
         async def crowd() -> list[int]:

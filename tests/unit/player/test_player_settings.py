@@ -23,7 +23,7 @@ def test_a_shared_moment_comes_back_from_json_as_it_was():
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         ({"prompt": "x" * 301}, "prompt: 301 characters are too many"),
         ({"prompt": 3}, "prompt: must be text"),
@@ -45,10 +45,10 @@ def test_a_shared_moment_comes_back_from_json_as_it_was():
         ({"volume": 11}, "volume: is not a setting; choose from: prompt"),
     ],
 )
-def test_what_cannot_be_used_is_named_in_one_line(data: dict[str, object], said: str):
+def test_what_cannot_be_used_is_named_in_one_line(data: dict[str, object], message: str):
     with pytest.raises(InputError) as error:
         read(data)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_whitespace_in_a_prompt_is_collapsed():

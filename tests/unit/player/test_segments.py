@@ -66,6 +66,11 @@ def test_a_frame_says_what_is_in_it():
     assert (magic, index) == (b"RIFS", 3)
     assert one.frame()[16 : 16 + pcm_bytes] == one.pcm
     assert one.frame()[16 + pcm_bytes :] == one.png and png_bytes == len(one.png)
-    said = json.loads(one.announcement(discontinuity=True))
-    assert (said["index"], said["start_sample"], said["prompt_from"], said["prompt_to"]) == (3, 2400, "a", "b")
-    assert said["discontinuity"] is True and said["share"]["prompt"] == "a"
+    announced = json.loads(one.announcement(discontinuity=True))
+    assert (announced["index"], announced["start_sample"], announced["prompt_from"], announced["prompt_to"]) == (
+        3,
+        2400,
+        "a",
+        "b",
+    )
+    assert announced["discontinuity"] is True and announced["share"]["prompt"] == "a"

@@ -137,14 +137,14 @@ def test_nothing_is_made_further_ahead_than_three_segments(open_session: Callabl
 def test_two_listeners_get_the_same_segments_in_order(open_session: Callable[..., Session]):
     session = open_session()
     one, other = session.add_listener(), session.add_listener()
-    got: dict[int, list[bytes]] = {id(one): [], id(other): []}
+    frames: dict[int, list[bytes]] = {id(one): [], id(other): []}
     for turn in range(6):
         play(session, 1)
         for listener, wants in ((one, 3), (other, turn % 2 * 2)):
             session.update_credit(listener, wants, 0)
             while segment := session.next_for(listener):
-                got[id(listener)].append(segment.frame())
-    assert got[id(one)] == got[id(other)] == [session.buffer.get(index).frame() for index in range(6)]
+                frames[id(listener)].append(segment.frame())
+    assert frames[id(one)] == frames[id(other)] == [session.buffer.get(index).frame() for index in range(6)]
 
 
 def test_a_later_listener_begins_with_what_the_others_hear(open_session: Callable[..., Session]):
