@@ -197,3 +197,16 @@ def make_scheduler(name: SchedulerName, trained: Any) -> Any:
     return diffusers.DPMSolverMultistepScheduler.from_config(
         config, algorithm_type="dpmsolver++", use_karras_sigmas=karras
     )
+
+
+def make_ddim_pair(trained: Any) -> tuple[Any, Any]:
+    """Return the DDIM schedulers from noise to image and back (Song et al. 2020, arXiv:2010.02502).
+
+    Args:
+        trained: The model's own scheduler, whose config holds the noise schedule.
+    """
+    import diffusers
+
+    config = dict(trained.config)
+    forwards = diffusers.DDIMScheduler.from_config(config, clip_sample=False)
+    return forwards, diffusers.DDIMInverseScheduler.from_config(config, clip_sample=False)
