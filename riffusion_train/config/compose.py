@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import enum
 import re
+import sys
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ Root = TypeVar("Root")
 
 _GROUP_SHORTHAND = {"model": "pretrained"}
 """Groups that also take free text: `model=PATH` means `model=pretrained model.path=PATH`."""
+
+_RENAMED_KEYS = {"lane": "unet_batch_size"}
+"""Keys of version 0.1.0 that have another name now; they are still accepted, with a warning."""
 
 
 def conf_dir() -> Path:
@@ -84,7 +88,10 @@ def load_saved(path: Path, root: type[Root]) -> Root:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(root), OmegaConf.load(path))
+        saved: Any = OmegaConf.load(path)
+        for key in _RENAMED_KEYS.keys() & set(saved):
+            saved[_renamed(key, root)] = saved.pop(key)
+        merged = OmegaConf.merge(OmegaConf.structured(root), saved)
         return typing.cast(Root, OmegaConf.to_object(merged))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
@@ -112,9 +119,25 @@ def config_keys(root: type, prefix: str = "") -> dict[str, dataclasses.Field[Any
     return keys
 
 
+def current_key(key: str, root: type) -> str:
+    """Return the current name of a key of `root` that version 0.1.0 called differently; any other key as it is."""
+    names = {field.name for field in dataclasses.fields(root)}
+    new = _RENAMED_KEYS.get(key, key)
+    return new if key not in names and new in names else key
+
+
+def _renamed(key: str, root: type) -> str:
+    """Return the current name of a key, with a warning if that is another one."""
+    new = current_key(key, root)
+    if new != key:
+        print(f"{key}= is now called {new}=; the old name still works", file=sys.stderr)
+    return new
+
+
 def _as_overrides(argument: str, root: type) -> list[str]:
     """Turn one command-line argument into Hydra overrides, with text values quoted."""
     key, separator, value = argument.partition("=")
+    key = _renamed(key, root)
     if not separator:
         raise InputError(f"'{argument}' is not key=value (texts go in --prompt TEXT, and so on)")
     group = key.lstrip("+~")
@@ -122,7 +145,7 @@ def _as_overrides(argument: str, root: type) -> list[str]:
         return [f"{group}={_GROUP_SHORTHAND[group]}", f"{group}.path={_quoted(value)}"]
     if is_text(root, group) and value not in ("null", "???"):
         return [f"{key}={_quoted(value)}"]
-    return [argument]
+    return [f"{key}={value}"]
 
 
 def is_text(root: type, key: str) -> bool:

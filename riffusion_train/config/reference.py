@@ -65,10 +65,11 @@ def field_meanings(kind: type) -> dict[str, str]:
 
 
 def key_rows(root: type, prefix: str = "") -> list[tuple[str, str, str]]:
-    """Return (key, default, meaning) of every leaf of a config dataclass, dotted, in order."""
+    """Return (key, default, meaning) of every leaf of a config dataclass, dotted: its own keys, then the inherited ones."""
     rows = []
     hints = typing.get_type_hints(root)
-    for field in dataclasses.fields(root):
+    own = inspect.get_annotations(root)
+    for field in sorted(dataclasses.fields(root), key=lambda field: field.name not in own):
         kind = hints[field.name]
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             rows += key_rows(kind, f"{prefix}{field.name}.")

@@ -6,6 +6,7 @@ import enum
 from omegaconf import MISSING
 
 from riffusion_train.config.model import ModelConfig
+from riffusion_train.config.sample import ClipConfig
 
 
 class MethodName(enum.Enum):
@@ -191,7 +192,7 @@ class ValidationConfig:
 
 
 @dataclasses.dataclass
-class PreviewConfig:
+class PreviewConfig(ClipConfig):
     """What is sampled while training, from the EMA weights, into `previews/`."""
 
     every_steps: int = 0
@@ -202,8 +203,6 @@ class PreviewConfig:
     """How many captions to take where no prompts are given."""
     seed: int = 0
     """Seed of the first prompt; each further prompt adds one. The same at every preview."""
-    num_inference_steps: int = 20
-    """Denoising steps."""
     guidance_scales: list[float] = dataclasses.field(default_factory=lambda: [7.0])
     """Strengths of classifier-free guidance; every prompt is sampled at each."""
     base_row: bool = False

@@ -12,36 +12,36 @@ from riffusion_train.config.sample import SchedulerName
 from riffusion_train.sampling.text import Condition
 
 StepReport = Callable[[int, int], None]
-"""Called with denoising steps done and in all."""
+"""Called with the number of denoising steps that are done, and of all of them."""
 
 StepHook = Callable[[Tensor, Tensor | None], Tensor]
-"""Given the latents after a step and the timestep that comes next (None after the last); returns what goes on."""
+"""Takes the latents after a step and the next timestep (None after the last); returns the latents to continue with."""
 
-_LEAST_WEIGHT = 0.02
-"""Of a window's outermost column: every column must have some weight, also where only one window reaches."""
+_MIN_WEIGHT = 0.02
+"""Of a window's outermost column: a column that only one window covers must have some weight."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A part of a canvas that the UNet sees at once."""
+    """A part of a canvas that the UNet sees in one piece."""
 
     row: int
-    """Which canvas of the batch."""
+    """Index of the canvas in the batch."""
     start: int
-    """First column; a window may reach over the end of a canvas that goes round."""
+    """First column; on a circular canvas a window may reach over the end."""
     condition: Condition
 
 
 def window_starts(width: int, window: int, *, circular: bool = False, overlap: float = 0.5) -> list[int]:
-    """Return the first columns of the windows that cover a canvas; the last one ends with it, unless it goes round.
+    """Return the first columns of the windows that cover a canvas; the last one ends with it, unless it is circular.
 
-    They lie at multiples of one step, so that a longer canvas begins with the windows of a shorter one.
+    They start at multiples of one step, so that a longer canvas begins with the windows of a shorter one.
 
     Args:
         width: Columns of the canvas.
         window: Columns of a window.
-        circular: Whether the canvas goes round.
-        overlap: Share of a window that its neighbour sees too.
+        circular: Whether the canvas is circular: its end meets its beginning.
+        overlap: Share of a window that its neighbour covers too.
     """
     if width <= window:
         return [0]
@@ -52,7 +52,7 @@ def window_starts(width: int, window: int, *, circular: bool = False, overlap: f
     return [*range(0, width - window, step), width - window]
 
 
-def denoise(
+def run_denoising(
     unet: Any,
     scheduler: Any,
     latents: Tensor,
@@ -63,40 +63,43 @@ def denoise(
     strength: float = 1.0,
     noise: Tensor | None = None,
     generators: Sequence[torch.Generator] | None = None,
-    lane: int = 1,
+    unet_batch_size: int = 1,
     hook: StepHook | None = None,
     report: StepReport | None = None,
 ) -> Tensor:
-    """Denoise canvases.
+    """Denoise canvases in overlapping windows that are blended in every step.
 
-    The UNet always sees the same number of windows at once, so that a clip does not depend on what is made beside it: sums
-    are rounded otherwise in a batch of another size.
+    Blending is MultiDiffusion's (Bar-Tal et al. 2023, arXiv:2302.08113), with weights that fall towards a window's edges.
+    The UNet always sees the same number of windows at once, so that a clip does not depend on the rest of its
+    batch: in a batch of another size, sums are rounded differently.
 
     Args:
         unet: The denoiser.
-        scheduler: A diffusers solver; its state is reset.
-        latents: Standard normal noise, or at a strength below 1 what is to be changed, float32 (B, C, h, width).
-        windows: What covers the canvases.
+        scheduler: A diffusers scheduler; its state is reset.
+        latents: Standard normal noise, or what to change if `noise` is given, float32 (B, C, h, width).
+        windows: The windows that cover the canvases.
         window_width: Columns of a window, at most `width`.
-        num_inference_steps: Solver steps of a whole denoising.
-        strength: Share of the steps that is done (SDEdit, Meng et al. 2021, arXiv:2108.01073).
-        noise: What is laid over the latents where strength is below 1.
-        generators: One a canvas, for solvers that add noise of their own.
-        lane: Windows that the UNet sees at once.
+        num_inference_steps: Steps from pure noise to the image.
+        strength: Share of these steps that is done, the last ones (SDEdit, Meng et al. 2021, arXiv:2108.01073).
+        noise: What is added to the latents at the first of the steps that are done.
+        generators: One for each canvas, for schedulers that add noise of their own.
+        unet_batch_size: Windows in one call of the UNet.
         hook: May change the latents after every step.
-        report: Told about every step.
+        report: Called after every step.
 
     Returns:
-        Latents (B, C, h, width), still in the UNet's scale.
+        Latents, float32 (B, C, h, width), in the UNet's scale.
     """
     scheduler.set_timesteps(num_inference_steps, device=latents.device)
     skipped = num_inference_steps - min(int(num_inference_steps * strength + 1e-6), num_inference_steps)
     timesteps = scheduler.timesteps[skipped:]
     if noise is None:
+        # Schedulers in sigma space (Euler) begin with noise of the largest sigma, the others with that of 1.
         canvas = latents * scheduler.init_noise_sigma
     elif not len(timesteps):
         return latents
     else:
+        # SDEdit: the latents with as much noise as they have at the first step that is done.
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(skipped)
         canvas = scheduler.add_noise(latents, noise, timesteps[:1])
@@ -104,8 +107,8 @@ def denoise(
     if generators is not None and "generator" in inspect.signature(scheduler.step).parameters:
         extra["generator"] = list(generators)
     for done, timestep in enumerate(timesteps, start=1):
-        seen = scheduler.scale_model_input(canvas, timestep)
-        prediction = predict(unet, seen, timestep, windows, window_width, lane)
+        scaled = scheduler.scale_model_input(canvas, timestep)  # (B, C, h, width)
+        prediction = predict(unet, scaled, timestep, windows, window_width, unet_batch_size)
         canvas = scheduler.step(prediction, timestep, canvas, **extra).prev_sample
         if hook is not None:
             canvas = hook(canvas, timesteps[done] if done < len(timesteps) else None)
@@ -116,62 +119,70 @@ def denoise(
 
 @torch.no_grad()
 def predict(
-    unet: Any, seen: Tensor, timestep: Tensor, windows: Sequence[Window], window_width: int, lane: int
+    unet: Any, canvas: Tensor, timestep: Tensor, windows: Sequence[Window], window_width: int, unet_batch_size: int
 ) -> Tensor:
-    """Return what the UNet predicts for canvases (B, C, h, width): the mean of all windows, least at their edges."""
-    width = seen.shape[-1]
-    total = torch.zeros_like(seen)
-    weight = seen.new_zeros(len(seen), width)
-    shape = _bell(window_width).to(seen.device) if width > window_width else seen.new_ones(window_width)
-    for some in _lanes(windows, lane):
-        parts = _guided(unet, _cut(seen, some, window_width), timestep, some, lane)
-        for window, part in zip(some, parts, strict=True):
-            columns = torch.arange(window.start, window.start + window_width, device=seen.device) % width
-            total[window.row].index_add_(-1, columns, part * shape)
-            weight[window.row].index_add_(0, columns, shape)
+    """Return what the UNet predicts for canvases (B, C, h, width): the weighted mean of all windows, least at their edges."""
+    width = canvas.shape[-1]
+    total = torch.zeros_like(canvas)
+    weight = canvas.new_zeros(len(canvas), width)
+    bell = _bell(window_width).to(canvas.device) if width > window_width else canvas.new_ones(window_width)
+    for batch in _unet_batches(windows, unet_batch_size):
+        parts = _guided(unet, _cut(canvas, batch, window_width), timestep, batch, unet_batch_size)  # (n, C, h, window)
+        for window, part in zip(batch, parts, strict=True):
+            columns = torch.arange(window.start, window.start + window_width, device=canvas.device) % width
+            total[window.row].index_add_(-1, columns, part * bell)
+            weight[window.row].index_add_(0, columns, bell)
     return total if width == window_width else total / weight[:, None, None]
 
 
-def _lanes(windows: Sequence[Window], lane: int) -> Iterator[list[Window]]:
-    """Yield windows that can be taken together: guided or not, with prompts of one length."""
+def _unet_batches(windows: Sequence[Window], unet_batch_size: int) -> Iterator[list[Window]]:
+    """Yield windows that fit into one call of the UNet: all guided or none, with prompts of one length."""
     kinds: dict[tuple[bool, int], list[Window]] = {}
     for window in windows:
         condition = window.condition
         kinds.setdefault((condition.guidance_scale != 1, len(condition.positive)), []).append(window)
     for alike in kinds.values():
-        for first in range(0, len(alike), lane):
-            yield alike[first : first + lane]
+        for first in range(0, len(alike), unet_batch_size):
+            yield alike[first : first + unet_batch_size]
 
 
-def _cut(seen: Tensor, windows: Sequence[Window], window_width: int) -> Tensor:
-    columns = torch.arange(window_width, device=seen.device)
-    return torch.stack([seen[window.row][..., (columns + window.start) % seen.shape[-1]] for window in windows])
+def _cut(canvas: Tensor, windows: Sequence[Window], window_width: int) -> Tensor:
+    """Return the windows of canvases, (windows, C, h, window_width)."""
+    columns = torch.arange(window_width, device=canvas.device)
+    return torch.stack([canvas[window.row][..., (columns + window.start) % canvas.shape[-1]] for window in windows])
 
 
-def _guided(unet: Any, parts: Tensor, timestep: Tensor, windows: Sequence[Window], lane: int) -> Tensor:
-    """Return the guided predictions of up to `lane` windows, float32; a lane that is not full repeats its first window."""
-    filled = [*windows, *[windows[0]] * (lane - len(windows))]
-    x = torch.cat([parts, *[parts[:1]] * (lane - len(windows))]).to(unet.dtype)
+def _guided(unet: Any, parts: Tensor, timestep: Tensor, windows: Sequence[Window], unet_batch_size: int) -> Tensor:
+    """Return the guided predictions of windows, float32; a batch that is not full is filled with its first window."""
+    filled = [*windows, *[windows[0]] * (unet_batch_size - len(windows))]
+    x = torch.cat([parts, *[parts[:1]] * (unet_batch_size - len(windows))]).to(unet.dtype)
     positive = torch.stack([window.condition.positive for window in filled]).to(x)
     if windows[0].condition.guidance_scale == 1:
         return unet(x, timestep, positive).sample.float()[: len(windows)]
     negative = torch.stack([window.condition.negative for window in filled]).to(x)
+    # Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), equation 6: both predictions in one call.
     away, towards = unet(torch.cat([x, x]), timestep, torch.cat([negative, positive])).sample.float().chunk(2)
     scales = torch.tensor([window.condition.guidance_scale for window in filled], device=x.device)
     return (away + scales[:, None, None, None] * (towards - away))[: len(windows)]
 
 
 def _bell(width: int) -> Tensor:
-    """Return the weights of a window's columns: a raised cosine, and a little at its ends."""
-    return (torch.hann_window(width + 2, periodic=False)[1:-1]).clamp(min=_LEAST_WEIGHT)
+    """Return the weights of a window's columns, (width,): a raised cosine with a floor."""
+    return (torch.hann_window(width + 2, periodic=False)[1:-1]).clamp(min=_MIN_WEIGHT)
 
 
 def make_scheduler(name: SchedulerName, trained: Any) -> Any:
-    """Build the solver that `name` stands for, on the noise schedule that the model was trained with."""
+    """Build a scheduler of diffusers on the noise schedule that the model was trained with.
+
+    Args:
+        name: Which one; `SchedulerName` names the papers.
+        trained: The model's own scheduler, whose config holds the noise schedule.
+    """
     import diffusers
 
     config = dict(trained.config)
-    # From pure noise, whose sigma has no end, Karras's steps would nearly all be spent where there is nothing to see.
+    # With zero terminal SNR the first sigma is infinite in effect: Karras et al.'s spacing (arXiv:2206.00364, eq. 5) would
+    # spend nearly all steps on pure noise.
     karras = not config.get("rescale_betas_zero_snr", False)
     if name is SchedulerName.ddim:
         return diffusers.DDIMScheduler.from_config(config, clip_sample=False)
@@ -186,3 +197,16 @@ def make_scheduler(name: SchedulerName, trained: Any) -> Any:
     return diffusers.DPMSolverMultistepScheduler.from_config(
         config, algorithm_type="dpmsolver++", use_karras_sigmas=karras
     )
+
+
+def make_ddim_pair(trained: Any) -> tuple[Any, Any]:
+    """Return the DDIM schedulers from noise to image and back (Song et al. 2020, arXiv:2010.02502).
+
+    Args:
+        trained: The model's own scheduler, whose config holds the noise schedule.
+    """
+    import diffusers
+
+    config = dict(trained.config)
+    forwards = diffusers.DDIMScheduler.from_config(config, clip_sample=False)
+    return forwards, diffusers.DDIMInverseScheduler.from_config(config, clip_sample=False)

@@ -1,4 +1,4 @@
-"""Noise that is a function of a seed and a place, never of what was drawn before or of what else is made."""
+"""Noise as a function of a seed and a position, independent of what was drawn before and of what else is made."""
 
 import math
 
@@ -8,25 +8,27 @@ from torch import Tensor
 from riffusion_train.dataset.order import normal
 
 _PARALLEL = 0.9995
+"""Cosine above which two tensors count as parallel: the sine of their angle, a divisor, is too small."""
 
 
 def initial_noise(seed: int, shape: tuple[int, int, int]) -> Tensor:
-    """Return the noise that a seed stands for: float32 (C, h, w), the same on every device and in every batch."""
+    """Return the noise of a seed, float32 (C, h, w): the same on every device and in every batch."""
     return torch.from_numpy(normal(seed, "initial noise", shape))
 
 
 def long_noise(seed: int, shape: tuple[int, int, int], width: int, *, first: int = 0) -> Tensor:
-    """Return noise of any width, (C, h, width), that begins with `initial_noise` and goes on block by block.
+    """Return noise of any width, (C, h, width), that begins with `initial_noise` and continues block by block.
 
-    A wider one begins with the narrower one.
+    Wider noise begins with the narrower one.
 
     Args:
         seed: The seed.
-        shape: Of a block, (C, h, w).
-        width: Columns wanted.
-        first: Column to begin with.
+        shape: Shape of a block, (C, h, w).
+        width: Number of columns.
+        first: First column.
     """
     block = shape[2]
+    # Only the blocks that [first, first + width) touches are drawn, each by its own index.
     blocks = range(first // block, -(-(first + width) // block))
     drawn = [torch.from_numpy(normal(seed, "initial noise", shape, index)) for index in blocks]
     start = first - blocks[0] * block
@@ -34,9 +36,14 @@ def long_noise(seed: int, shape: tuple[int, int, int], width: int, *, first: int
 
 
 def slerp(one: Tensor, other: Tensor, share: float) -> Tensor:
-    """Return the point `share` of the way from one tensor to another on the sphere (Shoemake 1985), which keeps the length.
+    """Interpolate between two tensors on the sphere (Shoemake 1985), which keeps the length.
 
-    Nearly parallel ones are mixed on a straight line, as in the original Riffusion.
+    Nearly parallel ones are interpolated on a straight line, as in the original Riffusion.
+
+    Args:
+        one: Any tensor.
+        other: One of the same shape.
+        share: 0 is `one`, 1 is `other`.
     """
     if share == 0:
         return one

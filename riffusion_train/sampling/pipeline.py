@@ -13,26 +13,31 @@ from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.config.sample import SchedulerName
 from riffusion_train.config.spectrogram import Channels, load_preset
 from riffusion_train.model.components import Components
-from riffusion_train.sampling.denoise import StepHook, StepReport, Window, denoise, make_scheduler, window_starts
+from riffusion_train.sampling.denoise import StepHook, StepReport, Window, make_scheduler, run_denoising, window_starts
 from riffusion_train.sampling.text import Condition, TextConditions
 
 ASSUMED_PRESET = "riffusion_v1"
-"""What a model's pictures are taken to mean where it does not say."""
+"""The codec of a model that has no `spectrogram.json`."""
+
+Conditions = Condition | Sequence[Condition] | Callable[[float], Condition]
+"""One condition for everything, one for each canvas, or one as a function of the time in latent columns."""
 
 _TILE_OVERLAP = 4
-"""A quarter of a tile's columns are shared with its neighbour when a long canvas goes through the VAE."""
+"""A quarter of a tile's columns overlap with its neighbour when a long canvas goes through the VAE."""
 
 
 class Pipeline:
-    """A model, its codec and a solver.
+    """A model, its codec and a scheduler.
 
     Args:
         components: The model; it is moved to `device`.
         device: Where to run.
         scheduler: The solver.
-        num_inference_steps: Its steps.
-        lane: Windows that the UNet sees at once, whatever is asked for; a clip does not depend on its batch then.
-        dtype: What UNet and text encoder compute in; None leaves them.
+        unet_batch_size: Windows in one call of the UNet, always as many, so that a clip does not depend on its batch.
+        dtype: What UNet and text encoder are turned into; None leaves them.
+        channels_last: Store weights in the layout that tensor cores read fastest.
+        compile: Compile the UNet.
+        attention_slicing: Compute attention in slices: less memory, slower.
     """
 
     def __init__(
@@ -41,45 +46,33 @@ class Pipeline:
         *,
         device: torch.device | str = "cpu",
         scheduler: SchedulerName = SchedulerName.dpmsolver,
-        num_inference_steps: int = 20,
-        lane: int = 1,
+        unet_batch_size: int = 1,
         dtype: torch.dtype | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+        attention_slicing: bool = False,
     ) -> None:
         self.device = torch.device(device)
         self.components = components.to(self.device)
         if dtype is not None:
             components.unet.to(dtype)
             components.text_encoder.to(dtype)
+        if channels_last:
+            components.unet.to(memory_format=torch.channels_last)
+            components.vae.to(memory_format=torch.channels_last)
+        if attention_slicing:
+            components.unet.set_attention_slice("auto")
+        if compile:
+            components.unet.compile()
         self.scheduler = make_scheduler(scheduler, components.scheduler)
-        self.num_inference_steps = num_inference_steps
-        self.lane = lane
+        self.unet_batch_size = unet_batch_size
         self.assumed_spectrogram = components.spectrogram is None
         self.codec = make_codec(components.spectrogram or load_preset(ASSUMED_PRESET))
         self.texts = TextConditions(components.tokenizer, components.text_encoder)
 
-    def lighten(
-        self,
-        *,
-        channels_last: bool = False,
-        compile_unet: bool = False,
-        attention_slicing: bool = False,
-        vae_tiling: bool = False,
-    ) -> None:
-        """Choose what saves time or memory on a card; each may change the last bits of a picture, tiling a little more."""
-        unet, vae = self.components.unet, self.components.vae
-        if channels_last:
-            unet.to(memory_format=torch.channels_last)
-            vae.to(memory_format=torch.channels_last)
-        if attention_slicing:
-            unet.set_attention_slice("auto")
-        if vae_tiling:
-            vae.enable_tiling()
-        if compile_unet:
-            unet.compile()
-
     @property
     def downsampling(self) -> int:
-        """Columns of the picture for one of the latents."""
+        """Columns of the image for one column of latents."""
         return self.components.downsampling
 
     @property
@@ -90,26 +83,27 @@ class Pipeline:
 
     @property
     def latent_step(self) -> int:
-        """Columns of latents that the width of a canvas must be a multiple of."""
+        """The width of a canvas must be a multiple of this number of latent columns: the UNet halves it that often."""
         return int(2 ** (len(self.components.unet.config.block_out_channels) - 1))
 
     def latent_columns(self, duration_s: float) -> int:
-        """Return the columns of latents of the shortest canvas that lasts so long, at least a clip's width."""
+        """Return the latent columns of the shortest canvas of at least this duration and a clip's width."""
         config = self.codec.config
         pixels = duration_s * config.rate_hz / config.hop_length + 1
         unit = self.downsampling * self.latent_step
         return max(-int(-pixels // unit) * self.latent_step, self.latent_shape[2])
 
     def seconds(self, latent_columns: float) -> float:
-        """Return how long columns of latents last."""
+        """Return the duration of a number of latent columns."""
         config = self.codec.config
         return latent_columns * self.downsampling * config.hop_length / config.rate_hz
 
     def denoise(
         self,
         latents: Tensor,
-        condition_at: Callable[[int, float], Condition],
+        conditions: Conditions,
         *,
+        num_inference_steps: int,
         circular: bool = False,
         strength: float = 1.0,
         noise: Tensor | None = None,
@@ -118,105 +112,111 @@ class Pipeline:
         report: StepReport | None = None,
         scheduler: Any = None,
     ) -> Tensor:
-        """Denoise canvases, (B, C, h, width), all of one width; see `denoise.denoise`.
+        """Denoise canvases, (B, C, h, width), all of one width; see `run_denoising`.
 
         Args:
-            latents: Noise, or what is to be changed, at a strength below 1.
-            condition_at: The condition of a canvas (its place in the batch) at a time in latent columns.
-            circular: Whether the canvases go round.
+            latents: Noise, or what to change if `noise` is given.
+            conditions: What guides the canvases.
+            num_inference_steps: Steps from pure noise to the image.
+            circular: Whether the canvases are circular: their ends meet their beginnings.
             strength: Share of the steps that is done.
-            noise: What is laid over the latents at a strength below 1.
-            seeds: The canvases' seeds, for solvers that add noise of their own.
+            noise: What is added to the latents before the first step.
+            seeds: The canvases' seeds, for schedulers that add noise of their own.
             hook: May change the latents after every step.
-            report: Told about every step.
-            scheduler: Another solver than the engine's.
+            report: Called after every step.
+            scheduler: Another scheduler than the pipeline's.
         """
         width, window = latents.shape[-1], min(self.latent_shape[2], latents.shape[-1])
         wraps = circular and width > window  # windows that reach over the end need no circular convolutions
         windows = [
-            Window(row, start, condition_at(row, (start + window / 2) % width if wraps else start + window / 2))
+            Window(
+                row, start, _condition(conditions, row, (start + window / 2) % width if wraps else start + window / 2)
+            )
             for row in range(len(latents))
             for start in window_starts(width, window, circular=wraps)
         ]
         unet = self.components.unet
-        with contextlib.ExitStack() as ways:
+        with contextlib.ExitStack() as contexts:
             if circular and not wraps:
-                ways.enter_context(circular_along_time(unet))
-                ways.enter_context(torch.compiler.set_stance("force_eager"))  # what was compiled does not go round
-            return denoise(
+                contexts.enter_context(circular_along_time(unet))
+                # A compiled network has the plain convolutions built in.
+                contexts.enter_context(torch.compiler.set_stance("force_eager"))
+            return run_denoising(
                 unet,
                 scheduler or self.scheduler,
                 latents.to(self.device),
                 windows,
                 window,
-                num_inference_steps=self.num_inference_steps,
+                num_inference_steps=num_inference_steps,
                 strength=strength,
                 noise=None if noise is None else noise.to(self.device),
                 generators=[torch.Generator().manual_seed(seed % 2**63) for seed in seeds],
-                lane=self.lane,
+                unet_batch_size=self.unet_batch_size,
                 hook=hook,
                 report=report,
             )
 
     @torch.no_grad()
     def encode(self, image: np.ndarray, *, circular: bool = False) -> Tensor:
-        """Return the latents of a picture, float32 (C, h, width / downsampling); the mean of what the VAE thinks they are.
+        """Return the latents of an image, float32 (C, h, width / downsampling): the mode of the VAE's posterior.
 
-        Long pictures go through the VAE in tiles that overlap. The width must be a multiple of `downsampling`.
+        Long images go through the VAE in overlapping tiles. The width must be a multiple of `downsampling`.
 
         Args:
             image: uint8 (n_mels, width) or (n_mels, width, 3).
-            circular: Whether the picture goes round.
+            circular: Whether the image is circular.
         """
         vae, scale = self.components.vae, self.downsampling
         colours = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
         tile = self.latent_shape[2]
-        total: Tensor | None = None
         width = image.shape[1] // scale
+        total = torch.zeros(*self.latent_shape[:2], width, device=self.device)
         weight = torch.zeros(width, device=self.device)
         for start, columns, shape in _tiles(width, tile, circular=circular):
-            order = (columns[:, None] * scale + torch.arange(scale)).flatten().numpy()
+            order = (
+                (columns[:, None] * scale + torch.arange(scale)).flatten().numpy()
+            )  # the tile's columns of the image
             pixels = torch.from_numpy(colours[:, order]).to(self.device, vae.dtype).permute(2, 0, 1)[None] / 127.5 - 1
-            found = vae.encode(pixels).latent_dist.mode()[0].float() * vae.config.scaling_factor
-            if total is None:
-                total = found.new_zeros(*found.shape[:2], width)
+            latents = vae.encode(pixels).latent_dist.mode()[0].float() * vae.config.scaling_factor  # (C, h, columns)
             if start == 0 and len(columns) == width:
-                return found
-            total.index_add_(-1, columns.to(self.device), found * shape.to(self.device))
+                return latents
+            total.index_add_(-1, columns.to(self.device), latents * shape.to(self.device))
             weight.index_add_(0, columns.to(self.device), shape.to(self.device))
-        assert total is not None
         return total / weight
 
     def decode(self, latents: Tensor, *, circular: bool = False) -> np.ndarray:
-        """Return the picture of latents, (C, h, width): uint8 (height, width) for mono, (height, width, 3) for stereo."""
+        """Return the image of latents (C, h, width): uint8 (n_mels, width) for mono, (n_mels, width, 3) for stereo."""
         tile, width, scale = self.latent_shape[2], latents.shape[-1], self.downsampling
         if not circular:
             return np.concatenate(list(self.decode_stream(latents)), axis=1)
         if width <= tile:
             with circular_along_time(self.components.vae):
-                return self.to_picture(self._through_vae(latents))
+                return self.to_image(self._through_vae(latents))
         total = torch.zeros(3, latents.shape[1] * scale, width * scale, device=self.device)
         weight = torch.zeros(width * scale, device=self.device)
         for _, columns, shape in _tiles(width, tile, circular=True):
             order = (columns[:, None] * scale + torch.arange(scale)).flatten().to(self.device)
-            bell = shape.repeat_interleave(scale).to(self.device)
+            bell = shape.repeat_interleave(scale).to(self.device)  # the weights of image columns
             total.index_add_(-1, order, self._through_vae(latents[..., columns.to(latents.device)]) * bell)
             weight.index_add_(0, order, bell)
-        return self.to_picture(total / weight)
+        return self.to_image(total / weight)
 
     def decode_stream(self, latents: Tensor) -> Iterator[np.ndarray]:
-        """Yield the picture of latents in pieces from left to right; memory does not grow with their width."""
+        """Yield the image of latents from left to right, some columns at a time; memory does not grow with the width.
+
+        Each tile is decoded once. Its last quarter is held back and crossfaded with the first quarter of the next tile.
+        """
         tile, width, scale = self.latent_shape[2], latents.shape[-1], self.downsampling
         if width <= tile:
-            yield self.to_picture(self._through_vae(latents))
+            yield self.to_image(self._through_vae(latents))
             return
         share = tile // _TILE_OVERLAP
         fade = torch.linspace(0, 1, share * scale + 2, device=self.device)[1:-1]
-        held: Tensor | None = None  # the end of the last tile, which the next one fades in over
+        held: Tensor | None = None  # the end of the last tile, (3, H, share * scale), over which the next one fades in
         start = 0
         while start + share < width or start == 0:
             stop = min(start + tile, width)
-            left = max(stop - tile, 0)  # the last tile is a whole one too
+            left = max(stop - tile, 0)  # the last tile is a whole one too: what was decoded before is cut off its left
             pixels = self._through_vae(latents[..., left:stop])[..., (start - left) * scale :]
             if held is not None:
                 both = torch.lerp(held, pixels[..., : share * scale], fade)
@@ -224,20 +224,20 @@ class Pipeline:
             if stop < width:
                 held = pixels[..., -share * scale :]
                 pixels = pixels[..., : -share * scale]
-            yield self.to_picture(pixels)
+            yield self.to_image(pixels)
             if stop == width:
                 return
             start = stop - share
 
     @torch.no_grad()
     def _through_vae(self, latents: Tensor) -> Tensor:
-        """Return pixels of latents, float32 (3, H, W) in [-1, 1]; one tile at a time, so that memory stays flat."""
+        """Return the pixels of one tile of latents, float32 (3, H, W) in [-1, 1]."""
         vae = self.components.vae
         rows = latents[None].to(self.device, vae.dtype) / vae.config.scaling_factor
         return vae.decode(rows).sample[0].float().clamp(-1, 1)
 
-    def to_picture(self, pixels: Tensor) -> np.ndarray:
-        """Return pixels in [-1, 1], (3, H, W), as the codec's levels."""
+    def to_image(self, pixels: Tensor) -> np.ndarray:
+        """Return pixels in [-1, 1], (3, H, W), as the codec's image: uint8 (H, W), the mean of the colours, or (H, W, 3)."""
         levels = ((pixels + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).cpu()  # (H, W, 3)
         if self.codec.config.channels is not Channels.mono:
             return levels.numpy()
@@ -245,7 +245,7 @@ class Pipeline:
 
 
 def _tiles(width: int, tile: int, *, circular: bool) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield the tiles of a canvas in latent columns: start, columns, and how much each column counts."""
+    """Yield the tiles of a canvas in latent columns: start, columns, and the weight of each column."""
     size = min(tile, width)
     shape = torch.hann_window(size + 2, periodic=False)[1:-1].clamp(min=0.02)
     for start in window_starts(width, size, circular=circular, overlap=1 / _TILE_OVERLAP):
@@ -259,12 +259,19 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def _condition(conditions: Conditions, row: int, column: float) -> Condition:
+    """Return the condition of canvas `row` at a time in latent columns."""
+    if isinstance(conditions, Condition):
+        return conditions
+    return conditions(column) if callable(conditions) else conditions[row]
+
+
 @contextlib.contextmanager
 def circular_along_time(*networks: nn.Module) -> Iterator[None]:
-    """Let the convolutions of networks see the other end of a picture beyond its sides; above and below it stays zero.
+    """Pad the convolutions of networks circularly along time, so that each end of an image sees the other; zeros above, below.
 
-    Attention and group normalisation know no places along time, so the whole network then goes round: a picture that is
-    turned by a multiple of its largest step comes out turned, and otherwise the same.
+    Attention and group normalisation do not depend on positions along time, so the whole network becomes circular: an input
+    rotated by a multiple of its largest stride gives the same output, rotated.
     """
     patched = [
         module

@@ -1,4 +1,4 @@
-"""The sampler: from what is asked for to clips, with one loaded model."""
+"""The sampler: from requests to clips, with one loaded model."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,28 +15,38 @@ from riffusion_train.config.sample import Dtype, Quality, SchedulerName
 from riffusion_train.model import loading
 from riffusion_train.model.components import Components, fingerprint, freeze
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.clip import Clip, ClipRecord, SamplerSettings, StreamedClip, load_record
+from riffusion_train.sampling import modes
+from riffusion_train.sampling.clip import Clip, ClipRecord, SamplerRecord, StreamedClip, load_record, record
 from riffusion_train.sampling.denoise import StepReport
+from riffusion_train.sampling.modes.audio import AudioRequest
+from riffusion_train.sampling.modes.base import ClipData, ModeOptions, Request, SourceFile, StreamData
+from riffusion_train.sampling.modes.extend import ExtendRequest
+from riffusion_train.sampling.modes.inpaint import InpaintRequest
+from riffusion_train.sampling.modes.long import LongRequest
+from riffusion_train.sampling.modes.loop import LoopRequest
+from riffusion_train.sampling.modes.morph import MorphRequest
+from riffusion_train.sampling.modes.text import TextRequest
+from riffusion_train.sampling.modes.walk import WalkRequest
 from riffusion_train.sampling.pipeline import ASSUMED_PRESET, Pipeline, best_device
-from riffusion_train.sampling.requests import (
-    AudioRequest,
-    ExtendRequest,
-    InpaintRequest,
-    LongRequest,
-    LoopRequest,
-    MorphRequest,
-    Request,
-    SourceFile,
-    TextRequest,
-    WalkRequest,
-)
-
-__all__ = ["ASSUMED_PRESET", "TRUE_PEAK_DBTP", "Sampler", "best_device"]
 
 TRUE_PEAK_DBTP = -1.0
 """Highest true peak of what is generated, in dB relative to full scale."""
 
 TARGET_LUFS = -14.0
+"""Integrated loudness of a clip, unless another is asked for."""
+
+_CHECKED = (
+    "num_inference_steps",
+    "scheduler",
+    "quality",
+    "target_lufs",
+    "unet_batch_size",
+    "dtype",
+    "channels_last",
+    "compile",
+    "attention_slicing",
+)
+"""Options that must be those of a clip to make it again. The device need not: on another one, only the last bits differ."""
 
 
 class Sampler:
@@ -44,260 +54,303 @@ class Sampler:
 
     Args:
         components: The model.
-        device: Where to run; the model is moved there.
+        device: Where to run; the model is moved there. None takes the fastest.
         scheduler: The solver.
-        num_inference_steps: Its steps.
-        guidance_scale: Classifier-free guidance, where a request does not say.
+        num_inference_steps: Denoising steps.
+        guidance_scale: Classifier-free guidance of requests that do not set it.
         quality: How long to search for the phase of the sound.
-        target_lufs: Integrated loudness of a clip, or as near as a true peak of -1 dBTP allows; None leaves the level.
-        lane: Parts of pictures that the UNet sees at once, whatever is asked for: 1 on a CPU, 4 elsewhere.
-        dtype: What UNet and text encoder compute in.
-        loras: What was merged into the model, for the settings.
+        target_lufs: Integrated loudness of a clip, or as near as a true peak of -1 dBTP allows; None keeps the level.
+        unet_batch_size: Windows in one call of the UNet; None is 1 on a CPU and 4 elsewhere.
+        dtype: The number format in which the UNet and the text encoder compute.
+        channels_last: Store the weights in the layout that tensor cores read fastest.
+        compile: Compile the UNet: about a minute at first, faster steps afterwards.
+        attention_slicing: Compute attention in slices: less memory, slower.
+        loras: The LoRA files that were merged into the model, for the record.
     """
 
     def __init__(
         self,
         components: Components,
         *,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = "cpu",
         scheduler: SchedulerName | str = SchedulerName.dpmsolver,
         num_inference_steps: int = 20,
         guidance_scale: float = 7.0,
         quality: Quality | str = Quality.normal,
         target_lufs: float | None = TARGET_LUFS,
-        lane: int | None = None,
+        unet_batch_size: int | None = None,
         dtype: Dtype | str = Dtype.fp32,
+        channels_last: bool = False,
+        compile: bool = False,
+        attention_slicing: bool = False,
         loras: Sequence[str] = (),
     ) -> None:
-        self.dtype = Dtype(dtype)
-        self.scheduler_name = SchedulerName(scheduler)
-        self.engine = Pipeline(
-            components,
-            device=device,
-            scheduler=self.scheduler_name,
-            num_inference_steps=num_inference_steps,
-            lane=lane or (1 if torch.device(device).type == "cpu" else 4),
-            dtype=loading.TORCH_DTYPES[self.dtype],
-        )
+        device = torch.device(device or best_device())
         self.components = components
+        self.scheduler = SchedulerName(scheduler)
+        self.num_inference_steps = num_inference_steps
         self.guidance_scale = guidance_scale
         self.quality = Quality(quality)
         self.target_lufs = target_lufs
+        self.unet_batch_size = unet_batch_size or (1 if device.type == "cpu" else 4)
+        self.dtype = Dtype(dtype)
+        self.channels_last = channels_last
+        self.compile = compile
+        self.attention_slicing = attention_slicing
         self.loras = tuple(loras)
+        self.pipeline = Pipeline(
+            components,
+            device=device,
+            scheduler=self.scheduler,
+            unet_batch_size=self.unet_batch_size,
+            dtype=loading.TORCH_DTYPES[self.dtype],
+            channels_last=channels_last,
+            compile=compile,
+            attention_slicing=attention_slicing,
+        )
 
     @classmethod
     def load(cls, source: str | Path, *, device: str | None = None, loras: Sequence[str] = (), **options: Any) -> Self:
-        """Load a model from a diffusers folder, a single file or a hub id; `options` as in the constructor.
+        """Load a model from a diffusers folder, a single file or a hub id.
 
         Args:
             source: The model.
-            device: Where to run; the fastest there is where it is not said.
+            device: Where to run; None takes the fastest.
             loras: LoRA files to merge, each `FILE` or `FILE:WEIGHT`.
             options: As in the constructor.
+
+        Raises:
+            InputError: If the model or a LoRA cannot be used.
         """
         components = loading.load_with_loras(str(source), loras)
         freeze(components)
-        return cls(components, device=device or best_device(), loras=loras, **options)
+        return cls(components, device=device, loras=loras, **options)
 
     @property
     def codec(self) -> SpectrogramCodec:
-        """What turns pictures into sound."""
-        return self.engine.codec
+        """What turns images into sound."""
+        return self.pipeline.codec
 
     @property
-    def assumed_spectrogram(self) -> bool:
-        """Whether the model did not say what its pictures mean, so that `ASSUMED_PRESET` is taken."""
-        return self.engine.assumed_spectrogram
+    def codec_notice(self) -> str | None:
+        """What to tell the user if the model does not say which codec its images have, so that one is assumed."""
+        if not self.pipeline.assumed_spectrogram:
+            return None
+        return f"{self.components.source} has no spectrogram.json; {ASSUMED_PRESET} is assumed"
 
     @functools.cached_property
     def model_fingerprint(self) -> str:
-        """Hash of the UNet's weights: the identity that clips carry."""
+        """Hash of the UNet's weights, which identifies the model in a clip's record."""
         return fingerprint(self.components.unet)
 
     def text_to_audio(
         self, prompt: str, *, negative_prompt: str = "", seed: int = 0, guidance_scale: float | None = None
     ) -> Clip:
         """Make one clip from a prompt."""
-        return self.make(TextRequest(prompt, negative_prompt, seed, self._scale(guidance_scale)))
+        return next(self.generate([(prompt, negative_prompt, seed)], guidance_scale=guidance_scale))
 
     def unconditional(self, *, seed: int = 0) -> Clip:
         """Make one clip without a prompt."""
-        return self.make(TextRequest("", "", seed, 1.0))
+        return next(self.generate([("", "", seed)], guidance_scale=1.0))
 
-    def audio_to_audio(self, audio: str | Path, prompt: str, **options: Any) -> Clip:
+    def audio_to_audio(self, audio: str | Path, prompt: str, **options: Any) -> StreamedClip:
         """Change a sound of any length towards a prompt; `options` are the fields of `AudioRequest`."""
-        return self.make(AudioRequest(prompt, source=SourceFile.of(audio), **self._common(options)))
+        request = AudioRequest(prompt=prompt, source=SourceFile.of(audio), **self._with_guidance(options))
+        return self._stream(request, modes.audio.make(self.pipeline, request, self._options()))
 
     def inpaint(self, audio: str | Path, prompt: str, **options: Any) -> Clip:
-        """Make parts of a sound anew; `options` are the fields of `InpaintRequest`, the mask a path."""
+        """Generate parts of a sound anew; `options` are the fields of `InpaintRequest`, the mask a path."""
         if options.get("mask") is not None:
             options["mask"] = SourceFile.of(options["mask"])
-        return self.make(InpaintRequest(prompt, source=SourceFile.of(audio), **self._common(options)))
+        request = InpaintRequest(prompt=prompt, source=SourceFile.of(audio), **self._with_guidance(options))
+        return self._clip(request, modes.inpaint.make(self.pipeline, request, self._options()))
 
     def extend(self, audio: str | Path, prompt: str, **options: Any) -> Clip:
-        """Let a sound go on, or lead up to it; `options` are the fields of `ExtendRequest`."""
-        return self.make(ExtendRequest(prompt, source=SourceFile.of(audio), **self._common(options)))
+        """Continue a sound, or lead up to it; `options` are the fields of `ExtendRequest`."""
+        request = ExtendRequest(prompt=prompt, source=SourceFile.of(audio), **self._with_guidance(options))
+        return self._clip(request, modes.extend.make(self.pipeline, request, self._options()))
 
     def long_form(self, prompt: str, duration_s: float, **options: Any) -> StreamedClip:
         """Make one coherent piece of any length; `options` are the fields of `LongRequest`."""
-        made = self.make(LongRequest(prompt, duration_s=duration_s, **self._common(options)))
-        assert isinstance(made, StreamedClip)
-        return made
+        request = LongRequest(prompt=prompt, duration_s=duration_s, **self._with_guidance(options))
+        return self._stream(request, modes.long.make(self.pipeline, request, self._options()))
 
     def loop(self, prompt: str, **options: Any) -> Clip:
-        """Make a loop without a seam; `options` are the fields of `LoopRequest`."""
-        return self.make(LoopRequest(prompt, **self._common(options)))
+        """Make a loop whose end meets its beginning; `options` are the fields of `LoopRequest`."""
+        request = LoopRequest(prompt=prompt, **self._with_guidance(options))
+        return self._clip(request, modes.loop.make(self.pipeline, request, self._options()))
 
     def walk(self, prompts: Sequence[str], **options: Any) -> StreamedClip:
         """Go from prompt to prompt without a break; `options` are the fields of `WalkRequest`, the seed file a path."""
         if options.get("seed_file") is not None:
             options["seed_file"] = SourceFile.of(options["seed_file"])
-        request = WalkRequest(" → ".join(prompts), prompts=tuple(prompts), **self._common(options))
-        made = self.make(request)
-        assert isinstance(made, StreamedClip)
-        return made
+        request = WalkRequest(prompt=" → ".join(prompts), prompts=tuple(prompts), **self._with_guidance(options))
+        return self._stream(request, modes.walk.make(self.pipeline, request, self._options()))
 
     def morph(self, source: str | Path, target: str | Path, *, steps: int = 5, **options: Any) -> Iterator[Clip]:
         """Yield sounds on the way from one file to another, both ends included; `options` are the fields of `MorphRequest`."""
         ends = {"source": SourceFile.of(source), "target": SourceFile.of(target)}
         for step in range(steps):
             share = step / max(steps - 1, 1)
-            yield self.make(MorphRequest(**{**ends, "share": share, **self._common(options)}))
+            request = MorphRequest(**{**ends, "share": share, **self._with_guidance(options)})
+            yield self._clip(request, modes.morph.make(self.pipeline, request, self._options()))
 
-    def again(self, file: str | Path) -> Clip:
-        """Make a clip once more from one of its files; the sampler must have been loaded with the same options.
+    def again(self, file: str | Path) -> Clip | StreamedClip:
+        """Make a clip once more from one of its files; the sampler must have the same model and options.
 
         Raises:
-            InputError: If the model, the solver or another option is not that of the clip.
+            InputError: If the model or an option is not that of the clip.
         """
-        settings = load_record(Path(file))
-        own, wanted = self.settings(settings.request).sampler, settings.sampler
-        for name in (
-            "model_fingerprint",
-            "scheduler",
-            "num_inference_steps",
-            "quality",
-            "target_lufs",
-            "lane",
-            "dtype",
-        ):
-            if getattr(own, name) != getattr(wanted, name):
-                raise InputError(f"{file}: was made with {name}={getattr(wanted, name)}; load the sampler with that")
-        return self.make(settings.request)
+        clip_record = load_record(Path(file))
+        self.check(clip_record, file)
+        return self.make(clip_record.request)
 
-    def make(self, request: Request, report: StepReport | None = None) -> Clip:
+    def check(self, clip_record: ClipRecord, file: str | Path) -> None:
+        """Check that this sampler has the model and the options that a clip was made with.
+
+        Args:
+            clip_record: The clip's record.
+            file: Where it is from, for the message.
+
+        Raises:
+            InputError: If the model or an option differs.
+        """
+        own = self.record(clip_record.request).sampler
+        if own.model_fingerprint != clip_record.sampler.model_fingerprint:
+            raise InputError(f"{own.model} is not the model that {file} was made with (its UNet has other weights)")
+        clip_record.check(file, {name: getattr(own, name) for name in _CHECKED})
+
+    def make(
+        self, request: Request, report: StepReport | None = None, *, num_inference_steps: int | None = None
+    ) -> Clip | StreamedClip:
         """Make what is asked for.
 
+        Args:
+            request: What to make.
+            report: Called after every denoising step.
+            num_inference_steps: Another number of steps than the sampler's.
+
         Raises:
-            InputError: If it cannot be made, as where a source file cannot be used.
+            InputError: If it cannot be made, for example because a source file cannot be used.
         """
-        return next(self.make_all([request], report=report))
+        return next(self.make_all([request], report=report, num_inference_steps=num_inference_steps))
 
     def make_all(
-        self, requests: Iterable[Request], *, batch_size: int = 4, report: StepReport | None = None
-    ) -> Iterator[Clip]:
-        """Make clips in order, those of prompts `batch_size` at a time; a clip does not depend on what is beside it."""
-        from riffusion_train.sampling.modes import MODES, text
-
-        waiting: list[TextRequest] = []
+        self,
+        requests: Iterable[Request],
+        *,
+        batch_size: int = 4,
+        report: StepReport | None = None,
+        num_inference_steps: int | None = None,
+    ) -> Iterator[Clip | StreamedClip]:
+        """Make clips in order, those of mode text `batch_size` at a time; a clip does not depend on the others."""
+        options = self._options(report, num_inference_steps)
+        batch: list[TextRequest] = []
         for request in requests:
             if isinstance(request, TextRequest):
-                waiting.append(request)
-                if len(waiting) == batch_size:
-                    yield from text.make(self, waiting, report)
-                    waiting = []
+                batch.append(request)
+                if len(batch) == batch_size:
+                    yield from self._text_clips(batch, options)
+                    batch = []
                 continue
-            yield from text.make(self, waiting, report)
-            waiting = []
-            yield MODES[request.mode](self, request, report)
-        yield from text.make(self, waiting, report)
+            yield from self._text_clips(batch, options)
+            batch = []
+            data = modes.MODES[type(request)](self.pipeline, request, options)
+            if isinstance(data, StreamData):
+                yield self._stream(request, data, num_inference_steps)
+            else:
+                yield self._clip(request, data, num_inference_steps)
+        yield from self._text_clips(batch, options)
 
     def generate(
-        self, wanted: Sequence[tuple[str, str, int]], *, batch_size: int = 4, report: StepReport | None = None
+        self,
+        texts: Sequence[tuple[str, str, int]],
+        *,
+        guidance_scale: float | None = None,
+        batch_size: int = 4,
+        report: StepReport | None = None,
     ) -> Iterator[Clip]:
         """Make clips from (prompt, negative prompt, seed), `batch_size` at a time, in order."""
-        requests = [TextRequest(prompt, negative, seed, self.guidance_scale) for prompt, negative, seed in wanted]
-        return self.make_all(requests, batch_size=batch_size, report=report)
+        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        requests = [
+            TextRequest(prompt=prompt, negative_prompt=negative, seed=seed, guidance_scale=scale)
+            for prompt, negative, seed in texts
+        ]
+        for first in range(0, len(requests), batch_size):
+            yield from self._text_clips(requests[first : first + batch_size], self._options(report))
 
-    def pictures(self, requests: Sequence[TextRequest], report: StepReport | None = None) -> list[np.ndarray]:
-        """Return the pictures alone of requests for text to audio."""
-        from riffusion_train.sampling.modes import text
+    def images(self, requests: Sequence[TextRequest], report: StepReport | None = None) -> list[np.ndarray]:
+        """Return the images alone of requests of mode text."""
+        return modes.text.make_images(self.pipeline, requests, self._options(report))
 
-        return text.pictures(self, requests, report)
-
-    def settings(self, request: Request) -> ClipRecord:
-        """Return what a clip of this sampler carries."""
+    def record(self, request: Request, num_inference_steps: int | None = None) -> ClipRecord:
+        """Return the record that a clip of this sampler carries."""
         return ClipRecord(
             request,
-            SamplerSettings(
-                num_inference_steps=self.engine.num_inference_steps,
-                scheduler=self.scheduler_name.value,
-                quality=self.quality.value,
+            SamplerRecord(
+                num_inference_steps=num_inference_steps or self.num_inference_steps,
+                scheduler=self.scheduler,
+                quality=self.quality,
                 target_lufs=self.target_lufs,
-                lane=self.engine.lane,
-                dtype=self.dtype.value,
+                unet_batch_size=self.unet_batch_size,
+                dtype=self.dtype,
+                channels_last=self.channels_last,
+                compile=self.compile,
+                attention_slicing=self.attention_slicing,
+                device=self.pipeline.device.type,
                 model=self.components.source,
                 model_fingerprint=self.model_fingerprint,
                 loras=self.loras,
-                assumed_spectrogram=self.assumed_spectrogram,
+                assumed_spectrogram=self.pipeline.assumed_spectrogram,
             ),
         )
 
-    def clip(self, request: Request, image: np.ndarray, audio: np.ndarray) -> Clip:
-        """Return a clip of a picture and its sound, (channels, samples), which is brought to its loudness."""
-        gain = loudness_gain(*measure_loudness(audio, self.codec.rate_hz), self.target_lufs, TRUE_PEAK_DBTP)
-        return Clip(image, audio * np.float32(gain), self.codec.config, self.settings(request))
+    def _options(self, report: StepReport | None = None, num_inference_steps: int | None = None) -> ModeOptions:
+        return ModeOptions(num_inference_steps or self.num_inference_steps, self.quality, report)
 
-    def faithful_clip(self, request: Request, image: np.ndarray, audio: np.ndarray) -> Clip:
-        """Return a clip at the level of the sound it was made of; it is made quieter only where it would be cut off."""
-        gain = 1 / max(float(np.abs(audio).max(initial=0.0)), 1.0)
-        return Clip(image, audio * np.float32(gain), self.codec.config, self.settings(request))
+    def _with_guidance(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields of a request with the guidance set."""
+        scale = options.get("guidance_scale")
+        return {**options, "guidance_scale": self.guidance_scale if scale is None else scale}
 
-    def streamed(
-        self,
-        request: Request,
-        pictures: Iterable[np.ndarray],
-        *,
-        columns: int | None = None,
-        samples: int | None = None,
-        max_value: float | None = None,
-        level: Callable[[np.ndarray], np.ndarray] | None = None,
-        report: Callable[[float], None] | None = None,
-    ) -> StreamedClip:
-        """Return a clip whose picture comes in pieces from left to right.
+    def _text_clips(self, requests: Sequence[TextRequest], options: ModeOptions) -> Iterator[Clip]:
+        if requests:
+            for request, data in zip(requests, modes.text.make(self.pipeline, requests, options), strict=True):
+                yield self._clip(request, data, options.num_inference_steps)
 
-        Args:
-            request: What was asked for.
-            pictures: The pieces.
-            columns: Where to cut the picture off.
-            samples: Where to cut the sound off.
-            max_value: The magnitude of black, where it is known.
-            level: Returns the factor of the sound at times in seconds, (samples,) -> (samples,).
-            report: Told the seconds that are done.
-        """
-        decoder = StreamingDecoder(self.codec, quality=self.quality, seed=request.seed, max_value=max_value)
-        pieces = _sounded(decoder, pictures, columns)
+    def _clip(self, request: Request, data: ClipData, num_inference_steps: int | None = None) -> Clip:
+        """Return a clip at its loudness, or at the level of its source, quieter only where it would be clipped."""
+        if data.keep_level:
+            gain = 1 / max(float(np.abs(data.audio).max(initial=0.0)), 1.0)
+        else:
+            gain = loudness_gain(*measure_loudness(data.audio, self.codec.rate_hz), self.target_lufs, TRUE_PEAK_DBTP)
+        clip_record = self.record(request, num_inference_steps)
+        return Clip(data.image, data.audio * np.float32(gain), self.codec.config, clip_record)
+
+    def _stream(self, request: Request, data: StreamData, num_inference_steps: int | None = None) -> StreamedClip:
+        """Return a clip that is decoded chunk by chunk, and is on disk until it is saved."""
+        config = self.codec.config
+        decoder = StreamingDecoder(self.codec, quality=self.quality, seed=request.seed, max_value=data.max_value)
+        chunks = _with_gain(_decoded(decoder, data.images, data.columns), data.samples, data.gain_at, config.rate_hz)
+        mono = config.num_channels == 1
+        recording = record(
+            chunks, (config.n_mels,) if mono else (config.n_mels, 3), config.num_channels, config.rate_hz
+        )
         return StreamedClip(
-            self.codec.config,
-            self.settings(request),
-            _levelled(pieces, samples, level, self.codec.rate_hz),
+            recording,
+            config,
+            self.record(request, num_inference_steps),
             target_lufs=self.target_lufs,
             ceiling_dbtp=TRUE_PEAK_DBTP,
-            report=report,
         )
 
-    def _scale(self, guidance_scale: float | None) -> float:
-        return self.guidance_scale if guidance_scale is None else guidance_scale
 
-    def _common(self, options: dict[str, Any]) -> dict[str, Any]:
-        return {**options, "guidance_scale": self._scale(options.get("guidance_scale"))}
-
-
-def _sounded(
-    decoder: StreamingDecoder, pictures: Iterable[np.ndarray], columns: int | None
+def _decoded(
+    decoder: StreamingDecoder, images: Iterable[np.ndarray], columns: int | None
 ) -> Iterator[tuple[np.ndarray | None, np.ndarray]]:
+    """Yield each image, up to `columns` in all, with the samples (channels, m) that can be decoded so far."""
     done = 0
-    for image in pictures:
+    for image in images:
         part = image if columns is None else image[:, : columns - done]
         if part.shape[1]:
             done += part.shape[1]
@@ -305,16 +358,17 @@ def _sounded(
     yield None, decoder.flush()
 
 
-def _levelled(
-    pieces: Iterable[tuple[np.ndarray | None, np.ndarray]],
+def _with_gain(
+    chunks: Iterable[tuple[np.ndarray | None, np.ndarray]],
     samples: int | None,
-    level: Callable[[np.ndarray], np.ndarray] | None,
+    gain_at: Callable[[np.ndarray], np.ndarray] | None,
     rate_hz: int,
 ) -> Iterator[tuple[np.ndarray | None, np.ndarray]]:
+    """Yield images and samples (channels, m), up to `samples` in all, with the gain at each time."""
     done = 0
-    for image, wav in pieces:
+    for image, wav in chunks:
         part = wav if samples is None else wav[:, : max(samples - done, 0)]
-        if level is not None:
-            part = part * level((done + np.arange(part.shape[1])) / rate_hz).astype(np.float32)
+        if gain_at is not None:
+            part = part * gain_at((done + np.arange(part.shape[1])) / rate_hz).astype(np.float32)
         done += part.shape[1]
         yield image, part

@@ -1,6 +1,6 @@
-"""Seed images: pictures that a walk starts from, which give all of its clips one beat or one texture.
+"""Seed images: what a walk starts from, so that all of its clips share one beat or one texture.
 
-Ours are composed by the functions below, for the codec at hand, as loops of exactly one clip; any picture or sound can be one.
+Ours are composed by the functions below, for any codec, as loops of exactly one clip; any image or sound can be one.
 """
 
 from collections.abc import Callable
@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from riffusion_train.audio.codec.codec import SpectrogramCodec
-from riffusion_train.audio.io.write import FORMATS
+from riffusion_train.audio.codec.image_file import load_image
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.sampling.sources import read_wav
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def load_seed_image(name: str, codec: SpectrogramCodec) -> np.ndarray:
-    """Return a seed image, uint8 (n_mels, width_px) or with three colours.
+    """Return a seed image, uint8 (n_mels, width_px) or (n_mels, width_px, 3).
 
     Args:
-        name: One of `SEED_IMAGES`, or a file: a picture of the codec's size, or a sound, whose first clip is taken.
+        name: One of `SEED_IMAGES`, or a file: an image of the codec's size, or a sound, which is cut to one clip.
         codec: The codec.
 
     Raises:
@@ -31,10 +32,8 @@ def load_seed_image(name: str, codec: SpectrogramCodec) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"seed_image={name}: no such file; choose one, or from: {', '.join(SEED_IMAGES)}")
     config = codec.config
-    if path.suffix.lower() not in _PICTURES:
-        return seed_of_sound(path, codec)
-    from riffusion_train.audio.codec.image_file import load_image
-
+    if path.suffix.lower() not in _IMAGE_SUFFIXES:
+        return make_seed_image_of_sound(path, codec)
     image = load_image(path, use_description=False).image
     if image.shape[:2] != (config.n_mels, config.width_px):
         raise InputError(
@@ -44,31 +43,31 @@ def load_seed_image(name: str, codec: SpectrogramCodec) -> np.ndarray:
     return image
 
 
-def seed_of_sound(path: Path, codec: SpectrogramCodec) -> np.ndarray:
-    """Return the picture of the first clip of a sound, repeated where it is shorter."""
-    from riffusion_train.sampling.sources import read_wav
+def make_seed_image_of_sound(path: Path, codec: SpectrogramCodec) -> np.ndarray:
+    """Return the image of the first clip's length of a sound, which is repeated if it is shorter.
 
-    if path.suffix.lower() in FORMATS or path.is_file():
-        wav = read_wav(path, codec)
-        samples = codec.config.width_px * codec.config.hop_length
-        return encode_round(np.resize(wav, (len(wav), samples)) if wav.shape[1] < samples else wav[:, :samples], codec)
-    raise InputError(f"{path}: no such file")
+    Raises:
+        InputError: If the file cannot be read, or is silent from end to end.
+    """
+    wav = read_wav(path, codec)
+    samples = codec.config.width_px * codec.config.hop_length
+    return encode_loop(np.resize(wav, (len(wav), samples)) if wav.shape[1] < samples else wav[:, :samples], codec)
 
 
 def make_seed_image(name: str, codec: SpectrogramCodec) -> np.ndarray:
     """Compose the seed image of that name for a codec."""
     config = codec.config
     samples = config.width_px * config.hop_length
-    phase = np.arange(samples) / samples  # once round is one clip
+    phase = np.arange(samples) / samples  # 0 to 1 over one clip
     wav = SEED_IMAGES[name](phase, samples / config.rate_hz)
-    return encode_round((0.5 * wav / np.abs(wav).max()).astype(np.float32)[None], codec)
+    return encode_loop((0.5 * wav / np.abs(wav).max()).astype(np.float32)[None], codec)
 
 
-def encode_round(wav: np.ndarray, codec: SpectrogramCodec) -> np.ndarray:
-    """Return the picture of a loop of `width_px` hops, drawn as it goes round."""
+def encode_loop(wav: np.ndarray, codec: SpectrogramCodec) -> np.ndarray:
+    """Return the image of a loop of `width_px` hops, in which the windows at its ends see the other end."""
     width = wav.shape[1] // codec.config.hop_length
-    drawn = codec.encode_long(np.concatenate([wav, wav, wav], axis=1)).image
-    return np.ascontiguousarray(drawn[:, width : 2 * width])
+    thrice = codec.encode_long(np.concatenate([wav, wav, wav], axis=1)).image
+    return np.ascontiguousarray(thrice[:, width : 2 * width])
 
 
 def _beats(phase: np.ndarray, clip_s: float) -> np.ndarray:
@@ -89,8 +88,8 @@ def _plucked(phase: np.ndarray, clip_s: float) -> np.ndarray:
     """Sixteen plucked notes of a pentatonic scale, up and down."""
     steps = (0, 3, 5, 7, 10, 12, 10, 7, 5, 3, 0, -2, 0, 3, 7, 5)
     wav = np.zeros_like(phase)
-    for place, step in enumerate(steps):
-        age_s = ((phase - place / len(steps)) % 1) * clip_s
+    for index, step in enumerate(steps):
+        age_s = ((phase - index / len(steps)) % 1) * clip_s
         hz = 220 * 2 ** (step / 12)
         wav += np.exp(-6 * age_s) * sum(np.sin(2 * np.pi * hz * n * age_s) / n**1.5 for n in range(1, 7))
     return wav
@@ -123,4 +122,4 @@ SEED_IMAGES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "plucked": _plucked,
     "pad": _pad,
 }
-"""Our own, by name: what composes a loop from its phase, 0 to 1 over a clip, and the clip's length in seconds."""
+"""Our own, by name: functions of the phase, 0 to 1 over a clip, and of the clip's length in seconds."""

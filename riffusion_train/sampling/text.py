@@ -1,4 +1,4 @@
-"""What the UNet is conditioned on: hidden states of prompts of any length with weights, each distinct text encoded once."""
+"""Conditions of the UNet: hidden states of prompts of any length with weights, each distinct text encoded once."""
 
 import dataclasses
 import re
@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 _STEP = 1.1
+"""The weight of one pair of brackets."""
 _TOKEN = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|\)|\]|[^\\()\[\]:]+|:|\\")
 
 
 def parse_weights(prompt: str) -> list[tuple[str, float]]:
-    """Split a prompt into texts and their weights, by the notation that AUTOMATIC1111's web interface made common.
+    """Split a prompt into texts and their weights, in the notation of AUTOMATIC1111's web interface.
 
-    `(text)` weighs 1.1, `[text]` 1/1.1, `(text:1.3)` 1.3; they nest, and the weights multiply. A backslash keeps a bracket
-    as it is. Brackets that are left open end with the prompt, and those that close nothing are text.
+    `(text)` has weight 1.1, `[text]` 1/1.1, `(text:1.3)` 1.3; they nest, and the weights multiply. A backslash escapes a
+    bracket. Brackets that are not closed end with the prompt; a closing bracket without an opening one is text.
     """
     parts: list[tuple[str, float]] = []
     open_at: list[tuple[str, int]] = []
@@ -27,12 +28,12 @@ def parse_weights(prompt: str) -> list[tuple[str, float]]:
         _, first = open_at.pop()
         parts[first:] = [(inner, weight * factor) for inner, weight in parts[first:]]
 
-    for found in _TOKEN.finditer(prompt):
-        token = found[0]
+    for match in _TOKEN.finditer(prompt):
+        token = match[0]
         if token in ("(", "["):
             open_at.append((token, len(parts)))
-        elif found[1] is not None:
-            close("(", float(found[1]), token)
+        elif match[1] is not None:
+            close("(", float(match[1]), token)
         elif token == ")":
             close("(", _STEP, token)
         elif token == "]":
@@ -42,28 +43,28 @@ def parse_weights(prompt: str) -> list[tuple[str, float]]:
     while open_at:
         kind, _ = open_at[-1]
         close(kind, _STEP if kind == "(" else 1 / _STEP, "")
-    return _joined(parts)
+    return _merged(parts)
 
 
-def _joined(parts: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Join neighbours of one weight, and leave out what is empty."""
-    joined: list[tuple[str, float]] = []
+def _merged(parts: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Merge neighbours of the same weight, and leave out empty texts."""
+    merged: list[tuple[str, float]] = []
     for text, weight in parts:
-        if joined and joined[-1][1] == weight:
-            joined[-1] = (joined[-1][0] + text, weight)
+        if merged and merged[-1][1] == weight:
+            merged[-1] = (merged[-1][0] + text, weight)
         elif text:
-            joined.append((text, weight))
-    return joined
+            merged.append((text, weight))
+    return merged
 
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-    """What leads the denoising and what it is led away from.
+    """What the denoising is guided towards and away from.
 
     Attributes:
         positive: Hidden states of the prompt, (tokens, D).
         negative: Hidden states of the negative prompt, (tokens, D), of the same length.
-        guidance_scale: Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598); 1 is none and costs half.
+        guidance_scale: Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598); 1 is none and costs half as much.
     """
 
     positive: Tensor
@@ -71,7 +72,7 @@ class Condition:
     guidance_scale: float
 
     def towards(self, other: "Condition", share: float) -> "Condition":
-        """Return the condition `share` of the way to another one, on a straight line as in the original Riffusion."""
+        """Interpolate to another condition on a straight line, as in the original Riffusion; a share of 1 is the other one."""
         if share == 0:
             return self
         return Condition(
@@ -81,17 +82,17 @@ class Condition:
         )
 
 
-_MOST_KNOWN = 256
-"""Texts whose states are kept; a page that is asked for new ones all day long must not fill the memory."""
+_MAX_CACHED = 256
+"""Texts whose states are cached; the player gets new ones all day long and must not fill the memory."""
 
 
 class TextConditions:
-    """Encodes prompts, each distinct one once and alone, so that its states do not depend on what else is asked.
+    """Encodes prompts, each distinct one once and alone, so that its states do not depend on the other prompts.
 
-    A prompt beyond the encoder's length goes in chunks, each between a start and an end token of its own; the states stand in
-    a row, as most interfaces to Stable Diffusion 1.5 do it. Weights multiply the states of their tokens; then all of them are
-    scaled to the norm that they had. Others keep the mean: much the same for Stable Diffusion 1.5, but the states of a text
-    encoder that has learned little have a mean of about 0, and the quotient of two such means is noise.
+    A prompt longer than the encoder's input is split into chunks, each between its own start and end tokens, and their states
+    are concatenated, as most interfaces to Stable Diffusion 1.5 do. Weights multiply the states of their tokens; then all
+    states are scaled to their norm before. Other programs keep the mean, which is much the same for Stable Diffusion 1.5, but
+    the states of a text encoder that has learned little have a mean of about 0, and the quotient of two such means is noise.
 
     Args:
         tokenizer: The model's tokenizer.
@@ -101,51 +102,51 @@ class TextConditions:
     def __init__(self, tokenizer: Any, text_encoder: Any) -> None:
         self._tokenizer = tokenizer
         self._encoder = text_encoder
-        self._known: dict[str, Tensor] = {}
+        self._cache: dict[str, Tensor] = {}
 
     def condition(self, prompt: str, negative_prompt: str = "", guidance_scale: float = 7.0) -> Condition:
-        """Return the condition of a prompt; the shorter text is followed by chunks of nothing."""
+        """Return the condition of a prompt; the shorter text is padded with chunks of the empty text."""
         return self.equal_lengths([(prompt, negative_prompt, guidance_scale)])[0]
 
-    def equal_lengths(self, wanted: list[tuple[str, str, float]]) -> list[Condition]:
+    def equal_lengths(self, texts: list[tuple[str, str, float]]) -> list[Condition]:
         """Return conditions of one length of (prompt, negative prompt, guidance scale), so that they can be mixed."""
-        texts = {text for prompt, negative, _ in wanted for text in (prompt, negative)}
-        longest = max(len(self.states(text)) for text in sorted(texts))
+        distinct = {text for prompt, negative, _ in texts for text in (prompt, negative)}
+        longest = max(len(self.states(text)) for text in sorted(distinct))
         return [
-            Condition(self._filled(prompt, longest), self._filled(negative, longest), scale)
-            for prompt, negative, scale in wanted
+            Condition(self._padded(prompt, longest), self._padded(negative, longest), scale)
+            for prompt, negative, scale in texts
         ]
 
     @torch.no_grad()
     def states(self, text: str) -> Tensor:
-        """Return the hidden states of a text, float32 (tokens, D): as many tokens as the encoder takes, or a multiple."""
-        if text not in self._known:
+        """Return the hidden states of a text, float32 (tokens, D), where tokens is a multiple of the encoder's input length."""
+        if text not in self._cache:
             ids, weights = self._tokens(text)
             chunks = [self._encoder(row[None].to(self._encoder.device)).last_hidden_state[0].float() for row in ids]
-            states = torch.cat(chunks)
+            states = torch.cat(chunks)  # (tokens, D)
             if not bool((weights == 1).all()):
                 weighted = states * weights.flatten()[:, None].to(states)
                 states = weighted * (states.norm() / weighted.norm())
-            while len(self._known) >= _MOST_KNOWN:
-                self._known.pop(next(iter(self._known)))
-            self._known[text] = states
-        return self._known[text]
+            while len(self._cache) >= _MAX_CACHED:
+                self._cache.pop(next(iter(self._cache)))
+            self._cache[text] = states
+        return self._cache[text]
 
-    def _filled(self, text: str, tokens: int) -> Tensor:
-        states, nothing = self.states(text), self.states("")
-        return torch.cat([states, *[nothing] * ((tokens - len(states)) // len(nothing))])
+    def _padded(self, text: str, tokens: int) -> Tensor:
+        states, empty = self.states(text), self.states("")  # (a multiple of 77, D), (77, D)
+        return torch.cat([states, *[empty] * ((tokens - len(states)) // len(empty))])
 
     def _tokens(self, text: str) -> tuple[Tensor, Tensor]:
-        """Return token ids and weights, (chunks, length)."""
+        """Return token ids and their weights, (chunks, length) each, with start, end and padding tokens at weight 1."""
         tokenizer = self._tokenizer
         ids: list[int] = []
         weights: list[float] = []
         for part, weight in parse_weights(text):
-            found = tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
-            ids += found
-            weights += [weight] * len(found)
+            part_ids = tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+            ids += part_ids
+            weights += [weight] * len(part_ids)
         length = tokenizer.model_max_length
-        inside = length - 2
+        inside = length - 2  # tokens of text in a chunk
         chunks = max(-(-len(ids) // inside), 1)
         rows = torch.full((chunks, length), tokenizer.pad_token_id, dtype=torch.long)
         row_weights = torch.ones(chunks, length)

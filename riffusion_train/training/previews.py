@@ -23,11 +23,11 @@ _AT_ONCE = 4
 """Prompts that are sampled together."""
 
 
-def preview_prompts(config: PreviewConfig, table: SpectrogramDataset) -> list[str]:
+def preview_prompts(config: PreviewConfig, dataset: SpectrogramDataset) -> list[str]:
     """Return the prompts of the config, or the first captions of the slices."""
     if config.prompts:
         return list(config.prompts)
-    return [table.captions(index)[0] for index in range(min(config.num_prompts, len(table)))]
+    return [dataset.captions(index)[0] for index in range(min(config.num_prompts, len(dataset)))]
 
 
 def make_preview(
@@ -93,8 +93,11 @@ def _sample(
                 components,
                 device=device,
                 num_inference_steps=config.num_inference_steps,
+                scheduler=config.scheduler,
+                quality=config.quality,
+                target_lufs=config.target_lufs,
                 guidance_scale=scale,
-                lane=min(len(prompts), _AT_ONCE),
+                unet_batch_size=min(len(prompts), _AT_ONCE),
             )
             wanted = [(prompt, "", config.seed + index) for index, prompt in enumerate(prompts)]
             with torch.compiler.set_stance("force_eager"):  # sampling has other shapes than what was compiled

@@ -123,7 +123,7 @@ def _to_tensorboard(writer: Any, clips: Mapping[str, Clip], step: int) -> None:
     for name, clip in clips.items():
         writer.add_image(f"spectrogram/{name}", clip.image, step, dataformats="HW" if clip.image.ndim == 2 else "HWC")
         writer.add_audio(f"audio/{name}", _mono(clip), step, sample_rate=clip.rate_hz)
-        writer.add_text(f"prompt/{name}", clip.settings.prompt, step)
+        writer.add_text(f"prompt/{name}", clip.record.prompt, step)
     writer.flush()
 
 
@@ -132,7 +132,7 @@ def _to_wandb(run: Any, clips: Mapping[str, Clip], step: int) -> None:
 
     sent: dict[str, Any] = {}
     for name, clip in clips.items():
-        prompt = clip.settings.prompt
+        prompt = clip.record.prompt
         sent[f"spectrogram/{name}"] = wandb.Image(clip.image, caption=prompt)
         sent[f"audio/{name}"] = wandb.Audio(clip.audio.T, sample_rate=clip.rate_hz, caption=prompt)
     run.log(sent, step=step)
@@ -143,7 +143,7 @@ def _to_trackio(run: Any, clips: Mapping[str, Clip], step: int) -> None:
 
     sent: dict[str, Any] = {}
     for name, clip in clips.items():
-        prompt = clip.settings.prompt
+        prompt = clip.record.prompt
         image = clip.image if clip.image.ndim == 3 else np.repeat(clip.image[:, :, None], 3, axis=2)
         samples = (np.clip(clip.audio.T, -1, 1) * 32767).astype(np.int16)  # (samples, channels)
         sent[f"spectrogram/{name}"] = trackio.Image(image, caption=prompt)

@@ -34,35 +34,35 @@ Open = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def player() -> Iterator[Player]:
-    with served_player(**QUICK, most_streams=8) as player:
+    with served_player(**QUICK, max_streams=8) as player:
         yield player
 
 
 def played_against_wall(page: Any) -> tuple[float, float]:
     """Return a moment in seconds of sound and of the wall, of the report of sixty that was delayed least."""
-    found = []
+    moments = []
     for _ in range(60):
         now = report(page)
-        found.append(
+        moments.append(
             (now["wall"] / 1000 - now["played"] / now["rate"], now["played"] / now["rate"], now["wall"] / 1000)
         )
         page.wait_for_timeout(30)
-    _, played_s, wall_s = min(found)
+    _, played_s, wall_s = min(moments)
     return played_s, wall_s
 
 
 @pytest.mark.slow
 def test_it_plays_half_a_minute_through_typing_and_a_stalled_page_without_a_gap(opened: Open, player: Player) -> None:
     page = open_player(opened, player.address)
-    said, frames = frames_of(page)
+    announced, frames = frames_of(page)
     press_play(page)
     wait(page, lambda: report(page)["buffered"] > 2 * SECOND * 0.8)
     begin = played_against_wall(page)
     page.wait_for_timeout(8000)
-    page.locator("#words").press_sequentially("slow bells over warm strings", delay=60)
+    page.locator("#prompt").press_sequentially("slow bells over warm strings", delay=60)
     page.keyboard.press("Enter")
     page.evaluate("const until = performance.now() + 800; while (performance.now() < until);")
-    page.locator("#words").press_sequentially("fast drums in a large hall", delay=60)
+    page.locator("#prompt").press_sequentially("fast drums in a large hall", delay=60)
     page.keyboard.press("Enter")
     page.wait_for_timeout(max(0, 30_000 - 1000 * (report(page)["wall"] / 1000 - begin[1])))
     end = played_against_wall(page)
@@ -70,15 +70,15 @@ def test_it_plays_half_a_minute_through_typing_and_a_stalled_page_without_a_gap(
     assert end[1] - begin[1] >= 30
     assert abs((end[0] - begin[0]) - (end[1] - begin[1])) < 0.05
     assert now["underruns"] == 0 and now["held"] == 0
-    assert now["joins"] >= 30
-    assert 0 < now["joinStep"] <= now["insideStep"]
-    assert {one["prompt_to"] for one in said} >= {"a band", "slow bells over warm strings"}
-    assert [one["index"] for one in said] == list(range(len(said)))
-    assert not any(one["discontinuity"] for one in said)
+    assert now["boundaries"] >= 30
+    assert 0 < now["boundaryStep"] <= now["insideStep"]
+    assert {one["prompt_to"] for one in announced} >= {"a band", "slow bells over warm strings"}
+    assert [one["index"] for one in announced] == list(range(len(announced)))
+    assert not any(one["discontinuity"] for one in announced)
     pcm = np.concatenate([pcm_of(frame) for frame in frames]).astype(int)
-    joins = np.cumsum([len(pcm_of(frame)) for frame in frames])[:-1]
+    boundaries = np.cumsum([len(pcm_of(frame)) for frame in frames])[:-1]
     steps = np.abs(np.diff(pcm))
-    assert steps[joins - 1].max() <= np.delete(steps, joins - 1).max()
+    assert steps[boundaries - 1].max() <= np.delete(steps, boundaries - 1).max()
 
 
 def test_what_is_pressed_is_heard_within_a_tenth_of_a_second(opened: Open, player: Player) -> None:
@@ -91,26 +91,26 @@ def test_what_is_pressed_is_heard_within_a_tenth_of_a_second(opened: Open, playe
       while (JSON.parse(figures.dataset.report).moving !== moving) await new Promise((done) => setTimeout(done, 2));
       return performance.now() - begin;
     }"""
-    taken = {False: [], True: []}
+    times_ms = {False: [], True: []}
     for _ in range(4):
-        for moving in taken:
+        for moving in times_ms:
             page.wait_for_timeout(200)
-            taken[moving].append(page.evaluate(pressed, moving))
+            times_ms[moving].append(page.evaluate(pressed, moving))
     # The quickest of four: what runs beside the test is not what is measured.
-    assert min(taken[False]) < 100 and min(taken[True]) < 100
+    assert min(times_ms[False]) < 100 and min(times_ms[True]) < 100
 
 
-def test_pausing_stops_the_making_and_playing_goes_on_at_the_same_sample(opened: Open, player: Player) -> None:
+def test_pausing_stops_generation_and_playing_continues_at_the_same_sample(opened: Open, player: Player) -> None:
     page = open_player(opened, player.address)
-    said, _ = frames_of(page)
+    announced, _ = frames_of(page)
     press_play(page)
     hear(page, 0.5)
     page.keyboard.press("Space")
     wait(page, lambda: not report(page)["moving"])
     page.wait_for_timeout(2500)
-    stopped, made = report(page), len(said)
+    stopped, made = report(page), len(announced)
     page.wait_for_timeout(1500)
-    assert report(page)["played"] == stopped["played"] and len(said) == made
+    assert report(page)["played"] == stopped["played"] and len(announced) == made
     assert page.get_attribute("#toggle", "aria-label") == "Play"
     page.keyboard.press("Space")
     hear(page, 1.0)
@@ -118,9 +118,9 @@ def test_pausing_stops_the_making_and_playing_goes_on_at_the_same_sample(opened:
     assert now["position"] == now["played"]
 
 
-def test_the_picture_under_the_line_is_that_of_the_sound(opened: Open, player: Player) -> None:
+def test_the_image_under_the_line_is_that_of_the_sound(opened: Open, player: Player) -> None:
     page = open_player(opened, player.address)
-    said, frames = frames_of(page)
+    announced, frames = frames_of(page)
     page.evaluate(
         "document.getElementById('map').value = 'drawn'; document.getElementById('map').dispatchEvent(new Event('change'))"
     )
@@ -130,7 +130,7 @@ def test_the_picture_under_the_line_is_that_of_the_sound(opened: Open, player: P
     wait(page, lambda: not report(page)["moving"])
     page.wait_for_timeout(300)
     shown = page.evaluate("""() => {
-      const canvas = document.getElementById("picture");
+      const canvas = document.getElementById("spectrogram");
       const x = Math.round(canvas.width * parseFloat(document.getElementById("stage").style.getPropertyValue("--line")) / 100);
       const data = canvas.getContext("2d").getImageData(x, 0, 1, canvas.height).data;
       return Array.from({ length: canvas.height }, (_, row) => data[4 * row]);
@@ -139,7 +139,7 @@ def test_the_picture_under_the_line_is_that_of_the_sound(opened: Open, player: P
     columns = np.concatenate(
         [np.asarray(PIL.Image.open(io.BytesIO(png_of(frame)))) for frame in frames], axis=1
     ).astype(float)
-    per_column = len(said) * said[0]["n_samples"] / columns.shape[1]
+    per_column = len(announced) * announced[0]["n_samples"] / columns.shape[1]
     rows = np.linspace(0, len(shown) - 1, columns.shape[0]).round().astype(int)
     likeness = [np.corrcoef(np.asarray(shown)[rows], column)[0, 1] for column in columns.T]
     assert abs(int(np.argmax(likeness)) + 0.5 - position / per_column) < 3
@@ -149,12 +149,12 @@ def test_the_picture_under_the_line_is_that_of_the_sound(opened: Open, player: P
 def test_a_link_restores_the_moment_to_the_sample(opened: Open, player: Player) -> None:
     page = open_player(opened, player.address)
     page.context.grant_permissions(LINK_RIGHTS)
-    said, frames = frames_of(page)
+    announced, frames = frames_of(page)
     press_play(page)
-    page.fill("#words", "another song, with bells")
+    page.fill("#prompt", "another song, with bells")
     page.keyboard.press("Enter")
     page.evaluate("document.activeElement.blur()")
-    wait(page, lambda: page.locator("#way").is_visible())
+    wait(page, lambda: page.locator("#transition").is_visible())
     page.keyboard.press("c")
     wait(page, "document.getElementById('status').textContent.includes('copied')")
     link = page.evaluate("navigator.clipboard.readText()")
@@ -163,16 +163,18 @@ def test_a_link_restores_the_moment_to_the_sample(opened: Open, player: Player) 
     page.keyboard.press("Space")
     other = open_player(opened, link)
     heard_of, again = frames_of(other)
-    assert other.inner_text("#now-prompt") in {one["prompt_from"] for one in said} | {one["prompt_to"] for one in said}
+    assert other.inner_text("#now-prompt") in {one["prompt_from"] for one in announced} | {
+        one["prompt_to"] for one in announced
+    }
     press_play(other)
     hear(other, 1.0)
-    index = next(n for n, one in enumerate(said) if one["share"] == heard_of[0]["share"])
-    assert said[index]["prompt_from"] != said[index]["prompt_to"]
-    assert abs(index * said[0]["n_samples"] - heard) < 2 * said[0]["n_samples"]
+    index = next(n for n, one in enumerate(announced) if one["share"] == heard_of[0]["share"])
+    assert announced[index]["prompt_from"] != announced[index]["prompt_to"]
+    assert abs(index * announced[0]["n_samples"] - heard) < 2 * announced[0]["n_samples"]
     # One segment and not more: who listens on may ask for something else.
     np.testing.assert_array_equal(pcm_of(again[0]), pcm_of(frames[index]))
     assert png_of(again[0]) == png_of(frames[index])
-    assert report(other)["played"] < report(other)["position"] < report(other)["played"] + said[0]["n_samples"]
+    assert report(other)["played"] < report(other)["position"] < report(other)["played"] + announced[0]["n_samples"]
     assert other.url == f"{player.address}/"
 
 
@@ -198,7 +200,7 @@ def test_a_recording_is_exactly_what_was_heard_between_two_keys(opened: Open, pl
     np.testing.assert_array_equal(sound, made[end - length : end])
 
 
-def test_the_last_seconds_are_saved_as_sound_and_picture(opened: Open, player: Player) -> None:
+def test_the_last_seconds_are_saved_as_audio_and_image(opened: Open, player: Player) -> None:
     page = open_player(opened, player.address)
     press_play(page)
     hear(page, 1.5)
@@ -216,12 +218,12 @@ def test_the_queue_says_what_comes_next_and_can_be_changed(opened: Open, player:
     page = open_player(opened, player.address)
     press_play(page)
     for prompt in ("one", "two", "three", "four"):
-        page.fill("#words", prompt)
+        page.fill("#prompt", prompt)
         page.keyboard.press("Enter")
         wait(page, lambda: prompt in page.inner_text("#coming") + page.inner_text("#now"))  # noqa: B023
     coming = page.locator("#coming .prompt")
     wait(page, lambda: "in " in page.inner_text("#coming"))
-    page.get_by_role("button", name="Take out: three").click()
+    page.get_by_role("button", name="Remove: three").click()
     wait(page, lambda: "three" not in coming.all_inner_texts())
     page.get_by_role("button", name="Play next: four").click()
     wait(page, lambda: coming.all_inner_texts()[:1] == ["four"] or coming.all_inner_texts()[1:2] == ["four"])
@@ -239,21 +241,21 @@ def test_the_queue_says_what_comes_next_and_can_be_changed(opened: Open, player:
     wait(page, lambda: "a band" in page.inner_text("#coming") + page.inner_text("#now"))
 
 
-def test_one_press_goes_on_to_where_the_next_prompt_begins(opened: Open, player: Player) -> None:
+def test_one_key_jumps_to_where_the_next_prompt_begins(opened: Open, player: Player) -> None:
     page = open_player(opened, player.address)
-    said, _ = frames_of(page)
+    announced, _ = frames_of(page)
     press_play(page)
     hear(page, 0.5)
-    page.fill("#words", "something else")
+    page.fill("#prompt", "something else")
     page.keyboard.press("Enter")
     page.keyboard.press("Escape")
-    wait(page, lambda: said[-1]["prompt_to"] == "something else")
-    begin = next(one["start_sample"] for one in said if one["prompt_to"] == "something else")
+    wait(page, lambda: announced[-1]["prompt_to"] == "something else")
+    begin = next(one["start_sample"] for one in announced if one["prompt_to"] == "something else")
     wait(page, lambda: page.locator("#coming li").count() == 1 and page.locator("#coming button").count() == 0)
     assert report(page)["position"] < begin
     page.keyboard.press("n")
     wait(page, lambda: page.inner_text("#now-prompt") == "something else")
-    assert begin <= report(page)["position"]
+    wait(page, lambda: begin <= report(page)["position"])
     assert report(page)["played"] < report(page)["position"] and page.inner_text("#live") == "live"
 
 
@@ -262,7 +264,7 @@ def test_a_click_in_the_past_plays_it_again_and_live_is_one_press_away(opened: O
     press_play(page)
     hear(page, 4.0)
     before = report(page)
-    box = page.locator("#picture").bounding_box()
+    box = page.locator("#spectrogram").bounding_box()
     line = 0.66 * box["width"]
     page.mouse.click(box["x"] + line - 56 * 3, box["y"] + 200)
     wait(page, lambda: report(page)["epoch"] > before["epoch"] and report(page)["position"] < before["position"])
@@ -285,37 +287,37 @@ def test_listening_along_hears_the_same_and_does_not_steer(opened: Open, player:
     link = page.input_value("#along")
     page.keyboard.press("Escape")
     guest = open_player(opened, link)
-    said, heard = frames_of(guest)
-    assert guest.inner_text("#start-words") == "Press play to listen along"
+    announced, heard = frames_of(guest)
+    assert guest.inner_text("#start-text") == "Press play to listen along"
     press_play(guest)
     hear(guest, 1.5)
-    assert guest.is_disabled("#words") and guest.input_value("#words") == ""
+    assert guest.is_disabled("#prompt") and guest.input_value("#prompt") == ""
     guest.click("#settings")
     assert guest.is_disabled("#strength") and guest.is_enabled("#map")
-    first = said[0]["index"]
-    for place, frame in enumerate(heard[:2]):
-        assert frame == frames[first + place]
+    first = announced[0]["index"]
+    for index, frame in enumerate(heard[:2]):
+        assert frame == frames[first + index]
 
 
-def test_settings_and_a_file_of_yours_steer_the_music(opened: Open, player: Player, tmp_path: Any) -> None:
+def test_settings_and_your_own_file_steer_the_music(opened: Open, player: Player, tmp_path: Any) -> None:
     page = open_player(opened, player.address, allow="400 (Bad Request)")
-    said, _ = frames_of(page)
+    announced, _ = frames_of(page)
     press_play(page)
     page.keyboard.press("s")
     page.get_by_role("radio", name="Beat").check(force=True)
-    page.locator("#guidance").fill("2")
+    page.locator("#guidance_scale").fill("2")
     page.locator("#clips").fill("2")
-    page.locator("#negative").fill("noise")
+    page.locator("#negative_prompt").fill("noise")
     page.locator("#seed").fill("77")
     page.keyboard.press("Tab")
-    assert page.inner_text("#clips-words") == "2 clips, 2 s" and page.inner_text("#guidance-words") == "dreams"
-    wait(page, lambda: said[-1]["share"].get("seed_image") == "beats" and said[-1]["seed"] >= 77)
-    share = said[-1]["share"]
+    assert page.inner_text("#clips-value") == "2 clips, 2 s" and page.inner_text("#guidance_scale-value") == "loosely"
+    wait(page, lambda: announced[-1]["share"].get("seed_image") == "beats" and announced[-1]["seed"] >= 77)
+    share = announced[-1]["share"]
     assert (share["guidance_scale"], share["clips"], share["negative_prompt"]) == (2, 2, "noise")
     soundfile.write(tmp_path / "mine.wav", np.sin(np.arange(2 * SECOND) * 0.2) * 0.3, SECOND)
     page.set_input_files("#file", tmp_path / "mine.wav")
     wait(page, lambda: page.inner_text("#status") == "Riffing on mine.wav")
-    wait(page, lambda: said[-1]["share"].get("seed_upload"))
+    wait(page, lambda: announced[-1]["share"].get("seed_upload"))
     assert page.get_by_role("radio", name="mine.wav").is_checked()
     (tmp_path / "not.wav").write_bytes(b"no sound at all")
     page.set_input_files("#file", tmp_path / "not.wav")
@@ -325,7 +327,7 @@ def test_settings_and_a_file_of_yours_steer_the_music(opened: Open, player: Play
 
 def test_a_file_dropped_on_the_page_is_riffed_on(opened: Open, player: Player) -> None:
     page = open_player(opened, player.address)
-    said, _ = frames_of(page)
+    announced, _ = frames_of(page)
     press_play(page)
     packed = io.BytesIO()
     soundfile.write(packed, np.sin(np.arange(2 * SECOND) * 0.2) * 0.3, SECOND, format="WAV")
@@ -341,7 +343,7 @@ def test_a_file_dropped_on_the_page_is_riffed_on(opened: Open, player: Player) -
     assert page.evaluate(drag, ["dragover", held]) and page.locator("#drop").is_visible()
     assert page.evaluate(drag, ["drop", held]) and page.locator("#drop").is_hidden()
     wait(page, lambda: page.inner_text("#status") == "Riffing on dropped.wav")
-    wait(page, lambda: said[-1]["share"].get("seed_upload"))
+    wait(page, lambda: announced[-1]["share"].get("seed_upload"))
 
 
 def test_a_prompt_is_put_together_from_parts(opened: Open, player: Player) -> None:
@@ -358,10 +360,10 @@ def test_a_prompt_is_put_together_from_parts(opened: Open, player: Player) -> No
 def test_texts_of_others_are_shown_and_do_nothing(opened: Open, player: Player) -> None:
     evil = '<img src=x onerror="window.hacked=1"> </script>&amp;'
     page = open_player(opened, player.address)
-    page.fill("#words", evil)
+    page.fill("#prompt", evil)
     page.keyboard.press("Enter")
     hear(page)
-    page.fill("#words", evil + "2")
+    page.fill("#prompt", evil + "2")
     page.keyboard.press("Enter")
     wait(page, lambda: evil + "2" in page.inner_text("#panel"))
     assert page.inner_text("#now-prompt") in (evil, evil + "2")

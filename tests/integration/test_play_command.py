@@ -20,9 +20,9 @@ from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 pytestmark = pytest.mark.flaky(reruns=2)  # real time, on a machine that has other work
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Return the one line that a wrong command is answered with."""
-    assert main(["play", *words]) == EXIT_INPUT
+    assert main(["play", *arguments]) == EXIT_INPUT
     error = capsys.readouterr().err
     lines = [line for line in error.splitlines() if line.startswith("riffusion play:")]
     assert len(lines) == 1 and "Traceback" not in error
@@ -55,7 +55,7 @@ def test_what_is_not_installed_is_named(
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("argument", "message"),
     [
         ("num_inference_steps=0", "num_inference_steps: must be a whole number from 1"),
         ("seed_image=drums", "seed_image: is unknown; choose from: beats"),
@@ -64,9 +64,11 @@ def test_what_is_not_installed_is_named(
         ("--prompt", "unknown flag --prompt"),
     ],
 )
-def test_a_wrong_word_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, word: str, said: str):
+def test_a_wrong_argument_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, argument: str, message: str):
     (tmp_path / "model").mkdir()
-    assert said in refused(capsys, str(tmp_path / "model"), *([] if word.startswith("port") else ["port=0"]), word)
+    assert message in refused(
+        capsys, str(tmp_path / "model"), *([] if argument.startswith("port") else ["port=0"]), argument
+    )
 
 
 def test_help_names_the_keys(capsys: pytest.CaptureFixture[str]):
@@ -74,9 +76,9 @@ def test_help_names_the_keys(capsys: pytest.CaptureFixture[str]):
     assert {"port=8000", "host=127.0.0.1"} <= set(capsys.readouterr().out.split())
 
 
-def test_it_plays_and_ctrl_c_ends_it_in_peace(tmp_path: Path):
+def test_it_plays_and_ctrl_c_ends_it_cleanly(tmp_path: Path):
     model = write_nano_model(tmp_path / "model")
-    words = [
+    command = [
         sys.executable,
         "-m",
         "riffusion_train",
@@ -87,7 +89,7 @@ def test_it_plays_and_ctrl_c_ends_it_in_peace(tmp_path: Path):
         "prompt=a, 'b' (c)",
     ]
     process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     watchdog = threading.Timer(400, process.kill)
     watchdog.start()

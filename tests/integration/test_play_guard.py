@@ -1,4 +1,4 @@
-"""The live player against strangers, rule breakers and noise."""
+"""The live player against foreign pages, clients that break the protocol, and noise."""
 
 import asyncio
 import http.client
@@ -25,9 +25,7 @@ FUZZ = 10_000
 
 @pytest.fixture(scope="module")
 def player() -> Iterator[Player]:
-    with served_player(
-        most_streams=100, limits=Limits(sockets_per_address=MOST_SOCKETS, upload_bytes=20_000)
-    ) as served:
+    with served_player(max_streams=100, limits=Limits(sockets_per_address=MOST_SOCKETS, upload_bytes=20_000)) as served:
         yield served
 
 
@@ -56,7 +54,7 @@ def test_pages_of_others_cannot_begin_steer_or_listen(player: Player, origin: st
         ("POST", "/api/clips"),
     ):
         status, body, _ = player.ask(method, path, {}, origin=origin, authorization=f"Bearer {session['token']}")
-        assert (status, body["error"]) == (403, "requests of other pages are not taken")
+        assert (status, body["error"]) == (403, "requests from other pages are not accepted")
     with pytest.raises(InvalidStatus) as refused:
         connect(stream_address(player, session), origin=origin, proxy=None)  # type: ignore[arg-type]
     assert refused.value.response.status_code == 403
@@ -69,7 +67,7 @@ def test_our_own_page_can(player: Player):
         assert json.loads(socket.recv(timeout=10))["type"] == "hello"
 
 
-def test_a_name_that_was_turned_to_this_machine_gets_nothing(player: Player):
+def test_a_foreign_name_that_resolves_to_this_machine_gets_nothing(player: Player):
     connection = http.client.HTTPConnection(host_of(player), timeout=10)
     for host, status in (("evil.example", 403), ("127.0.0.1.evil.example:80", 403), ("", 403), ("localhost:80", 200)):
         connection.request("GET", "/healthz", headers={"host": host})
@@ -81,16 +79,16 @@ def test_a_name_that_was_turned_to_this_machine_gets_nothing(player: Player):
 
 def test_a_proxy_s_origin_can_be_named():
     with served_player(warm_up=False, origins=("https://music.example.org",)) as player:
-        said = {"host": "music.example.org", "origin": "https://music.example.org"}
-        assert player.ask("POST", "/api/sessions", {}, **said)[0] == 201
-        assert player.ask("POST", "/api/sessions", {}, **{**said, "origin": "https://other.example.org"})[0] == 403
+        headers = {"host": "music.example.org", "origin": "https://music.example.org"}
+        assert player.ask("POST", "/api/sessions", {}, **headers)[0] == 201
+        assert player.ask("POST", "/api/sessions", {}, **{**headers, "origin": "https://other.example.org"})[0] == 403
 
 
 def test_a_player_for_the_network_answers_to_any_name_but_not_to_other_pages():
     with served_player(warm_up=False, loopback=False) as player:
-        said = {"host": "music.local:8000"}
-        assert player.ask("POST", "/api/sessions", {}, **said, origin="http://music.local:8000")[0] == 201
-        assert player.ask("POST", "/api/sessions", {}, **said, origin="http://other.local:8000")[0] == 403
+        headers = {"host": "music.local:8000"}
+        assert player.ask("POST", "/api/sessions", {}, **headers, origin="http://music.local:8000")[0] == 201
+        assert player.ask("POST", "/api/sessions", {}, **headers, origin="http://other.local:8000")[0] == 403
 
 
 def test_every_answer_forbids_what_the_page_does_not_need(player: Player):
@@ -130,7 +128,7 @@ def test_bodies_that_are_too_large_are_refused_before_they_are_read(player: Play
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (b"", "body"),
         (b"{", "JSON"),
@@ -148,9 +146,9 @@ def test_bodies_that_are_too_large_are_refused_before_they_are_read(player: Play
         (b'{"prompt": "\xff"}', ""),
     ],
 )
-def test_every_wrong_body_is_one_line_that_says_what_is_wrong(player: Player, body: bytes, said: str):
+def test_every_wrong_body_is_one_line_that_says_what_is_wrong(player: Player, body: bytes, message: str):
     status, answer, _ = player.ask("POST", "/api/sessions", body, content_type="application/json")
-    assert status == 400 and said in answer["error"] and "\n" not in answer["error"], answer
+    assert status == 400 and message in answer["error"] and "\n" not in answer["error"], answer
 
 
 def test_an_address_has_only_so_many_sockets(player: Player):
@@ -162,7 +160,7 @@ def test_an_address_has_only_so_many_sockets(player: Player):
         connect(stream_address(player, session), proxy=None)
     for socket in open_ones:
         socket.close()
-    assert eventually(lambda: player.studio.sockets.total() == 0)
+    assert eventually(lambda: player.loop.sockets.total() == 0)
     with player.listen(session) as again:
         again.credit(1)
         again.segment()
@@ -177,7 +175,7 @@ def test_an_address_has_only_so_many_sockets(player: Player):
         '{"type":"credit","ahead":1,"played_sample":' + "9" * 3000 + "}", b"RIFS", b"",
     ],
 )  # fmt: skip
-def test_a_listener_that_breaks_the_rules_again_and_again_is_sent_away(player: Player, message: str | bytes):
+def test_a_listener_that_breaks_the_protocol_again_and_again_is_disconnected(player: Player, message: str | bytes):
     session = player.begin()
     with player.listen(session) as listening:
         for _ in range(4):
@@ -186,7 +184,7 @@ def test_a_listener_that_breaks_the_rules_again_and_again_is_sent_away(player: P
         assert listening.segment()[0]["index"] == 0  # a slip is forgiven
         listening.socket.send(message)
         assert closes_with(listening.socket) == 1008
-    assert eventually(lambda: player.studio.sockets.total() == 0)
+    assert eventually(lambda: player.loop.sockets.total() == 0)
 
 
 def test_a_message_that_is_too_long_ends_the_socket_at_once(player: Player):
@@ -202,15 +200,15 @@ def test_ten_thousand_odd_messages_neither_crash_it_nor_leave_a_task(player: Pla
         watching.credit(1)
         watching.segment()
     tasks = tasks_of(player)
-    before = player.studio.messages
-    asyncio.run(fuzz(stream_address(player, session), lambda: player.studio.messages - before >= FUZZ))
-    assert player.studio.malformed > 100
-    assert eventually(lambda: player.studio.sockets.total() == 0)
+    before = player.loop.messages
+    asyncio.run(fuzz(stream_address(player, session), lambda: player.loop.messages - before >= FUZZ))
+    assert player.loop.malformed > 100
+    assert eventually(lambda: player.loop.sockets.total() == 0)
     assert eventually(lambda: tasks_of(player) <= tasks)
     with player.listen(player.begin()) as listening:
-        for place in range(3):
-            listening.credit(1, place * SEGMENT)
-            assert listening.segment()[0]["index"] == place
+        for index in range(3):
+            listening.credit(1, index * SEGMENT)
+            assert listening.segment()[0]["index"] == index
 
 
 def test_many_listeners_of_one_stream_get_every_segment_in_order():
@@ -223,27 +221,27 @@ def test_many_listeners_of_one_stream_get_every_segment_in_order():
         heard = asyncio.run(crowd())
         assert all(one.in_order for one in heard)
         assert min(len(one.indices) for one in heard) >= 5
-        assert player.studio.segments_made < 50  # one generation for all of them
+        assert player.loop.segments_made < 50  # one generation for all of them
 
 
 def test_clients_that_vanish_in_the_middle_leave_nothing_behind(player: Player):
     session = player.begin()
     tasks = tasks_of(player)
-    for place in range(20):
+    for index in range(20):
         raw = sockets.create_connection(host_of(player).split(":"))
         raw.sendall(
             f"GET /api/sessions/{session['id']}/stream HTTP/1.1\r\nHost: {host_of(player)}\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
         )
-        if place % 2:
+        if index % 2:
             raw.recv(200)
             raw.sendall(b"\x81\xfe\x10")  # half a frame
         raw.close()
-        assert eventually(lambda: player.studio.sockets.total() < MOST_SOCKETS)
-    assert eventually(lambda: player.studio.sockets.total() == 0 and tasks_of(player) <= tasks)
+        assert eventually(lambda: player.loop.sockets.total() < MOST_SOCKETS)
+    assert eventually(lambda: player.loop.sockets.total() == 0 and tasks_of(player) <= tasks)
 
 
-def test_a_crowd_of_clip_requests_is_told_to_wait():
+def test_too_many_clip_requests_are_refused_for_now():
     with served_player(limits=Limits(clip_requests=1)) as player:
 
         async def crowd() -> list[int]:
@@ -266,4 +264,4 @@ def eventually(holds: Callable[[], bool]) -> bool:
 
 
 def tasks_of(player: Player) -> int:
-    return len(asyncio.all_tasks(player.studio.loop))
+    return len(asyncio.all_tasks(player.loop.event_loop))

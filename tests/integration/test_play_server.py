@@ -27,7 +27,7 @@ RATE_HZ = 16000
 
 @pytest.fixture(scope="module")
 def player() -> Iterator[Player]:
-    with served_player(most_streams=50) as served:
+    with served_player(max_streams=50) as served:
         yield served
 
 
@@ -37,14 +37,14 @@ def played(
     """Begin a session, listen to its first segments and stay for as long as the test does."""
     session = player.begin(**settings)
     with player.listen(session) as listening:
-        got = []
-        for place in range(count):
-            listening.credit(1, place * SEGMENT)
-            got.append(listening.segment())
+        segments = []
+        for index in range(count):
+            listening.credit(1, index * SEGMENT)
+            segments.append(listening.segment())
         listening.credit(0, count * SEGMENT)
         while player.ask("GET", f"/api/sessions/{session['id']}")[1]["playing_segment"] < count - 1:
             time.sleep(0.01)
-    return session, got
+    return session, segments
 
 
 def samples_of(data: bytes) -> tuple[np.ndarray, int]:
@@ -67,11 +67,15 @@ def test_a_stream_says_what_it_is_and_every_segment_is_whole(player: Player):
         assert hello["settings"]["prompt"] == "slow drums"
         listening.credit(3)
         for index in range(3):
-            said, pcm, png = listening.segment()
-            assert (said["index"], said["start_sample"], said["n_samples"]) == (index, index * SEGMENT, SEGMENT)
+            announced, pcm, png = listening.segment()
+            assert (announced["index"], announced["start_sample"], announced["n_samples"]) == (
+                index,
+                index * SEGMENT,
+                SEGMENT,
+            )
             assert len(pcm) == 2 * SEGMENT
             assert PIL.Image.open(io.BytesIO(png)).size == (32, 32)
-            assert said["discontinuity"] is False
+            assert announced["discontinuity"] is False
 
 
 def test_a_prompt_typed_while_it_plays_is_heard_from_the_segment_that_the_answer_names(player: Player):
@@ -81,27 +85,27 @@ def test_a_prompt_typed_while_it_plays_is_heard_from_the_segment_that_the_answer
         listening.segment()
         answer = player.change(session, prompt="two")
         assert [(row["prompt"], row["state"]) for row in answer["queue"]] == [("one", "playing"), ("two", "next")]
-        for place in range(answer["takes_effect_at"]):
-            listening.credit(1, place * SEGMENT)
-            said, _, _ = listening.segment()
-        assert said["index"] == answer["takes_effect_at"] == answer["queue"][1]["from_segment"]
-        assert (said["prompt_from"], said["prompt_to"], said["alpha"]) == ("one", "two", 0.5)
-        listening.credit(1, said["start_sample"] + 10)
-        said, _, _ = listening.segment()
-        assert (said["prompt_from"], said["prompt_to"], said["alpha"]) == ("two", "two", 0.0)
-        states = listening.words[-2]
+        for index in range(answer["takes_effect_at"]):
+            listening.credit(1, index * SEGMENT)
+            announced, _, _ = listening.segment()
+        assert announced["index"] == answer["takes_effect_at"] == answer["queue"][1]["from_segment"]
+        assert (announced["prompt_from"], announced["prompt_to"], announced["alpha"]) == ("one", "two", 0.5)
+        listening.credit(1, announced["start_sample"] + 10)
+        announced, _, _ = listening.segment()
+        assert (announced["prompt_from"], announced["prompt_to"], announced["alpha"]) == ("two", "two", 0.0)
+        states = listening.messages[-2]
         assert states["type"] == "queue" and states["queue"][1]["state"] == "playing"
 
 
 def test_two_listeners_of_one_session_get_the_same_bytes_in_order(player: Player):
     session = player.begin(prompt="for two")
     with player.listen(session) as one, player.listen(session) as other:
-        got: list[list[bytes]] = [[], []]
-        for place in range(4):
-            for listening, kept in zip((one, other), got, strict=True):
-                listening.credit(1, place * SEGMENT)
+        segments: list[list[bytes]] = [[], []]
+        for index in range(4):
+            for listening, kept in zip((one, other), segments, strict=True):
+                listening.credit(1, index * SEGMENT)
                 kept.append(listening.segment()[1])
-        assert got[0] == got[1]
+        assert segments[0] == segments[1]
         assert player.ask("GET", f"/api/sessions/{session['id']}")[1]["listeners"] == 2
 
 
@@ -109,50 +113,50 @@ def test_a_link_to_any_moment_restores_it_to_the_sample(player: Player):
     session = player.begin(prompt="here", seed=9, clips=2, seed_image="beats")
     with player.listen(session) as listening:
         listening.credit(1)
-        got = [listening.segment()]
+        segments = [listening.segment()]
         player.change(session, prompt="there")
-        for place in range(3):
-            listening.credit(1, place * SEGMENT)
-            got.append(listening.segment())
-    for said, pcm, png in got:
-        link = json.loads(json.dumps(said["share"]))
+        for index in range(3):
+            listening.credit(1, index * SEGMENT)
+            segments.append(listening.segment())
+    for announced, pcm, png in segments:
+        link = json.loads(json.dumps(announced["share"]))
         _, again = played(player, 1, **link)
         assert again[0][1:] == (pcm, png)
 
 
 def test_a_recording_has_exactly_the_length_that_was_asked_for(player: Player):
-    session, got = played(player, 4)
-    whole = np.concatenate([np.frombuffer(pcm, "<i2") for _, pcm, _ in got])
+    session, segments = played(player, 4)
+    whole = np.concatenate([np.frombuffer(pcm, "<i2") for _, pcm, _ in segments])
     address = f"/api/sessions/{session['id']}/recording"
     for samples, stop in ((RATE_HZ, 3 * SEGMENT), (12345, 30001), (2 * SEGMENT + 1, 4 * SEGMENT)):
         status, body, headers = player.ask("GET", f"{address}.wav?last_s={samples / RATE_HZ!r}&to_sample={stop}")
-        found, rate_hz = samples_of(body)
-        assert (status, rate_hz, len(found)) == (200, RATE_HZ, samples)
-        np.testing.assert_array_equal(found, whole[stop - samples : stop])
+        wav, rate_hz = samples_of(body)
+        assert (status, rate_hz, len(wav)) == (200, RATE_HZ, samples)
+        np.testing.assert_array_equal(wav, whole[stop - samples : stop])
         assert "attachment" in headers["content-disposition"]
     # By itself it ends with what is heard, and more than was played is all of it.
-    found, _ = samples_of(player.ask("GET", f"{address}.wav?last_s=100")[1])
-    np.testing.assert_array_equal(found, whole)
+    wav, _ = samples_of(player.ask("GET", f"{address}.wav?last_s=100")[1])
+    np.testing.assert_array_equal(wav, whole)
 
 
-def test_a_recording_comes_as_mp3_and_as_a_picture_too(player: Player):
-    session, got = played(player, 3)
+def test_a_recording_comes_as_mp3_and_as_an_image_too(player: Player):
+    session, segments = played(player, 3)
     address = f"/api/sessions/{session['id']}/recording"
     _, mp3, headers = player.ask("GET", f"{address}.mp3?last_s=1.5")
     wav, rate_hz = soundfile.read(io.BytesIO(mp3))
     assert (rate_hz, len(wav)) == (RATE_HZ, 24000)
     assert headers["content-type"] == "audio/mpeg"
     _, png, _ = player.ask("GET", f"{address}.png?last_s=1.6&to_sample={2 * SEGMENT}")
-    drawn = [np.asarray(PIL.Image.open(io.BytesIO(one[2]))) for one in got[:2]]
+    drawn = [np.asarray(PIL.Image.open(io.BytesIO(one[2]))) for one in segments[:2]]
     np.testing.assert_array_equal(np.asarray(PIL.Image.open(io.BytesIO(png))), np.concatenate(drawn, axis=1))
 
 
 def test_a_segment_can_be_fetched_by_its_number(player: Player):
-    session, got = played(player, 2)
+    session, segments = played(player, 2)
     address = f"/api/sessions/{session['id']}/segments"
-    assert player.ask("GET", f"{address}/1.png")[1] == got[1][2]
-    found, _ = samples_of(player.ask("GET", f"{address}/1.wav")[1])
-    np.testing.assert_array_equal(found, np.frombuffer(got[1][1], "<i2"))
+    assert player.ask("GET", f"{address}/1.png")[1] == segments[1][2]
+    wav, _ = samples_of(player.ask("GET", f"{address}/1.wav")[1])
+    np.testing.assert_array_equal(wav, np.frombuffer(segments[1][1], "<i2"))
     for name in ("2.png", "x.png", "1.exe", "-1.png", "99999999999999999999.wav"):
         assert player.ask("GET", f"{address}/{name}")[0] == 404
 
@@ -166,7 +170,7 @@ def test_only_the_token_steers(player: Player):
     assert player.change(session, guidance_scale=3)["settings"]["guidance_scale"] == 3.0
 
 
-def test_a_sound_of_the_listener_becomes_what_the_music_riffs_on(player: Player, tmp_path: Path):
+def test_an_upload_becomes_what_the_music_riffs_on(player: Player, tmp_path: Path):
     status, body, _ = _upload(player, _melody(tmp_path), "mine <b>.wav")
     assert (status, body["name"], round(body["duration_s"], 2)) == (201, "mine <b>.wav", 2.0)
     _, plain = played(player, 1, seed=1, strength=0.0, seed_image="beats")
@@ -174,38 +178,38 @@ def test_a_sound_of_the_listener_becomes_what_the_music_riffs_on(player: Player,
     assert plain[0][1] != riffed[0][1]
     assert riffed[0][0]["share"]["seed_upload"] == body["id"]
     status, answer, _ = player.ask("POST", "/api/sessions", {"seed_upload": "gone"})
-    assert status == 400 and "upload the sound again" in answer["error"]
+    assert status == 400 and "upload the audio again" in answer["error"]
 
 
-def test_what_is_no_sound_is_refused_in_one_line(player: Player, tmp_path: Path):
+def test_what_is_not_audio_is_refused_in_one_line(player: Player, tmp_path: Path):
     playlist = b"#EXTM3U\n#EXTINF:10,\n/etc/passwd\n"
     silence = io.BytesIO()
     soundfile.write(silence, np.zeros(8000), 8000, format="WAV")
-    for data, said in (
-        (playlist, "is no sound that can be read"),
-        (b"", "is no sound that can be read"),
-        (b"RIFF" + bytes(100), "is damaged or no sound"),
-        (b"\x1aE\xdf\xa3" + bytes(100), "is damaged or no sound"),
-        (silence.getvalue(), "holds no sound"),
+    for data, message in (
+        (playlist, "is not audio that can be read"),
+        (b"", "is not audio that can be read"),
+        (b"RIFF" + bytes(100), "is damaged or not audio"),
+        (b"\x1aE\xdf\xa3" + bytes(100), "is damaged or not audio"),
+        (silence.getvalue(), "contains no sound"),
     ):
         status, body, _ = _upload(player, data, "song.mp3")
-        assert status == 400 and said in body["error"] and "\n" not in body["error"], body
+        assert status == 400 and message in body["error"] and "\n" not in body["error"], body
 
 
 def test_one_clip_for_scripts(player: Player):
     asked = {"prompt": "a band", "seed": 4, "guidance_scale": 1, "num_inference_steps": 2}
     status, body, _ = player.ask("POST", "/api/clips", asked)
     assert status == 200
-    found, rate_hz = samples_of(data_of(body["audio"], "audio/wav"))
-    assert rate_hz == RATE_HZ and len(found) == 31 * 400 and np.abs(found).max() > 1000
+    wav, rate_hz = samples_of(data_of(body["audio"], "audio/wav"))
+    assert rate_hz == RATE_HZ and len(wav) == 31 * 400 and np.abs(wav).max() > 1000
     assert PIL.Image.open(io.BytesIO(data_of(body["image"], "image/png"))).size == (32, 32)
     assert {key: body["settings"][key] for key in asked} == asked
     assert player.ask("POST", "/api/clips", asked)[1] == body
     _, as_mp3, _ = player.ask("POST", "/api/clips", {**asked, "format": "mp3"})
-    assert len(soundfile.read(io.BytesIO(data_of(as_mp3["audio"], "audio/mpeg")))[0]) == len(found)
+    assert len(soundfile.read(io.BytesIO(data_of(as_mp3["audio"], "audio/mpeg")))[0]) == len(wav)
 
 
-def test_clients_of_the_original_server_are_answered_as_it_did(player: Player):
+def test_clients_of_the_original_server_are_answered_as_by_it(player: Player):
     end = {"prompt": "church bells", "seed": 42, "denoising": 0.75, "guidance": 7.0, "negative_prompt": None}
     asked = {
         "alpha": 0.25, "num_inference_steps": 4, "seed_image_id": "og_beat", "mask_image_id": None,
@@ -214,10 +218,10 @@ def test_clients_of_the_original_server_are_answered_as_it_did(player: Player):
     status, body, _ = player.ask("POST", "/run_inference/", asked)
     assert status == 200 and set(body) == {"image", "audio", "duration_s"}
     assert body["duration_s"] == pytest.approx(0.8)
-    picture = PIL.Image.open(io.BytesIO(data_of(body["image"], "image/jpeg")))
-    assert (picture.size, picture.mode) == ((32, 32), "RGB")
+    image = PIL.Image.open(io.BytesIO(data_of(body["image"], "image/jpeg")))
+    assert (image.size, image.mode) == ((32, 32), "RGB")
     assert len(soundfile.read(io.BytesIO(data_of(body["audio"], "audio/mpeg")))[0]) == SEGMENT
-    # As little as the original needed, and both ends of the way.
+    # As little as the original needed, and both ends of the transition.
     ends = []
     for alpha in (0, 1):
         least = {"alpha": alpha, "start": {"prompt": "a", "seed": 1}, "end": {"prompt": "b", "seed": 2}}
@@ -228,7 +232,7 @@ def test_clients_of_the_original_server_are_answered_as_it_did(player: Player):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"alpha": None}, "alpha"),
         ({"alpha": "x"}, "alpha"),
@@ -239,12 +243,12 @@ def test_clients_of_the_original_server_are_answered_as_it_did(player: Player):
         ({"num_inference_steps": 10**6}, "num_inference_steps"),
     ],
 )
-def test_wrong_requests_of_the_original_s_clients_are_answered_by_a_text(
-    player: Player, changes: dict[str, Any], said: str
+def test_wrong_requests_of_the_original_s_clients_are_answered_with_text(
+    player: Player, changes: dict[str, Any], message: str
 ):
     asked = {"alpha": 0.5, "start": {"prompt": "a", "seed": 1}, "end": {"prompt": "b", "seed": 2}, **changes}
     status, body, headers = player.ask("POST", "/run_inference/", asked)
-    assert status == 400 and said in body.decode() and headers["content-type"].startswith("text/plain")
+    assert status == 400 and message in body.decode() and headers["content-type"].startswith("text/plain")
 
 
 def test_a_page_learns_what_there_is_to_choose_from(player: Player):
@@ -258,7 +262,7 @@ def test_a_page_learns_what_there_is_to_choose_from(player: Player):
     assert player.begin(**body["settings"])["settings"] == body["settings"]
 
 
-def test_the_interface_is_documented_and_how_the_player_does_can_be_asked(player: Player):
+def test_the_interface_is_documented_and_metrics_can_be_fetched(player: Player):
     _, spec, _ = player.ask("GET", "/openapi.json")
     assert {"/api/sessions", "/api/sessions/{id}", "/api/clips", "/api/uploads", "/run_inference/"} <= set(
         spec["paths"]
@@ -281,8 +285,8 @@ def test_the_example_of_the_docs_works(player: Player, tmp_path: Path, monkeypat
     assert (tmp_path / "piano.pcm").stat().st_size == 4 * 2 * SEGMENT
 
 
-def test_a_full_player_says_so_with_a_place_in_line():
-    with served_player(most_streams=1, patience=Timeouts(alone_s=2.0)) as player:
+def test_a_full_player_says_so_with_a_position_in_line():
+    with served_player(max_streams=1, timeouts=Timeouts(alone_s=2.0)) as player:
         first = player.begin()
         with player.listen(first) as listening:
             listening.credit(1)
@@ -299,18 +303,18 @@ def test_a_full_player_says_so_with_a_place_in_line():
 
 
 def test_an_idle_stream_asks_whether_anybody_is_there_and_ends_without_an_answer():
-    with served_player(patience=Timeouts(idle_s=1.0, answer_s=1.0)) as player:
+    with served_player(timeouts=Timeouts(idle_s=1.0, answer_s=1.0)) as player:
         session = player.begin()
         with player.listen(session) as listening:
-            listening.word("idle")
+            listening.message("idle")
             listening.socket.send('{"type":"stay"}')
-            listening.word("idle")
-            assert "nobody answered" in listening.word("gone")["why"]
+            listening.message("idle")
+            assert "nobody answered" in listening.message("gone")["why"]
         with connect(stream_address(player, session), proxy=None) as socket:
             assert "no such session" in json.loads(socket.recv(timeout=5))["why"]
 
 
-def test_a_listener_who_comes_back_goes_on_from_the_live_edge(player: Player):
+def test_a_listener_who_comes_back_continues_live(player: Player):
     session = player.begin()
     with player.listen(session) as staying:
         staying.credit(1)
@@ -318,14 +322,14 @@ def test_a_listener_who_comes_back_goes_on_from_the_live_edge(player: Player):
         with player.listen(session) as leaving:
             leaving.credit(1)
             leaving.segment()
-        for place in range(1, 4):
-            staying.credit(1, place * SEGMENT)
+        for index in range(1, 4):
+            staying.credit(1, index * SEGMENT)
             staying.segment()
         with player.listen(session) as back:
             assert back.hello["live_index"] == 3
             back.credit(2)
-            said, _, _ = back.segment()
-            assert (said["index"], said["discontinuity"]) == (3, True)
+            announced, _, _ = back.segment()
+            assert (announced["index"], announced["discontinuity"]) == (3, True)
             assert back.segment()[0]["discontinuity"] is False
 
 

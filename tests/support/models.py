@@ -14,8 +14,8 @@ from riffusion_train.model.architecture import build_scheduler
 from riffusion_train.model.components import Components
 from riffusion_train.model.loading import make_components
 from riffusion_train.model.lora import Lora, LoraLayer
+from riffusion_train.sampling.modes.text import TextRequest
 from riffusion_train.sampling.noise import initial_noise
-from riffusion_train.sampling.requests import TextRequest
 from riffusion_train.sampling.sampler import Sampler
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -53,7 +53,7 @@ def predict(unet: Any) -> torch.Tensor:
 def sampler_picture(source: Path, prompt: str = "a band", seed: int = 3) -> np.ndarray:
     """Draw a picture with our sampler: uint8 (height, width)."""
     sampler = Sampler.load(source, device="cpu", scheduler=SchedulerName.ddim, num_inference_steps=3)
-    return sampler.pictures([TextRequest(prompt, "", seed)])[0]
+    return sampler.images([TextRequest(prompt=prompt, seed=seed)])[0]
 
 
 def pipeline_picture(pipeline: Any, prompt: str = "a band", seed: int = 3) -> np.ndarray:

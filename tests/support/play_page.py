@@ -18,11 +18,11 @@ LINK_RIGHTS = ["clipboard-read", "clipboard-write"]
 def wait(page: Any, condition: str | Callable[[], Any], timeout_s: float = 20) -> Any:
     """Wait for a condition of the page or of the test; playwright's own waiting needs `eval`, which the page forbids."""
     for _ in range(int(timeout_s / 0.025)):
-        found = page.evaluate(condition) if isinstance(condition, str) else condition()
-        if found:
-            return found
+        result = page.evaluate(condition) if isinstance(condition, str) else condition()
+        if result:
+            return result
         page.wait_for_timeout(25)
-    raise AssertionError(f"never came true: {condition}; the page says: {page.inner_text('main')[:600]}")
+    raise AssertionError(f"never became true: {condition}; the page says: {page.inner_text('main')[:600]}")
 
 
 def open_player(opened: Callable[..., Any], address: str, **options: Any) -> Any:
@@ -50,27 +50,27 @@ def hear(page: Any, seconds: float = 0.1) -> None:
 
 
 def frames_of(page: Any) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """Record what the sockets of a page bring from now on: what is said of segments, and their frames."""
-    said: list[dict[str, Any]] = []
+    """Record what the sockets of a page bring from now on: announcements of segments, and their frames."""
+    announced: list[dict[str, Any]] = []
     frames: list[bytes] = []
 
     def take(payload: str | bytes) -> None:
         if isinstance(payload, bytes):
             frames.append(payload)
         elif json.loads(payload)["type"] == "segment":
-            said.append(json.loads(payload))
+            announced.append(json.loads(payload))
 
     page.on("websocket", lambda socket: socket.on("framereceived", take))
-    return said, frames
+    return announced, frames
 
 
 def pcm_of(frame: bytes) -> np.ndarray:
-    """Return the sound of a frame."""
+    """Return the audio of a frame."""
     return np.frombuffer(frame, np.int16, int.from_bytes(frame[8:12], "little") // 2, 16)
 
 
 def png_of(frame: bytes) -> bytes:
-    """Return the picture of a frame."""
+    """Return the image of a frame."""
     return frame[16 + int.from_bytes(frame[8:12], "little") :]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from riffusion_train.audio.codec.analysis import MelAnalysis, mel_filter_bank
 from riffusion_train.audio.codec.levels import as_tensor, draw_images, read_planes
 from riffusion_train.config.sample import Inverter, Quality
-from riffusion_train.config.spectrogram import Channels, Scale, SpectrogramConfig
+from riffusion_train.config.spectrogram import Channels, Scale, SpectrogramConfig, find_preset
 from riffusion_train.runtime.errors import InputError, member
 
 if TYPE_CHECKING:
@@ -63,6 +63,15 @@ class SpectrogramCodec:
         )
         self._analysis = MelAnalysis(self._filters, config.win_length, config.hop_length, SAMPLE_SCALE)
         self._decoder: Decoder | None = None
+
+    @classmethod
+    def from_preset(cls, name: str) -> "SpectrogramCodec":
+        """Return the codec of a preset of `conf/spectrogram/`, of a `spectrogram.json`, or of a folder that holds one.
+
+        Raises:
+            InputError: If there is no such preset, or the file cannot be used.
+        """
+        return make_codec(find_preset(name))
 
     @property
     def clip_samples(self) -> int:

@@ -1,137 +1,168 @@
 """The walk: from prompt to prompt without a break, as the original Riffusion's endless music.
 
-Every clip is a loop, denoised from the same seed image or from noise that moves on a sphere. A clip is followed by its own
-beginning, which gives way to the beginning of the next one; the phase goes on over the join, so that nothing is heard of it.
+Every clip is a loop, denoised from the same seed image or from noise that moves on a sphere. A clip would go on with its own
+beginning, which is crossfaded into the beginning of the next one; the phase is continued across the join.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from riffusion_train.audio.codec.streaming import StreamingDecoder
+from riffusion_train.config.spectrogram import Channels
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.modes.audio import check_strength
+from riffusion_train.sampling.modes.base import ModeOptions, Request, SourceFile, StreamData
 from riffusion_train.sampling.noise import initial_noise, slerp
-from riffusion_train.sampling.requests import WalkRequest
+from riffusion_train.sampling.pipeline import Pipeline
 from riffusion_train.sampling.seed_images import load_seed_image
 from riffusion_train.sampling.text import Condition
 
-if TYPE_CHECKING:
-    from riffusion_train.sampling.clip import StreamedClip
-    from riffusion_train.sampling.pipeline import Pipeline
-    from riffusion_train.sampling.sampler import Sampler
-
-_CROSSING = 8
-"""The eighth part of a clip, in which one gives way to the next."""
+_CROSSFADE_PARTS = 8
+"""One clip is crossfaded into the next over an eighth of its width."""
 
 
-def make(sampler: "Sampler", request: WalkRequest, report: StepReport | None = None) -> "StreamedClip":
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WalkRequest(Request):
+    """From prompt to prompt without a break."""
+
+    mode = "walk"
+
+    prompts: tuple[str, ...]
+    """The prompts in order; a single one walks from seed to seed."""
+    clips: int = 4
+    """Clips from a prompt to the next."""
+    seed_image: str | None = None
+    """A seed image by name; None for none."""
+    seed_file: SourceFile | None = None
+    """A seed image in a file, or a sound to make one of."""
+    strength: float = 0.75
+    strength_end: float | None = None
+    guidance_end: float | None = None
+    alpha_power: float = 1.0
+    """Curve of the way between two prompts: above 1 it begins slowly."""
+
+
+def make(pipeline: Pipeline, request: WalkRequest, options: ModeOptions) -> StreamData:
     """Walk from the first prompt to the last."""
-    config = sampler.codec.config
+    config = pipeline.codec.config
     count = _count(request)
-    clips = itertools.islice(joined(loops(sampler.engine, request, report)), count)
+    clips = itertools.islice(crossfaded(make_loops(pipeline, request, options)), count)
+    colours = () if config.channels is Channels.mono else (3,)
+    silence = np.full((config.n_mels, 1, *colours), 255, np.uint8)  # a last column, up to which the sound is decoded
     samples = count * config.width_px * config.hop_length
-    ending = itertools.chain(clips, [np.full((config.n_mels, 1, *_colours(sampler)), 255, np.uint8)])
-    return sampler.streamed(request, ending, columns=count * config.width_px + 1, samples=samples)
+    return StreamData(itertools.chain(clips, [silence]), columns=count * config.width_px + 1, samples=samples)
 
 
-def endless(sampler: "Sampler", request: WalkRequest) -> Iterator[np.ndarray]:
-    """Yield sounds that follow one another without a gap, (channels, samples), for ever: the stations go round.
+def endless(pipeline: Pipeline, request: WalkRequest, options: ModeOptions) -> Iterator[np.ndarray]:
+    """Yield sounds that follow one another without a gap, (channels, samples), for ever: after the last prompt comes the first.
 
     The level is the decoder's, a peak of one half in the first sound: the loudness of what is not made yet is not known.
     """
-    decoder = StreamingDecoder(sampler.codec, quality=sampler.quality, seed=request.seed)
-    for image in joined(loops(sampler.engine, request, None, endless=True)):
+    decoder = StreamingDecoder(pipeline.codec, quality=options.quality, seed=request.seed)
+    for image in crossfaded(make_loops(pipeline, request, options, endless=True)):
         yield decoder.push(image)
 
 
-def loops(
-    engine: "Pipeline", request: WalkRequest, report: StepReport | None, *, endless: bool = False
+def make_loops(
+    pipeline: Pipeline, request: WalkRequest, options: ModeOptions, *, endless: bool = False
 ) -> Iterator[np.ndarray]:
-    """Yield the pictures of the clips, each of which goes round."""
+    """Yield the images of the clips, each of which is circular: its end meets its beginning."""
     check_strength(request.strength)
     if not request.prompts or request.clips < 1 or request.alpha_power <= 0:
         raise InputError("a walk needs a prompt, clips= of at least 1 and alpha_power= above 0")
-    start = _seed_latents(engine, request)
+    start = _seed_latents(pipeline, request)
     strength_end = request.strength if request.strength_end is None else request.strength_end
     check_strength(strength_end)
     guidance_end = request.guidance_scale if request.guidance_end is None else request.guidance_end
-    wanted = [
+    texts = [
         (prompt, request.negative_prompt, request.guidance_scale if index % 2 == 0 else guidance_end)
         for index, prompt in enumerate(request.prompts)
     ]
-    conditions = engine.texts.equal_lengths(wanted)
-    for place in itertools.count() if endless else range(_count(request)):
-        leg, step = divmod(place, request.clips)
+    conditions = pipeline.texts.equal_lengths(texts)
+    for index in itertools.count() if endless else range(_count(request)):
+        leg, step = divmod(index, request.clips)
         alpha = (step / request.clips) ** request.alpha_power
         condition, seeds = _leg(conditions, leg, alpha, request.seed)
-        here, there = (initial_noise(seed, engine.latent_shape) for seed in seeds)
+        here, there = (initial_noise(seed, pipeline.latent_shape) for seed in seeds)
         noise = slerp(here, there, alpha)
         ends = (request.strength, strength_end) if leg % 2 == 0 else (strength_end, request.strength)
-        yield draw_loop(engine, condition, noise, start, ends[0] + alpha * (ends[1] - ends[0]), seeds[0], report)
+        yield draw_loop(
+            pipeline,
+            condition,
+            noise,
+            start,
+            strength=ends[0] + alpha * (ends[1] - ends[0]),
+            num_inference_steps=options.num_inference_steps,
+            seed=seeds[0],
+            report=options.report,
+        )
 
 
-def joined(pictures: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield pictures that go round so that each begins as the one before it would have gone on."""
+def crossfaded(images: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield circular images so that each begins as the one before it would have gone on."""
     before: np.ndarray | None = None
-    for image in pictures:
-        yield image if before is None else crossed(before, image)
+    for image in images:
+        yield image if before is None else crossfade_images(before, image)
         before = image
 
 
-def crossed(before: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Return a picture that goes round with its beginning laid over that of the one before, which gives way to it."""
-    width = crossing_columns(image)
+def crossfade_images(before: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Return a circular image whose first columns fade over from those of the one before it, by weights that add up to one."""
+    width = crossfade_columns(image)
     share = np.sin(np.linspace(0, np.pi / 2, width + 2)[1:-1]) ** 2
     share = share.reshape(1, -1, *[1] * (image.ndim - 2))
     mixed = before[:, :width] * (1 - share) + image[:, :width] * share
     return np.concatenate([np.rint(mixed).astype(np.uint8), image[:, width:]], axis=1)
 
 
-def crossing_columns(image: np.ndarray) -> int:
-    """Return in how many columns of a picture the one before gives way to it."""
-    return image.shape[1] // _CROSSING
+def crossfade_columns(image: np.ndarray) -> int:
+    """Return over how many columns of an image the one before it fades out."""
+    return image.shape[1] // _CROSSFADE_PARTS
 
 
 def draw_loop(
-    engine: "Pipeline",
+    pipeline: Pipeline,
     condition: Condition,
     noise: Tensor,
     start: Tensor | None,
+    *,
     strength: float,
+    num_inference_steps: int,
     seed: int,
-    report: StepReport | None,
+    report: StepReport | None = None,
 ) -> np.ndarray:
-    """Return the picture of a clip that goes round.
+    """Return the image of a clip that is circular.
 
     Args:
-        engine: The model.
-        condition: What it is told.
-        noise: What it starts from, or what is laid over the seed image.
-        start: Latents of the seed image; None for a clip of noise alone.
+        pipeline: The model.
+        condition: What guides it.
+        noise: What it starts from, or what is added to the seed image, (C, h, w).
+        start: Latents of the seed image, (C, h, w); None for a clip of noise alone.
         strength: How much of the seed image is changed.
+        num_inference_steps: Denoising steps.
         seed: Seed of the noise that a solver adds of its own.
-        report: Told about every step.
+        report: Called after every step.
     """
-    free = start is None
-    latents = engine.denoise(
+    latents = pipeline.denoise(
         noise[None] if start is None else start[None],
-        lambda row, column: condition,
+        condition,
+        num_inference_steps=num_inference_steps,
         circular=True,
-        strength=1.0 if free else strength,
-        noise=None if free else noise[None],
+        strength=1.0 if start is None else strength,
+        noise=None if start is None else noise[None],
         seeds=[seed],
         report=report,
     )
-    return engine.decode(latents[0], circular=True)
+    return pipeline.decode(latents[0], circular=True)
 
 
 def _leg(conditions: Sequence[Condition], leg: int, alpha: float, seed: int) -> tuple[Condition, tuple[int, int]]:
-    """Return the condition and the two seeds of a place on the way: one prompt walks on from seed to seed."""
+    """Return the condition of a clip and the seeds its noise lies between; a single prompt walks from seed to seed."""
     if len(conditions) == 1:
         return conditions[0], (seed + leg, seed + leg + 1)
     here, there = conditions[leg % len(conditions)], conditions[(leg + 1) % len(conditions)]
@@ -139,19 +170,15 @@ def _leg(conditions: Sequence[Condition], leg: int, alpha: float, seed: int) -> 
 
 
 def _count(request: WalkRequest) -> int:
-    """Return the number of clips: the last station is reached and heard."""
+    """Return the number of clips, the one at the last prompt included."""
     return max(len(request.prompts) - 1, 1) * request.clips + 1
 
 
-def _seed_latents(engine: "Pipeline", request: WalkRequest) -> Tensor | None:
+def _seed_latents(pipeline: Pipeline, request: WalkRequest) -> Tensor | None:
     if request.seed_file is not None:
-        image = load_seed_image(str(request.seed_file.unchanged()), engine.codec)
+        image = load_seed_image(str(request.seed_file.unchanged()), pipeline.codec)
     elif request.seed_image is not None:
-        image = load_seed_image(request.seed_image, engine.codec)
+        image = load_seed_image(request.seed_image, pipeline.codec)
     else:
         return None
-    return engine.encode(image)
-
-
-def _colours(sampler: "Sampler") -> tuple[int, ...]:
-    return () if sampler.codec.config.num_channels == 1 else (3,)
+    return pipeline.encode(image)

@@ -30,18 +30,18 @@ def test_a_clip_below_one_block_has_a_loudness() -> None:
     assert measure_lufs(sine, 48000, whole_clip=True) == pytest.approx(-3.01, abs=0.3)
 
 
-def test_sound_that_is_its_picture_differs_less_from_it_than_other_sound(tmp_path: Path) -> None:
+def test_sound_that_is_its_image_differs_less_from_it_than_other_sound(tmp_path: Path) -> None:
     codec = make_codec(NANO_SPECTROGRAM)
     rng = np.random.default_rng(0)
     sound = rng.normal(0, 0.1, (1, codec.clip_samples)).astype(np.float32)
-    picture = codec.encode(sound)
-    save_image(tmp_path / "picture.png", picture, NANO_SPECTROGRAM)
+    image = codec.encode(sound)
+    save_image(tmp_path / "image.png", image, NANO_SPECTROGRAM)
     other = np.sin(2 * np.pi * 500 * np.arange(codec.clip_samples) / codec.rate_hz).astype(np.float32)[None] / 2
     errors = {}
     for name, wav in (("own", sound), ("other", other)):
         write_audio(tmp_path / f"{name}.wav", wav, codec.rate_hz)
-        measured = measure_clip(tmp_path / f"{name}.wav", tmp_path / "picture.png")
-        errors[name] = measured.metrics["picture_error_percent"]
+        measured = measure_clip(tmp_path / f"{name}.wav", tmp_path / "image.png")
+        errors[name] = measured.metrics["image_error_percent"]
     assert errors["own"] < 0.5
     assert errors["other"] > 10
 

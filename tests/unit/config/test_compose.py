@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from riffusion_train.config.demo import DemoConfig
 from riffusion_train.config.export import ExportConfig, ImportConfig
 from riffusion_train.config.model import ModelName
 from riffusion_train.config.prepare import MergeConfig, PrepareConfig
-from riffusion_train.config.sample import GridConfig, PlayConfig, SampleConfig
+from riffusion_train.config.reference import key_rows
+from riffusion_train.config.sample import GridConfig, PlayConfig, SampleConfig, SamplerConfig
 from riffusion_train.config.train import MethodName, TrainConfig
 from riffusion_train.runtime.errors import InputError
 
@@ -138,3 +140,24 @@ def test_config_keys_are_dotted_leaves() -> None:
     keys = config_keys(TrainConfig)
     assert "optimizer.lr" in keys
     assert "optimizer" not in keys
+
+
+def test_a_key_of_version_0_1_0_is_taken_by_its_new_name_with_one_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compose("sample", SampleConfig, ["out=o", "lane=3"]).unet_batch_size == 3
+    assert capsys.readouterr().err == "lane= is now called unet_batch_size=; the old name still works\n"
+    path = tmp_path / "saved.yaml"
+    path.write_text("out: o\nlane: 2\n")
+    assert load_saved(path, SampleConfig).unet_batch_size == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_every_option_of_the_sampler_is_spelled_once() -> None:
+    shared = {field.name for field in dataclasses.fields(SamplerConfig)}
+    for root in (SampleConfig, GridConfig, PlayConfig):
+        assert issubclass(root, SamplerConfig)
+        assert shared & inspect.get_annotations(root).keys() <= {"num_inference_steps"}  # another meaning in the player
+    meanings = {key: meaning for key, _, meaning in key_rows(GridConfig)}
+    assert meanings["scheduler"].startswith("The solver.")
+    assert all(meanings.values())

@@ -56,7 +56,7 @@ def by_av(kind: str, codec: str) -> bytes:
     ids=["wav", "rf64", "aiff", "flac", "vorbis", "opus", "mp3", "seven-channels", "low-rate", "m4a", "webm", "aac"],
 )
 @pytest.mark.parametrize("channels", [1, 2])
-def test_every_usual_format_is_read(data: bytes, tolerance_s: float, channels: int):
+def test_every_common_format_is_read(data: bytes, tolerance_s: float, channels: int):
     wav = read_upload(data, RATE_HZ, channels, 60.0)
     assert wav.shape[0] == channels and wav.dtype == np.float32
     assert wav.shape[1] / RATE_HZ == pytest.approx(2.0, abs=tolerance_s)
@@ -66,7 +66,7 @@ def test_every_usual_format_is_read(data: bytes, tolerance_s: float, channels: i
 
 
 @pytest.mark.parametrize("data", [by_soundfile("WAV"), by_av("ipod", "aac")], ids=["wav", "m4a"])
-def test_no_more_is_read_than_is_wanted(data: bytes):
+def test_no_more_is_read_than_is_asked_for(data: bytes):
     assert read_upload(data, RATE_HZ, 1, 0.5).shape[1] / RATE_HZ == pytest.approx(0.5, abs=0.01)
 
 

@@ -10,11 +10,11 @@ from riffusion_train.sampling.pipeline import Pipeline, circular_along_time
 
 
 @pytest.fixture(scope="module")
-def engine() -> Pipeline:
+def pipeline() -> Pipeline:
     parts = nano_components()
     for module in parts.modules.values():
         module.requires_grad_(False).eval()
-    return Pipeline(parts, num_inference_steps=3)
+    return Pipeline(parts)
 
 
 def test_windows_cover_a_canvas_and_half_of_each_other() -> None:
@@ -40,7 +40,7 @@ def test_slerp_keeps_the_length_and_has_its_ends() -> None:
     assert float(slerp(one, other, 0.5).std()) == pytest.approx(1.0, abs=0.03)
 
 
-def test_a_circular_network_draws_a_turned_picture_turned() -> None:
+def test_a_circular_network_keeps_a_rotation() -> None:
     parts = nano_components()
     noise, states = initial_noise(0, (4, 8, 8))[None], torch.zeros(1, 77, 16)
     with torch.no_grad():
@@ -54,11 +54,13 @@ def test_a_circular_network_draws_a_turned_picture_turned() -> None:
         assert not torch.allclose(parts.unet(noise, 500, states).sample.roll(4, -1), usual, atol=1e-3)
 
 
-def test_predictions_of_windows_are_blended_in_every_step(engine: Pipeline) -> None:
-    condition = engine.texts.condition("a band")
-    canvas = long_noise(0, engine.latent_shape, 20)[None]
-    long = engine.denoise(canvas, lambda row, column: condition)
-    apart = torch.cat([engine.denoise(canvas[..., at : at + 8], lambda r, c: condition) for at in (0, 8)], -1)
+def test_predictions_of_windows_are_blended_in_every_step(pipeline: Pipeline) -> None:
+    condition = pipeline.texts.condition("a band")
+    canvas = long_noise(0, pipeline.latent_shape, 20)[None]
+    long = pipeline.denoise(canvas, condition, num_inference_steps=3)
+    apart = torch.cat(
+        [pipeline.denoise(canvas[..., at : at + 8], condition, num_inference_steps=3) for at in (0, 8)], -1
+    )
     assert long.shape == (1, 4, 8, 20)
     assert not torch.allclose(long[..., :16], apart, atol=1e-2)
 
@@ -69,32 +71,32 @@ def test_predictions_of_windows_are_blended_in_every_step(engine: Pipeline) -> N
     assert jump(long, 8) <= max(inside[:6] + inside[9:])
 
 
-def test_long_pictures_come_in_pieces_that_join(engine: Pipeline) -> None:
-    latents = long_noise(1, engine.latent_shape, 22)
-    pieces = list(engine.decode_stream(latents))
-    assert len(pieces) > 1
-    assert sum(piece.shape[1] for piece in pieces) == 22 * engine.downsampling
-    assert engine.decode(latents, circular=True).shape == (32, 88)
+def test_long_images_come_in_chunks_that_join(pipeline: Pipeline) -> None:
+    latents = long_noise(1, pipeline.latent_shape, 22)
+    chunks = list(pipeline.decode_stream(latents))
+    assert len(chunks) > 1
+    assert sum(chunk.shape[1] for chunk in chunks) == 22 * pipeline.downsampling
+    assert pipeline.decode(latents, circular=True).shape == (32, 88)
 
 
-def test_a_picture_goes_to_latents_of_its_width(engine: Pipeline) -> None:
-    image = engine.decode(long_noise(1, engine.latent_shape, 22))
-    assert engine.encode(image).shape == (4, 8, 22)
-    assert engine.encode(image[:, :32]).shape == (4, 8, 8)
+def test_a_image_goes_to_latents_of_its_width(pipeline: Pipeline) -> None:
+    image = pipeline.decode(long_noise(1, pipeline.latent_shape, 22))
+    assert pipeline.encode(image).shape == (4, 8, 22)
+    assert pipeline.encode(image[:, :32]).shape == (4, 8, 8)
 
 
-def test_a_row_does_not_depend_on_its_batch(engine: Pipeline) -> None:
-    condition = engine.texts.condition("a band")
-    rows = torch.stack([initial_noise(seed, engine.latent_shape) for seed in range(3)])
-    together = engine.denoise(rows, lambda row, column: condition, seeds=range(3))
-    alone = [engine.denoise(rows[i : i + 1], lambda row, column: condition, seeds=[i])[0] for i in range(3)]
+def test_a_row_does_not_depend_on_its_batch(pipeline: Pipeline) -> None:
+    condition = pipeline.texts.condition("a band")
+    rows = torch.stack([initial_noise(seed, pipeline.latent_shape) for seed in range(3)])
+    together = pipeline.denoise(rows, condition, num_inference_steps=3, seeds=range(3))
+    alone = [pipeline.denoise(rows[i : i + 1], condition, num_inference_steps=3, seeds=[i])[0] for i in range(3)]
     assert torch.equal(together, torch.stack(alone))
 
 
-def test_a_lane_that_is_not_full_gives_the_same(engine: Pipeline) -> None:
-    lanes = Pipeline(engine.components, num_inference_steps=3, lane=4)
-    condition = lanes.texts.condition("a band")
-    rows = torch.stack([initial_noise(seed, lanes.latent_shape) for seed in range(3)])
-    together = lanes.denoise(rows, lambda row, column: condition, seeds=range(3))
-    alone = lanes.denoise(rows[:1], lambda row, column: condition, seeds=[0])
+def test_a_unet_batch_that_is_not_full_gives_the_same(pipeline: Pipeline) -> None:
+    wide = Pipeline(pipeline.components, unet_batch_size=4)
+    condition = wide.texts.condition("a band")
+    rows = torch.stack([initial_noise(seed, wide.latent_shape) for seed in range(3)])
+    together = wide.denoise(rows, condition, num_inference_steps=3, seeds=range(3))
+    alone = wide.denoise(rows[:1], condition, num_inference_steps=3, seeds=[0])
     assert torch.equal(together[:1], alone)
