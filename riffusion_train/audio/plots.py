@@ -81,7 +81,7 @@ def stack(panels: list[PIL.Image.Image]) -> PIL.Image.Image:
     return picture
 
 
-def write_picture(path: Path, picture: PIL.Image.Image, colours: int | None = None) -> None:
+def write_image(path: Path, picture: PIL.Image.Image, colours: int | None = None) -> None:
     """Write a PNG, with a palette where `colours` are given, which makes it a third of the size.
 
     Raises:
@@ -162,7 +162,7 @@ def contact_sheet(pngs: Sequence[bytes]) -> bytes:
     return sink.getvalue()
 
 
-def histogram_picture(title: str, unit: str, start: float, step: float, counts: Sequence[int]) -> bytes:
+def histogram_image(title: str, unit: str, start: float, step: float, counts: Sequence[int]) -> bytes:
     """Return a histogram as PNG: a bar for each bin with its count above, the edges of the bins below.
 
     Args:
