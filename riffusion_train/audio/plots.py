@@ -13,6 +13,7 @@ import torch
 from riffusion_train.audio.compare import RATE_HZ, mel_power_db
 from riffusion_train.audio.io.read import resample
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import open_atomically
 
 RANGE_DB = 80.0
 DIFFERENCE_DB = 12.0
@@ -90,7 +91,8 @@ def write_image(path: Path, picture: PIL.Image.Image, colours: int | None = None
     if colours:
         picture = picture.quantize(colours, dither=PIL.Image.Dither.NONE)
     try:
-        picture.save(path, "PNG", optimize=True)
+        with open_atomically(path) as file:
+            picture.save(file, "PNG", optimize=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
