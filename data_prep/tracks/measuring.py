@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.inputs.tables import Value
+from data_prep.captions.tables import Value
 from riffusion_train.runtime.errors import InputError
 
 ATTRIBUTES = ("bpm", "key", "loudness", "brightness", "drums")

@@ -78,7 +78,7 @@ def test_a_run_killed_then_stopped_then_robbed_of_a_node_ends_in_the_local_engin
                 "riffusion_train.runtime.progress.ProgressReport.update",
                 lambda report, done, figures: os.kill(os.getpid(), signal.SIGINT) if done > len(kept) else None,
             )
-            with pytest.raises(StoppedError, match=rf"of {COUNT + 2} tracks are kept; the same command goes on"):
+            with pytest.raises(StoppedError, match=rf"of {COUNT + 2} tracks are finished; the same command continues"):
                 prepare(config_for(audio, out, *words))
         before = len(kept_of(out))
         assert before < COUNT

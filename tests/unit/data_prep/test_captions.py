@@ -2,7 +2,7 @@ import pytest
 
 from data_prep.captions.sidecars import sidecar_of
 from data_prep.captions.text import clean_caption, clean_captions, read_sidecar
-from data_prep.inputs.storage import LocalFolder
+from data_prep.storage import LocalFolder
 from riffusion_train.runtime.errors import InputError
 
 

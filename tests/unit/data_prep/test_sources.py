@@ -1,7 +1,7 @@
 import pytest
 
-from data_prep.inputs.storage import find_audio
 from data_prep.pipeline import make_sources
+from data_prep.storage import find_audio
 from riffusion_train.config.prepare import CaptionSource, PrepareConfig
 from riffusion_train.runtime.errors import InputError
 
