@@ -15,14 +15,14 @@ from typing import Any
 from data_prep.engine.run_tracks import run_tracks
 from data_prep.inputs.tracks import Rejection, Sources, Track
 from data_prep.output.finish import find_complete, finish_dataset, push_dataset
-from data_prep.output.folder import OutputFolder, json_bytes
+from data_prep.output.folder import OutputFolder
 from data_prep.run import PrepareRun, read_parameters, refuse_differences
 from data_prep.tracks.track_store import TrackResult, TrackStore
 from riffusion_train.config.compose import load_saved, write_config
 from riffusion_train.config.prepare import MergeConfig, PrepareConfig, parse_part
 from riffusion_train.dataset.layout import SCHEMA_VERSION, WORK_DIR, DatasetFolder
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import write_atomically
+from riffusion_train.runtime.files import write_json
 from riffusion_train.runtime.hub import check_repository
 
 PART_FILE = "part.json"
@@ -102,7 +102,7 @@ def run_part(run: PrepareRun) -> Path:
             *(folder, number, count, list(run.arguments), run.parameters, config.license, run.digest),
             *(sources.extra_types, own, results),
         )
-        write_atomically(folder / PART_FILE, json_bytes(part.as_data()), sync=True)
+        write_json(folder / PART_FILE, part.as_data(), sync=True)
     print(f"{folder}: {len(own)} of {len(sources.tracks)} tracks, {sum(result.slices for result in results)} slices")
     print(f"  with all {count} parts: riffusion prepare merge out={config.out}")
     return folder

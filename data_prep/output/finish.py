@@ -9,7 +9,7 @@ from data_prep.inputs.captioning import captions_need_audio, finish_captions
 from data_prep.inputs.tracks import Track, with_columns
 from data_prep.output.card import card_text
 from data_prep.output.filters import PreparedTrack, apply_filters, likeness_keys
-from data_prep.output.folder import PICTURES_DIR, OutputFolder, json_bytes
+from data_prep.output.folder import PICTURES_DIR, OutputFolder
 from data_prep.output.splits import SplitMember, assign_splits, choose_slices, used_splits, with_chosen
 from data_prep.output.stats import TEMPO, counts_text, report_lines, summarise
 from data_prep.run import PrepareRun
@@ -22,7 +22,7 @@ from riffusion_train.config.spectrogram import write_spectrogram
 from riffusion_train.dataset import layout
 from riffusion_train.dataset.layout import SHARD_DIR, DatasetFolder, open_dataset_folder
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import write_atomically
+from riffusion_train.runtime.files import write_atomically, write_json
 from riffusion_train.runtime.hub import push
 
 _NUM_EXAMPLES = 12
@@ -126,14 +126,14 @@ def assemble(run: PrepareRun, results: Sequence[TrackResult], output: OutputFold
     folder = output.assembled
     write_spectrogram(folder, config.spectrogram)
     manifest = "".join(_manifest_line(pair, split_of) for pair in pairs)
-    write_atomically(folder / layout.MANIFEST_FILE, manifest.encode())
+    write_atomically(folder / layout.MANIFEST_FILE, manifest)
     count = min(_NUM_EXAMPLES, len(included))
     examples = [included[index * len(included) // count] for index in range(count)]  # evenly spread
     charts = _write_card_images(examples, stats["histograms"], output, store)
     samples = [(pair.track.track_id, pair.track.captions[0]) for pair in examples]
     card = card_text(stats, config, samples, sources.extra_types, charts, run.command)
-    write_atomically(folder / layout.CARD_FILE, card.encode())
-    write_atomically(folder / layout.STATS_FILE, json_bytes(stats), sync=True)
+    write_atomically(folder / layout.CARD_FILE, card)
+    write_json(folder / layout.STATS_FILE, stats, sync=True)
 
 
 def _assign_splits(included: Sequence[PreparedTrack], config: PrepareConfig) -> dict[str, str]:

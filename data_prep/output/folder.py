@@ -20,7 +20,7 @@ from data_prep.writers import read_rows
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE
 from riffusion_train.dataset import layout
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import write_atomically
+from riffusion_train.runtime.files import remove_partials, write_json
 
 PICTURES_DIR = "pictures"
 LEFT_OUT_DIR = ".left_out"
@@ -103,9 +103,8 @@ class OutputFolder:
 
     def record(self, parameters: Mapping[str, Any]) -> None:
         """Record the settings of this run for the next one to compare, and delete what a killed run left half-written."""
-        for partial in self.work.rglob("*.partial"):
-            partial.unlink(missing_ok=True)
-        write_atomically(self.parameters_file, json_bytes(parameters))
+        remove_partials(self.work, recursive=True)
+        write_json(self.parameters_file, dict(parameters))
 
     def begin(self, parameters: Mapping[str, Any]) -> None:
         """Record the settings, see `record`, and create empty folders for the dataset."""
@@ -128,11 +127,6 @@ class OutputFolder:
     def clear(self) -> None:
         """Delete the working folder."""
         shutil.rmtree(self.work, ignore_errors=True)
-
-
-def json_bytes(data: Any) -> bytes:
-    """Return `data` as indented JSON with a final newline."""
-    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 _RESULT_FIELDS = {field.name for field in dataclasses.fields(TrackResult)}

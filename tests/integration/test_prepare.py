@@ -300,7 +300,7 @@ def test_wrong_input_is_one_line_and_exit_code_two(tmp_path, capsys):
     ("word", "message"),
     [
         ("stride_s=0", "stride_s=0.0"),
-        ("min_clip_s=6", "min_clip_s=6.0: it lies between 0 and the clip's 5.08 s"),
+        ("min_clip_s=6", "min_clip_s=6.0: give a number of seconds above 0, up to the clip's 5.08 s"),
         ("validation_ratio=1", "validation_ratio=1.0"),
         ("peak_ceiling_dbfs=3", "clips"),
         ("target_lufs=14", "target_lufs=14.0"),

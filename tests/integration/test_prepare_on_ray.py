@@ -117,8 +117,8 @@ def test_without_a_cluster_or_without_ray_it_is_one_line_and_nothing_is_made(aud
     out = tmp_path / "out"
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for words, message in (
-        (["num_workers=0"], "num_workers=0 works in this process"),
-        (["engine=local", "ray_address=here:6379"], "ray_address=here:6379 has no meaning without engine=ray"),
+        (["num_workers=0"], "num_workers=0 uses this process"),
+        (["engine=local", "ray_address=here:6379"], "ray_address=here:6379 has no effect without engine=ray"),
     ):
         with pytest.raises(InputError, match=message):
             prepare(config_for(audio, out, "engine=ray", *words))
