@@ -1,8 +1,8 @@
 """`engine=ray`: the tasks of a run on the nodes of an existing Ray cluster.
 
 Ray decides where a task runs, and runs it again elsewhere when a node is lost. On the node a child process of ours does the
-task, as in the local engine, so that a crashing decoder costs only its file and can be told from a lost node. The slices go
-to `out=` and not through Ray: the nodes share a file system.
+task, as in the local engine, so that a crashing decoder costs only its file and can be distinguished from a lost node. The
+slices go to `out=` and not through Ray: the nodes share a file system.
 """
 
 import contextlib

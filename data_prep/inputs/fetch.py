@@ -131,7 +131,7 @@ def origin_of(locator: str) -> str | None:
     """Return a hash that stays the same as long as a remote file does, without fetching the file.
 
     Returns:
-        The hash of URL, size and version; None for a local file, or if the store does not tell the version.
+        The hash of URL, size and version; None for a local file, or if the store gives no version.
     """
     if not is_url(locator) or locator.startswith(PREFIX):
         return None

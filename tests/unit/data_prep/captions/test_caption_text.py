@@ -15,7 +15,7 @@ def test_captions_keep_their_order_without_blanks_and_repetitions():
     assert clean_captions(["b", " ", "a", "b ", "a"]) == ("b", "a")
 
 
-def test_a_sidecar_gives_one_caption_a_line(tmp_path):
+def test_a_sidecar_gives_one_caption_per_line(tmp_path):
     (tmp_path / "song.txt").write_bytes("\ufeffdrums, bass\r\n\r\nslow “dub”\r\n".encode())
     assert read_sidecar(tmp_path / "song.txt") == ("drums, bass", "slow “dub”")
 

@@ -49,7 +49,7 @@ def test_artist_and_split_are_found_and_split_names_are_understood(tmp_path):
         ("file,caption\n,x\n", "row 1 has nothing in column 'file'"),
     ],
 )
-def test_a_bad_table_is_refused_with_the_place(tmp_path, text, message):
+def test_a_bad_table_is_refused_with_its_path_and_the_fault(tmp_path, text, message):
     path = write(tmp_path, text)
     with pytest.raises(InputError, match=message) as caught:
         read_table(path)

@@ -22,11 +22,11 @@ def config(folder, **values):
 
 def test_audio_is_found_in_subfolders_sorted_without_hidden_files_and_the_output(tmp_path):
     touch(tmp_path, "b/x.MP3", "a.wav", "._a.wav", ".trash/y.wav", "notes.txt", "out/z.wav")
-    found = [path.relative_to(tmp_path).as_posix() for path in find_audio(tmp_path, tmp_path / "out")]
-    assert found == ["a.wav", "b/x.MP3"]
+    names = [path.relative_to(tmp_path).as_posix() for path in find_audio(tmp_path, tmp_path / "out")]
+    assert names == ["a.wav", "b/x.MP3"]
 
 
-def test_a_link_that_leads_back_up_does_not_hang_the_search(tmp_path):
+def test_a_link_to_a_parent_folder_does_not_hang_the_search(tmp_path):
     touch(tmp_path, "sub/a.wav")
     (tmp_path / "sub" / "loop").symlink_to(tmp_path)
     assert [path.name for path in find_audio(tmp_path, tmp_path / "out")] == ["a.wav"]

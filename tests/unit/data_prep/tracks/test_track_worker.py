@@ -1,4 +1,4 @@
-"""How many channels a track has when it is measured and cut: those that its pictures will hold."""
+"""The channels with which a track is measured and cut: those of its images."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def cut(path: Path) -> TrackResult:
     [(Channels.mono, 1, 1), (Channels.mono, 2, 1), (Channels.mono, 6, 1), (Channels.stereo, 1, 1), (Channels.stereo, 2, 2),
      (Channels.stereo, 6, 1), (Channels.stereo_phase, 2, 2)],
 )  # fmt: skip
-def test_a_sound_is_mixed_down_to_what_the_pictures_hold(channels: Channels, count: int, left: int) -> None:
+def test_a_sound_is_mixed_down_to_the_channels_of_the_images(channels: Channels, count: int, left: int) -> None:
     wav = noise(count, 0.1)
     mixed = mix_channels(channels, wav)
     assert mixed.shape == (left, wav.shape[1])
@@ -37,7 +37,7 @@ def test_a_sound_is_mixed_down_to_what_the_pictures_hold(channels: Channels, cou
     np.testing.assert_allclose(mixed.mean(axis=0), wav.mean(axis=0), atol=1e-7)
 
 
-def test_the_loudness_of_a_track_is_that_of_the_mono_mix_where_the_pictures_are_mono(tmp_path: Path) -> None:
+def test_the_loudness_of_a_track_is_that_of_its_mono_mix_if_the_images_are_mono(tmp_path: Path) -> None:
     wav = noise(2)
     write_audio(tmp_path / "track.wav", wav, RATE_HZ)
     result = cut(tmp_path / "track.wav")
@@ -45,7 +45,7 @@ def test_the_loudness_of_a_track_is_that_of_the_mono_mix_where_the_pictures_are_
     assert result.slices
 
 
-def test_a_track_whose_channels_cancel_is_silent_in_mono_pictures(tmp_path: Path) -> None:
+def test_a_track_whose_channels_cancel_is_silent_in_mono_images(tmp_path: Path) -> None:
     left = noise(1)
     write_audio(tmp_path / "track.wav", np.concatenate([left, -left]), RATE_HZ)
     result = cut(tmp_path / "track.wav")

@@ -24,9 +24,9 @@ def test_every_kind_of_window_lies_in_its_track(cases):
         points = list(range(count, samples, 7 + count))
         aligned = windows.aligned_windows(points, samples, clip, stride)
         drawn = windows.random_windows(samples, clip, count, f"{samples} {clip}")
-        for found in (fixed, back, aligned, drawn):
-            assert all(start >= 0 and 0 < length <= clip and start + length <= samples for start, length in found)
-            assert found == sorted(set(found))
+        for laid in (fixed, back, aligned, drawn):
+            assert all(start >= 0 and 0 < length <= clip and start + length <= samples for start, length in laid)
+            assert laid == sorted(set(laid))
         assert all(length == clip for windows in (back, aligned, drawn) for _, length in windows)
         if samples >= clip:
             assert back[-1].start + clip == samples or back == fixed
@@ -59,8 +59,8 @@ def test_slices_are_spread_over_the_whole_track():
 
 def test_stretches_lie_between_silences():
     wav = np.concatenate([np.zeros((1, 10000)), tone(200, 1, 8000), np.zeros((1, 8000)), tone(200, 1, 8000)], axis=1)
-    found = windows.sounding_stretches(wav.astype(np.float32), 8000, -60)
-    assert [(pytest.approx(start, abs=400), pytest.approx(length, abs=800)) for start, length in found] == [
+    stretches = windows.sounding_stretches(wav.astype(np.float32), 8000, -60)
+    assert [(pytest.approx(start, abs=400), pytest.approx(length, abs=800)) for start, length in stretches] == [
         (10000, 8000),
         (26000, 8000),
     ]

@@ -20,7 +20,7 @@ def drawn_track(seed):
     return "".join(draw.choices(PIECES, k=draw.randrange(8))), draw.randrange(10 ** draw.randrange(1, 11))
 
 
-def test_a_name_tells_the_track_and_the_start():
+def test_a_name_shows_the_track_and_the_start():
     assert re.fullmatch(r"albums-blue-sun-[0-9a-f]{10}-00005108700", slice_name("albums/Blue Sün", 5.1087))
     assert slice_name("a/b", 0.0) != slice_name("a-b", 0.0)
     first, second = 44100 / 44100, 44101 / 44100  # two random crops may begin at neighbouring samples
