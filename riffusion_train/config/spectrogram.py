@@ -84,6 +84,11 @@ class SpectrogramConfig:
     """Length of the FFT with which the sound is rebuilt, at `decode_rate_hz`."""
 
     @property
+    def num_channels(self) -> int:
+        """Number of audio channels in the image, 1 or 2."""
+        return 1 if self.channels is Channels.mono else 2
+
+    @property
     def clip_samples(self) -> int:
         """Number of samples that give exactly `width_px` columns."""
         return (self.width_px - 1) * self.hop_length

@@ -89,7 +89,7 @@ class ClipMaker:
     @property
     def channels(self) -> int:
         """Channels of the sound."""
-        return 1 if self.sampler.codec.config.channels.value == "mono" else 2
+        return self.sampler.codec.config.num_channels
 
     def keep_upload(self, id: str, wav: np.ndarray) -> None:
         """Keep a sound, (channels, samples) at the codec's rate, as a seed image; one shorter than a clip is repeated."""
@@ -141,7 +141,7 @@ class ClipMaker:
     def sound(self, picture: np.ndarray, seed: int) -> np.ndarray:
         """Return the loop of a picture at its loudness, float32 (channels, samples)."""
         codec = self.sampler.codec
-        wav = codec.decode_loop(picture, quality=self.sampler.quality.value, seed=seed)
+        wav = codec.decode_loop(picture, quality=self.sampler.quality, seed=seed)
         gain = loudness_gain(*measure_loudness(wav, codec.rate_hz), TARGET_LUFS, TRUE_PEAK_DBTP)
         return wav * np.float32(gain)
 

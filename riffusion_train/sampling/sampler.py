@@ -275,7 +275,7 @@ class Sampler:
             level: Returns the factor of the sound at times in seconds, (samples,) -> (samples,).
             report: Told the seconds that are done.
         """
-        decoder = StreamingDecoder(self.codec, quality=self.quality.value, seed=request.seed, max_value=max_value)
+        decoder = StreamingDecoder(self.codec, quality=self.quality, seed=request.seed, max_value=max_value)
         pieces = _sounded(decoder, pictures, columns)
         return StreamedClip(
             self.codec.config,

@@ -17,7 +17,7 @@ from riffusion_train.cli.spectrogram.words import (
 from riffusion_train.config.compose import group_options
 from riffusion_train.config.sample import Inverter, Quality
 from riffusion_train.config.spectrogram import Channels, SpectrogramConfig, load_preset
-from riffusion_train.runtime.errors import InputError, choice
+from riffusion_train.runtime.errors import InputError, member
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,8 +63,8 @@ def decode_images(sources: Sequence[Path], options: Mapping[str, str]) -> Decode
     from riffusion_train.audio.codec.codec import make_codec
     from riffusion_train.audio.codec.image_file import load_image
 
-    quality = choice("quality", options.get("quality", Quality.normal.value), Quality.__members__)
-    inverter = choice("inverter", options.get("inverter", Inverter.pghi.value), Inverter.__members__)
+    quality = member("quality", options.get("quality", Quality.normal), Quality)
+    inverter = member("inverter", options.get("inverter", Inverter.pghi), Inverter)
     paths = _image_paths(sources)
     images = [load_image(path, use_description="preset" not in options) for path in paths]
     for path, loaded in zip(paths, images, strict=True):
@@ -73,7 +73,7 @@ def decode_images(sources: Sequence[Path], options: Mapping[str, str]) -> Decode
     config, origin = _codec_of(paths, images, options)
     for path, loaded in zip(paths, images, strict=True):
         warn(path, [*loaded.warnings, *_colour_warnings(loaded, config)])
-    codec = make_codec(config, Path(options["vocoder"]) if "vocoder" in options else None)
+    codec = make_codec(config)
     if len(images) == 1:
         pixels, max_value = images[0].image, images[0].max_value
         story = "{width}x{height} px"

@@ -43,9 +43,9 @@ class Action:
 
 ACTIONS = {
     "encode": Action(("AUDIO", "IMAGE.png|FOLDER"), ("preset", "channels", "slices", "width", "overlap")),
-    "decode": Action(("IMAGE|FOLDER", "AUDIO"), ("preset", "quality", "inverter", "vocoder", "overlap"), repeats=True),
+    "decode": Action(("IMAGE|FOLDER", "AUDIO"), ("preset", "quality", "inverter", "overlap"), repeats=True),
     "inspect": Action(("FILE",), ()),
-    "compare": Action(("A", "B", "OUT.png"), ("preset", "quality", "inverter", "vocoder", "level"), optional=1),
+    "compare": Action(("A", "B", "OUT.png"), ("preset", "quality", "inverter", "level"), optional=1),
 }
 
 
@@ -128,8 +128,7 @@ def usage() -> str:
 encode   writes one image as wide as the audio is long; slices=true (or width=) writes a folder of images of the preset's
          width, or of that width, that share overlap= columns with their neighbours.
 decode   takes the preset from the image where it carries one. Several images, or a folder of them, become one sound:
-         slices that encode wrote by their places, others by their names, sharing overlap= columns. vocoder= is a folder
-         with a neural vocoder made for the preset.
+         slices that encode wrote by their places, others by their names, sharing overlap= columns.
 inspect  tells what an image or an audio file holds.
 compare  prints how far the sound B is from the sound A, and draws both and their difference into OUT.png. An image stands
          for the sound it decodes to. level=keep counts a difference in loudness too.
@@ -138,7 +137,7 @@ PATH is a spectrogram.json, or a folder that holds one (a dataset, an exported m
 
 
 def _values(key: str) -> str:
-    fixed = {"slices": "true", "width": "PX", "overlap": "PX", "level": "match|keep", "vocoder": "DIR"}
+    fixed = {"slices": "true", "width": "PX", "overlap": "PX", "level": "match|keep"}
     if key == "preset":
         return "|".join([*group_options("spectrogram"), "PATH"])
     members: dict[str, Iterable[str]] = {

@@ -41,7 +41,7 @@ def make(sampler: "Sampler", request: ExtendRequest, report: StepReport | None =
     else:
         share[:, : primer - seam] = 0
     made = renew(engine, request, image, share, 1.0, report)
-    sound = codec.decode(made, drawn.max_value or None, quality=sampler.quality.value, seed=request.seed)
+    sound = codec.decode(made, drawn.max_value or None, quality=sampler.quality, seed=request.seed)
     added = round(request.duration_s * config.rate_hz)
     if request.backwards:
         joined = _join(sound, wav, overlap=seam * hop, after_from=sound.shape[1] - (primer - 1) * hop)

@@ -75,7 +75,7 @@ def make(sampler: "Sampler", request: InpaintRequest, report: StepReport | None 
     source = source_of(sampler.engine, request.source.unchanged())
     share = renewed_share(request, source, config)
     image = renew(sampler.engine, request, source.image, np.flipud(share).copy(), request.strength, report)
-    decoded = codec.decode(image, source.max_value or None, quality=sampler.quality.value, seed=request.seed)
+    decoded = codec.decode(image, source.max_value or None, quality=sampler.quality, seed=request.seed)
     samples = source.wav.shape[1]
     made = np.pad(decoded[:, :samples], ((0, 0), (0, max(samples - decoded.shape[1], 0))))
     wav = splice(source.wav, made, share, config)

@@ -35,7 +35,7 @@ def make(sampler: "Sampler", request: LoopRequest, report: StepReport | None = N
     image = engine.decode(latents[0], circular=True)
     if request.bpm is not None:
         image = stretch_round(image, max(round(wanted_s / column_s), 2))
-    wav = codec.decode_loop(image, quality=sampler.quality.value, seed=request.seed)
+    wav = codec.decode_loop(image, quality=sampler.quality, seed=request.seed)
     if request.bpm is not None:
         wav = stretch_loop(wav, round(wanted_s * config.rate_hz))
     return sampler.clip(request, image, wav)

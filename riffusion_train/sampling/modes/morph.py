@@ -41,5 +41,5 @@ def make(sampler: "Sampler", request: MorphRequest, report: StepReport | None = 
         slerp(noises[0], noises[1], request.share), lambda row, column: condition, scheduler=forwards, report=report
     )
     image = engine.decode(latents[0])
-    wav = codec.decode(image, quality=sampler.quality.value, seed=request.seed)
+    wav = codec.decode(image, quality=sampler.quality, seed=request.seed)
     return sampler.clip(request, image, fade_edges(wav, codec.rate_hz))

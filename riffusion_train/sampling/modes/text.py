@@ -23,7 +23,7 @@ def make(sampler: "Sampler", requests: Sequence[TextRequest], report: StepReport
         return
     codec = sampler.codec
     for request, image in zip(requests, pictures(sampler, requests, report), strict=True):
-        wav = codec.decode(image, quality=sampler.quality.value, seed=request.seed)
+        wav = codec.decode(image, quality=sampler.quality, seed=request.seed)
         yield sampler.clip(request, image, fade_edges(wav, codec.rate_hz))
 
 

@@ -44,7 +44,7 @@ def endless(sampler: "Sampler", request: WalkRequest) -> Iterator[np.ndarray]:
 
     The level is the decoder's, a peak of one half in the first sound: the loudness of what is not made yet is not known.
     """
-    decoder = StreamingDecoder(sampler.codec, quality=sampler.quality.value, seed=request.seed)
+    decoder = StreamingDecoder(sampler.codec, quality=sampler.quality, seed=request.seed)
     for image in joined(loops(sampler.engine, request, None, endless=True)):
         yield decoder.push(image)
 
@@ -154,4 +154,4 @@ def _seed_latents(engine: "Pipeline", request: WalkRequest) -> Tensor | None:
 
 
 def _colours(sampler: "Sampler") -> tuple[int, ...]:
-    return () if sampler.codec.config.channels.value == "mono" else (3,)
+    return () if sampler.codec.config.num_channels == 1 else (3,)
