@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import statistics
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import numpy as np
 
 from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.audio.codec.image_file import load_image
+from riffusion_train.audio.io.loudness import measure_lufs
 from riffusion_train.audio.io.read import read_audio
 
-_BLOCK_S = 0.4
 _LARGEST_CUT_DB = 12.0
 _SILENT_DBFS = -120.0
 _BOTH_SPEAKERS_DB = 10 * math.log10(2)
@@ -60,7 +59,7 @@ def measure_clip(audio: Path, image: Path) -> Measured:
     """
     wav, rate_hz = read_audio(audio)
     metrics = {}
-    loudness = measure_lufs(wav, rate_hz)
+    loudness = measure_lufs(wav, rate_hz, whole_clip=True)
     if loudness is not None:
         metrics["loudness_lufs"] = loudness
     peak = float(np.abs(wav).max(initial=0.0))
@@ -73,24 +72,6 @@ def measure_clip(audio: Path, image: Path) -> Measured:
             difference = np.abs(drawn[:, :width].astype(np.float32) - heard[:, :width])
             metrics["picture_error_percent"] = float(difference.mean() / 2.55)
     return Measured(wav.shape[1] / rate_hz, wav.shape[0], {name: round(value, 3) for name, value in metrics.items()})
-
-
-def measure_lufs(wav: np.ndarray, rate_hz: int) -> float | None:
-    """Return the integrated loudness by ITU-R BS.1770-4; None for silence. A clip below 0.4 s counts as one block.
-
-    Args:
-        wav: Sound (channels, samples).
-        rate_hz: Sample rate.
-    """
-    import pyloudnorm
-
-    if wav.shape[1] < 2:
-        return None
-    block_s = min(_BLOCK_S, wav.shape[1] / rate_hz)
-    with np.errstate(divide="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        loudness = float(pyloudnorm.Meter(rate_hz, block_size=block_s).integrated_loudness(wav.T.astype(np.float64)))
-    return loudness if np.isfinite(loudness) else None
 
 
 def heard_lufs(measured: Measured) -> float | None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from support.worlds import NANO_SPECTROGRAM
 
-from data_prep.tracks.loudness import measure_lufs
 from data_prep.tracks.track_store import TrackResult, TrackStore
 from data_prep.tracks.track_worker import CutParameters, TrackWorker, mix_channels
+from riffusion_train.audio.io.loudness import measure_lufs
 from riffusion_train.audio.io.write import write_audio
 from riffusion_train.config.spectrogram import Channels
 
