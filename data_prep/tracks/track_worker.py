@@ -29,7 +29,6 @@ from data_prep.tracks.windows import (
     sounding_stretches,
     spread,
 )
-from riffusion_train.audio.codec.image_file import png_bytes
 from riffusion_train.audio.io.loudness import gain_db, measure_lufs, rms_dbfs
 from riffusion_train.audio.io.read import decode_audio, decoding_problems, resample
 from riffusion_train.config.prepare import CaptionSource, Duplicates, PrepareConfig, Tail, Windows
@@ -121,9 +120,11 @@ class TrackWorker:
     """
 
     def __init__(self, cut: CutParameters, store: TrackStore) -> None:
-        from riffusion_train.audio.codec.codec import make_codec  # here, so that only workers load torch
+        # Imported here, so that only workers load torch.
+        from riffusion_train.audio.codec.codec import make_codec
+        from riffusion_train.audio.codec.image_file import png_bytes
 
-        self._codec = make_codec(cut.spectrogram)
+        self._codec, self._png_bytes = make_codec(cut.spectrogram), png_bytes
         self._cut = cut
         self._store = store
 
@@ -254,7 +255,7 @@ class TrackWorker:
             if length < clip:
                 window = np.pad(window, ((0, 0), (0, clip - length)))
             encoded = self._codec.encode(window)
-            png = png_bytes(encoded.image)
+            png = self._png_bytes(encoded.image)
             slices.append(Slice(png, start / rate_hz, length / rate_hz, float(encoded.max_value)))
         return slices, silent
 

@@ -1,5 +1,7 @@
 """The channels with which a track is measured and cut: those of its images."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +52,9 @@ def test_a_track_whose_channels_cancel_is_silent_in_mono_images(tmp_path: Path) 
     write_audio(tmp_path / "track.wav", np.concatenate([left, -left]), RATE_HZ)
     result = cut(tmp_path / "track.wav")
     assert (result.reason, result.slices) == ("silent", 0)
+
+
+def test_only_the_workers_load_torch() -> None:
+    code = "import sys, data_prep.pipeline, riffusion_train.audio.plots; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
