@@ -23,7 +23,7 @@ _LOWEST_HZ, _HIGHEST_HZ = 300.0, 2000.0
 LONGEST_S = 60.0
 """A longer track is represented by its beginning."""
 _SHORTEST_WORDS = 32
-"""Shorter overlaps, below 1.5 s, say nothing."""
+"""Shorter overlaps, below 1.5 s, prove nothing."""
 _NEIGHBOURS = 4
 """Entries of the sorted list of words with which each is compared."""
 _LEAST_HITS = 2
@@ -47,13 +47,13 @@ def fingerprint_words(wav: npt.NDArray[np.float32], rate_hz: int) -> Words:
     mono = np.asarray(soxr.resample(mono, rate_hz, RATE_HZ, quality="QQ"), np.float32)
     if len(mono) < _N_FFT + _STEP * _HOP_LENGTH:
         return np.zeros(0, np.uint32)
-    # Section 4.2 of the paper: windowed frames that overlap strongly, and the energies of bands of equal width in log f.
+    # The steps of the paper: windowed frames that overlap strongly, then the energies of bands of equal width in log f,
     frames = np.lib.stride_tricks.sliding_window_view(mono, _N_FFT)[::_HOP_LENGTH] * _window()
     power = np.square(np.abs(scipy.fft.rfft(frames, axis=1)))  # (frames, 1025)
     edges = np.geomspace(_LOWEST_HZ, _HIGHEST_HZ, _NUM_BANDS + 1) * _N_FFT / RATE_HZ
     bands = np.add.reduceat(power[:, : round(edges[-1])], np.round(edges[:-1]).astype(int), axis=1)  # (frames, 33)
-    # Equation 1: a bit is the sign of the difference along frequency, differenced along time. The square root evens out the
-    # bands; the time step is a window rather than a frame.
+    # then bits: the sign of the difference along frequency, differenced along time. Other than in the paper, square roots even
+    # out the bands, and the step in time is a window rather than a frame.
     slope = np.diff(np.sqrt(bands), axis=1)  # (frames, 32)
     bits = slope[_STEP:] > slope[:-_STEP]  # (frames - _STEP, 32)
     return np.packbits(bits, axis=1, bitorder="little").view(np.uint32)[:, 0].copy()
@@ -80,7 +80,7 @@ def similarity(one: Words, other: Words, offset: int) -> float:
 def similar_pairs(fingerprints: Sequence[Words], least: float) -> list[tuple[int, int, float]]:
     """Return the pairs of tracks whose fingerprints agree in at least a share of their bits.
 
-    As in section 5 of the paper, candidates share whole words at one offset. They are found by sorting all words, so the cost
+    As in the search of the paper, candidates share whole words at one offset. They are found by sorting all words, so the cost
     grows with the number of words and not with that of pairs.
 
     Args:
