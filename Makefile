@@ -39,7 +39,7 @@ check: env
 	$(BIN)/lint-imports
 	$(BIN)/python -m riffusion_train.config.reference --check docs/config.md
 	$(BIN)/python -m benchmarks.codec_table --check docs/codec.md
-	$(BIN)/python -m pytest --quiet tests/unit/config
+	$(BIN)/python -m pytest --quiet tests/unit/config tests/unit/test_code_shape.py
 
 bench: env
 	$(BIN)/python -m benchmarks $(NAME)
