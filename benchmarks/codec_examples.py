@@ -17,7 +17,7 @@ from benchmarks.original import OriginalCodec
 from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.audio.compare import compare_sounds
 from riffusion_train.audio.io.write import write_audio
-from riffusion_train.audio.plots import draw_spectrogram, stack, write_picture
+from riffusion_train.audio.plots import draw_spectrogram, stack, write_image
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT, InputError
 
@@ -63,7 +63,7 @@ def write_examples(out: Path, *, as_shipped: bool = True, names: Sequence[str] =
         for place, (name, wav) in enumerate(versions):
             path = out / f"{stem}-{place}-{name}.wav"
             write_audio(path, wav * gain, RATE_HZ)
-            write_picture(path.with_suffix(".png"), draw_spectrogram(wav, RATE_HZ, f"{clip.name}: {name}"))
+            write_image(path.with_suffix(".png"), draw_spectrogram(wav, RATE_HZ, f"{clip.name}: {name}"))
             print(f"wrote {path}")
 
 
@@ -81,7 +81,7 @@ def write_pictures(folder: Path) -> None:
             for name, wav in _versions(clip, as_shipped=False)
             if name in shown
         ]
-        write_picture(folder / f"{clip.name.replace(' ', '-')}.png", stack(panels), _COLOURS)
+        write_image(folder / f"{clip.name.replace(' ', '-')}.png", stack(panels), _COLOURS)
 
 
 def _versions(clip: Clip, as_shipped: bool) -> Iterator[tuple[str, np.ndarray]]:

@@ -37,7 +37,7 @@ from data_prep.tracks.measuring import clipped_share, pcm_hash
 from data_prep.tracks.track_worker import CutParameters, TrackWorker, WorkerSetup, mixed_for
 from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
 from riffusion_train.audio.codec.image_file import png_bytes
-from riffusion_train.audio.io.read import decode, resample
+from riffusion_train.audio.io.read import decode_audio, resample
 from riffusion_train.audio.io.write import write_audio
 from riffusion_train.config.prepare import Tail
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset
@@ -175,7 +175,7 @@ def _one_by_one(path: Path, codec: SpectrogramCodec, scratch: Path) -> dict[str,
         seconds[stage] = seconds.get(stage, 0.0) + time.process_time() - start
         return result
 
-    decoded = timed("decode", lambda: decode(path))
+    decoded = timed("decode", lambda: decode_audio(path))
     timed("hashes, clipping", lambda: (pcm_hash(decoded.wav, decoded.rate_hz), clipped_share(decoded.wav)))
     wav = timed("mix down", lambda: mixed_for(codec.config.channels, decoded.wav))
     wav = timed("resample", functools.partial(resample, wav, decoded.rate_hz, codec.rate_hz))

@@ -16,7 +16,7 @@ from data_prep.output.track_store import TrackResult, kept_path, parameters_key,
 from data_prep.run import cut_data, make_cut_parameters
 from data_prep.writers.choose import check_columns, make_writer
 from data_prep.writers.shards import Row, Shard
-from riffusion_train.audio.plots import contact_sheet, histogram_picture
+from riffusion_train.audio.plots import contact_sheet, histogram_image
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.config.spectrogram import write_spectrogram
 from riffusion_train.dataset import layout
@@ -197,7 +197,7 @@ def _write_pictures(shown: Kept, histograms: Mapping[str, Any], output: Output, 
     for name, (title, unit) in _CHARTS.items():
         if histograms[name] is not None:
             charts.append(f"{name}.png")
-            write_atomically(folder / charts[-1], histogram_picture(title, unit, **histograms[name]))
+            write_atomically(folder / charts[-1], histogram_image(title, unit, **histograms[name]))
     return charts
 
 

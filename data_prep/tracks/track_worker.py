@@ -28,7 +28,7 @@ from data_prep.tracks.windows import (
     spread,
 )
 from riffusion_train.audio.codec.image_file import png_bytes
-from riffusion_train.audio.io.read import decode, doubts, resample
+from riffusion_train.audio.io.read import decode_audio, decoding_problems, resample
 from riffusion_train.config.prepare import Tail, Windows
 from riffusion_train.config.spectrogram import Channels, SpectrogramConfig
 from riffusion_train.runtime.errors import InputError
@@ -132,7 +132,7 @@ class TrackWorker:
 
     def _cut_track(self, path: Path, facts: TrackResult) -> tuple[TrackResult, list[Slice]]:
         try:
-            decoded = decode(path)
+            decoded = decode_audio(path)
         except InputError as error:
             detail = " ".join(str(error).removeprefix(f"{path}: ").split())
             return dataclasses.replace(facts, reason="unreadable", detail=detail), []
@@ -148,7 +148,7 @@ class TrackWorker:
             rate_hz=rate_hz,
             channels=int(wav.shape[0]),
             container=decoded.container,
-            warnings=doubts(decoded),
+            warnings=decoding_problems(decoded),
             pcm_hash=pcm_hash(wav, rate_hz),
             clipped_share=clipped_share(wav, extremes),
         )

@@ -13,6 +13,7 @@ import torch
 from riffusion_train.audio.compare import RATE_HZ, mel_power_db
 from riffusion_train.audio.io.read import resample
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import open_atomically
 
 RANGE_DB = 80.0
 DIFFERENCE_DB = 12.0
@@ -81,7 +82,7 @@ def stack(panels: list[PIL.Image.Image]) -> PIL.Image.Image:
     return picture
 
 
-def write_picture(path: Path, picture: PIL.Image.Image, colours: int | None = None) -> None:
+def write_image(path: Path, picture: PIL.Image.Image, colours: int | None = None) -> None:
     """Write a PNG, with a palette where `colours` are given, which makes it a third of the size.
 
     Raises:
@@ -90,7 +91,8 @@ def write_picture(path: Path, picture: PIL.Image.Image, colours: int | None = No
     if colours:
         picture = picture.quantize(colours, dither=PIL.Image.Dither.NONE)
     try:
-        picture.save(path, "PNG", optimize=True)
+        with open_atomically(path) as file:
+            picture.save(file, "PNG", optimize=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -162,7 +164,7 @@ def contact_sheet(pngs: Sequence[bytes]) -> bytes:
     return sink.getvalue()
 
 
-def histogram_picture(title: str, unit: str, start: float, step: float, counts: Sequence[int]) -> bytes:
+def histogram_image(title: str, unit: str, start: float, step: float, counts: Sequence[int]) -> bytes:
     """Return a histogram as PNG: a bar for each bin with its count above, the edges of the bins below.
 
     Args:

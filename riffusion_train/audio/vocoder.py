@@ -61,7 +61,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class Vocoder(nn.Module):
-    """Vocos for the columns of a codec: darkness in, samples at the codec's `rate_hz` out.
+    """Vocos for the columns of a codec: intensity in, samples at the codec's `rate_hz` out.
 
     Args:
         config: The codec whose images it hears.
@@ -81,13 +81,13 @@ class Vocoder(nn.Module):
         self.final_norm = nn.LayerNorm(size.dim, eps=1e-6)
         self.head = nn.Linear(size.dim, 2 * (self._n_fft // 2 + 1))
 
-    def forward(self, darkness: Tensor) -> Tensor:
+    def forward(self, intensity: Tensor) -> Tensor:
         """Return sounds at the scale of black = 1 in [-1, 1] samples, (clips, (frames - 1) * hop_length).
 
         Args:
-            darkness: 0 for white to 1 for black, (clips, frames, n_mels).
+            intensity: 0 for white to 1 for black, (clips, frames, n_mels).
         """
-        x = self.norm(self.embed(darkness.mT).mT).mT
+        x = self.norm(self.embed(intensity.mT).mT).mT
         for block in self.blocks:
             x = block(x)
         log_magnitude, angle = self.head(self.final_norm(x.mT)).mT.chunk(2, 1)

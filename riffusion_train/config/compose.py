@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import write_atomically
 
 Root = TypeVar("Root")
 
@@ -93,7 +94,7 @@ def write_config(path: Path, config: Any) -> None:
     """Write a config dataclass as YAML: plain data that `load_saved` reads back."""
     from omegaconf import OmegaConf
 
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    write_atomically(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
 def config_keys(root: type, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import write_json
 
 SPECTROGRAM_FILE = "spectrogram.json"
 SCHEMA_VERSION = 2
@@ -144,8 +145,7 @@ def from_data(data: Any, where: str) -> SpectrogramConfig:
 
 def write_spectrogram(folder: Path, config: SpectrogramConfig) -> None:
     """Write `spectrogram.json` into `folder`."""
-    text = json.dumps(to_data(config), indent=2) + "\n"
-    (folder / SPECTROGRAM_FILE).write_text(text, encoding="utf-8")
+    write_json(folder / SPECTROGRAM_FILE, to_data(config), ascii_only=True)
 
 
 def load_spectrogram(folder: Path) -> SpectrogramConfig | None:

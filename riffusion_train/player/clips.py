@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from riffusion_train.audio.io.loudness import loudness_gain, measure
+from riffusion_train.audio.io.loudness import loudness_gain, measure_loudness
 from riffusion_train.player.settings import ClipSpec
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.denoise import StepReport
@@ -142,7 +142,7 @@ class ClipMaker:
         """Return the loop of a picture at its loudness, float32 (channels, samples)."""
         codec = self.sampler.codec
         wav = codec.decode_loop(picture, quality=self.sampler.quality.value, seed=seed)
-        gain = loudness_gain(*measure(wav, codec.rate_hz), TARGET_LUFS, TRUE_PEAK_DBTP)
+        gain = loudness_gain(*measure_loudness(wav, codec.rate_hz), TARGET_LUFS, TRUE_PEAK_DBTP)
         return wav * np.float32(gain)
 
     def _made(self, spec: ClipSpec, report: StepReport | None) -> Loop:

@@ -10,7 +10,7 @@ import torch
 
 from riffusion_train.audio.codec.codec import SpectrogramCodec
 from riffusion_train.audio.codec.streaming import StreamingDecoder
-from riffusion_train.audio.io.loudness import loudness_gain, measure
+from riffusion_train.audio.io.loudness import loudness_gain, measure_loudness
 from riffusion_train.config.sample import Dtype, Quality, SchedulerName
 from riffusion_train.model import loading
 from riffusion_train.model.components import Components, fingerprint, freeze
@@ -245,7 +245,7 @@ class Sampler:
 
     def clip(self, request: Request, image: np.ndarray, audio: np.ndarray) -> Clip:
         """Return a clip of a picture and its sound, (channels, samples), which is brought to its loudness."""
-        gain = loudness_gain(*measure(audio, self.codec.rate_hz), self.target_lufs, TRUE_PEAK_DBTP)
+        gain = loudness_gain(*measure_loudness(audio, self.codec.rate_hz), self.target_lufs, TRUE_PEAK_DBTP)
         return Clip(image, audio * np.float32(gain), self.codec.config, self.settings(request))
 
     def faithful_clip(self, request: Request, image: np.ndarray, audio: np.ndarray) -> Clip:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from riffusion_train.audio.codec.analysis import MelAnalysis, mel_filter_bank
-from riffusion_train.audio.codec.levels import as_tensor, draw, read_planes
+from riffusion_train.audio.codec.levels import as_tensor, draw_images, read_planes
 from riffusion_train.config.sample import Inverter, Quality
 from riffusion_train.config.spectrogram import Channels, Scale, SpectrogramConfig
 from riffusion_train.runtime.errors import InputError, choice
@@ -191,8 +191,8 @@ class SpectrogramCodec:
         if self._vocoder is None:
             wavs = self.decoder.decode(planes, effort, method, seed)
         else:
-            heard = planes.darkness.flatten(1).any(1)[:, None]
-            wavs = torch.where(heard, self._vocoder.to(images.device)(planes.darkness[:, 0]), 0.0)[:, None]
+            heard = planes.intensity.flatten(1).any(1)[:, None]
+            wavs = torch.where(heard, self._vocoder.to(images.device)(planes.intensity[:, 0]), 0.0)[:, None]
         return wavs * self._gains(wavs, max_values)[:, None, None]
 
     @torch.no_grad()
@@ -229,14 +229,14 @@ class SpectrogramCodec:
             self._decoder = Decoder(self.config, self._filters)
         return self._decoder
 
-    def black(self, max_value: float | None) -> float | None:
+    def reference_magnitude(self, max_value: float | None) -> float | None:
         """Return the magnitude of black relative to that of samples in [-1, 1]; None where nobody knows it."""
         if self.config.scale is Scale.absolute:
             return self.config.reference_value / SAMPLE_SCALE
         return max_value / SAMPLE_SCALE if max_value else None
 
     @torch.no_grad()
-    def stitch(self, clips: Sequence[EncodedClip], overlap_px: int) -> EncodedClip:
+    def crossfade(self, clips: Sequence[EncodedClip], overlap_px: int) -> EncodedClip:
         """Join images that share `overlap_px` columns with their neighbours; the magnitudes cross over in between.
 
         Args:
@@ -247,22 +247,22 @@ class SpectrogramCodec:
         Raises:
             InputError: If there is no image, or one does not fit or is too narrow.
         """
-        levels = [self.black(clip.max_value) for clip in clips]
+        levels = [self.reference_magnitude(clip.max_value) for clip in clips]
         known = max((level for level in levels if level is not None), default=1 / SAMPLE_SCALE)
         planes = [read_planes(as_tensor(clip.image)[None], self.config) for clip in clips]
         mels = [
-            plane.darkness.pow(1 / self.config.power) * ((known if level is None else level) * SAMPLE_SCALE)
+            plane.intensity.pow(1 / self.config.power) * ((known if level is None else level) * SAMPLE_SCALE)
             for plane, level in zip(planes, levels, strict=True)
         ]
-        joined, cosine = stitch(mels, [plane.cosine for plane in planes], overlap_px)
-        images, maxima = draw(joined, cosine, self.config)
+        joined, cosine = crossfade_mels(mels, [plane.cosine for plane in planes], overlap_px)
+        images, maxima = draw_images(joined, cosine, self.config)
         is_known = self.config.scale is Scale.absolute or any(level is not None for level in levels)
         return EncodedClip(images[0].numpy(), float(maxima[0]) if is_known else 0.0)
 
     def _gains(self, wavs: Tensor, max_values: Sequence[float] | Tensor | None) -> Tensor:
         values = [None] * len(wavs) if max_values is None else [float(value) for value in max_values]
         peaks = wavs.abs().amax((1, 2)).clamp(min=1e-9)
-        gains = [self.black(value) for value in values]
+        gains = [self.reference_magnitude(value) for value in values]
         known = [float("nan") if gain is None else gain for gain in gains]
         return torch.tensor(known, device=wavs.device).nan_to_num(0.0) + torch.where(
             torch.tensor([gain is None for gain in gains], device=wavs.device), UNKNOWN_LEVEL_PEAK / peaks, 0.0
@@ -280,7 +280,7 @@ class SpectrogramCodec:
             mels, cosine = self._analysis.stereo(wavs)
         else:
             mels = self._analysis(wavs.flatten(0, 1)).unflatten(0, wavs.shape[:2])
-        return draw(mels, cosine, self.config)
+        return draw_images(mels, cosine, self.config)
 
     def _with_channels(self, wavs: Tensor) -> Tensor:
         if self.config.channels is Channels.mono and wavs.shape[1] == 1:
@@ -336,7 +336,9 @@ def _conditions(config: SpectrogramConfig) -> list[tuple[bool, str]]:
     ]
 
 
-def stitch(mels: Sequence[Tensor], cosines: Sequence[Tensor | None], overlap: int) -> tuple[Tensor, Tensor | None]:
+def crossfade_mels(
+    mels: Sequence[Tensor], cosines: Sequence[Tensor | None], overlap: int
+) -> tuple[Tensor, Tensor | None]:
     """Join spectrograms; in the columns that two share, one's magnitudes give way to the other's.
 
     Two versions of one moment agree in what they share, so the magnitudes are mixed in proportion (not their powers), by

@@ -8,13 +8,13 @@ from riffusion_train.audio.codec.analysis import onto_grid
 from riffusion_train.audio.codec.levels import Planes
 from riffusion_train.audio.inversion import kernels
 from riffusion_train.audio.inversion.chunks import ChunkedInverter
-from riffusion_train.audio.inversion.denoise import denoise
+from riffusion_train.audio.inversion.denoise import remove_noise
 from riffusion_train.audio.inversion.inverter import GriffinLimInverter, MelInverter, iterations_of
 from riffusion_train.audio.inversion.stft import CircularStft, DecodingStft, resample_loop
 from riffusion_train.config.sample import Inverter, Quality
 from riffusion_train.config.spectrogram import SpectrogramConfig
 
-_PIECE_COLUMNS = 1024
+_CHUNK_COLUMNS = 1024
 """Columns that are inverted at once; longer images are taken in pieces of this size, so that memory stays bounded."""
 
 _LOOP_CONTEXT = 32
@@ -36,26 +36,26 @@ class Decoder:
 
     def decode(self, planes: Planes, quality: Quality, inverter: Inverter, seed: int) -> Tensor:
         """Return the sounds at a magnitude of black of 1, (clips, channels, (frames - 1) * hop_length)."""
-        clips, channels, frames, _ = planes.darkness.shape
+        clips, channels, frames, _ = planes.intensity.shape
         samples = (frames - 1) * self._config.hop_length
-        wavs = planes.darkness.new_zeros(clips, channels, samples)
-        heard = torch.nonzero(planes.darkness.flatten(1).any(1))[:, 0]
+        wavs = planes.intensity.new_zeros(clips, channels, samples)
+        heard = torch.nonzero(planes.intensity.flatten(1).any(1))[:, 0]
         # One by one on a CPU: a clip then stays in the cache.
         groups = heard.split(1) if kernels.on_host(wavs) else heard.split(max(len(heard), 1))
         for rows in groups:
             if len(rows):
                 cosine = None if planes.cosine is None else planes.cosine[rows]
-                mels = self.magnitudes(denoise(planes.darkness[rows], self._config))
+                mels = self.magnitudes(remove_noise(planes.intensity[rows], self._config))
                 wavs[rows] = self._invert(mels, cosine, quality, inverter, seed)[..., :samples]
         return wavs
 
-    def magnitudes(self, darkness: Tensor) -> Tensor:
+    def magnitudes(self, intensity: Tensor) -> Tensor:
         """Return mel magnitudes relative to black."""
         power = self._config.power
         # Two squares are a tenth of the time of a general power.
-        return darkness.square().square() if power == 0.25 else darkness.pow(1 / power)
+        return intensity.square().square() if power == 0.25 else intensity.pow(1 / power)
 
-    def pieces(self, quality: Quality, inverter: Inverter, seed: int, device: torch.device | str) -> ChunkedInverter:
+    def chunks(self, quality: Quality, inverter: Inverter, seed: int, device: torch.device | str) -> ChunkedInverter:
         """Return what inverts a spectrogram in pieces, at `decode_rate_hz`.
 
         The sounds are to be taken times `gain`.
@@ -68,18 +68,18 @@ class Decoder:
     def decode_loop(self, planes: Planes, quality: Quality, seed: int) -> Tensor:
         """Return loops at a magnitude of black of 1, (clips, channels, frames * hop_length), without a seam."""
         config = self._config
-        frames = planes.darkness.shape[2]
+        frames = planes.intensity.shape[2]
         order = torch.arange(-_LOOP_CONTEXT, frames + _LOOP_CONTEXT) % frames  # so that the smoothing goes round too
-        smooth = denoise(planes.darkness[:, :, order], config)[:, :, _LOOP_CONTEXT : _LOOP_CONTEXT + frames]
-        loops = planes.darkness.new_zeros(*planes.darkness.shape[:2], frames * config.hop_length)
+        smooth = remove_noise(planes.intensity[:, :, order], config)[:, :, _LOOP_CONTEXT : _LOOP_CONTEXT + frames]
+        loops = planes.intensity.new_zeros(*planes.intensity.shape[:2], frames * config.hop_length)
         inverter = self._inverter("cpu", circular=True)
         chosen = inverter.finer if quality is Quality.best and inverter.finer is not None else inverter
         effort = iterations_of(Inverter.pghi, quality, config.win_length / config.hop_length)
-        for row, darkness in enumerate(smooth):
-            if not bool(darkness.any()):
+        for row, intensity in enumerate(smooth):
+            if not bool(intensity.any()):
                 continue
             cosine = None if planes.cosine is None else planes.cosine[row : row + 1].cpu()
-            signal = chosen.invert(self.magnitudes(darkness[None]).cpu(), effort, seed, cosine=cosine)[0] * self.gain
+            signal = chosen.invert(self.magnitudes(intensity[None]).cpu(), effort, seed, cosine=cosine)[0] * self.gain
             wav = signal.roll(-chosen.stft.margin, -1).numpy()
             hop_length = config.hop_length * config.decode_rate_hz // config.rate_hz
             loops[row] = torch.from_numpy(resample_loop(wav, config.decode_rate_hz, config.rate_hz, hop_length))
@@ -87,18 +87,18 @@ class Decoder:
 
     @property
     def gain(self) -> float:
-        """Factor of what `pieces` gives: at a lower rate the window has fewer samples, so a magnitude means a louder sound."""
+        """Factor of what `chunks` gives: at a lower rate the window has fewer samples, so a magnitude means a louder sound."""
         return self._config.decode_rate_hz / self._config.rate_hz
 
     def _invert(self, mels: Tensor, cosine: Tensor | None, quality: Quality, inverter: Inverter, seed: int) -> Tensor:
         if inverter is Inverter.griffin_lim:
             return GriffinLimInverter(self._config, self._filters).invert(mels, quality, seed)
-        pieces = self.pieces(quality, inverter, seed, mels.device)
+        chunks = self.chunks(quality, inverter, seed, mels.device)
         frames = mels.shape[2]
         # The last piece is made up to a full one and a half, so that it is never too short to stand alone.
-        starts = list(range(0, max(frames - _PIECE_COLUMNS // 2, 1), _PIECE_COLUMNS))
+        starts = list(range(0, max(frames - _CHUNK_COLUMNS // 2, 1), _CHUNK_COLUMNS))
         wavs = [
-            pieces.push(
+            chunks.push(
                 mels[:, :, start:end],
                 None if cosine is None else cosine[:, start:end],
                 last=end == frames,

@@ -20,6 +20,7 @@ from riffusion_train.audio.codec.analysis import HTK_CORNER_HZ
 from riffusion_train.audio.codec.codec import EncodedClip
 from riffusion_train.config.spectrogram import Channels, Rounding, Scale, SpectrogramConfig, from_data, to_data
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import open_atomically
 
 MAX_PIXELS = 1 << 27
 """The most pixels that an image may have, 44 minutes at 512 bands and 100 columns a second."""
@@ -65,14 +66,11 @@ def save_image(
         info.add_text(name, text)
     exif = PIL.Image.Exif()
     exif.update(exif_tags_of(config, encoded.max_value))
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        PIL.Image.fromarray(encoded.image).save(partial, "PNG", pnginfo=info, exif=exif)
-        partial.replace(path)
+        with open_atomically(path) as file:
+            PIL.Image.fromarray(encoded.image).save(file, "PNG", pnginfo=info, exif=exif)
     except (FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError) as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_image(path: Path, *, use_description: bool = True) -> LoadedImage:

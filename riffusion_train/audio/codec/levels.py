@@ -21,15 +21,15 @@ class Planes:
     """What images say.
 
     Attributes:
-        darkness: 0 for white to 1 for black, (clips, channels, frames, n_mels), the lowest band first.
+        intensity: 0 for white to 1 for black, (clips, channels, frames, n_mels), the lowest band first.
         cosine: Cosine of the phase between left and right, (clips, frames, n_mels); None where the images have none.
     """
 
-    darkness: Tensor
+    intensity: Tensor
     cosine: Tensor | None
 
 
-def draw(mels: Tensor, cosine: Tensor | None, config: SpectrogramConfig) -> tuple[Tensor, Tensor]:
+def draw_images(mels: Tensor, cosine: Tensor | None, config: SpectrogramConfig) -> tuple[Tensor, Tensor]:
     """Draw mel magnitudes as images.
 
     Args:
@@ -64,7 +64,7 @@ def draw(mels: Tensor, cosine: Tensor | None, config: SpectrogramConfig) -> tupl
 
 
 def read_planes(images: Tensor, config: SpectrogramConfig) -> Planes:
-    """Read images as `draw` makes them, or as a model does: of any width, with levels in between and unequal colours.
+    """Read images as `draw_images` makes them, or as a model does: of any width, with levels in between and unequal colours.
 
     The colours of a mono image are averaged; a grey image for a stereo codec is both channels, in phase.
 
@@ -108,8 +108,8 @@ def _planes(levels: Tensor, channels: Channels) -> Planes:
     if channels is Channels.mono:
         return Planes(1 - (levels if grey else levels.mean(3))[:, None], None)
     if grey:
-        darkness = 1 - levels[:, None].expand(-1, 2, -1, -1)
-        return Planes(darkness, torch.ones_like(levels) if channels is Channels.stereo_phase else None)
+        intensity = 1 - levels[:, None].expand(-1, 2, -1, -1)
+        return Planes(intensity, torch.ones_like(levels) if channels is Channels.stereo_phase else None)
     planes = levels.movedim(3, 1)
     if channels is Channels.stereo_phase:
         return Planes(1 - planes[:, :2], 2 * planes[:, 2] - 1)

@@ -37,7 +37,7 @@ def slice_starts(strip_px: int, width_px: int, overlap_px: int) -> list[int]:
     return [0, *range(step, max(strip_px - overlap_px, 0), step)]
 
 
-def place_text(index: int, starts: Sequence[int], strip_px: int, source: str) -> str:
+def slice_text(index: int, starts: Sequence[int], strip_px: int, source: str) -> str:
     """Return the PNG text of one slice."""
     place = {
         "index": index, "count": len(starts), "start_px": starts[index], "strip_px": strip_px, "source": source,
@@ -45,7 +45,7 @@ def place_text(index: int, starts: Sequence[int], strip_px: int, source: str) ->
     return json.dumps(place, ensure_ascii=False)
 
 
-def join(
+def join_slices(
     paths: Sequence[Path], images: Sequence["LoadedImage"], codec: "SpectrogramCodec", overlap_px: int | None
 ) -> "EncodedClip":
     """Join several images into one strip: slices by their places, others in the order given.
@@ -75,7 +75,7 @@ def join(
         images = [images[index] for index in order]
     clips = [EncodedClip(loaded.image, loaded.max_value or 0.0) for loaded in images]
     try:
-        joined = codec.stitch(clips, overlap_px or 0)
+        joined = codec.crossfade(clips, overlap_px or 0)
     except InputError as error:
         raise InputError(f"{paths[0].parent}: {error}") from None
     return EncodedClip(joined.image[:, :strip_px], joined.max_value)

@@ -46,8 +46,8 @@ class StreamingDecoder:
         config = codec.config
         self._codec = codec
         effort = Quality[choice("quality", quality, Quality.__members__)]
-        self._pieces = codec.decoder.pieces(effort, method, seed, "cpu")
-        self._gain = codec.black(max_value)
+        self._chunks = codec.decoder.chunks(effort, method, seed, "cpu")
+        self._gain = codec.reference_magnitude(max_value)
         self._waiting: list[tuple[Tensor, Tensor | None]] = []
         self._columns = 0
         self._returned = 0
@@ -61,7 +61,7 @@ class StreamingDecoder:
     @property
     def columns_needed(self) -> int:
         """Columns that must wait before anything is inverted; a player's buffer is at least these."""
-        return self._pieces.context + 1
+        return self._chunks.context + 1
 
     @torch.no_grad()
     def push(self, image: np.ndarray | PIL.Image.Image | Tensor) -> np.ndarray:
@@ -78,12 +78,12 @@ class StreamingDecoder:
         planes = read_planes(wide[None], self._codec.config)
         width = pixels.shape[1]
         cosine = None if planes.cosine is None else planes.cosine[:, :width]
-        self._waiting.append((self._codec.decoder.magnitudes(planes.darkness[:, :, :width]), cosine))
+        self._waiting.append((self._codec.decoder.magnitudes(planes.intensity[:, :, :width]), cosine))
         self._columns += width
         waiting = sum(mels.shape[2] for mels, _ in self._waiting)
         if waiting < self.columns_needed:
             return self._nothing()
-        return self._finish(self._pieces.push(*self._take()), last=False)
+        return self._finish(self._chunks.push(*self._take()), last=False)
 
     @torch.no_grad()
     def flush(self) -> np.ndarray:
@@ -91,7 +91,7 @@ class StreamingDecoder:
         if self._columns == 0:
             return self._nothing()
         total = (self._columns - 1) * self._codec.config.hop_length
-        found = self._finish(self._pieces.push(*self._take(), last=True), last=True)
+        found = self._finish(self._chunks.push(*self._take(), last=True), last=True)
         missing = total - (self._returned - found.shape[1])
         self._returned = total
         return np.pad(found[:, :missing], ((0, 0), (0, max(missing - found.shape[1], 0))))

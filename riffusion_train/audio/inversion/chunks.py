@@ -12,7 +12,7 @@ from riffusion_train.config.sample import Inverter
 
 @dataclasses.dataclass
 class _Tail:
-    """The end of what is inverted so far, from `PieceInverter.context` columns before the first unfinished one."""
+    """The end of what is inverted so far, from `ChunkedInverter.context` columns before the first unfinished one."""
 
     mels: Tensor
     cosine: Tensor | None

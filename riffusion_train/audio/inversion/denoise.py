@@ -34,21 +34,21 @@ _THRESHOLD = 1.8
 """Numbers below so many standard deviations of the noise are dropped; at the usual 2.7 more music goes than noise."""
 
 
-def noise_variance(darkness: Tensor, config: SpectrogramConfig) -> Tensor:
+def noise_variance(intensity: Tensor, config: SpectrogramConfig) -> Tensor:
     """Estimate the variance of white noise on each image beyond what clean music shows, (clips,).
 
     Columns must overlap fourfold for this: further apart, music itself is as rough as noise, and the answer is 0.
 
     Args:
-        darkness: (clips, channels, frames, n_mels).
+        intensity: (clips, channels, frames, n_mels).
         config: The codec's parameters.
     """
-    clips, _, frames, bands = darkness.shape
-    none = darkness.new_zeros(clips)
+    clips, _, frames, bands = intensity.shape
+    none = intensity.new_zeros(clips)
     if config.win_length < 4 * config.hop_length or min(frames, bands) < 2 * _BLOCK:
         return none
-    rough = darkness.diff(n=2, dim=2).diff(n=2, dim=3).square() / 36  # 36: the energy of (1, -2, 1) x (1, -2, 1)
-    inside = darkness[:, :, 1:-1, 1:-1]
+    rough = intensity.diff(n=2, dim=2).diff(n=2, dim=3).square() / 36  # 36: the energy of (1, -2, 1) x (1, -2, 1)
+    inside = intensity[:, :, 1:-1, 1:-1]
     # Noise on white or black is cut off at one side.
     whole = F.avg_pool2d(((inside > 0.06) & (inside < 0.99)).float(), _BLOCK) > 0.9
     blocks = F.avg_pool2d(rough, _BLOCK)
@@ -57,32 +57,32 @@ def noise_variance(darkness: Tensor, config: SpectrogramConfig) -> Tensor:
     return (variance - _OWN_ROUGHNESS**2).clamp(min=0)
 
 
-def denoise(darkness: Tensor, config: SpectrogramConfig) -> Tensor:
+def remove_noise(intensity: Tensor, config: SpectrogramConfig) -> Tensor:
     """Return images with the noise on them taken off, (clips, channels, frames, n_mels); clean ones as they are.
 
     Overlapping blocks are looked at by the discrete cosine transform, in which music is few large numbers and noise many small
     ones: the small ones are dropped (Yu and Sapiro 2011, DCT image denoising), and what is left tells how much of each number
     to keep in a second pass, as Wiener's filter does (Dabov et al. 2007, the two steps of BM3D).
     """
-    variance = noise_variance(darkness, config)
+    variance = noise_variance(intensity, config)
     if not bool(variance.any()):
-        return darkness
-    deviation = variance.sqrt().repeat_interleave(darkness.shape[1])[:, None, None, None]
-    frames, bands = darkness.shape[-2:]
+        return intensity
+    deviation = variance.sqrt().repeat_interleave(intensity.shape[1])[:, None, None, None]
+    frames, bands = intensity.shape[-2:]
     times, pitches = _PATCH
     # Every pixel lies in as many blocks as any other, and whole steps lead to the end.
     margins = (pitches, pitches + -bands % _STEP, times, times + -frames % _STEP)
-    planes = F.pad(darkness.flatten(0, 1)[:, None], margins, mode="reflect")
+    planes = F.pad(intensity.flatten(0, 1)[:, None], margins, mode="reflect")
     kernels = (_cosines(times)[:, None, :, None] * _cosines(pitches)[None, :, None, :]).reshape(-1, 1, times, pitches)
-    kernels = kernels.to(darkness)
+    kernels = kernels.to(intensity)
     found = F.conv2d(planes, kernels, stride=_STEP)
     large = found.abs() > _THRESHOLD * deviation
     large[:, 0] = True  # the mean of a block
     first = _assemble(found, large.to(found.dtype), kernels)
     sure = F.conv2d(first, kernels, stride=_STEP).square()
     smooth = _assemble(found, sure / (sure + deviation.square()), kernels)
-    inside = smooth[..., times : times + frames, pitches : pitches + bands].view_as(darkness).clamp(0, 1)
-    return torch.where(variance[:, None, None, None] > 0, inside, darkness)
+    inside = smooth[..., times : times + frames, pitches : pitches + bands].view_as(intensity).clamp(0, 1)
+    return torch.where(variance[:, None, None, None] > 0, inside, intensity)
 
 
 def _assemble(found: Tensor, share: Tensor, kernels: Tensor) -> Tensor:

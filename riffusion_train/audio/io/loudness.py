@@ -80,7 +80,7 @@ class LoudnessMeter:
             self._peak = max(self._peak, float(np.abs(finer).max()))
 
 
-def measure(wav: np.ndarray, rate_hz: int) -> tuple[float | None, float]:
+def measure_loudness(wav: np.ndarray, rate_hz: int) -> tuple[float | None, float]:
     """Return the integrated loudness and the true peak of a whole sound, (channels, samples); see `LoudnessMeter`."""
     meter = LoudnessMeter(rate_hz, wav.shape[0])
     meter.push(wav)

@@ -40,7 +40,7 @@ _KINDS = {
 _stderr_lock = threading.Lock()
 
 
-class Decoded(NamedTuple):
+class DecodedAudio(NamedTuple):
     """The samples of a file, and how far they can be trusted."""
 
     wav: npt.NDArray[np.float32]
@@ -63,7 +63,7 @@ class Decoded(NamedTuple):
         return self.wav.shape[1] / self.rate_hz
 
 
-def decode(path: Path) -> Decoded:
+def decode_audio(path: Path) -> DecodedAudio:
     """Decode an audio file of any kind.
 
     Raises:
@@ -84,7 +84,7 @@ def decode(path: Path) -> Decoded:
             return _decode_av(path)
 
 
-def doubts(decoded: Decoded) -> dict[str, str]:
+def decoding_problems(decoded: DecodedAudio) -> dict[str, str]:
     """Return what speaks against a decoded file, by a few words each: truncated, damaged, longer than declared."""
     found = {}
     declared_s, duration_s = decoded.declared_s, decoded.duration_s
@@ -109,7 +109,7 @@ def misnamed(name: str, container: str) -> str | None:
     return f"named {suffix or 'without a suffix'}, holds {container.split(',')[0]}"
 
 
-def _decode_soundfile(path: Path) -> Decoded:
+def _decode_soundfile(path: Path) -> DecodedAudio:
     import soundfile
 
     with soundfile.SoundFile(path) as file:
@@ -122,7 +122,7 @@ def _decode_soundfile(path: Path) -> Decoded:
     unmarked = container == "OGG" and ends_unmarked(path)
     declared_s = frames / rate_hz if frames else None
     counted = container != "MP3"
-    return Decoded(wav, rate_hz, container, declared_s, 0, unmarked, counted)
+    return DecodedAudio(wav, rate_hz, container, declared_s, 0, unmarked, counted)
 
 
 def _vorbis(path: Path, frames: int, channels: int) -> npt.NDArray[np.float32] | None:
@@ -163,7 +163,7 @@ def _planar(file: Any) -> npt.NDArray[np.float32]:
     return wav
 
 
-def _decode_av(path: Path) -> Decoded:
+def _decode_av(path: Path) -> DecodedAudio:
     """Decode packet by packet, so that a broken one costs itself and not the file."""
     import av
 
@@ -181,7 +181,7 @@ def _decode_av(path: Path) -> Decoded:
     rate_hz, channels = blocks[0][1], blocks[0][0].shape[0]
     # A stream that changes its form half way is kept up to there.
     kept = [block for block, rate in blocks if rate == rate_hz and block.shape[0] == channels]
-    return Decoded(np.concatenate(kept, 1), rate_hz, kind, declared_s, bad_packets, False)
+    return DecodedAudio(np.concatenate(kept, 1), rate_hz, kind, declared_s, bad_packets, False)
 
 
 def _decoded_blocks(container: Any) -> tuple[list[tuple[npt.NDArray[np.float32], int]], int]:
@@ -322,7 +322,7 @@ def load_audio(path: Path) -> LoadedAudio:
             that are not numbers.
     """
     decoded = _read(path)
-    warnings = [f"{kind}: {detail}" for kind, detail in doubts(decoded).items()]
+    warnings = [f"{kind}: {detail}" for kind, detail in decoding_problems(decoded).items()]
     if not np.any(decoded.wav):
         warnings.append("is silent from end to end")
     return LoadedAudio(decoded.wav, decoded.rate_hz, tuple(warnings))
@@ -338,10 +338,10 @@ def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     return np.pad(out, ((0, 0), (0, 1))) if out.shape[1] == 0 < wav.shape[1] else out
 
 
-def _read(path: Path) -> Decoded:
+def _read(path: Path) -> DecodedAudio:
     if path.is_dir():
         raise InputError(f"{path}: is a folder, not an audio file")
-    decoded = decode(path)
+    decoded = decode_audio(path)
     wav, rate_hz = decoded.wav, decoded.rate_hz
     if wav.shape[1] == 0:
         raise InputError(f"{path}: holds no audio samples; export it again")

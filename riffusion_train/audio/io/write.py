@@ -1,5 +1,6 @@
 """Audio files out: WAV, FLAC, Ogg Vorbis, Opus and MP3, in blocks, with tags."""
 
+import contextlib
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,6 +11,7 @@ import soxr
 
 from riffusion_train.audio.io.tags import TAGS, add_id3_tags, add_riff_tags
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import written_beside
 
 FORMATS = {
     ".wav": ("WAV", "PCM_16"),
@@ -63,19 +65,24 @@ class AudioWriter:
         if self._rate_hz != rate_hz:
             self._resampler = soxr.ResampleStream(rate_hz, self._rate_hz, channels, dtype="float32", quality="HQ")
         self._path, self._suffix, self._channels = path, suffix, channels
-        self._partial = path.with_name(f".{path.name}.partial")
+        self._stack = contextlib.ExitStack()
+        self._partial: Path | None = None
         self._file: soundfile.SoundFile | None = None
 
     def __enter__(self) -> Self:
         kind, subtype = FORMATS[self._suffix]
-        try:
-            self._file = soundfile.SoundFile(self._partial, "w", self._rate_hz, self._channels, subtype, format=kind)
-        except soundfile.SoundFileError as error:
-            self._partial.unlink(missing_ok=True)
-            raise self._unwritable(error) from None
-        if self._suffix not in _TAG_WRITERS:
-            for name, text in self._tags.items():
-                setattr(self._file, name, text)
+        with contextlib.ExitStack() as stack:
+            self._partial = stack.enter_context(written_beside(self._path))
+            try:
+                self._file = soundfile.SoundFile(
+                    self._partial, "w", self._rate_hz, self._channels, subtype, format=kind
+                )
+            except soundfile.SoundFileError as error:
+                raise self._unwritable(error) from None
+            if self._suffix not in _TAG_WRITERS:
+                for name, text in self._tags.items():
+                    setattr(self._file, name, text)
+            self._stack = stack.pop_all()
         return self
 
     def write(self, wav: np.ndarray) -> None:
@@ -88,19 +95,21 @@ class AudioWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._file is not None
-        try:
-            if kind is None and self._resampler is not None:
-                self._put(self._resampler.resample_chunk(np.zeros((0, self._channels), np.float32), last=True))
-            self._file.close()
-            if kind is None:
-                if self._tags and self._suffix in _TAG_WRITERS:
-                    _TAG_WRITERS[self._suffix](self._partial, self._tags)
-                self._partial.replace(self._path)
-        except soundfile.SoundFileError as fault:
-            raise self._unwritable(fault) from None
-        finally:
-            self._partial.unlink(missing_ok=True)
+        assert self._file is not None and self._partial is not None
+        if kind is not None:
+            with contextlib.suppress(soundfile.SoundFileError):  # what ended the block is the error to report
+                self._file.close()
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:
+            try:
+                if self._resampler is not None:
+                    self._put(self._resampler.resample_chunk(np.zeros((0, self._channels), np.float32), last=True))
+                self._file.close()
+            except soundfile.SoundFileError as fault:
+                raise self._unwritable(fault) from None
+            if self._tags and self._suffix in _TAG_WRITERS:
+                _TAG_WRITERS[self._suffix](self._partial, self._tags)
 
     def _put(self, frames: np.ndarray) -> None:
         assert self._file is not None

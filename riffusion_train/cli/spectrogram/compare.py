@@ -42,11 +42,11 @@ def run(files: Sequence[Path], options: Mapping[str, str]) -> None:
         raise InputError(f"{first}, {second}: {error}") from None
     print(_table(first, second, distance, match_level))
     if pictures:
-        from riffusion_train.audio.plots import draw_comparison, write_picture
+        from riffusion_train.audio.plots import draw_comparison, write_image
 
         gain = 10 ** (distance.gain_db / 20)
         picture = draw_comparison(a, a_rate_hz, b * gain, b_rate_hz, (first.name, second.name))
-        write_picture(pictures[0], picture)
+        write_image(pictures[0], picture)
         print(f"wrote {pictures[0]}")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from riffusion_train.audio.codec.slices import join
+from riffusion_train.audio.codec.slices import join_slices
 from riffusion_train.cli.spectrogram.words import (
     DEFAULT_PRESET,
     IMAGE_SUFFIXES,
@@ -79,7 +79,7 @@ def decode_images(sources: Sequence[Path], options: Mapping[str, str]) -> Decode
         story = "{width}x{height} px"
     else:
         overlap_px = whole_number(options, "overlap", 0) if "overlap" in options else None
-        strip = join(paths, images, codec, overlap_px)
+        strip = join_slices(paths, images, codec, overlap_px)
         pixels, max_value = strip.image, strip.max_value
         story = f"{len(images)} images, {{width}}x{{height}} px"
     wav = codec.decode(pixels, max_value, quality=quality, inverter=inverter)

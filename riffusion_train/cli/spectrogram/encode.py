@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from riffusion_train.audio.codec.slices import OVERLAP_PX, SLICE_KEY, place_text, slice_starts
+from riffusion_train.audio.codec.slices import OVERLAP_PX, SLICE_KEY, slice_starts, slice_text
 from riffusion_train.cli.spectrogram.words import (
     DEFAULT_PRESET,
     channels_of,
@@ -87,7 +87,7 @@ def _write_slices(
         encoded = codec.encode(wav[:, start_px * config.hop_length :][:, : config.clip_samples])
         images.append(encoded.image)
         path = folder / f"{audio.stem}-{index:0{digits}d}.png"
-        save_image(path, encoded, config, {SLICE_KEY: place_text(index, starts, strip_px, audio.name)})
+        save_image(path, encoded, config, {SLICE_KEY: slice_text(index, starts, strip_px, audio.name)})
     warn(audio, clipping_warnings(images, config))
     plural = "s" if len(starts) > 1 else ""
     return f"{folder}: {len(starts)} slice{plural} of {config.width_px}x{config.n_mels} px, {overlap_px} px shared,"

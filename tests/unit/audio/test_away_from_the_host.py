@@ -6,7 +6,7 @@ import torch
 from support.sounds import noise, tone
 
 from riffusion_train.audio.codec.codec import make_codec
-from riffusion_train.audio.codec.levels import draw
+from riffusion_train.audio.codec.levels import draw_images
 from riffusion_train.audio.compare import compare_sounds
 from riffusion_train.audio.inversion import kernels
 from riffusion_train.config.spectrogram import load_preset
@@ -42,9 +42,9 @@ def test_pictures_are_drawn_alike(preset: str, loudest: float, monkeypatch: pyte
     config = load_preset(preset)
     mels = loudest * torch.rand(3, 1, 50, config.n_mels, generator=torch.Generator().manual_seed(0)) ** 8
     mels[1] = 0
-    loops, maxima = draw(mels, None, config)
+    loops, maxima = draw_images(mels, None, config)
     monkeypatch.setattr(kernels, "on_host", lambda tensor: False)
-    images, others = draw(mels, None, config)
+    images, others = draw_images(mels, None, config)
     # torch's square root errs in the last bit on some processors: about one pixel in a million changes its level.
     differences = (loops.int() - images.int()).abs()
     assert int(differences.max()) <= 1 and int(differences.sum()) <= 3

@@ -108,6 +108,6 @@ def test_noise_on_an_image_is_measured_and_clean_music_has_none(sigma: int):
     sound = sum(tone(220.0 * k, 1.5, 44100, 0.2 / k) for k in range(1, 30)) + noise(1.5, 44100, amplitude=0.01)
     image = codec.encode_long(sound).image
     noisy = image + sigma * np.random.default_rng(0).standard_normal(image.shape)
-    darkness = torch.from_numpy(1 - noisy.clip(0, 255) / 255).float().flip(0).T[None, None]
-    levels = float(noise_variance(darkness, codec.config).sqrt()) * 255
+    intensity = torch.from_numpy(1 - noisy.clip(0, 255) / 255).float().flip(0).T[None, None]
+    levels = float(noise_variance(intensity, codec.config).sqrt()) * 255
     assert levels == pytest.approx(sigma, abs=0.15 * sigma + 1.2)

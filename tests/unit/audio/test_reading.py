@@ -4,18 +4,25 @@ import soundfile
 from support import broken_files as broken
 from support.corpus_files import RATE_HZ, chord
 
-from riffusion_train.audio.io.read import Decoded, declared_frames, decode, doubts, misnamed, read_audio
+from riffusion_train.audio.io.read import (
+    DecodedAudio,
+    declared_frames,
+    decode_audio,
+    decoding_problems,
+    misnamed,
+    read_audio,
+)
 from riffusion_train.runtime.errors import InputError
 
 
 @pytest.mark.parametrize("name", [*broken.SOUNDFILE_FORMATS, *broken.AV_FORMATS])
 def test_every_format_is_decoded_whole_and_raises_no_doubt(tmp_path, name):
     path = broken.write_format(tmp_path, name)
-    decoded = decode(path)
+    decoded = decode_audio(path)
     assert decoded.duration_s == pytest.approx(broken.DURATION_S, abs=0.06)  # AAC, MP2 and WMA have paddings
     assert decoded.wav.shape[0] == 2 and decoded.wav.dtype == np.float32
     assert 0.1 < np.abs(decoded.wav).max() < 0.6
-    assert doubts(decoded) == {} and misnamed(name, decoded.container) is None
+    assert decoding_problems(decoded) == {} and misnamed(name, decoded.container) is None
     wav, rate_hz = read_audio(path)
     np.testing.assert_array_equal(decoded.wav, wav)
     assert decoded.rate_hz == rate_hz
@@ -24,9 +31,9 @@ def test_every_format_is_decoded_whole_and_raises_no_doubt(tmp_path, name):
 @pytest.mark.parametrize("name", ["mp3.mp3", "flac.flac", "wav.wav", "aiff.aiff", "vorbis.ogg", "opus.opus", "aac.mka"])
 def test_half_a_file_gives_what_is_there_and_is_known_as_truncated(tmp_path, name):
     path = broken.write_half(tmp_path, name)
-    decoded = decode(path)
+    decoded = decode_audio(path)
     assert 1 < decoded.duration_s < 3
-    assert set(doubts(decoded)) - {"damaged"} == {"truncated"}
+    assert set(decoding_problems(decoded)) - {"damaged"} == {"truncated"}
 
 
 @pytest.mark.parametrize("channels", [1, 2, 6])
@@ -34,7 +41,7 @@ def test_vorbis_is_decoded_as_libvorbis_decodes_it(tmp_path, channels):
     path = tmp_path / "a.ogg"
     noise = 0.1 * np.random.default_rng(0).standard_normal((3 * 44100 + 77, channels))
     soundfile.write(path, noise, 44100, format="OGG", subtype="VORBIS")
-    np.testing.assert_allclose(decode(path).wav, soundfile.read(path, always_2d=True)[0].T, atol=1e-6)
+    np.testing.assert_allclose(decode_audio(path).wav, soundfile.read(path, always_2d=True)[0].T, atol=1e-6)
 
 
 @pytest.mark.parametrize("place", [0.3, 0.6, 0.99])
@@ -48,7 +55,7 @@ def test_damaged_vorbis_gives_what_libvorbis_makes_of_it(tmp_path, place):
     path.write_bytes(content)
     expected, _ = soundfile.read(path, dtype="float32", always_2d=True)
     assert len(expected) < 3 * 44100
-    np.testing.assert_allclose(decode(path).wav, expected.T, atol=1e-6)
+    np.testing.assert_allclose(decode_audio(path).wav, expected.T, atol=1e-6)
 
 
 BROKEN = {
@@ -64,14 +71,14 @@ BROKEN = {
 def test_odd_files_are_decoded_and_doubted_for_what_they_are(tmp_path, row):
     write, expected = BROKEN[row]
     path = write(tmp_path)
-    decoded = decode(path)
+    decoded = decode_audio(path)
     wrong_name = misnamed(path.name, decoded.container)
-    assert {*doubts(decoded), *([wrong_name] if wrong_name else [])} == set(expected)
+    assert {*decoding_problems(decoded), *([wrong_name] if wrong_name else [])} == set(expected)
 
 
 def test_a_file_that_goes_on_after_its_declared_end_is_told():
-    decoded = Decoded(np.zeros((1, 44100), np.float32), 44100, "MP3", 0.5, 0, False)
-    assert set(doubts(decoded)) == {"longer than declared"}
+    decoded = DecodedAudio(np.zeros((1, 44100), np.float32), 44100, "MP3", 0.5, 0, False)
+    assert set(decoding_problems(decoded)) == {"longer than declared"}
 
 
 USELESS = {
@@ -88,13 +95,13 @@ USELESS = {
 def test_what_is_no_audio_is_refused_in_one_line(tmp_path, row):
     path = USELESS[row](tmp_path)
     with pytest.raises(InputError) as caught:
-        decode(path)
+        decode_audio(path)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
 def test_a_head_without_audio_gives_no_samples_and_nan_stays_visible(tmp_path):
-    assert decode(broken.write_header_only_wav(tmp_path)).wav.shape == (2, 0)
-    assert np.isnan(decode(broken.write_nan_wav(tmp_path)).wav).any()
+    assert decode_audio(broken.write_header_only_wav(tmp_path)).wav.shape == (2, 0)
+    assert np.isnan(decode_audio(broken.write_nan_wav(tmp_path)).wav).any()
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_24", "FLOAT", "IMA_ADPCM"])

@@ -100,7 +100,7 @@ def test_a_long_image_is_decoded_in_pieces_like_a_short_one(monkeypatch: pytest.
     codec = codec_of("small")
     encoded = codec.encode_long(noise(4.0, codec.rate_hz) + tone(500.0, 4.0, codec.rate_hz))
     whole = codec.decode(encoded.image, encoded.max_value)
-    monkeypatch.setattr("riffusion_train.audio.codec.decoder._PIECE_COLUMNS", 24)
+    monkeypatch.setattr("riffusion_train.audio.codec.decoder._CHUNK_COLUMNS", 24)
     pieces = codec.decode(encoded.image, encoded.max_value)
     assert pieces.shape == whole.shape
     assert not np.array_equal(pieces, whole)
@@ -115,22 +115,22 @@ def test_neighbours_are_stitched_by_overlap():
     hop, overlap = 882, 10
     width = 60
     clips = [codec.encode_long(wav[:, start * hop : (start + width) * hop]) for start in (0, width - overlap + 1)]
-    joined = codec.stitch(clips, overlap)
+    joined = codec.crossfade(clips, overlap)
     assert joined.image.shape[1] == sum(clip.image.shape[1] for clip in clips) - overlap
     difference = np.abs(joined.image.astype(int) - codec.encode_long(wav[:, : (joined.image.shape[1] - 1) * hop]).image)
     assert difference[:, 5:-5].mean() < 6
     assert joined.max_value <= whole.max_value
     with pytest.raises(InputError, match="overlap_px=40 must be 0 to 30"):
-        codec.stitch(clips, 40)
+        codec.crossfade(clips, 40)
     with pytest.raises(InputError, match="at least one"):
-        codec.stitch([], 4)
+        codec.crossfade([], 4)
 
 
 def test_stitching_keeps_an_unknown_level_unknown_and_the_phase_between_channels():
     codec = codec_of("small")
     unknown = dataclasses.replace(codec.encode_long(noise(1.0, codec.rate_hz)), max_value=0.0)
-    assert codec.stitch([unknown, unknown], 4).max_value == 0.0
+    assert codec.crossfade([unknown, unknown], 4).max_value == 0.0
     stereo = codec_of("hifi_stereo")
     clip = stereo.encode_long(music(44100)[:, :30000])
-    joined = stereo.stitch([clip, clip], 0)
+    joined = stereo.crossfade([clip, clip], 0)
     np.testing.assert_allclose(joined.image.astype(int), np.concatenate([clip.image, clip.image], 1), atol=1)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_prep.output.stats import histogram
-from riffusion_train.audio.plots import histogram_picture
+from riffusion_train.audio.plots import histogram_image
 
 
 def test_a_histogram_spans_what_there_is_and_counts_what_lies_beyond_at_the_ends():
@@ -25,7 +25,7 @@ def test_a_histogram_loses_no_value(values):
 
 @pytest.mark.parametrize("counts", [[3], [1, 0, 2, 12], [5] * 20])
 def test_the_bars_of_a_histogram_stand_in_the_ratio_of_the_counts(counts):
-    with Image.open(io.BytesIO(histogram_picture("Loudness", "LUFS", -20, 2, counts))) as image:
+    with Image.open(io.BytesIO(histogram_image("Loudness", "LUFS", -20, 2, counts))) as image:
         purple = (np.asarray(image.convert("RGB")) == (92, 84, 160)).all(axis=2)
     heights = purple.sum(axis=0)
     starts = np.flatnonzero(np.diff(np.r_[0, heights > 0].astype(int)) == 1)
