@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.worlds import NANO_SPECTROGRAM
+from support.nano import NANO_SPECTROGRAM
 
 from data_prep.output.track_store import TrackResult
 from data_prep.tracks.loudness import measure_lufs
