@@ -1,4 +1,4 @@
-"""`python -m support.real_size FOLDER`: convert SD 1.5 at full size to a single file and back; print figures as JSON."""
+"""Convert SD 1.5 at full size to a single file and back: `python real_size.py FOLDER` prints figures as JSON."""
 
 import dataclasses
 import filecmp
