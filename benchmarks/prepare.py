@@ -31,10 +31,10 @@ from benchmarks.prepare_peers import (
 from benchmarks.report import Goal, Row
 from benchmarks.timing import alternate, timed
 from data_prep.engine.process_pool import run_in_processes
-from data_prep.output.track_store import Slice, TrackResult, write_kept
 from data_prep.tracks.loudness import gain_db, measure_lufs
 from data_prep.tracks.measuring import clipped_share, pcm_hash
-from data_prep.tracks.track_worker import CutParameters, TrackWorker, WorkerSetup, make_track_worker, mixed_for
+from data_prep.tracks.track_store import Slice, TrackResult, TrackStore
+from data_prep.tracks.track_worker import CutParameters, TrackWorker, WorkerSetup, make_track_worker, mix_channels
 from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
 from riffusion_train.audio.codec.image_file import png_bytes
 from riffusion_train.audio.io.read import decode_audio, resample
@@ -112,7 +112,7 @@ def _against_peers(tracks: Sequence[Path], repeats: int, scratch: Path) -> list[
 
 def _ours(spectrogram: SpectrogramConfig, scratch: Path) -> Callable[[Path], Any]:
     return functools.partial(
-        _prepare_again, TrackWorker(cut_parameters(spectrogram), scratch, spectrogram.name), scratch
+        _prepare_again, TrackWorker(cut_parameters(spectrogram), TrackStore(scratch, spectrogram.name)), scratch
     )
 
 
@@ -137,10 +137,10 @@ def _speeds(methods: dict[str, Callable[[Path], Any]], tracks: Sequence[Path], r
 
 
 def _prepare_again(worker: TrackWorker, scratch: Path, path: Path) -> None:
-    for kept in scratch.glob("*.arrow"):
-        kept.unlink()
-    facts = worker(str(path))
-    assert facts.slices, facts
+    for stored in scratch.glob("*.arrow"):
+        stored.unlink()
+    result = worker(str(path))
+    assert result.slices, result
 
 
 def _stages(tracks: Sequence[Path], repeats: int, preset: str, scratch: Path) -> list[Row]:
@@ -165,7 +165,7 @@ def _stage_seconds(path: Path, codec: SpectrogramCodec, scratch: Path) -> dict[s
 
     decoded = measured("decode", lambda: decode_audio(path))
     measured("hashes, clipping", lambda: (pcm_hash(decoded.wav, decoded.rate_hz), clipped_share(decoded.wav)))
-    wav = measured("mix down", lambda: mixed_for(codec.config.channels, decoded.wav))
+    wav = measured("mix down", lambda: mix_channels(codec.config.channels, decoded.wav))
     wav = measured("resample", functools.partial(resample, wav, decoded.rate_hz, codec.rate_hz))
     lufs = measured("loudness", lambda: measure_lufs(wav, codec.rate_hz))
     wav = measured("gain", lambda: wav * np.float32(10 ** (gain_db(wav, lufs, -14.0, -1.0) / 20)))
@@ -175,7 +175,7 @@ def _stage_seconds(path: Path, codec: SpectrogramCodec, scratch: Path) -> dict[s
         encoded = measured("STFT, mel, image", functools.partial(codec.encode, window))
         png = measured("PNG", functools.partial(png_bytes, encoded.image))
         slices.append(Slice(png, 0.0, 5.11, encoded.max_value))
-    measured("store", lambda: write_kept(scratch / "stages.arrow", TrackResult(""), slices))
+    measured("store", lambda: TrackStore(scratch, "stages").write(TrackResult(""), slices))
     return seconds
 
 
@@ -194,7 +194,7 @@ def _on_two_cores(tracks: Sequence[Path], quick: bool, scratch: Path) -> list[Ro
         for num_workers in (1, 2):
             folder = scratch / f"workers-{number}-{num_workers}"
             folder.mkdir()
-            setup = WorkerSetup(cut_parameters(load_preset("hifi")), str(folder), "key")
+            setup = WorkerSetup(cut_parameters(load_preset("hifi")), TrackStore(folder, "key"))
             clocks["ours", num_workers] = _seconds_per_task(
                 make_worker_without_store, setup, tasks, num_workers, scratch
             )
@@ -222,10 +222,10 @@ def make_worker_without_store(setup: WorkerSetup) -> Callable[[str], Any]:
     worker = make_track_worker(setup)
 
     def work(locator: str) -> Any:
-        facts = worker(locator)
-        for kept in Path(setup.kept_dir).glob("*.arrow"):
-            kept.unlink(missing_ok=True)
-        return facts
+        result = worker(locator)
+        for stored in setup.store.folder.glob("*.arrow"):
+            stored.unlink(missing_ok=True)
+        return result
 
     return work
 

@@ -31,6 +31,6 @@ def _merge(words: Sequence[str]) -> None:
     if not any(word.startswith("out=") for word in words):
         raise InputError("name the dataset folder: riffusion prepare merge [PART …] out=DIR")
     config = compose("merge", MergeConfig, [word for word in words if word not in folders])
-    from data_prep.output.merge import run_merge
+    from data_prep.engine.array_jobs import run_merge
 
     run_merge(config, folders)

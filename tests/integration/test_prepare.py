@@ -193,7 +193,7 @@ def test_sigterm_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, messages = process.communicate(timeout=30)
     assert process.returncode == 3
-    assert messages.strip().splitlines()[-1].endswith("of 60 tracks are kept; the same command goes on")
+    assert messages.strip().splitlines()[-1].endswith("of 60 tracks are finished; the same command continues")
 
 
 def test_ctrl_c_in_this_process_raises_stopped(tmp_path, monkeypatch):
@@ -201,7 +201,7 @@ def test_ctrl_c_in_this_process_raises_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "riffusion_train.runtime.progress.ProgressReport.update", lambda *arguments: os.kill(os.getpid(), signal.SIGINT)
     )
-    with pytest.raises(StoppedError, match="1 of 6 tracks are kept"):
+    with pytest.raises(StoppedError, match="1 of 6 tracks are finished"):
         prepared(audio, tmp_path / "out")
     monkeypatch.undo()
     assert prepared(audio, tmp_path / "out").stats["totals"]["tracks"] == 6
@@ -232,8 +232,8 @@ def test_files_that_come_later_extend_the_dataset_and_the_others_are_not_decoded
     out = prepared(audio, tmp_path / "out").path
     write_tones(audio, 6)
     decoded = []
-    decode = track_worker.decode
-    monkeypatch.setattr(track_worker, "decode", lambda path: decoded.append(path.name) or decode(path))
+    decode = track_worker.decode_audio
+    monkeypatch.setattr(track_worker, "decode_audio", lambda path: decoded.append(path.name) or decode(path))
     extended = prepared(audio, out)
     assert decoded == ["tone-004.wav", "tone-005.wav"]
     assert "is extended: the slices of 4 tracks are taken as they are" in capsys.readouterr().out
@@ -300,7 +300,7 @@ def test_wrong_input_is_one_line_and_exit_code_two(tmp_path, capsys):
     ("word", "message"),
     [
         ("stride_s=0", "stride_s=0.0"),
-        ("min_clip_s=6", "min_clip_s=6.0: it lies between 0 and the clip's 5.08 s"),
+        ("min_clip_s=6", "min_clip_s=6.0: give a number of seconds above 0, up to the clip's 5.08 s"),
         ("validation_ratio=1", "validation_ratio=1.0"),
         ("peak_ceiling_dbfs=3", "clips"),
         ("target_lufs=14", "target_lufs=14.0"),
@@ -350,18 +350,18 @@ def _folder_with(corpus, tmp_path, stem):
 
 def _watch_kept(kept, run):
     """Run, and return the stamps of the kept files as they were just before the working folder was removed."""
-    from data_prep.output.folder import Output
+    from data_prep.output.folder import OutputFolder
 
     seen = {}
-    clear = Output.clear
+    clear = OutputFolder.clear
 
     def look_and_clear(output):
         seen.update({path: path.stat().st_mtime_ns for path in kept})
         clear(output)
 
-    Output.clear = look_and_clear
+    OutputFolder.clear = look_and_clear
     try:
         run()
     finally:
-        Output.clear = clear
+        OutputFolder.clear = clear
     return seen

@@ -76,8 +76,8 @@ def test_an_extended_dataset_cuts_no_copy_and_nothing_that_balance_left_out_agai
     write_track(folder / "rare-2.wav", music(10, 13.2))  # so the usual ones may have more slices than before
     (folder / "rare-2.json").write_text(rare.with_suffix(".json").read_text())
     decoded = []
-    decode = track_worker.decode
-    monkeypatch.setattr(track_worker, "decode", lambda path: decoded.append(path.name) or decode(path))
+    decode = track_worker.decode_audio
+    monkeypatch.setattr(track_worker, "decode_audio", lambda path: decoded.append(path.name) or decode(path))
     extended = manifest_of(folder, tmp_path / "out", *words)
     assert decoded == ["rare-2.wav"]
     assert extended == manifest_of(folder, tmp_path / "fresh", *words)

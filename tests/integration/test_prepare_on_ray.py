@@ -78,7 +78,7 @@ def test_a_run_killed_then_stopped_then_robbed_of_a_node_ends_in_the_local_engin
                 "riffusion_train.runtime.progress.ProgressReport.update",
                 lambda report, done, figures: os.kill(os.getpid(), signal.SIGINT) if done > len(kept) else None,
             )
-            with pytest.raises(StoppedError, match=rf"of {COUNT + 2} tracks are kept; the same command goes on"):
+            with pytest.raises(StoppedError, match=rf"of {COUNT + 2} tracks are finished; the same command continues"):
                 prepare(config_for(audio, out, *words))
         before = len(kept_of(out))
         assert before < COUNT
@@ -117,8 +117,8 @@ def test_without_a_cluster_or_without_ray_it_is_one_line_and_nothing_is_made(aud
     out = tmp_path / "out"
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for words, message in (
-        (["num_workers=0"], "num_workers=0 works in this process"),
-        (["engine=local", "ray_address=here:6379"], "ray_address=here:6379 has no meaning without engine=ray"),
+        (["num_workers=0"], "num_workers=0 uses this process"),
+        (["engine=local", "ray_address=here:6379"], "ray_address=here:6379 has no effect without engine=ray"),
     ):
         with pytest.raises(InputError, match=message):
             prepare(config_for(audio, out, "engine=ray", *words))

@@ -94,7 +94,7 @@ def test_parts_share_the_work_and_one_that_is_done_does_nothing(audio, parts, ca
     shares = [json.loads((folder / "part.json").read_text())["tracks"] for folder in sorted(parts.iterdir())]
     sources = [track["source"] for share in shares for track in share]
     assert len(sources) == len(set(sources)) == 15 and all(shares)
-    monkeypatch.setattr(track_worker, "decode", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(track_worker, "decode_audio", lambda path: pytest.fail("decoded again"))
     run_parts(audio, parts.with_name("dataset"), 3, numbers=[2])
     assert "2-of-3 is complete" in capsys.readouterr().out
 
@@ -111,7 +111,7 @@ def test_a_merge_that_was_killed_goes_on_and_one_that_is_done_does_nothing(parts
     words = ["prepare", "merge", str(parts), f"out={out}"]
     with monkeypatch.context() as patched:
         patched.setattr(
-            "data_prep.output.folder.Output.finish", lambda output: (_ for _ in ()).throw(KeyboardInterrupt)
+            "data_prep.output.folder.OutputFolder.finish", lambda output: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         assert main(words) == 3
     assert main(words) == 0
@@ -142,7 +142,7 @@ def test_an_unfinished_part_says_which_command_goes_on(own_parts, tmp_path, caps
 def test_a_part_of_other_settings_is_named_with_the_key(audio, own_parts, tmp_path, capsys):
     run_parts(audio, tmp_path / "dataset", 3, "target_lufs=-20", "overwrite=true", numbers=[2])
     told = refusal(capsys, f"out={tmp_path / 'dataset'}")
-    assert "target_lufs=-14.0 (now -20.0); make" in told and "2-of-3 anew with the same settings" in told
+    assert "target_lufs=-14.0 (now -20.0); make" in told and "2-of-3 again with the same settings" in told
 
 
 def test_a_part_over_other_settings_is_refused(audio, own_parts, tmp_path, capsys):

@@ -56,7 +56,7 @@ def test_a_pattern_and_a_list_choose_files_and_keep_their_sidecars(audio, tmp_pa
     folder = prepared(audio / "chosen.m3u", tmp_path / "list")
     assert set(captions_of(folder)) == {"sub/tone-002.wav", "tone-000.wav"}
     assert folder.stats["rejected"] == {"file not found": 1}
-    with pytest.raises(InputError, match="no audio file is of that pattern"):
+    with pytest.raises(InputError, match="no audio file matches this pattern"):
         prepared(audio / "*.ogg", tmp_path / "none")
 
 

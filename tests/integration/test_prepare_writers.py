@@ -105,7 +105,7 @@ def test_the_card_tells_licence_fingerprint_captions_and_histograms(tmp_path, mo
     folder = prepared(audio, tmp_path / "out")
     assert DatasetCard.load(folder.path / "README.md").data.license == "unknown"
     assert folder.stats["histograms"]["tempo_bpm"] == {"start": 90.0, "step": 10.0, "counts": [2, 0, 0, 0, 0, 1]}
-    monkeypatch.setattr(track_worker, "decode", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(track_worker, "decode_audio", lambda path: pytest.fail("decoded again"))
     folder = prepared(audio, tmp_path / "out", "license=cc-by-4.0")  # which changes the card alone
     card = (folder.path / "README.md").read_text()
     assert DatasetCard(card).data.license == "cc-by-4.0" and "| licence of the audio | cc-by-4.0 |" in card
@@ -172,8 +172,8 @@ def test_new_files_extend_each_layout_and_nothing_is_decoded_twice(writer, tmp_p
     out = prepared(audio, tmp_path / "out", f"writer={writer}").path
     write_tones(audio, 4)
     decoded = []
-    decode = track_worker.decode
-    monkeypatch.setattr(track_worker, "decode", lambda path: decoded.append(path.name) or decode(path))
+    decode = track_worker.decode_audio
+    monkeypatch.setattr(track_worker, "decode_audio", lambda path: decoded.append(path.name) or decode(path))
     prepared(audio, out, f"writer={writer}")
     assert decoded == ["tone-003.wav"]
     prepared(audio, tmp_path / "fresh", f"writer={writer}")

@@ -4,8 +4,6 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.inputs.sources import _with_track_ids
-from data_prep.inputs.tracks import Track
 from data_prep.writers.shards import slice_name
 
 CASES, A_TIME = 10_000, 20
@@ -38,16 +36,3 @@ def test_every_name_is_good_on_every_file_system_and_no_two_slices_share_one(cas
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) and len(name) + len(".json") <= 100
         assert name.endswith(f"-{start_us:011d}")
         assert names.setdefault(name, (track_id, start_us)) == (track_id, start_us)
-
-
-FILES = [stem + suffix for stem in ("a", "b", "a.b", "A", "ä") for suffix in ("", ".wav", ".mp3", ".b", ".b.wav")]
-
-
-@settings(max_examples=CASES // A_TIME, deadline=None)
-@given(st.lists(st.integers(0, 2 ** len(FILES) - 1), min_size=A_TIME, max_size=A_TIME))
-def test_no_two_files_get_one_track_id(cases):
-    for chosen in cases:
-        sources = sorted({file for index, file in enumerate(FILES) if chosen >> index & 1})
-        tracks = _with_track_ids([Track(source, source, source) for source in sources])
-        assert [track.source for track in tracks] == sources
-        assert len({track.track_id for track in tracks}) == len(tracks)

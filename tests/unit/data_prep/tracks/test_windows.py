@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from support.corpus_files import tone
 
 from data_prep.tracks import windows
-from data_prep.tracks.windows import Window
+from data_prep.tracks.windows import Window, fixed_windows
 
 CASES, A_TIME = 10_000, 20
 TRACKS = st.lists(
@@ -53,8 +53,8 @@ def test_random_windows_follow_their_address():
 
 
 def test_slices_are_spread_over_the_whole_track():
-    windows = [Window(index, 1) for index in range(10)]
-    assert [window.start for window in windows.spread(windows, 4)] == [0, 2, 5, 7]
+    touching = [Window(index, 1) for index in range(10)]
+    assert [window.start for window in windows.spread(touching, 4)] == [0, 2, 5, 7]
 
 
 def test_stretches_lie_between_silences():
@@ -65,3 +65,26 @@ def test_stretches_lie_between_silences():
         (26000, 8000),
     ]
     assert windows.sounding_stretches(np.zeros((1, 100), np.float32), 8000, -60) == []
+
+
+def test_full_windows_touch_and_the_rest_is_kept_from_the_shortest_length_on():
+    assert fixed_windows(25, 10, 10, 5) == [(0, 10), (10, 10), (20, 5)]
+    assert fixed_windows(25, 10, 10, 6) == [(0, 10), (10, 10)]
+
+
+def test_a_short_file_gives_one_padded_window_or_none():
+    assert fixed_windows(7, 10, 10, 7) == [(0, 7)]
+    assert fixed_windows(7, 10, 10, 8) == []
+
+
+def test_overlapping_windows_that_reach_the_end_get_no_padded_one_after_them():
+    assert fixed_windows(20, 10, 5, 5) == [(0, 10), (5, 10), (10, 10)]
+
+
+@given(st.integers(0, 500), st.integers(1, 60), st.integers(1, 90), st.integers(1, 90))
+def test_windows_lie_in_the_track_on_the_stride_and_only_the_last_is_short(samples, clip, stride, shortest):
+    laid = fixed_windows(samples, clip, stride, shortest)
+    assert [window.start for window in laid] == [index * stride for index in range(len(laid))]
+    assert all(window.start + window.length <= samples for window in laid)
+    assert all(window.length == clip for window in laid[:-1])
+    assert all(window.length >= min(clip, shortest) for window in laid)

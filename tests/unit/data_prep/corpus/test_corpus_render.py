@@ -8,13 +8,13 @@ import pytest
 import soundfile
 from support.rendered_clips import render
 
+from data_prep.captions.tables import read_table
 from data_prep.corpus import corpus
 from data_prep.corpus import render as rendering
 from data_prep.corpus.corpus import write_corpus
 from data_prep.corpus.palette import CLIP_S
 from data_prep.corpus.render import PEAK, RATE_HZ, default_soundfont, load_soundfont
 from data_prep.corpus.score import Attributes
-from data_prep.inputs.tables import read_table
 from riffusion_train.runtime.errors import InputError
 
 LOOP = Attributes("piano", "medium", 100, "none", "middle", "chords", "C", "major")

@@ -1,5 +1,5 @@
 from data_prep.engine.run_tracks import RunStats
-from data_prep.output.track_store import TrackResult
+from data_prep.tracks.track_store import TrackResult
 
 
 def test_the_bar_tells_hours_speed_slices_and_rejects():
