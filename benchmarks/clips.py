@@ -1,7 +1,7 @@
-"""The benchmark's own set of clips, made at run time: stereo, 44.1 kHz, 5.11 s, free to use and to pass on.
+"""The set of clips that the benchmarks use, made at run time: stereo, 44.1 kHz, 5.11 s, free to use and to redistribute.
 
-Twelve are music: eight cuts of produced tracks (the package immich-memories-music, MIT licence), and four pieces composed
-here and rendered through the General MIDI SoundFont of the demo. Four are made by formula to be hard for a spectrogram codec.
+Twelve are music: eight excerpts of produced tracks (the package immich-memories-music, MIT licence), and four pieces that are
+composed here and rendered with the General MIDI SoundFont of the demo. Four are synthesized to be difficult for a codec.
 """
 
 import dataclasses
@@ -27,24 +27,24 @@ _TRACKS = (
     "nostalgic_acoustic_s522", "tender_electronic_1", "happy_acoustic_1", "tender_acoustic_1",
 )  # fmt: skip
 _RENDERED = (("piano", "none"), ("distorted guitar", "rock"), ("choir", "none"), ("string ensemble", "none"))
-_START_SHARE = 0.3  # past the introductions
+_START_SHARE = 0.3  # after the introductions
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A sound of the set: its name, and its samples (2, samples)."""
+    """A sound of the set: its name, and its audio (2, samples)."""
 
     name: str
     wav: np.ndarray
 
     @property
     def is_music(self) -> bool:
-        """Whether it is music, and not a signal made by formula."""
-        return self.name not in _FORMULAS
+        """Whether it is music rather than a synthesized signal."""
+        return self.name not in _SYNTHESIZED
 
     @property
     def mono(self) -> np.ndarray:
-        """The mean of the channels, (1, samples)."""
+        """The mean of the channels (1, samples)."""
         return self.wav.mean(0, keepdims=True)
 
 
@@ -53,21 +53,19 @@ def make_clips(samples: int = CLIP_SAMPLES, names: Sequence[str] | None = None) 
 
     Args:
         samples: Length of each clip.
-        names: Which clips; None makes all.
+        names: Names of the clips to make; None for all.
 
     Raises:
         InputError: If the packages that hold the music are not installed.
     """
-    makers: dict[str, Callable[[], np.ndarray]] = {
-        name: functools.partial(_track_cut, name, samples) for name in _TRACKS
-    }
-    makers |= {f"rendered {name}": functools.partial(_rendered, name, drums) for name, drums in _RENDERED}
-    makers |= _FORMULAS
-    return [Clip(name, _cut_at(make(), 0, samples)) for name, make in makers.items() if names is None or name in names]
+    makers: dict[str, Callable[[], np.ndarray]] = {name: functools.partial(_excerpt, name, samples) for name in _TRACKS}
+    makers |= {f"rendered {name}": functools.partial(_rendered_piece, name, drums) for name, drums in _RENDERED}
+    makers |= _SYNTHESIZED
+    return [Clip(name, _window(make(), 0, samples)) for name, make in makers.items() if names is None or name in names]
 
 
 def load_track(name: str) -> np.ndarray:
-    """Return a produced track at 44.1 kHz, (2, samples).
+    """Return a produced track (2, samples) at 44.1 kHz.
 
     Raises:
         InputError: If its package is not installed.
@@ -81,19 +79,19 @@ def load_track(name: str) -> np.ndarray:
     return resample(wav, rate_hz, RATE_HZ)
 
 
-def _track_cut(name: str, samples: int) -> np.ndarray:
+def _excerpt(name: str, samples: int) -> np.ndarray:
     wav = load_track(name)
-    return _cut_at(wav, int(_START_SHARE * wav.shape[1]), samples)
+    return _window(wav, int(_START_SHARE * wav.shape[1]), samples)
 
 
-def _cut_at(wav: np.ndarray, start: int, samples: int) -> np.ndarray:
+def _window(wav: np.ndarray, start: int, samples: int) -> np.ndarray:
     piece = wav[:, start : start + samples]
     return np.pad(
         piece, ((0, 2 - len(piece)), (0, samples - piece.shape[1])), mode="edge" if len(piece) == 1 else "constant"
     )
 
 
-def _rendered(instrument: str, drums: str) -> np.ndarray:
+def _rendered_piece(instrument: str, drums: str) -> np.ndarray:
     """Compose a piece and render it in stereo."""
     require_renderer()
     import midirenderer
@@ -113,7 +111,7 @@ def _time_s() -> np.ndarray:
 
 
 def _bursts() -> np.ndarray:
-    """Bursts of noise with sharp attacks and decays of 5 to 200 ms, each somewhere between left and right."""
+    """Bursts of noise with sharp attacks, decays of 5 to 200 ms, and random panning."""
     rng = np.random.default_rng(10)
     wav = np.zeros((2, CLIP_SAMPLES))
     for index, start_s in enumerate(np.arange(0.1, 4.9, 0.24)):
@@ -127,7 +125,7 @@ def _bursts() -> np.ndarray:
 
 
 def _sweep() -> np.ndarray:
-    """A tone that rises from 40 Hz to 16 kHz with its second and third partial below 16 kHz."""
+    """A tone that rises from 40 Hz to 16 kHz, with its second and third partial up to 16 kHz."""
     time_s = _time_s()
     rate = np.log(400) / time_s[-1]
     phase = 2 * np.pi * 40 / rate * (np.exp(rate * time_s) - 1)
@@ -137,7 +135,7 @@ def _sweep() -> np.ndarray:
 
 
 def _quiet_tones() -> np.ndarray:
-    """Decaying tones from -6 to -66 dB with digital silence between them, a beating pair in the middle."""
+    """Beating pairs of tones at levels from -6 to -66 dB, with digital silence between them."""
     time_s = _time_s()
     wav = np.zeros(CLIP_SAMPLES)
     for index, hz in enumerate((220.0, 1318.5, 523.25, 3520.0, 110.0, 880.0)):
@@ -150,7 +148,7 @@ def _quiet_tones() -> np.ndarray:
 
 
 def _vowels() -> np.ndarray:
-    """A sung line by formula: a pulse train with vibrato through the formants of five vowels (Peterson, Barney 1952)."""
+    """A synthesized voice: partials with vibrato, shaped by the formants of five vowels (Peterson, Barney 1952)."""
     time_s = _time_s()
     pitch_hz = 196 * 2 ** (np.repeat([0, 3, 5, 7, 0], -(-CLIP_SAMPLES // 5))[:CLIP_SAMPLES] / 12)
     pitch_hz = pitch_hz * (1 + 0.012 * np.sin(2 * np.pi * 5.5 * time_s))
@@ -169,4 +167,4 @@ def _vowels() -> np.ndarray:
     return (0.6 * wav / np.abs(wav).max() + breath)[None].astype(np.float32)
 
 
-_FORMULAS = {"noise bursts": _bursts, "sweep": _sweep, "quiet tones": _quiet_tones, "vowels": _vowels}
+_SYNTHESIZED = {"noise bursts": _bursts, "sweep": _sweep, "quiet tones": _quiet_tones, "vowels": _vowels}

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.codec_table [--check] docs/codec.md`: fill the tables of the page from results/codec.json.
+"""`python -m benchmarks.codec_table [--check] PAGE`: fill the tables of docs/codec.md from results/codec.json.
 
-Each table stands between `<!-- NAME -->` and `<!-- /NAME -->`, so that no figure in the page is typed by hand. Without
-results the tables are empty.
+Each table is between `<!-- NAME -->` and `<!-- /NAME -->`, so that no figure in the page is typed by hand. Without results the
+tables are empty.
 """
 
 import json
@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from riffusion_train.runtime.errors import EXIT_DONE, EXIT_FAULT
+from benchmarks.command import RESULTS, arguments_of, exit_code, parse_arguments
+from riffusion_train.runtime.errors import InputError
 
-RESULTS = Path(__file__).parent / "results" / "codec.json"
+CODEC_RESULTS = RESULTS / "codec.json"
 
 _METHODS = (
     ("riffusion_v1", "draft"), ("riffusion_v1", "normal"), ("riffusion_v1", "best"),
@@ -24,21 +25,26 @@ _BANDS = ("0-100", "100-300", "300-1000", "1000-3000", "3000-10000", "10000-1600
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the tables into a page, or only check them. Returns 0, or 1 where `--check` finds another table."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    check = "--check" in words
-    (page,) = (Path(word) for word in words if word != "--check")
-    text = page.read_text(encoding="utf-8")
-    filled = fill(text, json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else None)
-    if check and filled != text:
-        print(f"{page}: its tables are not those of {RESULTS.name}; run make docs", file=sys.stderr)
-        return EXIT_FAULT
-    page.write_text(filled, encoding="utf-8")
-    return EXIT_DONE
+    """Write the tables into a page, or only check them with `--check`. Returns the exit code: 0 done, 2 outdated tables."""
+
+    def work() -> None:
+        arguments = parse_arguments(arguments_of(argv), "one PAGE or --check", takes_name=True, flags=("--check",))
+        page = Path(arguments.name)
+        if not page.is_file():
+            raise InputError(f"'{page}' is no page; give docs/codec.md")
+        text = page.read_text(encoding="utf-8")
+        results = json.loads(CODEC_RESULTS.read_text(encoding="utf-8")) if CODEC_RESULTS.is_file() else None
+        filled = fill(text, results)
+        if not arguments.flags:
+            page.write_text(filled, encoding="utf-8")
+        elif filled != text:
+            raise InputError(f"{page}: its tables differ from {CODEC_RESULTS.name}; run make docs")
+
+    return exit_code("codec_table", work)
 
 
 def fill(text: str, results: dict[str, Any] | None) -> str:
-    """Return the page with its tables made from the results."""
+    """Return the text of the page with tables made from the results."""
     rows = {row["what"]: row for row in results["rows"]} if results else {}
     for name, make in _TABLES.items():
         before, start, rest = text.partition(f"<!-- {name} -->\n")
@@ -54,28 +60,28 @@ def _sound(rows: dict[str, Any]) -> str:
         "| codec | log-mel 0–16 kHz | log-mel 0–10 kHz | spectral convergence | multi-resolution STFT | CPU s per clip |",
         "|---|---|---|---|---|---|",
     ]
-    first = [rows[f"riffusion_v1 normal {column}"]["reference"] for column in _COLUMNS]
+    originals = [rows[f"riffusion_v1 normal {column}"]["reference"] for column in _COLUMNS]
     seconds = rows["riffusion_v1 normal decode"]["reference"]
-    lines.append(_line(["original recipe (least squares + Griffin-Lim 32)", *_errors(first), f"{seconds:.1f}"]))
+    lines.append(_line(["original recipe (least squares + Griffin-Lim 32)", *_errors(originals), f"{seconds:.1f}"]))
     if shipped := _as_shipped(rows):
         lines.append(shipped)
     for preset, quality in _METHODS:
-        found = [rows[f"{preset} {quality} {column}"]["ours"] for column in _COLUMNS]
+        errors = [rows[f"{preset} {quality} {column}"]["ours"] for column in _COLUMNS]
         factor = rows[f"{preset} {quality} real-time factor of decode"]
-        own = factor["ours"] * seconds / factor["reference"]
-        lines.append(_line([f"`{preset}`, `quality={quality}`", *_errors(found), f"{own:.2f}"]))
+        own_seconds = factor["ours"] * seconds / factor["reference"]
+        lines.append(_line([f"`{preset}`, `quality={quality}`", *_errors(errors), f"{own_seconds:.2f}"]))
     return "\n".join(lines)
 
 
 def _as_shipped(rows: dict[str, Any]) -> str:
-    """Return the row of the original's own mel inversion, which is measured on few clips; empty where it was left out."""
+    """Return the row of the original's own mel inversion, which is measured on few clips; empty if it was left out."""
     names = [f"riffusion_v1 normal {figure}, against the original as shipped" for figure in (*_COLUMNS[1:3], "decode")]
-    found = [rows[name] for name in names if name in rows]
-    if len(found) < len(names):
+    shipped = [rows[name] for name in names if name in rows]
+    if len(shipped) < len(names):
         return ""
-    error, convergence, time = (row["reference"] for row in found)
-    ours = f"{found[0]['ours']:.2f} dB and {found[1]['ours']:.3f} here"
-    clips = found[0]["unit"].rpartition(" ")[2]
+    error, convergence, time = (row["reference"] for row in shipped)
+    ours = f"{shipped[0]['ours']:.2f} dB and {shipped[1]['ours']:.3f} here"
+    clips = shipped[0]["unit"].rpartition(" ")[2]  # "dB, mean of 2"
     name = f"original as shipped, on {clips} clips (`riffusion_v1` has {ours})"
     return _line([name, "", f"{error:.2f} dB", f"{convergence:.3f}", "", f"{time:.1f}"])
 
@@ -88,10 +94,10 @@ def _damage(rows: dict[str, Any]) -> str:
         _line(["nothing", *(f"{value:.2f}" for value in (clean[0]["reference"], *(row["ours"] for row in clean)))])
     )
     for damage in ("noise of 2/255", "noise of 4/255", "24 kB bottleneck", "12 kB bottleneck"):
-        found = [rows[f"{preset} normal after {damage}: {column}"] for preset in ("riffusion_v1", "hifi")]
-        reference = found[0]["reference"]
+        damaged = [rows[f"{preset} normal after {damage}: {column}"] for preset in ("riffusion_v1", "hifi")]
+        reference = damaged[0]["reference"]
         shown = "" if reference is None else f"{reference:.2f}"
-        lines.append(_line([damage, shown, *(f"{row['ours']:.2f}" for row in found)]))
+        lines.append(_line([damage, shown, *(f"{row['ours']:.2f}" for row in damaged)]))
     return "\n".join(lines)
 
 
@@ -115,16 +121,16 @@ def _inverters(rows: dict[str, Any]) -> str:
 
 
 def _stereo(rows: dict[str, Any]) -> str:
-    lines = ["| | `hifi_stereo` | channels apart |", "|---|---|---|"]
+    lines = ["| | `hifi_stereo` | separate channels |", "|---|---|---|"]
     for figure in ("inter-channel coherence error", "log-mel error 0-16 kHz", "spectral convergence"):
-        row = rows[f"hifi_stereo {figure}, against channels apart"]
+        row = rows[f"hifi_stereo {figure}, against separate channels"]
         lines.append(_line([figure, f"{row['ours']:.3f}", f"{row['reference']:.3f}"]))
     return "\n".join(lines)
 
 
 def _width(rows: dict[str, Any]) -> str:
-    found = [match.groups() for what in rows if (match := re.match(r"hifi (\d+) px wide, against (\d+) px", what))]
-    widths, narrowest = sorted({int(wide) for wide, _ in found}), found[0][1]
+    pairs = [match.groups() for what in rows if (match := re.match(r"hifi (\d+) px wide, against (\d+) px", what))]
+    widths, narrowest = sorted({int(wide) for wide, _ in pairs}), pairs[0][1]
     lines = [
         "| preset | width | " + " | ".join(f"{band} Hz" for band in _BANDS) + " |",
         "|---|---|" + "---|" * len(_BANDS),
@@ -139,10 +145,9 @@ def _width(rows: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _targets(found: dict[str, Any]) -> str:
-    rows = list(found.values())
+def _targets(rows: dict[str, Any]) -> str:
     lines = ["| what | unit | ours | reference | ratio | target | |", "|---|---|---|---|---|---|---|"]
-    for row in rows:
+    for row in rows.values():
         if row["target"] is None or " px wide" in row["what"]:
             continue
         ours, reference, ratio = (
@@ -152,7 +157,7 @@ def _targets(found: dict[str, Any]) -> str:
         lines.append(
             _line([row["what"], row["unit"], ours, reference, ratio, target, "met" if row["met"] else "**missed**"])
         )
-    wide = [row for row in rows if " px wide" in row["what"]]
+    wide = [row for row in rows.values() if " px wide" in row["what"]]
     met = sum(bool(row["met"]) for row in wide)
     lines.append(_line([f"width: {met} of {len(wide)} bands and levels", "dB", "", "", "", "within 0.1 of 512 px",
                         "met" if met == len(wide) else "**missed**"]))  # fmt: skip

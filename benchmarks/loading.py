@@ -1,4 +1,4 @@
-"""The loader of a training run: how long a step waits for it, and what reading more slices costs in memory."""
+"""The data loader of a training run: how long a step waits for it, and whether memory grows with the number of slices."""
 
 import functools
 import json
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.apart import run_apart
 from benchmarks.report import Goal, Row
-from benchmarks.train import write_pictures
+from benchmarks.timing import run_in_process
+from benchmarks.train import write_images
 from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.dataset.layout import open_dataset_folder
@@ -19,46 +19,46 @@ from riffusion_train.training.run import run_training
 from riffusion_train.training.throughput import peak_memory_bytes
 
 _REPEATS, _STEPS, _LOGGING_STEPS, _SLICES = 3, 60, 10, 1000
-_TIMES_MORE = 10
+_LARGE_FACTOR = 10
 _BATCH_SIZE, _LATENT_SHAPE = 8, (4, 16, 16)
 
 
-def run(*, quick: bool = False, most_clips: int | None = None) -> list[Row]:
+def run(*, quick: bool = False, max_clips: int | None = None) -> list[Row]:
     """Measure everything.
 
     Args:
         quick: One repeat of few steps and slices, to show that it runs.
-        most_clips: Slices of the smaller dataset.
+        max_clips: Slices of the smaller dataset.
     """
-    repeats, steps, slices = (1, 2 * _LOGGING_STEPS, 20) if quick else (_REPEATS, _STEPS, most_clips or _SLICES)
+    repeats, steps, slices = (1, 2 * _LOGGING_STEPS, 20) if quick else (_REPEATS, _STEPS, max_clips or _SLICES)
     waits: list[float] = []
-    peaks: dict[int, list[float]] = {slices: [], _TIMES_MORE * slices: []}
+    peaks: dict[int, list[float]] = {slices: [], _LARGE_FACTOR * slices: []}
     with tempfile.TemporaryDirectory() as folder:
-        datasets = {count: write_pictures(Path(folder) / str(count), count, "tiny") for count in peaks}
+        datasets = {count: write_images(Path(folder) / str(count), count, "tiny") for count in peaks}
         for repeat in range(repeats):
             waits += _waits(datasets[slices], Path(folder) / f"run-{repeat}", steps, quick)
             for count, dataset in datasets.items():
-                peaks[count].append(run_apart(functools.partial(read_all, dataset)) / 2**30)
+                peaks[count].append(run_in_process(functools.partial(read_all, dataset)) / 2**30)
     small, large = peaks.values()
     return [
         Row("tiny_cpu with 2 workers: waiting for a batch", "% of the time", waits, (), Goal.ours_at_most, 2.0, median=True),
-        Row(f"peak memory after reading {_TIMES_MORE * slices} slices, beside {slices}", "GiB", large, small,
+        Row(f"peak memory after reading {_LARGE_FACTOR * slices} slices, against {slices}", "GiB", large, small,
             Goal.ratio_at_most, 1.1, median=True),
     ]  # fmt: skip
 
 
 def _waits(dataset: Path, run_folder: Path, steps: int, quick: bool) -> list[float]:
-    """Return the share of the time that a run waited for its loader, in each interval but the one that starts the workers."""
-    words = ["experiment=tiny_cpu", f"dataset={dataset}", f"run={run_folder}", f"max_train_steps={steps}"]
-    words += ["dataloader_num_workers=2", f"logging_steps={_LOGGING_STEPS}", "num_threads=1", "tracker=files"]
-    words += ["train_batch_size=2"] if quick else []
-    run_apart(functools.partial(run_training, compose("train", TrainConfig, words), words))
+    """Return the percentage of time that a run waited for its loader, per interval, without the one that starts the workers."""
+    arguments = ["experiment=tiny_cpu", f"dataset={dataset}", f"run={run_folder}", f"max_train_steps={steps}"]
+    arguments += ["dataloader_num_workers=2", f"logging_steps={_LOGGING_STEPS}", "num_threads=1", "tracker=files"]
+    arguments += ["train_batch_size=2"] if quick else []
+    run_in_process(functools.partial(run_training, compose("train", TrainConfig, arguments), arguments))
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     return [line["data_wait_percent"] for line in lines if "data_wait_percent" in line][1:]
 
 
 def read_all(dataset: Path) -> int:
-    """Read every slice of a dataset in batches, picture and caption, as a run without caches does; return the peak in bytes."""
+    """Read every slice of a dataset in batches as a run without caches does; return the peak memory in bytes."""
     torch.set_num_threads(1)
     table = SpectrogramDataset(open_dataset_folder(dataset), "train")
     order = AddressedBatches(

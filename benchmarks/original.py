@@ -1,8 +1,8 @@
-"""The codec of the original Riffusion (2022), re-implemented on today's torchaudio as the reference of the benchmark.
+"""The codec of the original Riffusion (2022), reimplemented with today's torchaudio as the reference of the benchmarks.
 
-Formula and parameters: github.com/riffusion/riffusion-hobby, spectrogram_params.py, spectrogram_converter.py and
+Formulas and parameters: github.com/riffusion/riffusion-hobby, spectrogram_params.py, spectrogram_converter.py and
 spectrogram_image_converter.py. It shipped with a mel inversion by stochastic gradient descent, which torchaudio has since
-replaced by least squares; both are here.
+replaced by least squares; both are implemented.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ import torchaudio
 RATE_HZ, HOP_LENGTH, WIN_LENGTH, N_FFT, N_MELS, F_MAX_HZ = 44100, 441, 4410, 17640, 512, 10000.0
 SCALE = 32768.0
 DECODE_MAX = 30e6
-"""The maximum that the original assumes whatever the image says; it normalises the level afterwards."""
+"""The maximum that the original assumes for every image; it normalizes the level afterwards."""
 
 SGD_ITERATIONS = 200
 GRIFFIN_LIM_ITERATIONS = 32
@@ -21,7 +21,7 @@ _BANDS = N_FFT // 2 + 1
 
 
 class OriginalCodec:
-    """Encodes and decodes as the original did, mono."""
+    """Encodes and decodes mono sound as the original did."""
 
     def __init__(self) -> None:
         transforms = torchaudio.transforms
@@ -36,45 +36,45 @@ class OriginalCodec:
         )
 
     def encode(self, wav: np.ndarray) -> np.ndarray:
-        """Return the image, uint8 (512, frames), of samples in [-1, 1], (1, samples)."""
+        """Return the image, uint8 (512, frames), of audio (1, samples) in [-1, 1]."""
         waveform = torch.from_numpy(wav * np.float32(SCALE))
         mels = self._mel_scale(self._spectrogram(waveform).abs()).numpy()[0]
         data = np.power(mels / np.max(mels), 0.25)
         return np.flipud((255 - data * 255).astype(np.uint8))
 
     def decode(self, image: np.ndarray, *, as_shipped: bool = False) -> np.ndarray:
-        """Return the sound, (1, samples), of an image; its level means nothing.
+        """Return the audio (1, samples) of an image; its level is arbitrary.
 
         Args:
-            image: uint8, (512, frames).
-            as_shipped: Invert the mel scale by stochastic gradient descent, which takes half a minute for five seconds.
+            image: uint8 (512, frames).
+            as_shipped: Invert the mel scale by stochastic gradient descent, which takes half a minute per clip.
         """
         mels = self._mels(image)
-        magnitudes = self._by_gradient(mels) if as_shipped else self._inverse_mel(mels)
+        magnitudes = self._invert_by_gradient(mels) if as_shipped else self._inverse_mel(mels)
         return self.phase(magnitudes)
 
     def phase(self, magnitudes: torch.Tensor) -> np.ndarray:
-        """Run Griffin-Lim from random phases on magnitudes (1, bins, frames)."""
+        """Return the audio (1, samples) of magnitudes (1, bins, frames), by Griffin-Lim from random phases."""
         return (self._griffin_lim(magnitudes) / SCALE).numpy()
 
     def magnitudes(self, image: np.ndarray) -> torch.Tensor:
-        """Return the magnitudes (1, bins, frames) by least squares."""
+        """Return the magnitudes (1, bins, frames) of an image, by least squares."""
         return self._inverse_mel(self._mels(image))
 
     def _mels(self, image: np.ndarray) -> torch.Tensor:
         data = np.flipud(255 - image.astype(np.float32)) / 255
         return torch.from_numpy(np.power(data, 4) * np.float32(DECODE_MAX))[None]
 
-    def _by_gradient(self, mels: torch.Tensor) -> torch.Tensor:
+    def _invert_by_gradient(self, mels: torch.Tensor) -> torch.Tensor:
         """Invert as torchaudio 0.13 did: 200 steps of momentum descent from random magnitudes, clamped at 0."""
         filters = self._mel_scale.fb  # (bins, bands)
         target = mels.transpose(1, 2)
-        found = torch.rand(1, target.shape[1], _BANDS, requires_grad=True)
-        optimizer = torch.optim.SGD([found], lr=0.1, momentum=0.9)
+        magnitudes = torch.rand(1, target.shape[1], _BANDS, requires_grad=True)
+        optimizer = torch.optim.SGD([magnitudes], lr=0.1, momentum=0.9)
         for _ in range(SGD_ITERATIONS):
             optimizer.zero_grad()
-            loss = (target - found.matmul(filters)).square().sum(-1).mean()
+            loss = (target - magnitudes.matmul(filters)).square().sum(-1).mean()
             loss.backward()
             optimizer.step()
-            found.data.clamp_(min=0)
-        return found.detach().transpose(1, 2)
+            magnitudes.data.clamp_(min=0)
+        return magnitudes.detach().transpose(1, 2)

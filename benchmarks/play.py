@@ -1,4 +1,7 @@
-"""The live player: how soon it sounds, how its page plays, how it bears listeners and noise. The server is its own process."""
+"""The live player: time to the first sound, its page, many listeners, and random messages.
+
+The server runs in its own process.
+"""
 
 import asyncio
 import contextlib
@@ -13,33 +16,38 @@ from typing import Any
 
 from websockets.sync.client import connect
 
-from benchmarks.play_load import Heard, fuzz, listen
+from benchmarks.play_load import Received, fuzz, listen
 from benchmarks.play_page import page_rows
 from benchmarks.report import Goal, Row
 
 LISTENERS = 50
 LOAD_S = 60.0
 PAGE_S = 30.0
-ODD_MESSAGES = 10_000
+RANDOM_MESSAGES = 10_000
 _PROMPT = "solo piano with soft drums"
 _SETTLED_S = 20.0
-"""After this the server's memory should stay what it is."""
+"""After this time the server's memory should not grow any more."""
 
 
-def run(*, quick: bool = False, most_clips: int | None = None) -> list[Row]:
-    """Measure a player of the demo's model size with random weights, on this machine."""
-    repeats = 2 if quick else most_clips or 9
-    with served(steps=2 if quick else 20) as (address, process_id):
+def run(*, quick: bool = False, max_clips: int | None = None) -> list[Row]:
+    """Measure a player with a model of the demo's size and random weights.
+
+    Args:
+        quick: Few steps, repeats, listeners and seconds, to show that it runs.
+        max_clips: Repeats of the first sounds.
+    """
+    repeats = 2 if quick else max_clips or 9
+    with run_player(steps=2 if quick else 20) as (address, process_id):
         rows = _first_sounds(address, repeats)
         rows += page_rows(address, 2.0 if quick else PAGE_S)
         rows += _load(address, process_id, 5 if quick else LISTENERS, 4.0 if quick else LOAD_S)
-        rows.append(_fuzzed(address, 500 if quick else ODD_MESSAGES))
+        rows.append(_fuzz(address, 500 if quick else RANDOM_MESSAGES))
     return rows
 
 
 @contextlib.contextmanager
-def served(steps: int) -> Iterator[tuple[str, int]]:
-    """Run a player; yields its address and the number of its process."""
+def run_player(steps: int) -> Iterator[tuple[str, int]]:
+    """Run a player; yields its address and process id."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, steps))
@@ -48,9 +56,9 @@ def served(steps: int) -> Iterator[tuple[str, int]]:
         assert process.pid is not None
         yield f"http://127.0.0.1:{ours.recv()}", process.pid
     finally:
-        process.terminate()  # the server takes it as a wish and ends in peace
+        process.terminate()  # the server stops cleanly on this signal
         process.join(20)
-        assert process.exitcode == 0, f"the player ended with {process.exitcode}"
+        assert process.exitcode == 0, f"the player ended with exit code {process.exitcode}"
 
 
 def _serve(pipe: Connection, steps: int) -> None:
@@ -77,90 +85,101 @@ def _serve(pipe: Connection, steps: int) -> None:
 
 
 def _first_sounds(address: str, repeats: int) -> list[Row]:
-    """Time the first segment of a session, of a link, and the one after it, in turn."""
-    first, second, linked, answers = [], [], [], []
+    """Time the first segment of a session, the one after it, and the first of a shared link, alternating."""
+    first, second, linked, answers_ms = [], [], [], []
     for seed in range(repeats):
-        times, said, answered_s = _times(address, {"prompt": _PROMPT, "seed": 1000 * seed})
+        times, messages, answered_s = _segment_times(address, {"prompt": _PROMPT, "seed": 1000 * seed})
         first.append(times[0])
         second.append(times[1])
-        answers.append(1000 * answered_s)
-        share = said[1]["share"]  # with other seeds, so that nothing of it is made already
+        answers_ms.append(1000 * answered_s)
+        share = messages[1]["share"]
+        # Other seeds, so that none of its clips has been generated already.
         share["seed"] = share["before"]["seed"] = 1000 * seed + 500
-        linked.append(_times(address, share)[0][0])
+        linked.append(_segment_times(address, share)[0][0])
     return [
-        Row("from the wish to the first segment; beside one segment", "s", first, second, Goal.ratio_at_most, 2, True),
-        Row("from a shared moment to its segment; beside one segment", "s", linked, second, median=True),
-        Row("a change is answered while a segment is made", "ms", answers, (), Goal.ours_at_most, 100, True),
+        Row("time to the first segment, against one segment", "s", first, second, Goal.ratio_at_most, 2, True),
+        Row("time from a shared link to its segment, against one segment", "s", linked, second, median=True),
+        Row("response time of a change during generation", "ms", answers_ms, (), Goal.ours_at_most, 100, True),
     ]
 
 
-def _times(address: str, settings: dict[str, Any]) -> tuple[list[float], list[dict[str, Any]], float]:
-    """Return the seconds of the first two segments of a session, what was said of them, and of a change in between."""
-    began = time.perf_counter()
+def _segment_times(address: str, settings: dict[str, Any]) -> tuple[list[float], list[dict[str, Any]], float]:
+    """Time the first two segments of a session, and a change of its settings while the second is generated.
+
+    Returns:
+        The seconds of each segment, the messages about them, and the seconds until the change was answered.
+    """
+    start = time.perf_counter()
     session = _ask(address, "POST", "/api/sessions", settings)
-    times, said = [], []
+    times, messages = [], []
     stream = f"{address.replace('http', 'ws', 1)}/api/sessions/{session['id']}/stream"
     with connect(stream, max_size=None, proxy=None) as socket:
-        for turn in range(2):
+        for segment in range(2):
             socket.send(json.dumps({"type": "credit", "ahead": 1, "played_sample": 0}))
-            if turn:
+            if segment:
                 changed = time.perf_counter()
                 _ask(address, "PATCH", f"/api/sessions/{session['id']}", {"clips": 5}, session["token"])
                 answered_s = time.perf_counter() - changed
             while isinstance(message := socket.recv(), str):
-                word = json.loads(message)
-                said += [word] if word["type"] == "segment" else []
-            times.append(time.perf_counter() - began)
-            began = time.perf_counter()
-    return times, said, answered_s
+                data = json.loads(message)
+                messages += [data] if data["type"] == "segment" else []
+            times.append(time.perf_counter() - start)
+            start = time.perf_counter()
+    return times, messages, answered_s
 
 
 def _load(address: str, process_id: int, listeners: int, seconds: float) -> list[Row]:
-    """Let many listen to one stream in real time."""
+    """Connect many listeners to one stream in real time."""
     session = _ask(address, "POST", "/api/sessions", {"prompt": _PROMPT})
     stream = f"{address.replace('http', 'ws', 1)}/api/sessions/{session['id']}/stream"
-    heard, grown_mb = asyncio.run(_together(stream, address, process_id, listeners, seconds))
-    whole = [float(sum(one.in_order for one in heard))]
-    least = min(len(one.indices) for one in heard)
-    late_s = max(one.late_s for one in heard)
+    received, growth_mb = asyncio.run(_listen_together(stream, address, process_id, listeners, seconds))
+    complete = [float(sum(one.is_complete for one in received))]
+    fewest = min(len(one.indices) for one in received)
+    silent_s = max(one.silent_s for one in received)
     return [
-        Row(f"of {listeners} listeners: got every segment in order", "listeners", whole, (), Goal.ours_at_least, listeners),
-        Row(f"fewest segments of a listener in {seconds:g} s", "segments", [float(least)]),
-        Row("the longest that one of them had nothing to play", "s", [late_s], (), Goal.ours_at_most, 0),
-        Row("the server's memory grew meanwhile, beside the ring", "MB", [grown_mb], (), Goal.ours_at_most, 10),
+        Row(f"of {listeners} listeners: received every segment in order", "listeners", complete, (), Goal.ours_at_least,
+            listeners),
+        Row(f"fewest segments of a listener in {seconds:g} s", "segments", [float(fewest)]),
+        Row("longest time that a listener had nothing to play", "s", [silent_s], (), Goal.ours_at_most, 0),
+        Row("growth of the server's memory, without the ring buffers", "MB", [growth_mb], (), Goal.ours_at_most, 10),
     ]  # fmt: skip
 
 
-async def _together(
+async def _listen_together(
     stream: str, address: str, process_id: int, listeners: int, seconds: float
-) -> tuple[list[Heard], float]:
-    crowd = [asyncio.create_task(listen(stream, seconds)) for _ in range(listeners)]
+) -> tuple[list[Received], float]:
+    tasks = [asyncio.create_task(listen(stream, seconds)) for _ in range(listeners)]
     await asyncio.sleep(min(_SETTLED_S, seconds / 2))
     before = await asyncio.to_thread(_memory_mb, address, process_id)
-    heard = list(await asyncio.gather(*crowd))
-    return heard, await asyncio.to_thread(_memory_mb, address, process_id) - before
+    received = list(await asyncio.gather(*tasks))
+    return received, await asyncio.to_thread(_memory_mb, address, process_id) - before
 
 
 def _memory_mb(address: str, process_id: int) -> float:
-    """Return the server's resident memory without its rings, which grow for five minutes by design."""
+    """Return the server's resident memory in MiB without its ring buffers, which grow for five minutes by design."""
     status = Path(f"/proc/{process_id}/status").read_text(encoding="ascii")
     ring_mb = _ask(address, "GET", "/metrics")["ring_bytes"] / 2**20
     return int(status.split("VmRSS:")[1].split()[0]) / 1024 - float(ring_mb)
 
 
-def _fuzzed(address: str, count: int) -> Row:
-    """Send odd messages; the server must hear them all and still play."""
+def _fuzz(address: str, count: int) -> Row:
+    """Send random messages; the server must read them all and still play."""
     session = _ask(address, "POST", "/api/sessions", {"prompt": _PROMPT})
     stream = f"{address.replace('http', 'ws', 1)}/api/sessions/{session['id']}/stream"
     before = _ask(address, "GET", "/metrics")["messages"]
 
-    def heard() -> int:
+    def num_read() -> int:
         return int(_ask(address, "GET", "/metrics")["messages"]) - int(before)
 
-    asyncio.run(fuzz(stream, lambda: heard() >= count))
-    _times(address, {"prompt": _PROMPT, "seed": 1})
+    asyncio.run(fuzz(stream, lambda: num_read() >= count))
+    _segment_times(address, {"prompt": _PROMPT, "seed": 1})
     return Row(
-        "odd messages that it heard, and still played", "messages", [float(heard())], (), Goal.ours_at_least, count
+        "random messages read, with the player still working",
+        "messages",
+        [float(num_read())],
+        (),
+        Goal.ours_at_least,
+        count,
     )
 
 

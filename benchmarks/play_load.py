@@ -1,4 +1,4 @@
-"""Clients of the live player by the dozen: listeners that play in real time, and one that sends what nobody should."""
+"""Clients that load the live player: listeners that play in real time, and one that sends random messages."""
 
 import asyncio
 import dataclasses
@@ -14,53 +14,59 @@ from websockets.exceptions import ConnectionClosed
 
 
 @dataclasses.dataclass
-class Heard:
-    """What one listener got.
+class Received:
+    """What one listener received.
 
     Attributes:
-        indices: The segments in the order they came.
-        samples: Samples in all.
-        late_s: How long it had nothing to play, in all.
+        indices: Indices of the segments, in the order in which they came.
+        samples: Total number of samples.
+        silent_s: Total time in which it had nothing to play.
     """
 
     indices: list[int] = dataclasses.field(default_factory=list)
     samples: int = 0
-    late_s: float = 0.0
+    silent_s: float = 0.0
 
     @property
-    def in_order(self) -> bool:
-        """Whether every segment came, one after the other, none twice."""
+    def is_complete(self) -> bool:
+        """Whether the segments came in order, with none missing and none twice."""
         first = self.indices[0] if self.indices else 0
         return bool(self.indices) and self.indices == list(range(first, first + len(self.indices)))
 
 
-async def listen(address: str, seconds: float, most: int = 10**9) -> Heard:
-    """Listen to a stream in real time, for so long or so many segments: want up to three ahead of what is heard."""
-    heard = Heard()
+async def listen(address: str, seconds: float, max_segments: int = 10**9) -> Received:
+    """Play a stream in real time, with up to three segments ahead.
+
+    Args:
+        address: WebSocket address of the stream.
+        seconds: How long to listen.
+        max_segments: Stop earlier, after this many segments.
+    """
+    received = Received()
     async with connect(address, max_size=None, proxy=None) as socket:
         hello = json.loads(await socket.recv())
         rate_hz, length = hello["rate_hz"], hello["segment_samples"]
-        began = time.monotonic()
+        start = time.monotonic()
         played_from_s: float | None = None
-        while time.monotonic() - began < seconds and len(heard.indices) < most:
+        while time.monotonic() - start < seconds and len(received.indices) < max_segments:
             now = time.monotonic()
-            played = 0 if played_from_s is None else min(round((now - played_from_s) * rate_hz), heard.samples)
-            ahead = min(max(3 - (heard.samples - played) // length, 0), 3)
-            first = heard.indices[0] if heard.indices else hello["live_index"]
+            played = 0 if played_from_s is None else min(round((now - played_from_s) * rate_hz), received.samples)
+            ahead = min(max(3 - (received.samples - played) // length, 0), 3)
+            first = received.indices[0] if received.indices else hello["live_index"]
             await socket.send(json.dumps({"type": "credit", "ahead": ahead, "played_sample": first * length + played}))
-            await _take(socket, heard, 0.25)
-            if heard.samples and played_from_s is None:
+            await _receive(socket, received, 0.25)
+            if received.samples and played_from_s is None:
                 played_from_s = time.monotonic()
             if played_from_s is not None:
-                late_s = time.monotonic() - played_from_s - heard.samples / rate_hz
+                late_s = time.monotonic() - played_from_s - received.samples / rate_hz
                 if late_s > 0:
-                    heard.late_s += late_s
+                    received.silent_s += late_s
                     played_from_s += late_s
-    return heard
+    return received
 
 
-async def _take(socket: ClientConnection, heard: Heard, seconds: float) -> None:
-    """Take what comes within a time."""
+async def _receive(socket: ClientConnection, received: Received, seconds: float) -> None:
+    """Receive what comes within a time."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         try:
@@ -69,18 +75,18 @@ async def _take(socket: ClientConnection, heard: Heard, seconds: float) -> None:
             return
         if isinstance(message, bytes):
             _, index, pcm_bytes, _ = struct.unpack_from("<4sIII", message)
-            heard.indices.append(index)
-            heard.samples += pcm_bytes // 2
+            received.indices.append(index)
+            received.samples += pcm_bytes // 2
 
 
-async def fuzz(address: str, enough: Callable[[], bool], *, seed: int = 0) -> None:
-    """Send odd messages, in an odd order, until it is enough; connect again whenever the server has had enough."""
+async def fuzz(address: str, is_done: Callable[[], bool], *, seed: int = 0) -> None:
+    """Send random messages until `is_done()`, and connect again whenever the server closes the connection."""
     rng = random.Random(seed)
-    while not enough():
+    while not is_done():
         async with connect(address, max_size=None, proxy=None) as socket:
             try:
                 for _ in range(rng.randrange(1, 400)):
-                    await socket.send(odd_message(rng))
+                    await socket.send(random_message(rng))
                 if rng.random() < 0.5:
                     await asyncio.wait_for(socket.recv(), 1)
             except (ConnectionClosed, TimeoutError):
@@ -89,8 +95,8 @@ async def fuzz(address: str, enough: Callable[[], bool], *, seed: int = 0) -> No
                 socket.transport.abort()
 
 
-def odd_message(rng: random.Random) -> str | bytes:
-    """Return a credit of any kind, mostly well formed and out of order; sometimes something that is no message at all."""
+def random_message(rng: random.Random) -> str | bytes:
+    """Return a random credit or stay message, mostly well formed but out of order; in 3 % of cases a malformed one."""
     if rng.random() < 0.97:
         ahead, played = rng.randrange(4), rng.choice([0, 1, 12_800, rng.randrange(2**53), 2**53 - 1])
         return rng.choice(['{"type":"stay"}', json.dumps({"type": "credit", "ahead": ahead, "played_sample": played})])

@@ -1,6 +1,6 @@
-"""What the peers do with a track, from file to PNG files, re-expressed: the original Riffusion's batch command, and teticio's.
+"""Reimplementations of the peers, from a track to PNG files: the original Riffusion's batch command, and teticio's script.
 
-Both decode as we do, by libsndfile, which is kind to the original: its pydub starts an ffmpeg for each file.
+Both decode with libsndfile, which favours the original: its pydub starts an ffmpeg for each file.
 """
 
 import io
@@ -17,18 +17,18 @@ TETICIO_RATE_HZ, TETICIO_HOP, TETICIO_N_FFT, TETICIO_PX, TETICIO_TOP_DB = 22050,
 
 
 class OriginalBatch:
-    """`audio-to-images-batch` at its parameters, in mono and as PNG, which it knows beside JPEG; its PNGs are RGB.
+    """The original's `audio-to-images-batch` with its parameters, in mono and with its option PNG, which it writes as RGB.
 
-    The track is cut into clips of 5.11 s, as its `sample-clips-batch` would leave them, but without writing those.
+    The track is cut into clips of 5.11 s as by its `sample-clips-batch`, but without writing them.
     """
 
     def __init__(self) -> None:
         self._codec = OriginalCodec()
 
     def __call__(self, path: Path, out: Path) -> int:
-        """Write the pictures of a track. Returns their number."""
+        """Write the images of a track. Returns their number."""
         frames, rate_hz = soundfile.read(path, dtype="int16", always_2d=True)
-        wav = _linearly_resampled(frames.mean(axis=1), rate_hz)  # as pydub's set_frame_rate does
+        wav = _resample_linearly(frames.mean(axis=1), rate_hz)  # as pydub's set_frame_rate does
         count = len(wav) // CLIP_SAMPLES
         for index in range(count):
             clip = wav[index * CLIP_SAMPLES : (index + 1) * CLIP_SAMPLES]
@@ -38,32 +38,33 @@ class OriginalBatch:
 
 
 class TeticioImages:
-    """teticio/audio-diffusion 1.5.7, `scripts/audio_to_images.py` and its `Mel`, at its parameters, by librosa.
+    """teticio/audio-diffusion 1.5.7, `scripts/audio_to_images.py` and its class `Mel` with their parameters, with librosa.
 
-    Its pictures are those of the package byte for byte, in the same time. Left out is its last step, which saves all pictures
-    as a dataset and adds a millisecond a track.
+    Makes the same images as the package, byte for byte, in the same time. The script's last step is left out: it saves all
+    images as a dataset and adds a millisecond per track.
 
-    Mel spectrogram of power, in dB below the slice's own loudest, 80 dB in 255 steps; slices without overlap, the rest dropped.
+    An image is a mel power spectrogram in dB below the slice's maximum, 80 dB in 255 steps. Slices do not overlap, and the
+    rest of the track is dropped.
     """
 
     def __call__(self, path: Path) -> list[bytes]:
-        """Return the pictures of a track as PNG."""
+        """Return the images of a track as PNG."""
         import librosa
 
         wav, _ = librosa.load(path, mono=True, sr=TETICIO_RATE_HZ)
         samples = TETICIO_PX * TETICIO_HOP - 1
-        pictures = []
+        images = []
         for first in range(0, len(wav) // samples * samples, samples):
             image = self.image(wav[first : first + samples])
             if (image == 255).all():
                 continue
             with io.BytesIO() as sink:
                 Image.fromarray(image).save(sink, format="PNG")
-                pictures.append(sink.getvalue())
-        return pictures
+                images.append(sink.getvalue())
+        return images
 
     def image(self, wav: np.ndarray) -> np.ndarray:
-        """Return the picture of a slice, uint8 (256, 256)."""
+        """Return the image, uint8 (256, 256), of a slice."""
         import librosa
 
         power = librosa.feature.melspectrogram(
@@ -74,7 +75,7 @@ class TeticioImages:
         return (shade.clip(0, 255) + 0.5).astype(np.uint8)
 
 
-def _linearly_resampled(wav: np.ndarray, rate_hz: int) -> np.ndarray:
+def _resample_linearly(wav: np.ndarray, rate_hz: int) -> np.ndarray:
     if rate_hz == RATE_HZ:
         return wav
     samples = len(wav) * RATE_HZ // rate_hz

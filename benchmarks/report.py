@@ -1,39 +1,39 @@
-"""Rows of a benchmark and their file `results/NAME.json`."""
+"""The rows of a benchmark, and their file `results/NAME.json`."""
 
 import dataclasses
 import enum
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from riffusion_train.runtime.files import write_json
 from riffusion_train.runtime.provenance import git_state, machine, versions
 
 
 class Goal(enum.Enum):
-    """What a target is about."""
+    """What a target limits."""
 
     ours_at_most = "ours <= {}"
     ours_at_least = "ours >= {}"
     ratio_at_most = "ours / reference <= {}"
     ratio_at_least = "ours / reference >= {}"
     speedup_at_least = "reference / ours >= {}"
-    apart_at_most = "|ours - reference| <= {}"
+    difference_at_most = "|ours - reference| <= {}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One figure beside its reference.
+    """One figure and its reference.
 
     Attributes:
         what: What was measured.
-        unit: Its unit, and how the repeats were summed up.
-        ours: Each repeat; which clip gave it is its place.
-        reference: The same of the reference; empty where there is none.
-        goal: What was asked for, where something was.
-        limit: The number of the goal.
-        median: Sum up by the median, as times are; else by the mean, as errors are.
+        unit: Its unit.
+        ours: The value of each repeat or clip.
+        reference: The values of the reference, in the same order; empty if there is none.
+        goal: What the target limits, if there is a target.
+        limit: The number of the target.
+        median: Summarize by the median, as for times, instead of the mean, as for errors.
     """
 
     what: str
@@ -46,17 +46,17 @@ class Row:
 
     @property
     def value(self) -> float:
-        """Ours, summed up."""
+        """Median or mean of ours."""
         return self._middle(self.ours)
 
     @property
     def reference_value(self) -> float | None:
-        """The reference, summed up."""
+        """Median or mean of the reference; None if there is none."""
         return self._middle(self.reference) if self.reference else None
 
     @property
     def ratio(self) -> float | None:
-        """Ours over the reference: of times the median of the repeats' own ratios, which ran side by side; None without one."""
+        """Ours over the reference; for medians, the median of the ratios of each repeat. None without a reference."""
         if self.median and len(self.ours) == len(self.reference) and all(self.reference):
             return statistics.median(
                 ours / reference for ours, reference in zip(self.ours, self.reference, strict=True)
@@ -65,7 +65,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is met; None where there is none."""
+        """Whether the target is met; None if there is none."""
         if self.goal is None:
             return None
         reference = self.reference_value or 0.0
@@ -76,11 +76,11 @@ class Row:
             Goal.ratio_at_most: ratio <= self.limit,
             Goal.ratio_at_least: self.ratio is not None and ratio >= self.limit,
             Goal.speedup_at_least: ratio <= 1 / self.limit if self.limit else False,
-            Goal.apart_at_most: abs(self.value - reference) <= self.limit,
+            Goal.difference_at_most: abs(self.value - reference) <= self.limit,
         }[self.goal]
 
     def as_data(self) -> dict[str, Any]:
-        """Return the row as it stands in the file."""
+        """Return the row as it is written to the file."""
         return {
             "what": self.what,
             "unit": f"{self.unit}, {'median' if self.median else 'mean'} of {len(self.ours)}",
@@ -100,7 +100,7 @@ class Row:
 
 
 def write_results(path: Path, command: str, rows: Sequence[Row]) -> Path:
-    """Write the command, git state, machine, versions and rows; the file appears whole or not at all."""
+    """Write the command, git state, machine, versions and rows as one whole file; return its path."""
     data = {
         "command": command,
         "git": git_state(),
@@ -109,9 +109,7 @@ def write_results(path: Path, command: str, rows: Sequence[Row]) -> Path:
         "rows": [_rounded(row.as_data()) for row in rows],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_json(path, data, indent=1, allow_nan=False)
     return path
 
 

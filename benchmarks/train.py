@@ -1,7 +1,7 @@
-"""Training beside diffusers' published recipe: steps a CPU second and peak memory, with caches and without.
+"""Training compared with diffusers' published recipe: steps per CPU second and peak memory, with caches and without.
 
-One thread, the same small model, data, batch and settings on both sides. Each method runs in a process of its own, since a
-peak of memory belongs to a process; the methods take turns.
+Both sides use one thread and the same small model, data, batch size and settings. Each method runs in its own process, because
+peak memory is measured per process; the methods alternate.
 """
 
 import functools
@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from benchmarks.apart import run_apart
 from benchmarks.report import Goal, Row
+from benchmarks.timing import run_in_process
 from benchmarks.train_worker import MODEL, measure
 from riffusion_train.config.compose import compose
 from riffusion_train.config.spectrogram import load_preset, write_spectrogram
@@ -31,35 +31,35 @@ _METHODS = ("cached", "uncached", "diffusers")
 _REPEATS, _STEPS, _SLICES = 3, 30, 32
 
 
-def run(*, quick: bool = False, most_clips: int | None = None) -> list[Row]:
+def run(*, quick: bool = False, max_clips: int | None = None) -> list[Row]:
     """Measure everything.
 
     Args:
         quick: One repeat of three steps, to show that it runs.
-        most_clips: Slices of the dataset.
+        max_clips: Slices of the dataset.
     """
     repeats, steps = (1, 3) if quick else (_REPEATS, _STEPS)
-    found: dict[str, list[dict[str, Any]]] = {method: [] for method in _METHODS}
+    measured: dict[str, list[dict[str, Any]]] = {method: [] for method in _METHODS}
     with tempfile.TemporaryDirectory() as folder:
-        dataset = write_pictures(Path(folder) / "dataset", most_clips or _SLICES)
+        dataset = write_images(Path(folder) / "dataset", max_clips or _SLICES)
         for _ in range(repeats):
             for method in _METHODS:
-                found[method].append(run_apart(functools.partial(measure, method, str(dataset), steps)))
-    speeds = {method: [1 / statistics.median(one["seconds"]) for one in runs] for method, runs in found.items()}
-    memory = {method: [one["peak_bytes"] / 2**30 for one in runs] for method, runs in found.items()}
+                measured[method].append(run_in_process(functools.partial(measure, method, str(dataset), steps)))
+    speeds = {method: [1 / statistics.median(one["seconds"]) for one in runs] for method, runs in measured.items()}
+    memory = {method: [one["peak_bytes"] / 2**30 for one in runs] for method, runs in measured.items()}
     rows = [Row("VAE and text encoder over the UNet's forward and backward", "share of FLOPs", [frozen_share()])]
-    for method, words, limit in (("cached", "caches on", 1.4), ("uncached", "caches off", 1.05)):
+    for method, caches, limit in (("cached", "caches on", 1.4), ("uncached", "caches off", 1.05)):
         rows += [
-            Row(f"training, {words}: speed", "steps a CPU s", speeds[method], speeds["diffusers"],
+            Row(f"training, {caches}: speed", "steps per CPU s", speeds[method], speeds["diffusers"],
                 Goal.ratio_at_least, limit, median=True),
-            Row(f"training, {words}: peak memory", "GiB", memory[method], memory["diffusers"],
+            Row(f"training, {caches}: peak memory", "GiB", memory[method], memory["diffusers"],
                 Goal.ratio_at_most, 1.0, median=True),
         ]  # fmt: skip
     return rows
 
 
 def frozen_share() -> float:
-    """Return the FLOPs of encoding a picture and a caption over those of training the UNet on them; SD 1.5 has 0.47."""
+    """Return the FLOPs of encoding an image and a caption over those of training the UNet on them; for SD 1.5, 0.47."""
     from torch.utils.flop_counter import FlopCounterMode
 
     from riffusion_train.training.throughput import count_flops
@@ -87,19 +87,19 @@ def frozen_share() -> float:
     return frozen.get_total_flops() / trained
 
 
-def write_pictures(folder: Path, count: int, preset_name: str = "small") -> Path:
-    """Write a dataset folder of noisy bands in a preset; return it."""
+def write_images(folder: Path, count: int, preset_name: str = "small") -> Path:
+    """Write a dataset folder of images of noise with one dark band, in the format of a preset; return it."""
     preset = load_preset(preset_name)
     (folder / "data").mkdir(parents=True)
     write_spectrogram(folder, preset)
     rng = np.random.default_rng(0)
     rows = []
     for index in range(count):
-        picture = rng.integers(200, 256, (preset.n_mels, preset.width_px)).astype(np.uint8)
+        image = rng.integers(200, 256, (preset.n_mels, preset.width_px)).astype(np.uint8)
         low = (5 * index) % (preset.n_mels - 18)
-        picture[low : low + 9] //= 4
+        image[low : low + 9] //= 4
         packed = io.BytesIO()
-        Image.fromarray(picture).save(packed, "PNG")
+        Image.fromarray(image).save(packed, "PNG")
         rows.append(
             {
                 "image": {"bytes": packed.getvalue(), "path": None},
@@ -112,8 +112,8 @@ def write_pictures(folder: Path, count: int, preset_name: str = "small") -> Path
                 "source": f"{index}.wav",
             }
         )
-    file = folder / "data" / shard_name("train", 0)
-    pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema()), file)
-    shard = {"name": file.name, "split": "train", "slices": count, "bytes": file.stat().st_size}
+    path = folder / "data" / shard_name("train", 0)
+    pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema()), path)
+    shard = {"name": path.name, "split": "train", "slices": count, "bytes": path.stat().st_size}
     (folder / "stats.json").write_text(json.dumps({"schema_version": 1, "fingerprint": "0" * 64, "shards": [shard]}))
     return folder

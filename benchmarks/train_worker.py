@@ -27,13 +27,13 @@ MODEL = [
     "model.unet_attention_levels=[true,true,true,false]", "model.text_hidden_size=64",
     "model.text_intermediate_size=256", "model.text_num_hidden_layers=4",
 ]  # fmt: skip
-"""SD 1.5 at a tenth of its width, on 128 x 128 pictures: the frozen parts are half of the UNet's work, as at full size."""
+"""SD 1.5 at a tenth of its width, on 128 x 128 images: the frozen parts take half the UNet's FLOPs, as at full size."""
 
 BATCH_SIZE = 4
 
 
-def words(dataset: str, run: str, method: str, steps: int) -> list[str]:
-    """Return the command line of a run of ours; the settings that diffusers' script has by default."""
+def arguments(dataset: str, run: str, method: str, steps: int) -> list[str]:
+    """Return the command line of one of our runs, with the settings that diffusers' script has by default."""
     return [
         f"dataset={dataset}", f"run={run}", *MODEL, f"train_batch_size={BATCH_SIZE}", "schedule=constant",
         f"max_train_steps={steps}", "ema=none", "tracker=files",
@@ -43,12 +43,12 @@ def words(dataset: str, run: str, method: str, steps: int) -> list[str]:
 
 
 def ours(dataset: str, method: str, steps: int) -> list[float]:
-    """Train with the project's own trainer; return the CPU time at the start of each step."""
+    """Train with the project's trainer; return the CPU time at the start of each step."""
     with tempfile.TemporaryDirectory() as folder:
-        chosen = words(dataset, f"{folder}/run", method, steps)
-        config = compose("train", TrainConfig, chosen)
+        given = arguments(dataset, f"{folder}/run", method, steps)
+        config = compose("train", TrainConfig, given)
         accelerator, run, opened = start_run(config)
-        job = build_job(config, chosen, accelerator, RunFolder(run.path), opened)
+        job = build_job(config, given, accelerator, RunFolder(run.path), opened)
         marks: list[float] = []
         batches = job.trainer.batches
         job.trainer.batches = lambda first: _marked(batches(first), marks)
@@ -66,17 +66,17 @@ def _marked(batches: Iterator[dict[str, Tensor]], marks: list[float]) -> Iterato
 
 
 def diffusers_recipe(dataset: str, steps: int) -> list[float]:
-    """Train as diffusers' `train_text_to_image.py` does by default, in a loop of our own; return the same times.
+    """Train as diffusers' `train_text_to_image.py` does by default, reimplemented; return the same times as `ours`.
 
-    Online VAE and text encoder, plain AdamW, no EMA, pictures opened and normalised for each step, the loss gathered and read
-    in every step.
+    VAE and text encoder run in every step, images are opened and normalized for every step, and the loss is gathered and read
+    in every step; plain AdamW, no EMA.
     """
     from accelerate import Accelerator
     from diffusers import DDPMScheduler
     from diffusers.optimization import get_scheduler
 
     torch.set_num_threads(1)
-    config = compose("train", TrainConfig, words(dataset, "none", "diffusers", steps))
+    config = compose("train", TrainConfig, arguments(dataset, "none", "diffusers", steps))
     accelerator = Accelerator(cpu=True)
     parts = make_components(config.model, seed=0)
     scheduler = DDPMScheduler.from_config(parts.scheduler.config)
@@ -84,7 +84,7 @@ def diffusers_recipe(dataset: str, steps: int) -> list[float]:
     unet.train()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-5, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8)
     schedule = get_scheduler("constant", optimizer, num_warmup_steps=500, num_training_steps=steps)
-    loader = torch.utils.data.DataLoader(_Pictures(dataset, parts.tokenizer), batch_size=BATCH_SIZE, shuffle=True)
+    loader = torch.utils.data.DataLoader(_Images(dataset, parts.tokenizer), batch_size=BATCH_SIZE, shuffle=True)
     unet, optimizer, loader, schedule = accelerator.prepare(unet, optimizer, loader, schedule)
     marks: list[float] = []
     while len(marks) <= steps:
@@ -106,12 +106,12 @@ def diffusers_recipe(dataset: str, steps: int) -> list[float]:
             if len(marks) > steps:
                 break
         else:
-            marks.pop()  # the end of an epoch is no step
+            marks.pop()  # the end of an epoch is not a step
     return marks
 
 
-class _Pictures(torch.utils.data.Dataset[dict[str, Tensor]]):
-    """Pictures and captions by `datasets`, as the script reads them and its `preprocess` gives them."""
+class _Images(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """Images and captions, read with `datasets` and preprocessed as by the script."""
 
     def __init__(self, dataset: str, tokenizer: Any) -> None:
         import datasets
@@ -125,21 +125,21 @@ class _Pictures(torch.utils.data.Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         row = self.rows[index]
-        picture = row["image"].convert("RGB")
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div(255).sub(0.5).div(0.5)
-        told = self.tokenizer(
+        image = row["image"].convert("RGB")
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255).sub(0.5).div(0.5)
+        tokens = self.tokenizer(
             row["caption"][0], max_length=77, padding="max_length", truncation=True, return_tensors="pt"
         )
-        return {"pixels": pixels.contiguous(), "input_ids": told.input_ids[0]}
+        return {"pixels": pixels.contiguous(), "input_ids": tokens.input_ids[0]}
 
 
 def measure(method: str, dataset: str, steps: int) -> dict[str, Any]:
     """Run one method; return the CPU seconds of each step, and the peak memory of this process.
 
     Args:
-        method: `cached` or `uncached`, which are ours, or `diffusers`.
-        dataset: A dataset folder.
-        steps: Steps to train.
+        method: `cached` or `uncached` for ours, or `diffusers`.
+        dataset: Path of a dataset folder.
+        steps: Number of training steps.
     """
     quieten_libraries()
     marks = diffusers_recipe(dataset, steps) if method == "diffusers" else ours(dataset, method, steps)

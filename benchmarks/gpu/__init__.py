@@ -1,1 +1,1 @@
-"""Benchmarks that need a GPU; each also runs end to end on a CPU with a tiny stand-in, so that it cannot rot."""
+"""Benchmarks that need a GPU; each also runs on a CPU with a tiny model, so that tests can cover it."""

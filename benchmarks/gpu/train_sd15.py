@@ -1,7 +1,7 @@
 """`python -m benchmarks.gpu.train_sd15 [--quick] [steps=N] [out=DIR]`: how fast SD 1.5 trains on one GPU.
 
-SD 1.5's real architecture with random weights and 64 x 64 latents, through the project's own loop: cached moments, text
-encoded in the step, fused AdamW, EMA, clipping. `--quick` takes a tiny stand-in and two steps on whatever device there is.
+SD 1.5's real architecture with random weights and 64 x 64 latents in the project's training loop: cached moments, text encoded
+in the step, fused AdamW, EMA, clipping. `--quick` trains a tiny model for two steps on any device.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.command import measure
+from benchmarks.command import measure_on_gpu
 from benchmarks.report import Goal, Row, table
 from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrainConfig
@@ -53,16 +53,16 @@ class Case:
 
     @property
     def what(self) -> str:
-        """The case in words."""
-        words = [
+        """Its description, the start of the names of its rows."""
+        parts = [
             "LoRA rank 16" if self.lora else "full fine-tuning with EMA",
             self.precision,
             f"batch {self.batch_size}",
         ]
-        words += ["checkpointing"] if self.checkpointing else []
-        words += ["compiled"] if self.compiled else []
-        words += [] if self.channels_last else ["channels first"]
-        return ", ".join(words)
+        parts += ["checkpointing"] if self.checkpointing else []
+        parts += ["compiled"] if self.compiled else []
+        parts += [] if self.channels_last else ["channels first"]
+        return ", ".join(parts)
 
 
 CASES = (
@@ -71,9 +71,9 @@ CASES = (
     Case(32, channels_last=False), Case(8, precision="no"),
     Case(32, lora=True), Case(32, lora=True, compiled=True), Case(32, lora=True, checkpointing=True),
 )  # fmt: skip
-"""What is measured, in this order."""
+"""The measured cases, in this order."""
 QUICK_CASES = tuple(CASES[index] for index in (0, 5, 7, 9))
-"""Each way to train once, where it is only shown that it runs."""
+"""Cases that together use every option once."""
 
 
 def run(*, quick: bool = False, steps: int = 20) -> list[Row]:
@@ -81,13 +81,13 @@ def run(*, quick: bool = False, steps: int = 20) -> list[Row]:
 
     Args:
         quick: A tiny model, batches of two and two steps of some cases, to show that it runs.
-        steps: Steps of each of the three intervals that are measured, after one that is not.
+        steps: Steps in each of the three intervals that are measured, after one that is not.
     """
     rows: list[Row] = []
     for case in QUICK_CASES if quick else CASES:
-        found = _measure(case, quick, 1 if quick else steps)
-        print(table(found), file=sys.stderr)
-        rows += found
+        case_rows = _measure(case, quick, 1 if quick else steps)
+        print(table(case_rows), file=sys.stderr)
+        rows += case_rows
     return rows
 
 
@@ -104,27 +104,27 @@ def _measure(case: Case, quick: bool, steps: int) -> list[Row]:
             return []
         finally:
             gc.collect()
-    measured = lines[1:]  # the first interval holds compiling and warming up
+    measured = lines[1:]  # the first interval includes compilation and warm-up
     on_h100 = torch.cuda.is_available() and H100 in torch.cuda.get_device_name()
-    best = case == Case(32, compiled=True) and on_h100
+    goal = Goal.ours_at_least if on_h100 and case == Case(32, compiled=True) else None
     rates = [line["images_per_s"] for line in measured]
-    rows = [Row(f"{case.what}: speed", "images/s", rates, (), Goal.ours_at_least if best else None, 136, median=True)]
+    rows = [Row(f"{case.what}: speed", "images/s", rates, (), goal, 136, median=True)]
     if measured[0]["mfu_percent"] is not None:
         shares = [line["mfu_percent"] for line in measured]
-        rows.append(Row(f"{case.what}: MFU", "%", shares, (), Goal.ours_at_least if best else None, 33, median=True))
+        rows.append(Row(f"{case.what}: MFU", "%", shares, (), goal, 33, median=True))
     rows.append(Row(f"{case.what}: work", "TFLOP/s", [line["tflops_per_s"] for line in measured], median=True))
     rows.append(Row(f"{case.what}: peak memory", "GiB", [measured[-1]["peak_memory_gib"]], median=True))
     return rows
 
 
 def _train(case: Case, quick: bool, steps: int, folder: Path) -> list[dict[str, Any]]:
-    """Train through the project's own loop; return the lines of its metrics file."""
+    """Train in the project's loop; return the lines of its metrics file."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from diffusers import DDPMScheduler
 
-    words = ["dataset=none", "model=sd15_random", *(_TINY if quick else []), f"mixed_precision={case.precision}"]
-    config = compose("train", TrainConfig, words)
+    arguments = ["dataset=none", "model=sd15_random", *(_TINY if quick else []), f"mixed_precision={case.precision}"]
+    config = compose("train", TrainConfig, arguments)
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=case.precision)
     components = make_components(config.model, seed=0)
@@ -172,7 +172,7 @@ def _train(case: Case, quick: bool, steps: int, folder: Path) -> list[dict[str, 
 
 
 def _batches(batch_size: int, size: int) -> Iterator[dict[str, Tensor]]:
-    """Yield one batch again and again, from the host as a loader's would come."""
+    """Yield one batch again and again, in host memory as from a data loader."""
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, 4, size, size)
     batch = {
@@ -198,15 +198,14 @@ class _NoCheckpoints(Checkpoints):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and write `train_sd15.json`. Returns the exit code: 0 done, 2 wrong input."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    return measure(
+    """Measure and write `train_sd15.json`. Returns the exit code: 0 done, 2 invalid input."""
+    return measure_on_gpu(
         "train_sd15",
         "benchmarks.gpu.train_sd15",
         lambda quick, steps: run(quick=quick, steps=steps or 20),
-        "steps",
+        argv,
         has_gpu=torch.cuda.is_available(),
-        argv=words,
+        number_key="steps",
     )
 
 

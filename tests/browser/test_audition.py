@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.auditions import CLIP_S, EVIL, LEVELS_DB, make_site, write_clip
-from support.chromium import SCREENSHOTS, served
+from support.chromium import SCREENSHOTS, serve_folder
 
 from riffusion_train.audition.site import Cell, Site, Version, write_site
 
@@ -283,7 +283,7 @@ def test_details_tell_settings_measures_and_the_exact_command(opened: Open, audi
 
 
 def test_from_a_server_files_are_downloaded_as_they_are(opened: Open, audition: Path) -> None:
-    with served(audition.parent) as address:
+    with serve_folder(audition.parent) as address:
         page = opened(address)
         page.locator(".clip .info").first.click()
         for kind in ("wav", "png", "json"):

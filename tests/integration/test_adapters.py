@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.worlds import train_config, write_dataset
+from support.nano import train_config, write_dataset
 
 from riffusion_train.config.export import ExportFormat, ExportWeights, LoraLayout
 from riffusion_train.export.write import export_run

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.__main__ import main
 
 
-def test_the_benchmark_of_training_measures_both_sides_with_caches_and_without(tmp_path: Path) -> None:
+def test_the_training_benchmark_measures_both_sides_with_and_without_caches(tmp_path: Path) -> None:
     assert main(["train", "--quick", "clips=8", f"out={tmp_path}"]) == 0
     rows = {row["what"]: row for row in json.loads((tmp_path / "train.json").read_text())["rows"]}
     assert {what: row["target"] for what, row in rows.items() if row["target"]} == {
@@ -20,9 +20,9 @@ def test_the_benchmark_of_training_measures_both_sides_with_caches_and_without(t
     assert rows["training, caches on: speed"]["ratio"] > 1
 
 
-def test_the_benchmark_of_loading_tells_of_waiting_and_of_memory(tmp_path: Path) -> None:
+def test_the_loading_benchmark_measures_waiting_and_memory(tmp_path: Path) -> None:
     assert main(["loading", "--quick", f"out={tmp_path}"]) == 0
     waiting, memory = json.loads((tmp_path / "loading.json").read_text())["rows"]
     assert 0 <= waiting["ours"] < 100
-    assert memory["what"] == "peak memory after reading 200 slices, beside 20"
+    assert memory["what"] == "peak memory after reading 200 slices, against 20"
     assert memory["ratio"] > 0.5

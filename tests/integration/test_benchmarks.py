@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.codec_table import RESULTS, fill
+from benchmarks.codec_table import CODEC_RESULTS, fill
 from benchmarks.report import Goal, Row
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads((out / "codec.json").read_text())
 
 
-def test_the_codec_benchmark_writes_what_the_contract_asks_for(quick: dict[str, Any]):
+def test_the_codec_benchmark_writes_command_versions_and_rows(quick: dict[str, Any]):
     assert set(quick) == {"command", "git", "machine", "versions", "rows"}
     assert quick["command"] == "python -m benchmarks codec --quick"
     assert {"torch", "torchaudio", "riffusion-train"} <= set(quick["versions"])
@@ -35,57 +35,57 @@ def test_the_codec_benchmark_writes_what_the_contract_asks_for(quick: dict[str, 
     assert len(names) == len(set(names))
 
 
-def test_the_codec_benchmark_finds_the_order_of_the_codecs(quick: dict[str, Any]):
+def test_the_codec_benchmark_ranks_the_codecs(quick: dict[str, Any]):
     rows = {row["what"]: row for row in quick["rows"]}
     assert rows["riffusion_v1 pixels equal to the original's"]["ours"] > 0.9995
     assert rows["riffusion_v1 normal log-mel error 0-10 kHz"]["ratio"] < 0.8
     assert rows["hifi normal log-mel error 0-16 kHz"]["ratio"] < 0.3
-    assert rows["hifi_stereo inter-channel coherence error, against channels apart"]["ratio"] < 0.7
+    assert rows["hifi_stereo inter-channel coherence error, against separate channels"]["ratio"] < 0.7
     assert (
         rows["hifi normal after noise of 4/255: log-mel error 0-16 kHz"]["ours"]
         > rows["hifi normal log-mel error 0-16 kHz"]["ours"]
     )
 
 
-def test_every_figure_asked_for_is_a_row(quick: dict[str, Any]):
+def test_every_target_is_a_row(quick: dict[str, Any]):
     rows = {row["what"]: row for row in quick["rows"]}
-    asked = {what: row["target"] for what, row in rows.items() if row["target"] and " px wide" not in what}
-    assert asked == {
+    targets = {what: row["target"] for what, row in rows.items() if row["target"] and " px wide" not in what}
+    assert targets == {
         "riffusion_v1 encode": "reference / ours >= 1.3",
         "hifi encode": "reference / ours >= 4",
         "riffusion_v1 pixels equal to the original's": "ours >= 0.9995",
-        "riffusion_v1 largest difference of a pixel": "ours <= 1",
+        "riffusion_v1 largest pixel difference": "ours <= 1",
         "riffusion_v1 normal decode": "reference / ours >= 7",
         "riffusion_v1 normal decode, against Griffin-Lim alone": "reference / ours >= 7",
         "riffusion_v1 normal log-mel error 0-10 kHz": "ours / reference <= 0.5",
         "hifi normal decode": "reference / ours >= 12",
         "hifi normal log-mel error 0-16 kHz": "ours <= 0.35",
-        "hifi normal spectral convergence, of the music": "ours <= 0.075",
-        "hifi best spectral convergence, of the music": "ours <= 0.05",
+        "hifi normal spectral convergence, music only": "ours <= 0.075",
+        "hifi best spectral convergence, music only": "ours <= 0.05",
         "hifi normal after noise of 4/255: log-mel error 0-16 kHz": "ours <= 0.8",
         "riffusion_v1 draft real-time factor of decode": "ours <= 0.06",
         "riffusion_v1 normal real-time factor of decode": "ours <= 0.15",
         "hifi draft real-time factor of decode": "ours <= 0.06",
         "hifi normal real-time factor of decode": "ours <= 0.15",
-        "hifi_stereo inter-channel coherence error, against channels apart": "ours <= 0.05",
+        "hifi_stereo inter-channel coherence error, against separate channels": "ours <= 0.05",
     }
 
 
-def test_the_benchmark_of_preparation_has_a_row_for_each_peer_and_each_stage(
+def test_the_preparation_benchmark_has_a_row_for_each_peer_and_each_stage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert main(["prepare", "--quick", f"out={tmp_path}"]) == 0
     assert f"wrote {tmp_path / 'prepare.json'}" in capsys.readouterr().out
     rows = {row["what"]: row for row in json.loads((tmp_path / "prepare.json").read_text())["rows"]}
     assert {what: row["target"] for what, row in rows.items() if row["target"] and "two workers" not in what} == {
-        "hifi prepared, against the original work": "ours / reference >= 3.5",
-        "riffusion_v1 prepared, against the original work": "ours / reference >= 1.8",
+        "hifi preparation, against the original's": "ours / reference >= 3.5",
+        "riffusion_v1 preparation, against the original's": "ours / reference >= 1.8",
         **{
-            f"teticio prepared of {kind}, against teticio's work at its parameters": "ours / reference >= 2"
+            f"preparation of {kind} with teticio's parameters, against teticio's": "ours / reference >= 2"
             for kind in ("wav", "mp3", "ogg")
         },
     }
-    assert rows["hifi prepared, against the original work"]["ratio"] > 1.5
+    assert rows["hifi preparation, against the original's"]["ratio"] > 1.5
     for preset in ("hifi", "riffusion_v1"):
         shares = {what: row["ours"] for what, row in rows.items() if what.startswith(f"{preset}: ")}
         assert len(shares) == 9 and sum(shares.values()) == pytest.approx(1, abs=0.01)
@@ -101,24 +101,24 @@ def test_every_table_of_the_page_is_filled_from_results(quick: dict[str, Any]):
     assert fill(filled, quick) == filled
 
 
-def test_the_page_holds_the_kept_results():
+def test_the_page_contains_the_committed_results():
     page = (ROOT / "docs" / "codec.md").read_text(encoding="utf-8")
-    assert fill(page, json.loads(RESULTS.read_text()) if RESULTS.is_file() else None) == page
+    assert fill(page, json.loads(CODEC_RESULTS.read_text()) if CODEC_RESULTS.is_file() else None) == page
 
 
 @pytest.mark.parametrize(
-    ("words", "part"),
+    ("arguments", "message"),
     [
         (["codecs"], "unknown benchmark 'codecs'; choose from: codec"),
         (["codec", "--quick"], "name a folder with out=DIR"),
         (["codec", "quick"], "'quick': give one NAME, --quick, clips=N or out=DIR"),
     ],
 )
-def test_wrong_words_are_one_line(capsys: pytest.CaptureFixture[str], words: list[str], part: str):
-    assert main(words) == 2
-    said = capsys.readouterr().err
-    assert part in said
-    assert said.count("\n") == 1
+def test_invalid_arguments_give_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str):
+    assert main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -128,10 +128,10 @@ def test_wrong_words_are_one_line(capsys: pytest.CaptureFixture[str], words: lis
         (Goal.ours_at_least, 2.0, True), (Goal.ours_at_least, 2.1, False),
         (Goal.ratio_at_most, 0.25, True), (Goal.ratio_at_most, 0.2, False),
         (Goal.speedup_at_least, 4.0, True), (Goal.speedup_at_least, 5.0, False),
-        (Goal.apart_at_most, 6.0, True), (Goal.apart_at_most, 5.9, False),
+        (Goal.difference_at_most, 6.0, True), (Goal.difference_at_most, 5.9, False),
     ],
 )  # fmt: skip
-def test_a_goal_is_met_or_missed_by_the_summed_up_figures(goal: Goal, limit: float, met: bool):
+def test_a_goal_is_met_or_missed_by_the_median_or_mean(goal: Goal, limit: float, met: bool):
     assert Row("it", "s", [1.0, 3.0], [4.0, 12.0], goal, limit).met is met
 
 

@@ -10,8 +10,8 @@ import pytest
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from support.nano import train_arguments, train_config, write_dataset
 from support.processes import run_ranks
-from support.worlds import train_config, train_words, write_dataset
 
 from riffusion_train.cli.main import main
 from riffusion_train.dataset.cache import CACHE_DIR, RowCache
@@ -117,7 +117,7 @@ def test_a_stale_cache_is_refused_by_name(
     stale = dataset / CACHE_DIR / f"{kind}-{'0' * 16}-{'0' * 16}.safetensors"
     stale.parent.mkdir()
     stale.write_bytes(b"what the dataset held before")
-    assert main(["train", *train_words(dataset, tmp_path / "run", "max_train_steps=1", *words)]) == 2
+    assert main(["train", *train_arguments(dataset, tmp_path / "run", "max_train_steps=1", *words)]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith(f"riffusion train: {stale} (")
     assert "delete it" in said
@@ -129,7 +129,7 @@ def test_a_damaged_cache_is_refused_by_name(tmp_path: Path, capsys: pytest.Captu
     for kind, word in (("texts", "check=false"), ("latents", "check=true")):
         damaged = next((dataset / CACHE_DIR).glob(f"{kind}-*"))
         damaged.write_bytes(damaged.read_bytes()[:-100])
-        words = train_words(dataset, tmp_path / kind, "max_train_steps=1", word)
+        words = train_arguments(dataset, tmp_path / kind, "max_train_steps=1", word)
         assert main(["train", *words]) == 2
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert said.startswith(f"riffusion train: {damaged}: is of another size than written")
@@ -159,7 +159,7 @@ def test_previews_and_the_final_model_have_the_text_encoder_that_is_not_needed_f
 @pytest.mark.two_ranks
 def test_two_ranks_fill_the_caches_that_one_process_fills(dataset: Path, tmp_path: Path) -> None:
     other = write_dataset(tmp_path / "dataset")
-    words = train_words(other, tmp_path / "run", "max_train_steps=2", "train_batch_size=2")
+    words = train_arguments(other, tmp_path / "run", "max_train_steps=2", "train_batch_size=2")
     said = run_ranks(lambda: main(["train", *words]), tmp_path / "log")
     assert "encode captions: 16/16" in said[0], "the first rank's share of 25 rows in groups of 8"
     alone = run_training(train_config(dataset, tmp_path / "alone", "max_train_steps=2", "resume=never"), [])

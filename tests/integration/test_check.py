@@ -3,7 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.worlds import train_words, write_dataset
+from support.nano import train_arguments, write_dataset
 
 from riffusion_train.cli.main import main
 from riffusion_train.dataset.cache import CACHE_DIR
@@ -11,7 +11,7 @@ from riffusion_train.dataset.cache import CACHE_DIR
 
 def test_a_check_tells_what_a_run_needs_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = write_dataset(tmp_path / "dataset")
-    words = train_words(dataset, tmp_path / "runs" / "mine", "max_train_steps=300", "preview.every_steps=1")
+    words = train_arguments(dataset, tmp_path / "runs" / "mine", "max_train_steps=300", "preview.every_steps=1")
     before = sorted(path.name for path in tmp_path.rglob("*"))
     assert main(["train", *words, "check=true"]) == 0
     said = capsys.readouterr().out
@@ -30,13 +30,13 @@ def test_a_check_refuses_what_the_run_would_refuse(tmp_path: Path, capsys: pytes
     run = tmp_path / "run"
     run.mkdir()
     (run / "letter.txt").write_text("dear")
-    assert main(["train", *train_words(dataset, run, "check=true")]) == 2
+    assert main(["train", *train_arguments(dataset, run, "check=true")]) == 2
     assert "the folder holds files that are not a run" in capsys.readouterr().err
 
 
 def test_a_run_reports_its_speed_as_it_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = write_dataset(tmp_path / "dataset")
-    assert main(["train", *train_words(dataset, tmp_path / "run", "max_train_steps=3")]) == 0
+    assert main(["train", *train_arguments(dataset, tmp_path / "run", "max_train_steps=3")]) == 0
     shown = capsys.readouterr().err
     assert re.search(r"images/s, \S+ s of audio/s, data wait \S+ %, \S+ GiB", shown)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

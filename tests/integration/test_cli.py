@@ -5,8 +5,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support.nano import train_arguments, write_dataset
 from support.processes import start_command
-from support.worlds import train_words, write_dataset
 
 from riffusion_train import __version__
 from riffusion_train.cli.main import VERBS, main
@@ -80,7 +80,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tmp_path: Path) 
     if mounted.returncode:
         pytest.skip("a small file system cannot be mounted here")
     try:
-        words = train_words(
+        words = train_arguments(
             write_dataset(tmp_path / "dataset"), disk / "run", "max_train_steps=16", "checkpointing_steps=1"
         )
         words += ["method.train_text_encoder=true"]

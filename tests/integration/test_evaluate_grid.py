@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.sampling import write_silent_model
-from support.worlds import train_config, write_dataset
+from support.nano import train_config, write_dataset
+from support.sampling import write_model_without_codec
 
 from riffusion_train.audio.io.read import read_audio
 from riffusion_train.cli.main import main
@@ -109,7 +109,7 @@ def test_prompts_come_from_a_file_as_well(world: Path, tmp_path: Path) -> None:
 def test_a_model_that_does_not_say_its_codec_is_said_to_be_assumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_silent_model(tmp_path / "silent")
+    write_model_without_codec(tmp_path / "silent")
     assert (
         evaluate(
             str(tmp_path / "silent"),

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.nano import train_arguments, train_config, write_dataset
 from support.processes import run_ranks
-from support.worlds import train_config, train_words, write_dataset
 
 from riffusion_train.cli.main import main
 from riffusion_train.runtime.errors import InputError
@@ -53,7 +53,7 @@ def shared(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("shared") / "run"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH_FILE)]
     command += ["--num_processes", "2", "--main_process_port", "29621", "-m", "riffusion_train", "train"]
-    command += train_words(dataset, run, *WORDS, *EACH, *PREVIEW)
+    command += train_arguments(dataset, run, *WORDS, *EACH, *PREVIEW)
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return run
@@ -104,7 +104,7 @@ def test_ten_steps_of_shared_weights_equal_five_plus_five_bit_for_bit(
     dataset: Path, shared: Path, tmp_path: Path
 ) -> None:
     run = interrupted(shared, tmp_path / "run")
-    words = ["train", *train_words(dataset, run, *WORDS, *EACH)]
+    words = ["train", *train_arguments(dataset, run, *WORDS, *EACH)]
     run_ranks(lambda: main(words), tmp_path / "log", ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
     for file in [*(f"final/{name}" for name in WEIGHTS), "checkpoints/step-000010/optimizer.safetensors"]:
         tensors, others = load_file(run / file), load_file(shared / file)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.worlds import train_config, train_words, write_dataset
+from support.nano import train_arguments, train_config, write_dataset
 
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.run import run_training
@@ -38,13 +38,13 @@ def test_every_launch_file_is_tested() -> None:
     assert {path.stem for path in LAUNCH.glob("*.yaml")} == {"one_gpu", "multi_gpu", "multi_node", "fsdp"}
 
 
-def test_the_slurm_script_is_good_bash() -> None:
+def test_the_slurm_script_is_valid_bash() -> None:
     assert subprocess.run(["bash", "-n", str(SBATCH)], check=False).returncode == 0
 
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> dict[str, str]:
-    """The environment of a Slurm job of one task, with an `srun` that runs it and an `scontrol` that takes notes."""
+    """The environment of a Slurm job of one task, with an `srun` that runs it and an `scontrol` that logs its arguments."""
     programs = tmp_path / "bin"
     programs.mkdir()
     scripts = {
@@ -60,12 +60,10 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, **job, "PATH": f"{programs}:{os.environ['PATH']}"}
 
 
-def test_a_slurm_job_that_is_out_of_time_saves_and_goes_back_into_the_queue(
-    tmp_path: Path, slurm: dict[str, str]
-) -> None:
+def test_a_slurm_job_at_its_time_limit_saves_and_is_requeued(tmp_path: Path, slurm: dict[str, str]) -> None:
     run = tmp_path / "run"
-    words = train_words(write_dataset(tmp_path / "dataset"), run, "max_train_steps=100000", "schedule=constant")
-    job = subprocess.Popen(["bash", str(SBATCH), *words], env=slurm)
+    arguments = train_arguments(write_dataset(tmp_path / "dataset"), run, "max_train_steps=100000", "schedule=constant")
+    job = subprocess.Popen(["bash", str(SBATCH), *arguments], env=slurm)
     metrics = run / "metrics.jsonl"
     for _ in range(2400):
         if metrics.is_file() and metrics.read_text():

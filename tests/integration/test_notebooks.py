@@ -11,7 +11,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[KernelManager]:
-    """One process for all of them, so that torch and diffusers are imported once."""
+    """One kernel for all notebooks, so that torch and diffusers are imported once."""
     manager = KernelManager()
     manager.start_kernel()
     yield manager
@@ -27,7 +27,7 @@ def test_a_notebook_runs_and_is_stored_without_outputs(path: Path, tmp_path: Pat
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in cells)
-    as_in_a_new_kernel = nbformat.v4.new_code_cell(f"%reset_selective -f .\n%cd -q {tmp_path}")
-    notebook.cells.insert(0, as_in_a_new_kernel)
+    fresh_start = nbformat.v4.new_code_cell(f"%reset_selective -f .\n%cd -q {tmp_path}")
+    notebook.cells.insert(0, fresh_start)
     NotebookClient(notebook, km=kernel, timeout=300).execute()
     assert any(cell.outputs for cell in cells)

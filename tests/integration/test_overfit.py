@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from support.worlds import train_config, write_dataset
+from support.nano import train_config, write_dataset
 
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
@@ -39,7 +39,7 @@ MODEL = [
 
 
 def test_training_overfits_sixteen_slices_and_sampling_gives_each_back_for_its_caption(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path / "dataset", num_train=len(WORDS), num_validation=0, words=WORDS)
+    dataset = write_dataset(tmp_path / "dataset", num_train=len(WORDS), num_validation=0, captions=WORDS)
     common = ["train_batch_size=16", "optimizer.beta2=0.99"]
     vae = [
         *("method=vae", "method.train_vae_encoder=true", "method.kl_weight=1e-4", "method.latent_std=0.25"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 from support.corpus_files import RATE_HZ, write_tones, write_track
-from support.notes import music
+from support.sounds import music
 
 from data_prep.pipeline import prepare
 from data_prep.tracks import track_worker

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 from support.corpus_files import RATE_HZ, tone, write_tones, write_track
-from support.notes import music
+from support.sounds import music
 
 from data_prep.engine.array_jobs import part_of
 from data_prep.tracks import track_worker

@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 from support.corpus_files import chord, tone, write_tones, write_track
 from support.hub import StandInHub, serving
-from support.worlds import train_config
+from support.nano import train_config
 
 from data_prep.pipeline import prepare, run
 from data_prep.run import command_line

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 from PIL import Image
+from support.nano import NANO_MODEL
 from support.produced_tracks import write_folder
-from support.worlds import NANO_MODEL
 
 from riffusion_train.audio.io.read import read_audio
 from riffusion_train.cli.main import main

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from support.nano import train_arguments, train_config, write_dataset
 from support.processes import start_command
-from support.worlds import train_config, train_words, write_dataset
 
 from riffusion_train.runtime.errors import EXIT_STOPPED, InputError, StoppedError
 from riffusion_train.training.run import run_training
@@ -72,7 +72,7 @@ def test_ten_steps_equal_five_plus_five_bit_for_bit(
 
 def test_a_killed_run_goes_on_from_its_checkpoint(dataset: Path, whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    words = [*train_words(dataset, run, *WHOLE), "checkpointing_steps=2", "resume=auto"]
+    words = [*train_arguments(dataset, run, *WHOLE), "checkpointing_steps=2", "resume=auto"]
     process = start_command(["train", *words], tmp_path / "log")
     deadline = time.monotonic() + 120
     while not (run / "checkpoints" / "step-000004").exists() and process.is_alive():
@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(dataset: Path, whole: Path, tm
 
 def test_sigterm_ends_the_command_with_its_state_saved_and_its_own_exit_code(dataset: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    words = train_words(dataset, run, "max_train_steps=100000")
+    words = train_arguments(dataset, run, "max_train_steps=100000")
     process = start_command(["train", *words], tmp_path / "log")
     deadline = time.monotonic() + 120
     while not (run / "metrics.jsonl").exists():

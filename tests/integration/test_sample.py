@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.sampling import write_silent_model
-from support.worlds import train_config, write_dataset
+from support.nano import train_config, write_dataset
+from support.sampling import write_model_without_codec
 
 from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.audio.codec.image_file import load_image
@@ -108,7 +108,7 @@ def test_a_clip_is_made_again_from_its_own_file(model: Path, tmp_path: Path, kin
 def test_a_model_that_says_nothing_of_its_codec_is_taken_for_riffusion(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = write_silent_model(tmp_path / "model")
+    model = write_model_without_codec(tmp_path / "model")
     assert sample(str(model), "--prompt", "x", f"out={tmp_path / 'out'}", "quality=draft", "num_inference_steps=1") == 0
     assert "riffusion_v1 is assumed" in capsys.readouterr().err
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.models import nano_components, nano_lora
+from support.nano import NANO_SPECTROGRAM
 from support.sampling import RATE_HZ, write_melody, write_nano_model
-from support.worlds import NANO_SPECTROGRAM
 
 from riffusion_train.audio.io.read import read_audio
 from riffusion_train.audio.io.write import write_audio

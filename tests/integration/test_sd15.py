@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from support.worlds import write_dataset
+from support.nano import write_dataset
 
 from riffusion_train.config.compose import compose
 from riffusion_train.config.spectrogram import load_preset

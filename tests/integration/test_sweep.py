@@ -3,7 +3,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.worlds import train_words, write_dataset
+from support.nano import train_arguments, write_dataset
 
 from riffusion_train.cli.main import main
 from riffusion_train.cli.train import plan, submit
@@ -46,7 +46,7 @@ def test_a_wrong_word_stops_the_sweep_before_its_first_run(tmp_path: Path, capsy
 
 
 def test_a_sweep_trains_each_run_in_a_process_of_its_own(tmp_path: Path) -> None:
-    words = train_words(write_dataset(tmp_path / "dataset"), tmp_path / "sweep", "max_train_steps=1")
+    words = train_arguments(write_dataset(tmp_path / "dataset"), tmp_path / "sweep", "max_train_steps=1")
     assert main(["train", "--multirun", *words, "seed=3,4"]) == 0
     seeds = [json.loads((tmp_path / "sweep" / name / "manifest.json").read_text())["seed"] for name in ("000", "001")]
     assert seeds == [3, 4]
@@ -56,7 +56,7 @@ def test_a_sweep_trains_each_run_in_a_process_of_its_own(tmp_path: Path) -> None
 
 @pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is an extra")
 def test_submitit_runs_a_job_and_knows_how_to_queue_it_again(tmp_path: Path) -> None:
-    words = train_words(write_dataset(tmp_path / "dataset"), tmp_path / "run", "max_train_steps=1")
+    words = train_arguments(write_dataset(tmp_path / "dataset"), tmp_path / "run", "max_train_steps=1")
     jobs = submit([words], tmp_path, ["timeout_min=5"])
     assert jobs[0].result() == 0
     assert (tmp_path / "run" / "final").is_dir()

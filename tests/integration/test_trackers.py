@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from support.worlds import train_config, write_dataset
+from support.nano import train_config, write_dataset
 
 from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrackerName, TrainConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.worlds import NANO_SPECTROGRAM, train_config, write_dataset
+from support.nano import NANO_SPECTROGRAM, train_config, write_dataset
 
 from riffusion_train.config.export import ExportWeights
 from riffusion_train.dataset.layout import open_dataset_folder

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.worlds import train_config, train_words, write_dataset
+from support.nano import train_arguments, train_config, write_dataset
 
 from riffusion_train.training.run import run_training
 
@@ -41,7 +41,7 @@ def losses(run: Path, key: str = "loss") -> list[float]:
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_processes_train_the_run_of_one(dataset: Path, alone: Path, tmp_path: Path, launcher: str) -> None:
     """Started by torchrun they are not told the folder of the run, and agree on one."""
-    words = [*train_words(dataset, tmp_path / "run", *WORDS), "train_batch_size=2"]
+    words = [*train_arguments(dataset, tmp_path / "run", *WORDS), "train_batch_size=2"]
     if launcher == "torchrun":
         words = [word for word in words if not word.startswith("run=")]
     command = [sys.executable, "-m", *LAUNCHERS[launcher], "riffusion_train", "train", *words]

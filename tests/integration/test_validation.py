@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.worlds import train_config, write_dataset
+from support.nano import train_config, write_dataset
 
 from riffusion_train.config.export import ExportWeights
 from riffusion_train.runtime.errors import InputError, StoppedError

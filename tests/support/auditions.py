@@ -1,10 +1,10 @@
-"""Audition sites of made-up clips: tones of known level under images with one band, without any model."""
+"""Audition pages of synthetic clips, made without a model: tones of known level, and images with one band."""
 
 import json
 from pathlib import Path
 
 import numpy as np
-from support.worlds import NANO_SPECTROGRAM
+from support.nano import NANO_SPECTROGRAM
 
 from riffusion_train.audio.codec.codec import EncodedClip
 from riffusion_train.audio.codec.image_file import save_image
@@ -22,7 +22,7 @@ CLIP_S = 2.5
 def write_clip(
     folder: Path, stem: str, *, prompt: str = "a low band", seed: int = 0, level_db: float = -20.0, **settings: object
 ) -> None:
-    """Write a tone whose peak is at a level, an image and settings."""
+    """Write a clip: a tone with its peak at `level_db`, an image with one band, and its settings."""
     path = folder / stem
     path.parent.mkdir(parents=True, exist_ok=True)
     time_s = np.arange(round(CLIP_S * RATE_HZ)) / RATE_HZ
@@ -31,18 +31,18 @@ def write_clip(
     image = np.full((32, 32), 230, np.uint8)
     image[20 - seed] = 20
     save_image(path.with_name(f"{path.name}.png"), EncodedClip(image, 0.0), NANO_SPECTROGRAM)
-    said = {"prompt": prompt, "negative_prompt": "", "seed": seed, "guidance_scale": 7.0, **settings}
-    path.with_name(f"{path.name}.json").write_text(json.dumps(said), encoding="utf-8")
+    record = {"prompt": prompt, "negative_prompt": "", "seed": seed, "guidance_scale": 7.0, **settings}
+    path.with_name(f"{path.name}.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 def make_site(folder: Path, **changes: object) -> Site:
-    """Write the clips of a small grid and return its site: two prompts (one hostile), three versions, two seeds."""
+    """Write the clips of a small grid and return its site: two prompts (one of them malicious), three versions, two seeds."""
     cells = []
     for number, (name, level_db) in enumerate(LEVELS_DB.items()):
-        for place, prompt in enumerate(PROMPTS):
+        for row, prompt in enumerate(PROMPTS):
             for seed in SEEDS:
-                stem = f"clips/v {number}#1/{place}-seed{seed}"
-                write_clip(folder, stem, prompt=prompt, seed=seed, level_db=level_db - place)
+                stem = f"clips/v {number}#1/{row}-seed{seed}"
+                write_clip(folder, stem, prompt=prompt, seed=seed, level_db=level_db - row)
                 cells.append(Cell(stem, name, f"riffusion sample 'model {number}' --prompt {prompt} seed={seed}"))
     versions = [Version(name, f"runs/{EVIL}", 100 * number) for number, name in enumerate(LEVELS_DB, start=1)]
     content = {"title": f"Listening {EVIL}", "command": f"riffusion evaluate grid {EVIL}", "versions": versions}

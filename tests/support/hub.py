@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub on this machine: the part of its HTTP API that an upload uses."""
+"""A local stand-in for the Hugging Face Hub: the part of its HTTP API that an upload uses."""
 
 import base64
 import contextlib
@@ -13,7 +13,15 @@ _KINDS = ("/api/models/", "/api/datasets/")
 
 
 class StandInHub:
-    """Keeps what was uploaded. Large files go the LFS way, as on the real hub; small ones inside the commit."""
+    """Keeps what is uploaded: as on the real Hub, large files by LFS and small ones within the commit.
+
+    Attributes:
+        created: The requests that created repositories.
+        files: Content of the committed files by name.
+        blobs: Content of the LFS objects by SHA-256.
+        refuses: Whether every POST is refused.
+        endpoint: Its address.
+    """
 
     def __init__(self) -> None:
         self.created: list[dict[str, Any]] = []
@@ -26,17 +34,17 @@ class StandInHub:
         """Answer a POST."""
         if self.refuses:
             return 403, {"error": "Forbidden: you don't have the rights to create a model under this namespace"}
-        if path == "/api/validate-yaml":  # the card's header
+        if path == "/api/validate-yaml":  # the front matter of the card
             return 200, {"errors": [], "warnings": []}
         if path == "/api/repos/create":
             self.created.append(json.loads(body))
             return 200, {"url": f"{self.endpoint}/{self._name()}"}
         if path.startswith(_KINDS) and "/preupload/" in path:
-            wanted = json.loads(body)["files"]
-            return 200, {"files": [self._mode(file["path"]) for file in wanted]}
+            files = json.loads(body)["files"]
+            return 200, {"files": [self._mode(file["path"]) for file in files]}
         if path.endswith("/info/lfs/objects/batch"):
             objects = json.loads(body)["objects"]
-            return 200, {"transfer": "basic", "objects": [self._place(one) for one in objects]}
+            return 200, {"transfer": "basic", "objects": [self._upload_actions(one) for one in objects]}
         if path.startswith(_KINDS) and "/commit/" in path:
             self._commit(body)
             return 200, {"commitUrl": f"{self.endpoint}/{self._name()}/commit/1", "commitOid": "1" * 40}
@@ -52,7 +60,7 @@ class StandInHub:
         return 404, {}
 
     def put(self, path: str, body: bytes) -> int:
-        """Take a large file; its address has its sum."""
+        """Store a large file, whose address ends with its SHA-256; return the HTTP status."""
         oid = path.rpartition("/")[2]
         if hashlib.sha256(body).hexdigest() != oid:
             return 400
@@ -67,7 +75,7 @@ class StandInHub:
         large = path.endswith((".safetensors", ".wav", ".png", ".parquet", ".tar"))
         return {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": None}
 
-    def _place(self, one: dict[str, Any]) -> dict[str, Any]:
+    def _upload_actions(self, one: dict[str, Any]) -> dict[str, Any]:
         return {**one, "authenticated": True, "actions": {"upload": {"href": f"{self.endpoint}/blobs/{one['oid']}"}}}
 
     def _commit(self, body: bytes) -> None:
@@ -84,7 +92,7 @@ class StandInHub:
 
 @contextlib.contextmanager
 def serving(hub: StandInHub) -> Iterator[StandInHub]:
-    """Serve a stand-in on a free port of this machine."""
+    """Serve the stand-in on a free local port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

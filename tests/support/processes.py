@@ -1,4 +1,4 @@
-"""Processes forked from the test's own: killed, stopped and counted as any, without importing everything again."""
+"""Processes forked from the test's, which need not import everything again."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def in_child(work: Callable[[], Any]) -> int:
-    """Do the work in a forked process; return how it ended: 0, 1 for an exception, or the signal as a negative number."""
+    """Call a function in a forked process; return its exit code: 0, 1 for an exception, or minus the signal."""
     process = FORK.Process(target=work)
     process.start()
     process.join()
@@ -22,28 +22,28 @@ def in_child(work: Callable[[], Any]) -> int:
     return process.exitcode
 
 
-def start_command(words: Sequence[str], log: Path) -> Any:
-    """Start `riffusion` in a forked process; what it prints goes to `log`. Returns the process."""
-    return _start(lambda: main(words), log, {})
+def start_command(arguments: Sequence[str], log: Path) -> Any:
+    """Start `riffusion` in a forked process that prints to the file `log`; return the process."""
+    return _start(lambda: main(arguments), log, {})
 
 
 def run_ranks(work: Callable[[], Any], log: Path, *, world_size: int = 2, **environment: str) -> list[str]:
-    """Do the work once a rank, told what a launcher would tell; returns what each printed. All must end well."""
+    """Call a function in each rank, with the environment of a launcher; return what each printed. All must succeed."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     ranks = []
     for rank in range(world_size):
-        told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
-        told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **environment}
-        said = log.with_name(f"{log.name}-{rank}")
-        ranks.append((_start(work, said, {key: str(value) for key, value in told.items()}), said))
+        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **environment}
+        rank_log = log.with_name(f"{log.name}-{rank}")
+        ranks.append((_start(work, rank_log, {key: str(value) for key, value in variables.items()}), rank_log))
     for process, _ in ranks:
         process.join(300)
         if process.exitcode != 0:
             for other, _ in ranks:
                 other.kill()
-            raise AssertionError("\n".join(said.read_text()[-3000:] for _, said in ranks))
-    return [said.read_text() for _, said in ranks]
+            raise AssertionError("\n".join(rank_log.read_text()[-3000:] for _, rank_log in ranks))
+    return [rank_log.read_text() for _, rank_log in ranks]
 
 
 def _start(work: Callable[[], Any], log: Path, environment: Mapping[str, str]) -> Any:

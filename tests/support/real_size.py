@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 at its true size from folder to single file and back: run as a program, prints figures as JSON."""
+"""Convert SD 1.5 at full size to a single file and back: `python real_size.py FOLDER` prints figures as JSON."""
 
 import dataclasses
 import filecmp
@@ -21,18 +21,18 @@ from riffusion_train.model.tokenizer import build_tokenizer
 from riffusion_train.training.throughput import peak_memory_bytes
 
 _NOISE = 1_000_003
-"""How many numbers are drawn; a prime, so that no row of a weight is like another."""
+"""Number of random values; a prime, so that no two rows of a weight are equal."""
 
 
 def random_model() -> LazyModel:
-    """Return SD 1.5 with weights of noise in half precision that are made when they are read."""
+    """Return SD 1.5 with random half-precision weights that are made when they are read."""
     with torch.device("meta"):
         skeleton = make_components(ModelConfig(name=ModelName.random), seed=0)
     skeleton = dataclasses.replace(skeleton, tokenizer=build_tokenizer(), spectrogram=load_preset("riffusion_v1"))
 
     noise = torch.rand(_NOISE, generator=torch.Generator().manual_seed(0)).half()
 
-    def drawn(shape: tuple[int, ...], index: int) -> LazyTensor:
+    def random_tensor(shape: tuple[int, ...], index: int) -> LazyTensor:
         size = math.prod(shape)
         return LazyTensor(
             shape, torch.float16, lambda: noise.roll(index).repeat(-(-size // _NOISE))[:size].reshape(shape)
@@ -40,7 +40,8 @@ def random_model() -> LazyModel:
 
     tensors = {
         part: {
-            name: drawn(tuple(weight.shape), index) for index, (name, weight) in enumerate(module.state_dict().items())
+            name: random_tensor(tuple(weight.shape), index)
+            for index, (name, weight) in enumerate(module.state_dict().items())
         }
         for part, module in skeleton.modules.items()
     }
@@ -48,10 +49,10 @@ def random_model() -> LazyModel:
 
 
 def main(folder: Path) -> dict[str, object]:
-    """Write, convert there and back, compare byte by byte."""
+    """Write the model, convert it there and back, and compare the files byte by byte."""
     start, cpu_start = time.perf_counter(), time.process_time()
     write_model(folder / "before", random_model())
-    made, cpu_made = time.perf_counter(), time.process_time()
+    written, cpu_written = time.perf_counter(), time.process_time()
     write_single_file(folder / "model.safetensors", open_model(str(folder / "before")))
     write_model(folder / "after", open_single_file(folder / "model.safetensors"))
     done, cpu_done = time.perf_counter(), time.process_time()
@@ -59,9 +60,9 @@ def main(folder: Path) -> dict[str, object]:
     tensors, _ = open_tensors(folder / "model.safetensors")
     return {
         "seconds": round(done - start, 1),
-        "conversion_seconds": round(done - made, 1),
+        "conversion_seconds": round(done - written, 1),
         "cpu_seconds": round(cpu_done - cpu_start, 1),
-        "conversion_cpu_seconds": round(cpu_done - cpu_made, 1),
+        "conversion_cpu_seconds": round(cpu_done - cpu_written, 1),
         "peak_gib": round(peak_memory_bytes(torch.device("cpu")) / 2**30, 2),
         "file_bytes": (folder / "model.safetensors").stat().st_size,
         "keys": sorted(tensors),

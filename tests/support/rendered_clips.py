@@ -1,4 +1,4 @@
-"""Clips of the demo's corpus, rendered in this process and drawn as the demo's 128 x 128 pictures."""
+"""Clips of the demo's corpus, rendered in this process and encoded as the demo's 128 x 128 images."""
 
 import dataclasses
 import functools
@@ -22,13 +22,13 @@ def render(attributes: Attributes, seed: int = 0, clip: int = 0) -> np.ndarray:
     return render_clip(soundfont(), midi_bytes(compose_notes(attributes, seed, clip), attributes.instrument))
 
 
-def pictures_and_labels(clips: range, seed: int = 0) -> tuple[list[np.ndarray], dict[str, list[str]]]:
-    pictures = []
+def images_and_labels(clips: range, seed: int = 0) -> tuple[list[np.ndarray], dict[str, list[str]]]:
+    images = []
     labels: dict[str, list[str]] = {}
     for clip in clips:
         attributes = attributes_of(seed, clip)
         wav = render(attributes, seed, clip)
-        pictures.append(np.asarray(CODEC.encode(wav[None, : CODEC.clip_samples]).image))
+        images.append(np.asarray(CODEC.encode(wav[None, : CODEC.clip_samples]).image))
         for name, value in dataclasses.asdict(attributes).items():
             labels.setdefault(name, []).append(value)
-    return pictures, labels
+    return images, labels

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.auditions import write_clip
-from support.worlds import NANO_SPECTROGRAM
+from support.nano import NANO_SPECTROGRAM
 
 from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.audio.codec.image_file import save_image

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.worlds import write_dataset
+from support.nano import write_dataset
 
 from riffusion_train.dataset.cache import cached_captions, latent_cache
 from riffusion_train.dataset.layout import open_dataset_folder

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.nano import NANO_SPECTROGRAM
 from support.processes import in_child
-from support.worlds import NANO_SPECTROGRAM
 
 from riffusion_train.dataset.cache import CACHE_DIR, ROWS_AT_ONCE, CacheKind, RowCache
 from riffusion_train.dataset.layout import DatasetFolder

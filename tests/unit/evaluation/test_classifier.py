@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from support.rendered_clips import pictures_and_labels
+from support.rendered_clips import images_and_labels
 
 from riffusion_train.evaluation.classifier import ATTRIBUTES, CaptionClassifier, image_features, measure_agreement
 from riffusion_train.runtime.errors import InputError
@@ -10,7 +10,7 @@ FITTED, OTHERS = range(110), range(110, 150)
 
 @pytest.fixture(scope="module")
 def clips():
-    return pictures_and_labels(range(FITTED.start, OTHERS.stop))
+    return images_and_labels(range(FITTED.start, OTHERS.stop))
 
 
 @pytest.fixture(scope="module")

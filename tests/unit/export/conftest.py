@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from support.worlds import train_config, write_dataset
+from support.nano import train_config, write_dataset
 
 from riffusion_train.training.run import run_training
 

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from support.models import nano_components, predict
-from support.worlds import NANO_SPECTROGRAM, train_config
+from support.nano import NANO_SPECTROGRAM, train_config
 
 from riffusion_train.config.compose import write_config
 from riffusion_train.config.export import ExportDtype, ExportFormat, ExportWeights, LoraLayout

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.models import nano_components, nano_lora
-from support.worlds import NANO_SPECTROGRAM
+from support.nano import NANO_SPECTROGRAM
 
 from riffusion_train.config.export import ExportFormat, LoraLayout
 from riffusion_train.config.spectrogram import load_preset

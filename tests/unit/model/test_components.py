@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.worlds import NANO_MODEL, NANO_SPECTROGRAM
+from support.nano import NANO_MODEL, NANO_SPECTROGRAM
 
 from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrainConfig

@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from support.models import nano_components, pipeline_picture, sampler_picture, velocity_scheduler
-from support.worlds import NANO_MODEL, NANO_SPECTROGRAM
+from support.models import nano_components, pipeline_image, sample_image, velocity_scheduler
+from support.nano import NANO_MODEL, NANO_SPECTROGRAM
 
 from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrainConfig
@@ -71,12 +71,12 @@ def test_clip_keys_are_those_of_transformers_4_and_the_vae_attends_by_convolutio
 def test_diffusers_draws_the_same_picture_from_file_and_folder_as_our_sampler(folder: Path, single: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
-    ours = sampler_picture(folder)
-    assert np.array_equal(sampler_picture(single), ours)
+    ours = sample_image(folder)
+    assert np.array_equal(sample_image(single), ours)
     opened = StableDiffusionPipeline.from_pretrained(folder)
     from_file = StableDiffusionPipeline.from_single_file(str(single), config=str(folder), local_files_only=True)
     for pipeline in (opened, from_file):
-        drawn = pipeline_picture(pipeline)
+        drawn = pipeline_image(pipeline)
         assert np.abs(drawn.astype(int) - ours.astype(int)).max() <= 1
     assert ours.std() > 1
 

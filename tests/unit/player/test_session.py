@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from support.models import nano_components
-from support.worlds import NANO_SPECTROGRAM
+from support.nano import NANO_SPECTROGRAM
 
 from riffusion_train.config.spectrogram import Channels
 from riffusion_train.player.clips import ClipMaker, Cost

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.nano import NANO_SPECTROGRAM
 from support.sampling import write_melody
-from support.worlds import NANO_SPECTROGRAM
 
 from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.audio.codec.image_file import load_image

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support.worlds import NANO_SPECTROGRAM, train_config, write_dataset
+from support.nano import NANO_SPECTROGRAM, train_config, write_dataset
 
 from riffusion_train.config.train import MixedPrecision
 from riffusion_train.dataset.layout import open_dataset_folder

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.worlds import train_config
+from support.nano import train_config
 from torch import nn
 
 from riffusion_train.training.optimizer import averaged_weights, averages, make_ema, make_optimizer, update_ema

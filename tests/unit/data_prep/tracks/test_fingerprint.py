@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from support.notes import RATE_HZ, music
+from support.sounds import RATE_HZ, music
 
 from data_prep.tracks.fingerprint import fingerprint_words, from_text, similar_pairs, similarity, to_text
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.worlds import NANO_SPECTROGRAM
+from support.nano import NANO_SPECTROGRAM
 
 from data_prep.tracks.track_store import TrackResult, TrackStore
 from data_prep.tracks.track_worker import CutParameters, TrackWorker, mix_channels

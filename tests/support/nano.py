@@ -1,4 +1,4 @@
-"""Small worlds for tests: a dataset folder written by the contract, and a model that takes milliseconds a step."""
+"""The nano model, which trains in milliseconds per step, its spectrogram format, and datasets for it."""
 
 import hashlib
 import io
@@ -29,7 +29,7 @@ NANO_MODEL = [
     "model.text_num_hidden_layers=1",
     "model.text_num_attention_heads=2",
 ]
-"""SD 1.5's architecture, as small as it goes: 32 x 32 pictures, 8 x 8 latents."""
+"""SD 1.5's architecture at the smallest possible size: 32 x 32 images, 8 x 8 latents."""
 
 NANO_SPECTROGRAM = SpectrogramConfig(
     name="nano",
@@ -52,9 +52,9 @@ def write_dataset(
     *,
     seed: int = 0,
     spectrogram: SpectrogramConfig = NANO_SPECTROGRAM,
-    words: Sequence[str] = (),
+    captions: Sequence[str] = (),
 ) -> Path:
-    """Write a dataset of pictures with one dark band each; caption `band k` says which, or one word where `words` are given."""
+    """Write a dataset of images with one dark band each; captions name the band, or are `captions` where given."""
     (folder / "data").mkdir(parents=True)
     write_spectrogram(folder, spectrogram)
     rng = np.random.default_rng(seed)
@@ -63,8 +63,8 @@ def write_dataset(
         if not count:
             continue
         rows = [_row(index, spectrogram, rng) for index in range(count)]
-        for row, word in zip(rows, words, strict=False):
-            row["caption"] = [word]
+        for row, caption in zip(rows, captions, strict=False):
+            row["caption"] = [caption]
         path = folder / "data" / shard_name(split, 0)
         pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema()), path)
         shards.append({"name": path.name, "split": split, "slices": count, "bytes": path.stat().st_size})
@@ -74,13 +74,13 @@ def write_dataset(
     return folder
 
 
-def train_config(dataset: Path, run: Path, *words: str) -> TrainConfig:
+def train_config(dataset: Path, run: Path, *overrides: str) -> TrainConfig:
     """Compose a config for the nano model."""
-    return compose("train", TrainConfig, train_words(dataset, run, *words))
+    return compose("train", TrainConfig, train_arguments(dataset, run, *overrides))
 
 
-def train_words(dataset: Path, run: Path, *words: str) -> list[str]:
-    """Return the command line of a short run of the nano model."""
+def train_arguments(dataset: Path, run: Path, *overrides: str) -> list[str]:
+    """Return the command-line arguments of a short run of the nano model."""
     return [
         f"dataset={dataset}",
         f"run={run}",
@@ -93,18 +93,18 @@ def train_words(dataset: Path, run: Path, *words: str) -> list[str]:
         "checkpointing_steps=100",
         "num_threads=1",
         "tracker=files",
-        *words,
+        *overrides,
     ]
 
 
 def _row(index: int, spectrogram: SpectrogramConfig, rng: np.random.Generator) -> dict[str, object]:
-    picture = np.full((spectrogram.n_mels, spectrogram.width_px), 230, np.uint8)
-    picture[(5 * index) % 28 : (5 * index) % 28 + 4] = 30
-    picture = np.clip(picture + rng.normal(0, 5, picture.shape), 0, 255).astype(np.uint8)
-    packed = io.BytesIO()
-    Image.fromarray(picture).save(packed, "PNG")
+    image = np.full((spectrogram.n_mels, spectrogram.width_px), 230, np.uint8)
+    image[(5 * index) % 28 : (5 * index) % 28 + 4] = 30
+    image = np.clip(image + rng.normal(0, 5, image.shape), 0, 255).astype(np.uint8)
+    png = io.BytesIO()
+    Image.fromarray(image).save(png, "PNG")
     return {
-        "image": {"bytes": packed.getvalue(), "path": None},
+        "image": {"bytes": png.getvalue(), "path": None},
         "caption": [f"band {index}", f"a line, number {index}"],
         "track_id": f"track-{index}",
         "start_s": 0.0,
