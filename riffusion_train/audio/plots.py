@@ -9,9 +9,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
-import torch
 
-from riffusion_train.audio.compare import RATE_HZ, mel_power_db
 from riffusion_train.audio.io.read import resample
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import open_atomically
@@ -100,6 +98,10 @@ def write_image(path: Path, image: PIL.Image.Image, colours: int | None = None) 
 
 def _levels_db(wav: np.ndarray, rate_hz: int) -> np.ndarray:
     """Return mel levels in decibels, (bands, frames), of the mean power of the channels."""
+    import torch  # here and not above: prepare draws histograms without torch
+
+    from riffusion_train.audio.compare import RATE_HZ, mel_power_db
+
     samples = torch.from_numpy(resample(wav, rate_hz, RATE_HZ))
     power = 10 ** (mel_power_db(samples, _BANDS, _TOP_HZ) / 10)
     return (10 * power.mean(0).log10()).numpy()
