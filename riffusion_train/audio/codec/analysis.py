@@ -66,16 +66,16 @@ class MelBands:
 
     def __init__(self, filters: Tensor) -> None:
         self._n_mels = filters.shape[1]
-        self._firsts, self._places = runs(filters.numpy())
-        self._weights = inside_runs(filters.numpy(), self._firsts, self._places)
-        self._top = int((self._firsts + np.diff(self._places)).max())
+        self._firsts, self._starts = runs(filters.numpy())
+        self._weights = inside_runs(filters.numpy(), self._firsts, self._starts)
+        self._top = int((self._firsts + np.diff(self._starts)).max())
 
     def of_magnitudes(self, spectra: Tensor) -> Tensor:
         """Return the mel magnitudes of complex spectra in the host's memory, (..., bins) -> (..., n_mels)."""
         mels = torch.empty(*spectra.shape[:-1], self._n_mels)
         numbers = parts(spectra).reshape(-1, spectra.shape[-1], 2)
         rows = mels.numpy().reshape(-1, self._n_mels)
-        _mel_magnitudes(numbers, self._firsts, self._places, self._weights, self._top, rows)
+        _mel_magnitudes(numbers, self._firsts, self._starts, self._weights, self._top, rows)
         return mels
 
 
@@ -111,7 +111,7 @@ def _window_frames(wavs: Any, window: Any, hop_length: int, first: int, frames: 
 
 
 @numba.njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator]
-def _mel_magnitudes(spectra: Any, firsts: Any, places: Any, weights: Any, top: int, mels: Any) -> None:
+def _mel_magnitudes(spectra: Any, firsts: Any, starts: Any, weights: Any, top: int, mels: Any) -> None:
     """Write the mel magnitudes, (frames, bands), of spectra (frames, bins, 2), whose bins from `top` on have no weight."""
     magnitudes = np.zeros((top, BLOCK_FRAMES), np.float32)
     totals = np.empty(BLOCK_FRAMES, np.float32)
@@ -123,8 +123,8 @@ def _mel_magnitudes(spectra: Any, firsts: Any, places: Any, weights: Any, top: i
                 magnitudes[k, frame] = np.sqrt(real * real + imaginary * imaginary)
         for band in range(len(firsts)):
             totals[:] = 0
-            for weight in range(places[band], places[band + 1]):
-                k = firsts[band] + weight - places[band]
+            for weight in range(starts[band], starts[band + 1]):
+                k = firsts[band] + weight - starts[band]
                 for frame in range(BLOCK_FRAMES):
                     totals[frame] += magnitudes[k, frame] * weights[weight]
             for frame in range(count):

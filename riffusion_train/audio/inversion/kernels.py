@@ -91,9 +91,9 @@ def runs(filters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.array(firsts, np.int64), np.cumsum([0, *sizes], dtype=np.int64)
 
 
-def inside_runs(matrix: np.ndarray, firsts: np.ndarray, places: np.ndarray) -> np.ndarray:
+def inside_runs(matrix: np.ndarray, firsts: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Return the entries of a matrix (bins, bands) that lie in the runs, band after band."""
-    sizes = np.diff(places)
+    sizes = np.diff(starts)
     return np.concatenate(
         [matrix[first : first + size, band] for band, (first, size) in enumerate(zip(firsts, sizes, strict=True))]
     )
@@ -150,9 +150,9 @@ class RichardsonLucy:
     def __init__(self, filters: Tensor) -> None:
         self._filters = filters
         self.spread = (filters / (filters.sum(1, keepdim=True) + 1e-9)).t().contiguous()
-        self._firsts, self._places = runs(filters.numpy())
-        self._weights = inside_runs(filters.numpy(), self._firsts, self._places)
-        self._shares = inside_runs(self.spread.t().numpy(), self._firsts, self._places)
+        self._firsts, self._starts = runs(filters.numpy())
+        self._weights = inside_runs(filters.numpy(), self._firsts, self._starts)
+        self._shares = inside_runs(self.spread.t().numpy(), self._firsts, self._starts)
 
     def __call__(self, magnitudes: Tensor, target: Tensor, tiny: Tensor, iterations: int = 1) -> Tensor:
         """Return magnitudes whose mel magnitudes are nearer to the target.
@@ -169,7 +169,7 @@ class RichardsonLucy:
             moved = magnitudes.contiguous()
             floors = tiny.expand(*target.shape[:-1], 1).reshape(-1).numpy()
             rows, goals = (part.reshape(len(floors), -1).numpy() for part in (moved, target))
-            _fit(rows, goals, floors, iterations, self._firsts, self._places, self._weights, self._shares)
+            _fit(rows, goals, floors, iterations, self._firsts, self._starts, self._weights, self._shares)
             return moved
         self._filters, self.spread = (part.to(magnitudes.device) for part in (self._filters, self.spread))
         for _ in range(iterations):
@@ -179,7 +179,7 @@ class RichardsonLucy:
 
 @numba.njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator]
 def _fit(
-    rows: Any, goals: Any, tiny: Any, iterations: int, firsts: Any, places: Any, weights: Any, shares: Any
+    rows: Any, goals: Any, tiny: Any, iterations: int, firsts: Any, starts: Any, weights: Any, shares: Any
 ) -> None:
     """Run the iterations in place, on blocks of frames with the frames innermost.
 
@@ -189,7 +189,7 @@ def _fit(
         tiny: (frames,).
         iterations: Number of iterations.
         firsts: First bin of each band, (bands,).
-        places: Start of each band's weights, (bands + 1,).
+        starts: Start of each band's weights, (bands + 1,).
         weights: Filter weights, band after band.
         shares: Entries of `spread` in the same order.
     """
@@ -206,30 +206,30 @@ def _fit(
             for band in range(bands):
                 goal[band, column] = goals[first + column, band]
         for _ in range(iterations):
-            _iterate(levels, goal, floor, firsts, places, weights, shares)
+            _iterate(levels, goal, floor, firsts, starts, weights, shares)
         for column in range(count):
             for k in range(bins):
                 rows[first + column, k] = levels[k, column]
 
 
 @numba.njit(cache=True, fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _iterate(levels: Any, goal: Any, floor: Any, firsts: Any, places: Any, weights: Any, shares: Any) -> None:
+def _iterate(levels: Any, goal: Any, floor: Any, firsts: Any, starts: Any, weights: Any, shares: Any) -> None:
     """Run one iteration on a block: levels (bins, BLOCK_FRAMES), goal (bands, BLOCK_FRAMES), floor (BLOCK_FRAMES,)."""
     factors = np.zeros(levels.shape, np.float32)
     total = np.zeros(BLOCK_FRAMES, np.float32)
     for band in range(len(firsts)):
-        shift = firsts[band] - places[band]  # from the index of a weight to its bin
+        shift = firsts[band] - starts[band]  # from the index of a weight to its bin
         # The mel magnitude of the band, and the quotient of its goal and it.
         for column in range(BLOCK_FRAMES):
             total[column] = floor[column]
-        for index in range(places[band], places[band + 1]):
+        for index in range(starts[band], starts[band + 1]):
             weight = weights[index]
             for column in range(BLOCK_FRAMES):
                 total[column] += weight * levels[index + shift, column]
         for column in range(BLOCK_FRAMES):
             total[column] = goal[band, column] / total[column]
         # Each bin's factor is the mean quotient of the bands that cover it.
-        for index in range(places[band], places[band + 1]):
+        for index in range(starts[band], starts[band + 1]):
             share = shares[index]
             for column in range(BLOCK_FRAMES):
                 factors[index + shift, column] += share * total[column]

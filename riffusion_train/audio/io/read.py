@@ -86,19 +86,19 @@ def decode_audio(path: Path) -> DecodedAudio:
 
 def decoding_problems(decoded: DecodedAudio) -> dict[str, str]:
     """Return what is wrong with a decoded file, as kind (truncated, damaged, longer than declared) and explanation."""
-    found = {}
+    problems = {}
     declared_s, duration_s = decoded.declared_s, decoded.duration_s
     least = COMPLETE_SHARE if declared_s is None or not decoded.counted else 1 - _COUNTED_TOLERANCE_S / declared_s
     if declared_s is not None and duration_s < least * declared_s:
-        found["truncated"] = f"{duration_s:.2f} s could be decoded of the {declared_s:.2f} s its container declares"
+        problems["truncated"] = f"{duration_s:.2f} s could be decoded of the {declared_s:.2f} s its container declares"
     elif decoded.unmarked_end:
-        found["truncated"] = f"it breaks off at {duration_s:.1f} s, without the mark that ends such a file"
+        problems["truncated"] = f"it breaks off at {duration_s:.1f} s, without the mark that ends such a file"
     elif declared_s is not None and declared_s < COMPLETE_SHARE * duration_s:
-        found["longer than declared"] = f"{duration_s:.1f} s were decoded, its container declares {declared_s:.1f} s"
+        problems["longer than declared"] = f"{duration_s:.1f} s were decoded, its container declares {declared_s:.1f} s"
     if decoded.bad_packets:
         plural = "" if decoded.bad_packets == 1 else "s"
-        found["damaged"] = f"{decoded.bad_packets} packet{plural} could not be decoded and are left out"
-    return found
+        problems["damaged"] = f"{decoded.bad_packets} packet{plural} could not be decoded and are left out"
+    return problems
 
 
 def misnamed(name: str, container: str) -> str | None:

@@ -127,7 +127,7 @@ def test_float_levels_are_taken_by_their_range(tmp_path: Path, full: float):
     assert np.abs(loaded.image.astype(int) - levels()).max() <= 1
 
 
-def test_black_and_white_and_moving_pictures_are_warned_of(tmp_path: Path):
+def test_black_and_white_and_moving_images_are_warned_of(tmp_path: Path):
     assert (
         "all but two levels"
         in load_image(saved(tmp_path / "a.png", PIL.Image.fromarray(levels()).convert("1"))).warnings[0]
@@ -185,7 +185,7 @@ def test_corrupt_exif_leaves_an_image_that_names_no_codec(tmp_path: Path, body: 
         ({"t11080": float("nan")}, "max_value=nan"),
     ],
 )
-def test_wrong_exif_is_one_line_with_the_mend_and_a_preset_overrides_it(
+def test_wrong_exif_is_one_line_with_the_fix_and_a_preset_overrides_it(
     tmp_path: Path, changed: dict[str, Any], part: str
 ):
     path = with_tags(tmp_path / "a.png", **changed)
