@@ -70,7 +70,7 @@ def _serve(pipe: Connection, steps: int) -> None:
     components = make_components(compose("train", TrainConfig, ["dataset=x", "model=tiny"]).model, seed=0)
     components.spectrogram = load_preset("tiny")
     freeze(components)
-    application = create_app(Sampler(components, num_inference_steps=steps), most_streams=1000)
+    application = create_app(Sampler(components, num_inference_steps=steps), max_streams=1000)
     with open_socket("127.0.0.1", 0) as socket:
         pipe.send(socket.getsockname()[1])
         make_server(application, Limits()).run(sockets=[socket])

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
-from riffusion_train.config.compose import compose, conf_dir, config_keys, group_options
+from riffusion_train.config.compose import compose, conf_dir, config_keys, current_key, group_options
 from riffusion_train.runtime.errors import InputError, choice, member
 
 Root = TypeVar("Root")
@@ -51,8 +51,8 @@ class Arguments(Generic[Root]):
     """The values of the flags."""
     config: Root
     """What the `key=value` arguments say."""
-    given_keys: frozenset[str] = frozenset()
-    """The keys that were given; the others have their defaults."""
+    given: dict[str, Any]
+    """The values of the keys that the command line names."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,8 +94,9 @@ class Command(Generic[Root]):
 
             print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
             return None
-        given_keys = frozenset(key for key in config_keys(self.root) if any(o.startswith(f"{key}=") for o in options))
-        return Arguments(positionals, flags, config, given_keys)
+        names = {current_key(option.partition("=")[0], self.root) for option in options}
+        given = {name: getattr(config, name) for name in names if hasattr(config, name)}
+        return Arguments(positionals, flags, config, given)
 
     def help(self) -> str:
         """Return the help: usage, flags, presets, and every key with its default and meaning."""

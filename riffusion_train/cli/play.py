@@ -1,10 +1,11 @@
 """`riffusion play MODEL`: the live player."""
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 
 from riffusion_train.cli.arguments import Command, Flag
-from riffusion_train.config.sample import PlayConfig
+from riffusion_train.config.sample import PlayConfig, sampler_options
 from riffusion_train.runtime.errors import InputError
 
 _COMMAND = Command(
@@ -35,18 +36,19 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _play(config: PlayConfig, model: str, loras: Sequence[str]) -> None:
-    from riffusion_train.player.serve import open_socket
+    from riffusion_train.player.serve import make_server, open_socket, page_address
+    from riffusion_train.player.settings import Limits, make_settings
 
     # The port is taken before the model is loaded, so that one in use is reported at once.
-    with open_socket(config.host, config.port) as socket:
-        from riffusion_train.cli.play_model import load_application
-        from riffusion_train.player.serve import make_server
-        from riffusion_train.player.settings import Limits
+    with open_socket(config.host, config.port) as listening:
+        from riffusion_train.cli.model import load_sampler
+        from riffusion_train.player.app import make_app
 
         limits = Limits(sockets_per_address=config.sockets_per_address)
-        application = load_application(config, model, loras, limits)
-        host = f"[{config.host}]" if ":" in config.host else config.host
-        shown = "127.0.0.1" if host == "0.0.0.0" else host
-        print(f"playing: open http://{shown}:{socket.getsockname()[1]}/ in a browser; Ctrl-C ends it", flush=True)
-        make_server(application, limits).run(sockets=[socket])
+        defaults = make_settings(config)
+        sampler = load_sampler(model, loras, config.num_threads, **sampler_options(config))
+        print("warming up: two short clips, which also measure this machine", file=sys.stderr)
+        application = make_app(config, sampler, defaults, limits)
+        print(f"playing: open {page_address(config.host, listening)} in a browser; Ctrl-C ends it", flush=True)
+        make_server(application, limits).run(sockets=[listening])
     print("stopped")

@@ -61,7 +61,7 @@ def compose(verb: str, root: type[Root], words: Sequence[str]) -> Root:
     from omegaconf.errors import OmegaConfBaseException
 
     ConfigStore.instance().store(name=f"{verb}_schema", node=root)
-    overrides = [hydra_word for word in words for hydra_word in _as_overrides(_with_new_key(word, root), root)]
+    overrides = [hydra_word for word in words for hydra_word in _as_overrides(word, root)]
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
             config = hydra_compose(config_name=verb, overrides=overrides)
@@ -88,7 +88,7 @@ def load_saved(path: Path, root: type[Root]) -> Root:
     try:
         saved: Any = OmegaConf.load(path)
         for key in _RENAMED_KEYS.keys() & set(saved):
-            saved[_new_key(key, root)] = saved.pop(key)
+            saved[_renamed(key, root)] = saved.pop(key)
         merged = OmegaConf.merge(OmegaConf.structured(root), saved)
         return typing.cast(Root, OmegaConf.to_object(merged))
     except OSError as error:
@@ -117,25 +117,25 @@ def config_keys(root: type, prefix: str = "") -> dict[str, dataclasses.Field[Any
     return keys
 
 
-def _new_key(key: str, root: type) -> str:
-    """Return the present name of a key of `root`; warn if the key was given by its old name."""
-    new = _RENAMED_KEYS.get(key, key)
+def current_key(key: str, root: type) -> str:
+    """Return the current name of a key of `root` that version 0.1.0 called differently; any other key as it is."""
     names = {field.name for field in dataclasses.fields(root)}
-    if key in names or new not in names:
-        return key
+    new = _RENAMED_KEYS.get(key, key)
+    return new if key not in names and new in names else key
+
+
+def _renamed(key: str, root: type) -> str:
+    """Return the current name of a key, with a warning if that is another one."""
+    new = current_key(key, root)
     if new != key:
         print(f"{key}= is now called {new}=; the old name still works", file=sys.stderr)
     return new
 
 
-def _with_new_key(word: str, root: type) -> str:
-    key, separator, value = word.partition("=")
-    return f"{_new_key(key, root)}{separator}{value}"
-
-
 def _as_overrides(word: str, root: type) -> list[str]:
     """Turn one command-line word into Hydra overrides, with text values quoted."""
     key, separator, value = word.partition("=")
+    key = _renamed(key, root)
     if not separator:
         raise InputError(f"'{word}' is not key=value (texts go in --prompt TEXT, and so on)")
     group = key.lstrip("+~")
@@ -143,7 +143,7 @@ def _as_overrides(word: str, root: type) -> list[str]:
         return [f"{group}={_GROUP_SHORTHAND[group]}", f"{group}.path={_quoted(value)}"]
     if is_text(root, group) and value not in ("null", "???"):
         return [f"{key}={_quoted(value)}"]
-    return [word]
+    return [f"{key}={value}"]
 
 
 def is_text(root: type, key: str) -> bool:

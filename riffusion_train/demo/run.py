@@ -122,8 +122,8 @@ def _measure(
     expected = {name: [labels[name][sample.index] for sample in samples] for name in ATTRIBUTES}
     images = [_grey(load_image(sample.stem.with_suffix(".png")).image) for sample in samples]
     sounds = [_grey(codec.encode(read_audio(sample.stem.with_suffix(".wav"))[0]).image) for sample in samples]
-    rows = agreement_rows(classifier.listen(images, expected), TARGETS)
-    by_sound = agreement_rows(classifier.listen(sounds, expected))
+    rows = agreement_rows(classifier.agreements(images, expected), TARGETS)
+    by_sound = agreement_rows(classifier.agreements(sounds, expected))
     rows += [
         dataclasses.replace(row, what=f"{row.what}, judged from the sound", unit=f"{row.unit}, by sound")
         for row in by_sound

@@ -1,11 +1,11 @@
 """Single clips for scripts: our own request, and the original Riffusion server's, whose clients can point here."""
 
 import base64
-import dataclasses
 import io
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -13,7 +13,7 @@ import PIL.Image
 from riffusion_train.audio.io.write import FORMATS, write_audio
 from riffusion_train.player.clips import ClipMaker
 from riffusion_train.player.segments import encode_png
-from riffusion_train.player.settings import MOST_SEED, ClipSpec, SettingsReader
+from riffusion_train.player.settings import MAX_SEED, ClipBody, ClipSpec, apply_changes
 from riffusion_train.runtime.errors import InputError, choice
 from riffusion_train.sampling.denoise import StepReport
 from riffusion_train.sampling.modes.text import TextRequest
@@ -33,34 +33,32 @@ ORIGINAL_SEED_IMAGES = {
     "motorway": "half_time",
     "vibes": "pad",
 }
-"""The original's names for seed images, and which of ours, which are composed and not copied, stands for each."""
+"""The original's names for seed images, and which of ours, which are composed and not copied, each one gets."""
 
 _ORIGINAL_DEFAULT_STEPS = 50
 
 
-@dataclasses.dataclass(frozen=True)
-class OriginalRequest:
-    """What the original's `/run_inference/` was asked: two ends, and how far between them the clip lies."""
+def clip_request(body: ClipBody, default_steps: int) -> tuple[TextRequest, int, str]:
+    """Return the request, the denoising steps and the audio format of a clip.
 
-    start: ClipSpec
-    end: ClipSpec
-
-    @property
-    def spec(self) -> ClipSpec:
-        """The clip: guidance and strength between those of the ends."""
-        start, end, alpha = self.start, self.end, self.start.alpha
-        return dataclasses.replace(
-            start,
-            prompt_to=end.prompt,
-            guidance_scale=start.guidance_scale + alpha * (end.guidance_scale - start.guidance_scale),
-            strength=start.strength + alpha * (end.strength - start.strength),
-        )
+    Raises:
+        InputError: If there is no such format.
+    """
+    audio_format = choice("format", body.format, MIME_TYPES)
+    steps = body.num_inference_steps if "num_inference_steps" in body.model_fields_set else default_steps
+    request = TextRequest(
+        prompt=body.prompt,
+        negative_prompt=body.negative_prompt,
+        seed=body.seed,
+        guidance_scale=body.guidance_scale,
+    )
+    return request, steps, audio_format
 
 
 def make_clip(
     maker: ClipMaker, request: TextRequest, steps: int, audio_format: str, report: StepReport
 ) -> dict[str, Any]:
-    """Make one clip of a prompt: audio and picture as data URIs, and its settings."""
+    """Make one clip of a prompt: audio and image as data URIs, and its settings."""
     clip = maker.sampler.make(request, report, num_inference_steps=steps)
     return {
         "audio": _data_uri(MIME_TYPES[audio_format], encode_audio(clip.audio, clip.rate_hz, audio_format)),
@@ -69,30 +67,29 @@ def make_clip(
     }
 
 
-def clip_request(data: dict[str, Any], reader: SettingsReader, default_steps: int) -> tuple[TextRequest, int, str]:
-    """Return the request, the steps and the format of a clip.
+class OriginalRequest(NamedTuple):
+    """What the original's `/run_inference/` was asked: two ends, and in `start.alpha` how far between them the clip lies."""
 
-    Raises:
-        InputError: If a value cannot be used.
-    """
-    audio_format = choice("format", str(data.pop("format", "wav")), MIME_TYPES)
-    if data.get("num_inference_steps") is None:
-        data.pop("num_inference_steps", None)
-    spec = reader.clip(data, ClipSpec(num_inference_steps=default_steps))
-    request = TextRequest(
-        prompt=spec.prompt,
-        negative_prompt=spec.negative_prompt,
-        seed=spec.seed,
-        guidance_scale=spec.guidance_scale,
-    )
-    return request, spec.num_inference_steps, audio_format
+    start: ClipSpec
+    end: ClipSpec
+
+    @property
+    def spec(self) -> ClipSpec:
+        """The clip, with guidance and strength between those of the ends."""
+        start, end, alpha = self.start, self.end, self.start.alpha
+        change = {
+            "prompt_to": end.prompt,
+            "guidance_scale": start.guidance_scale + alpha * (end.guidance_scale - start.guidance_scale),
+            "strength": start.strength + alpha * (end.strength - start.strength),
+        }
+        return start.model_copy(update=change)
 
 
-def original_request(data: Any, reader: SettingsReader) -> OriginalRequest:
+def original_request(data: Any) -> OriginalRequest:
     """Read a request of the original's clients.
 
     Raises:
-        InputError: If something is missing, of the wrong type, or unknown.
+        InputError: If a value is missing, unknown, or of the wrong type.
     """
     if not isinstance(data, dict):
         raise InputError("the body must be a JSON object")
@@ -103,13 +100,13 @@ def original_request(data: Any, reader: SettingsReader) -> OriginalRequest:
     if not isinstance(seed_image, str) or seed_image not in ORIGINAL_SEED_IMAGES:
         raise InputError(f"seed_image_id: is unknown; choose from: {', '.join(ORIGINAL_SEED_IMAGES)}")
     if data.get("mask_image_id") is not None:
-        raise InputError("mask_image_id: there are no masks here; leave it out or send null")
+        raise InputError("mask_image_id: masks are not supported; leave it out or send null")
     common = {
         "alpha": data["alpha"],
         "num_inference_steps": data.get("num_inference_steps", _ORIGINAL_DEFAULT_STEPS),
         "seed_image": ORIGINAL_SEED_IMAGES[seed_image],
     }
-    return OriginalRequest(*(_original_end(data, key, common, reader) for key in ("start", "end")))
+    return OriginalRequest(*(_original_end(data, key, common) for key in ("start", "end")))
 
 
 def run_original(maker: ClipMaker, request: OriginalRequest, report: StepReport) -> dict[str, Any]:
@@ -119,15 +116,13 @@ def run_original(maker: ClipMaker, request: OriginalRequest, report: StepReport)
     conditions = texts.equal_lengths(
         [(one.prompt, one.negative_prompt, spec.guidance_scale) for one in (request.start, end)]
     )
-    # The place between the noises of the two seeds is alpha, as that between the prompts is.
-    placed = dataclasses.replace(spec, place=spec.alpha if spec.alpha < 1 else 0.0)
-    if spec.alpha == 1:
-        placed = dataclasses.replace(placed, seed=end.seed)
-    picture = maker.draw(placed, conditions, end.seed, report)
-    wav = maker.sound(picture, request.start.seed)
+    # The noise lies as far between those of the two seeds as the prompt between the two prompts.
+    change: dict[str, Any] = {"place": spec.alpha} if spec.alpha < 1 else {"place": 0.0, "seed": end.seed}
+    image = maker.draw(spec.model_copy(update=change), conditions, end.seed, report)
+    wav = maker.decode(image, request.start.seed)
     rate_hz = maker.sampler.codec.rate_hz
     jpeg = io.BytesIO()
-    PIL.Image.fromarray(picture).convert("RGB").save(jpeg, "JPEG", quality=95)
+    PIL.Image.fromarray(image).convert("RGB").save(jpeg, "JPEG", quality=95)
     return {
         "image": _data_uri("image/jpeg", jpeg.getvalue()),
         "audio": _data_uri("audio/mpeg", encode_audio(wav, rate_hz, "mp3")),
@@ -144,7 +139,8 @@ def encode_audio(wav: np.ndarray, rate_hz: int, audio_format: str) -> bytes:
         return path.read_bytes()
 
 
-def _original_end(data: dict[str, Any], key: str, common: dict[str, Any], reader: SettingsReader) -> ClipSpec:
+def _original_end(data: Mapping[str, Any], key: str, common: Mapping[str, Any]) -> ClipSpec:
+    """Return one end of a request, under our names for the original's fields."""
     end = data[key]
     if not isinstance(end, dict):
         raise InputError(f"{key}: must be an object with prompt and seed")
@@ -152,8 +148,8 @@ def _original_end(data: dict[str, Any], key: str, common: dict[str, Any], reader
         if name not in end:
             raise InputError(f'missing value for field "{key}.{name}"')
     seed = end["seed"]
-    if isinstance(seed, int) and not 0 <= seed <= MOST_SEED:
-        raise InputError(f"{key}.seed: must be a whole number from 0 to {MOST_SEED}")
+    if isinstance(seed, int) and not 0 <= seed <= MAX_SEED:
+        raise InputError(f"{key}.seed: must be a whole number from 0 to {MAX_SEED}")
     values = {
         **common,
         "prompt": end["prompt"],
@@ -164,7 +160,7 @@ def _original_end(data: dict[str, Any], key: str, common: dict[str, Any], reader
         "guidance_scale": end.get("guidance", 7.0),
     }
     try:
-        return reader.clip(values, ClipSpec())
+        return apply_changes(ClipSpec(), values, lambda id: False)
     except InputError as error:
         raise InputError(f"{key}: {error}") from None
 

@@ -1,4 +1,4 @@
-"""The prompt queue of a session: which clip comes next; and prompts to begin with."""
+"""The prompt queue of a session, which says what the next clip is; and the prompts that the page suggests."""
 
 import dataclasses
 import itertools
@@ -7,18 +7,19 @@ from typing import Any
 from riffusion_train.player.settings import ClipSpec, Settings
 from riffusion_train.runtime.errors import InputError
 
-_MOST_PAST = 50
+_MAX_STARTED = 50
+"""Prompts that are remembered once they have started."""
 _NEAR = 1e-4
 
 
 @dataclasses.dataclass
 class QueuedPrompt:
-    """A prompt on the way.
+    """A prompt that plays, has played, or waits.
 
     Attributes:
         id: Its name.
         prompt: Its text.
-        from_segment: The first segment in which it can be heard; of one that waits, a forecast.
+        from_segment: The first segment in which it can be heard; while it waits, a forecast.
     """
 
     id: str
@@ -27,12 +28,12 @@ class QueuedPrompt:
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """One clip of the way.
+class PlannedClip:
+    """The next clip of a session.
 
     Attributes:
         spec: The clip.
-        share: Settings that restore the moment, but for the clip before it.
+        share: Settings that restore the moment, except for the clip before it.
     """
 
     spec: ClipSpec
@@ -42,65 +43,72 @@ class Step:
 class PromptQueue:
     """Plans the clips of a session, one by one.
 
+    A prompt alone moves from the noise of one seed to that of the next, in `clips` segments. While another prompt waits, the
+    noise stands still and the transition to that prompt takes `clips` segments.
+
     Args:
-        settings: What the session begins with; at `prompt_to` and `alpha` it begins in the middle of a transition.
-        most_waiting: Prompts that may wait.
+        settings: What the session begins with; with `prompt_to` and `alpha` it begins in the middle of a transition.
+        max_waiting: Prompts that may wait.
     """
 
-    def __init__(self, settings: Settings, *, most_waiting: int = 20) -> None:
+    def __init__(self, settings: Settings, *, max_waiting: int = 20) -> None:
         self.settings = settings
-        self._most_waiting = most_waiting
+        self._max_waiting = max_waiting
         self._ids = map(str, itertools.count(1))
-        self._place = settings.place
+        self._noise = settings.place
+        """How far the noise has moved from the seed, in seeds."""
         self._alpha = settings.alpha
-        self._past: list[QueuedPrompt] = [self._station(settings.prompt, 0)]
+        self._started: list[QueuedPrompt] = [self._new(settings.prompt, 0)]
         self._waiting: list[QueuedPrompt] = []
         self._target: QueuedPrompt | None = None
-        self._jump: float | None = None  # where the noise goes with the next clip, when somebody asked for it
+        """The prompt that the present transition leads to."""
+        self._noise_jump: float | None = None
+        """Where the noise goes with the next clip, if somebody has asked for it."""
         if settings.prompt_to is not None and settings.prompt_to != settings.prompt:
-            self._target = self._station(settings.prompt_to, 0)
-            self._past.append(self._target)
-        self.index = 0
-        """The segment that is planned next."""
+            self._target = self._new(settings.prompt_to, 0)
+            self._started.append(self._target)
+        self.next_index = 0
+        """The segment that is planned next, which is the first one in which a change is heard."""
 
-    def next(self) -> Step:
-        """Return the next clip and move on."""
-        if self.index:
+    def next(self) -> PlannedClip:
+        """Plan the next clip."""
+        if self.next_index:
             self._advance()
-        self.index += 1
-        return self.here()
+        self.next_index += 1
+        return self.planned()
 
-    def here(self) -> Step:
+    def planned(self) -> PlannedClip:
         """Return the clip that was planned last."""
-        settings = self.settings
-        to = self._target.prompt if self._target is not None else settings.prompt
-        alpha = self._alpha if self._target is not None else 0.0
-        shown = {field.name: getattr(settings, field.name) for field in dataclasses.fields(ClipSpec)}
-        spec = ClipSpec(**{**shown, "prompt_to": to, "alpha": alpha, "place": self._place})
-        return Step(spec, dataclasses.replace(settings, prompt_to=to, alpha=alpha, place=self._place, before=None))
+        moment = {
+            "prompt_to": self.settings.prompt if self._target is None else self._target.prompt,
+            "alpha": 0.0 if self._target is None else self._alpha,
+            "place": self._noise,
+        }
+        share = self.settings.model_copy(update={**moment, "before": None})
+        return PlannedClip(share.clip(), share)
 
     def change(self, settings: Settings) -> None:
-        """Take other settings from the next clip on; the prompt stays, which is changed by `queue` alone."""
+        """Use other settings from the next clip on; the prompt stays, which only `add` can change."""
         if (settings.seed, settings.place) != (self.settings.seed, self.settings.place):
-            self._jump = settings.place if settings.place != self.settings.place else 0.0
-        self.settings = dataclasses.replace(settings, prompt=self.settings.prompt)
+            self._noise_jump = settings.place if settings.place != self.settings.place else 0.0
+        self.settings = settings.model_copy(update={"prompt": self.settings.prompt})
 
-    def queue(self, prompt: str) -> QueuedPrompt:
-        """Let a prompt follow the others.
+    def add(self, prompt: str) -> QueuedPrompt:
+        """Add a prompt at the end.
 
         Raises:
-            InputError: If there are too many already, or there is nothing in it.
+            InputError: If it is empty, or too many wait already.
         """
         if not prompt:
             raise InputError("prompt: is empty; write what you want to hear next")
-        if len(self._waiting) >= self._most_waiting:
-            raise InputError(f"prompt: {self._most_waiting} are waiting already; remove one or wait")
-        station = self._station(prompt, None)
-        self._waiting.append(station)
-        return station
+        if len(self._waiting) >= self._max_waiting:
+            raise InputError(f"prompt: {self._max_waiting} are waiting already; remove one or wait")
+        queued = self._new(prompt, None)
+        self._waiting.append(queued)
+        return queued
 
     def remove(self, id: str) -> None:
-        """Take a prompt that waits off the queue.
+        """Remove a prompt that waits.
 
         Raises:
             InputError: If it does not wait.
@@ -109,69 +117,64 @@ class PromptQueue:
 
     def put_first(self, id: str) -> None:
         """Let a prompt be the next one; errors as of `remove`."""
-        station = self._find(id)
-        self._waiting.remove(station)
-        self._waiting.insert(0, station)
+        queued = self._find(id)
+        self._waiting.remove(queued)
+        self._waiting.insert(0, queued)
 
-    def stations(self, playing: int) -> list[dict[str, Any]]:
-        """Return the prompts of past, present and future.
+    def rows(self, playing_index: int) -> list[dict[str, Any]]:
+        """Return the prompts that have played, play and wait, as the interface shows them.
 
         Args:
-            playing: The segment that is heard.
+            playing_index: The segment that is heard.
         """
         self._forecast()
-        begun = [station for station in self._past if (station.from_segment or 0) <= playing]
-        current = begun[-1] if begun else self._past[0]
+        heard = [queued for queued in self._started if (queued.from_segment or 0) <= playing_index]
+        current = heard[-1] if heard else self._started[0]
         rows, is_past, is_next = [], True, True
-        for station in [*self._past, *self._waiting]:
-            if station is current:
+        for queued in [*self._started, *self._waiting]:
+            if queued is current:
                 state, is_past = "playing", False
             elif is_past:
                 state = "past"
             else:
                 state, is_next = ("next" if is_next else "waiting"), False
-            rows.append({**dataclasses.asdict(station), "state": state})
+            rows.append({**dataclasses.asdict(queued), "state": state})
         return rows
 
-    @property
-    def next_effect(self) -> int:
-        """The segment from which a change is heard."""
-        return self.index
-
     def _advance(self) -> None:
-        """Go one step: on the way to a prompt, or else from noise to noise."""
+        """Go one segment further: in the transition to a prompt, or else from noise to noise."""
         clips = self.settings.clips
         if self._target is None and self._waiting:
-            self._set_out(self._waiting.pop(0))
-        if self._jump is not None:
-            self._place, self._jump = self._jump, None
+            self._start(self._waiting.pop(0))
+        if self._noise_jump is not None:
+            self._noise, self._noise_jump = self._noise_jump, None
         elif self._target is None:
-            self._place = _snapped(self._place + 1 / clips)
+            self._noise = _snapped(self._noise + 1 / clips)
         if self._target is not None:
             self._alpha = min(_snapped(self._alpha + 1 / clips), 1.0)
             if self._alpha == 1.0:
-                self.settings = dataclasses.replace(self.settings, prompt=self._target.prompt)
+                self.settings = self.settings.model_copy(update={"prompt": self._target.prompt})
                 self._target, self._alpha = None, 0.0
 
-    def _set_out(self, station: QueuedPrompt) -> None:
-        station.from_segment = self.index
-        self._target, self._alpha = station, 0.0
-        self._past = [*self._past, station][-_MOST_PAST:]
+    def _start(self, queued: QueuedPrompt) -> None:
+        queued.from_segment = self.next_index
+        self._target, self._alpha = queued, 0.0
+        self._started = [*self._started, queued][-_MAX_STARTED:]
 
     def _forecast(self) -> None:
-        """Say when each prompt that waits would be heard, if nothing else changes."""
+        """Note when each waiting prompt will be heard, if nothing else changes."""
         clips = self.settings.clips
         left = 0 if self._target is None else round((1 - self._alpha) * clips)
-        for place, station in enumerate(self._waiting):
-            station.from_segment = self.index + left + place * clips
+        for position, queued in enumerate(self._waiting):
+            queued.from_segment = self.next_index + left + position * clips
 
     def _find(self, id: str) -> QueuedPrompt:
-        for station in self._waiting:
-            if station.id == id:
-                return station
-        raise InputError("no prompt of that id waits; it may be playing already")
+        for queued in self._waiting:
+            if queued.id == id:
+                return queued
+        raise InputError("no prompt with that id waits; it may be playing already")
 
-    def _station(self, prompt: str, from_segment: int | None) -> QueuedPrompt:
+    def _new(self, prompt: str, from_segment: int | None) -> QueuedPrompt:
         return QueuedPrompt(next(self._ids), prompt, from_segment)
 
 
@@ -222,6 +225,7 @@ DICE = (
     "taiko drums and bamboo flute",
     "trip hop, upright bass, dark strings",
 )
+"""Prompts of which the page suggests one at random."""
 
 BUILDER = {
     "genre": (
@@ -238,11 +242,12 @@ BUILDER = {
     ),
     "tempo": ("very slow", "slow", "medium tempo", "fast", "very fast"),
 }  # fmt: skip
+"""Parts from which the page puts a prompt together."""
 
-SEED_IMAGE_WORDS = {
-    "beats": ("Beat", "Two bars of four beats: everything keeps to it."),
+SEED_IMAGE_TEXTS = {
+    "beats": ("Beat", "Two bars of four beats, which everything follows."),
     "half_time": ("Half time", "A slow drum with an echo in between."),
     "plucked": ("Plucked", "Sixteen plucked notes, up and down."),
     "pad": ("Pad", "A held chord whose voices swell one after the other."),
 }
-"""What our seed images are called, and what they do."""
+"""Name and description of each built-in seed image."""

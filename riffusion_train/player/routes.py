@@ -1,9 +1,8 @@
-"""The player's interface: the page, sessions, single clips, uploads, and the original Riffusion server's one route."""
+"""The player's interface: the page, sessions, uploads, single clips, and the original Riffusion server's one route."""
 
 import asyncio
 import functools
 import json
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,14 @@ from riffusion_train.player.oneshot import (
     original_request,
     run_original,
 )
-from riffusion_train.player.prompts import BUILDER, DICE, SEED_IMAGE_WORDS
+from riffusion_train.player.prompts import BUILDER, DICE, SEED_IMAGE_TEXTS
 from riffusion_train.player.security import read_upload
-from riffusion_train.player.segments import Segment, encode_png, picture_between, samples_between
+from riffusion_train.player.segments import Segment, encode_png, image_between, samples_between
 from riffusion_train.player.session import Session
 from riffusion_train.player.settings import (
+    MAX_PROMPT_CHARS,
+    MAX_STEPS,
+    MOMENT,
     Change,
     ChangeAnswer,
     ClipAnswer,
@@ -38,81 +40,93 @@ from riffusion_train.player.settings import (
     OriginalBody,
     SessionAnswer,
     UploadAnswer,
+    apply_changes,
+    settings_schema,
 )
 from riffusion_train.player.stream import serve_socket
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.seed_images import SEED_IMAGES
 from riffusion_train.sampling.sources import band_of
 
-pages_router = APIRouter()
+router = APIRouter()
 
-_FOLDER = Path(__file__).parent / "static"
-_KINDS = {
+_MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
-    ".json": "application/json",
-    ".svg": "image/svg+xml",
-    ".png": "image/png",
-    ".woff2": "font/woff2",
 }
-_FILES = {path.name: path for path in _FOLDER.glob("*") if path.suffix in _KINDS}
-"""All that is served from disk: whatever the client asks for is looked up here, and is never a path."""
+_FILES = {path.name: path for path in (Path(__file__).parent / "static").glob("*") if path.suffix in _MEDIA_TYPES}
+"""All files that are served: a name from a client is looked up here, and is never a path."""
+_NAME_CHARS = 80
+_INDEX_DIGITS = 12
+_QUEUE_CHANGES = ("remove", "next", "prompt")
+_GONE: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer}}
 
 
-def studio_of(request: Request) -> GenerationLoop:
-    """Return the studio of a request's application."""
-    studio: GenerationLoop = request.app.state.studio
-    return studio
+def _loop(request: Request) -> GenerationLoop:
+    """Return the generation loop of a request's application."""
+    loop: GenerationLoop = request.app.state.loop
+    return loop
 
 
-@pages_router.get("/", include_in_schema=False)
+# The page, and the state of the player.
+
+
+@router.get("/", include_in_schema=False)
 async def page() -> Response:
     """Return the page."""
     return _file("page.html")
 
 
-@pages_router.get("/static/{name}", include_in_schema=False)
+@router.get("/static/{name}", include_in_schema=False)
 async def static(name: str) -> Response:
     """Return a file of the page."""
     return _file(name)
 
 
-@pages_router.get("/healthz", tags=["state"])
+def _file(name: str) -> Response:
+    path = _FILES.get(name)
+    if path is None:
+        raise HTTPException(404, "there is no such file")
+    return Response(path.read_bytes(), media_type=_MEDIA_TYPES[path.suffix], headers={"cache-control": "no-cache"})
+
+
+@router.get("/healthz", tags=["state"])
 async def healthz() -> dict[str, str]:
-    """Say that the player is there."""
+    """Answer that the player runs."""
     return {"status": "ok"}
 
 
-@pages_router.get("/metrics", tags=["state"])
+@router.get("/metrics", tags=["state"])
 async def metrics(request: Request) -> dict[str, Any]:
-    """Return how the player does."""
-    return studio_of(request).metrics()
+    """Return figures about the running player."""
+    return _loop(request).metrics()
 
 
-@pages_router.get("/api/choices", tags=["sessions"])
+@router.get("/api/choices", tags=["sessions"])
 async def choices(request: Request) -> dict[str, Any]:
     """Return what a listener can choose from."""
-    studio, state = studio_of(request), request.app.state
-    config = studio.maker.sampler.codec.config
-    named = {name: SEED_IMAGE_WORDS.get(name, (name.replace("_", " ").capitalize(), "")) for name in SEED_IMAGES}
+    loop, state = _loop(request), request.app.state
+    config = loop.maker.sampler.codec.config
+    texts = {name: SEED_IMAGE_TEXTS.get(name, (name.replace("_", " ").capitalize(), "")) for name in SEED_IMAGES}
     return {
         "model": state.model_name,
         "rate_hz": config.rate_hz,
-        "channels": studio.maker.channels,
-        "segment_s": studio.maker.segment_s,
+        "channels": loop.maker.channels,
+        "segment_s": loop.maker.segment_s,
         "settings": state.defaults.public(),
-        "seed_images": [{"id": id, "name": name, "about": about} for id, (name, about) in named.items()],
+        "schema": settings_schema(),
+        "seed_images": [{"id": id, "name": name, "about": about} for id, (name, about) in texts.items()],
         "dice": list(DICE),
-        "builder": {part: list(words) for part, words in BUILDER.items()},
+        "builder": {part: list(choices) for part, choices in BUILDER.items()},
         "limits": {
-            "prompt_chars": studio.limits.prompt_chars,
-            "queue": studio.limits.queue,
-            "upload_bytes": studio.limits.upload_bytes,
-            "upload_s": studio.limits.upload_s,
-            "recording_s": studio.patience.ring_s,
+            "prompt_chars": MAX_PROMPT_CHARS,
+            "queue": loop.limits.queue,
+            "upload_bytes": loop.limits.upload_bytes,
+            "upload_s": loop.limits.upload_s,
+            "recording_s": loop.timeouts.buffer_s,
         },
-        "steps": {"min": 1, "max": studio.limits.most_steps, "default": studio.maker.default_steps},
+        "steps": {"min": 1, "max": MAX_STEPS, "default": loop.maker.default_steps},
         "hop_length": config.hop_length,
         "planes": config.channels.value,
         "row_hz": row_frequencies(config),
@@ -120,53 +134,23 @@ async def choices(request: Request) -> dict[str, Any]:
 
 
 def row_frequencies(config: SpectrogramConfig) -> list[float]:
-    """Return the frequency in the middle of each row of a picture, from the bottom."""
+    """Return the center frequency in Hz of each row of an image, from the bottom."""
     hz = np.linspace(config.f_min_hz, config.f_max_hz, 1 << 14)
     return [round(float(one), 2) for one in np.interp(np.arange(config.n_mels), band_of(hz, config), hz)]
 
 
-def _file(name: str) -> Response:
-    path = _FILES.get(name)
-    if path is None:
-        raise HTTPException(404, "there is no such file")
-    return Response(path.read_bytes(), media_type=_KINDS[path.suffix], headers={"cache-control": "no-cache"})
+# Single clips.
 
 
-clips_router = APIRouter()
-
-_NAME_CHARS = 80
-
-
-@clips_router.post("/api/clips", tags=["clips"], response_model=ClipAnswer, responses={503: {"model": ErrorAnswer}})
+@router.post("/api/clips", tags=["clips"], response_model=ClipAnswer, responses={503: {"model": ErrorAnswer}})
 async def clip(request: Request, body: ClipBody) -> dict[str, Any]:
-    """Make one clip of a prompt; the answer holds sound and picture as data URIs."""
-    studio = studio_of(request)
-    wanted, steps, audio_format = clip_request(body.given(), studio.reader, studio.maker.default_steps)
-    return await studio.do(functools.partial(make_clip, studio.maker, wanted, steps, audio_format, studio.report))
+    """Make one clip of a prompt; the answer holds audio and image as data URIs."""
+    loop = _loop(request)
+    text_request, steps, audio_format = clip_request(body, loop.maker.default_steps)
+    return await loop.submit(functools.partial(make_clip, loop.maker, text_request, steps, audio_format, loop.report))
 
 
-@clips_router.post("/api/uploads", tags=["sessions"], status_code=201, response_model=UploadAnswer)
-async def upload(request: Request, file: UploadFile) -> dict[str, Any]:
-    """Take a sound to riff on; the first clip of it becomes the seed image of sessions that name its id."""
-    studio = studio_of(request)
-    limits, maker = studio.limits, studio.maker
-    data = await file.read(limits.upload_bytes + 1)
-    if len(data) > limits.upload_bytes:
-        raise HTTPException(413, f"file: is larger than {limits.upload_bytes // 2**20} MB; give a shorter one")
-    rate_hz = maker.sampler.codec.rate_hz
-    async with studio.large:
-        wav = await asyncio.to_thread(read_upload, data, rate_hz, maker.channels, limits.upload_s)
-    id = secrets.token_urlsafe(9)
-    await studio.do(functools.partial(maker.keep_upload, id, wav), jumps=True)
-    name = "".join(character for character in file.filename or "" if character.isprintable())[:_NAME_CHARS]
-    studio.uploads[id] = name
-    while len(studio.uploads) > limits.uploads:
-        oldest, _ = studio.uploads.popitem(last=False)
-        maker.forget_upload(oldest)
-    return {"id": id, "name": name, "duration_s": wav.shape[1] / rate_hz}
-
-
-@clips_router.post(
+@router.post(
     "/run_inference/",
     tags=["clips"],
     response_model=OriginalAnswer,
@@ -175,154 +159,163 @@ async def upload(request: Request, file: UploadFile) -> dict[str, Any]:
 )
 async def run_inference(request: Request) -> Response:
     """Answer as the original Riffusion server did, so that its web app and other clients can point here."""
-    studio = studio_of(request)
+    loop = _loop(request)
     try:
-        wanted = original_request(json.loads(await request.body()), studio.reader)
+        original = original_request(json.loads(await request.body()))
     except (ValueError, RecursionError):
         return PlainTextResponse("Invalid JSON data", 400)
     except InputError as error:
         return PlainTextResponse(str(error), 400)
-    return JSONResponse(await studio.do(functools.partial(run_original, studio.maker, wanted, studio.report)))
+    return JSONResponse(await loop.submit(functools.partial(run_original, loop.maker, original, loop.report)))
 
 
-sessions_router = APIRouter(prefix="/api/sessions", tags=["sessions"])
-
-_NAMED = ("remove", "next", "prompt")
-_MOMENT = ("prompt_to", "alpha", "before")
+# Sessions.
 
 
-@sessions_router.post("", status_code=201, response_model=SessionAnswer, responses={503: {"model": FullAnswer}})
+@router.post("/api/uploads", tags=["sessions"], status_code=201, response_model=UploadAnswer)
+async def upload(request: Request, file: UploadFile) -> dict[str, Any]:
+    """Keep audio to riff on; its first seconds become the seed image of sessions that name its id."""
+    loop = _loop(request)
+    limits, maker = loop.limits, loop.maker
+    data = await file.read(limits.upload_bytes + 1)
+    if len(data) > limits.upload_bytes:
+        raise HTTPException(413, f"file: is larger than {limits.upload_bytes // 2**20} MB; send a shorter one")
+    rate_hz = maker.sampler.codec.rate_hz
+    async with loop.large:
+        wav = await asyncio.to_thread(read_upload, data, rate_hz, maker.channels, limits.upload_s)
+    name = "".join(filter(str.isprintable, file.filename or ""))[:_NAME_CHARS]
+    return {"id": await loop.add_upload(name, wav), "name": name, "duration_s": wav.shape[1] / rate_hz}
+
+
+@router.post(
+    "/api/sessions",
+    tags=["sessions"],
+    status_code=201,
+    response_model=SessionAnswer,
+    responses={503: {"model": FullAnswer}},
+)
 async def begin(request: Request, body: NewSession) -> dict[str, Any]:
-    """Begin a session; what is not said has the default that `/api/choices` names."""
-    studio = studio_of(request)
+    """Begin a session; what is left out has the default that `/api/choices` names."""
+    loop = _loop(request)
     data = body.given()
     ticket = data.pop("ticket", None)
-    settings = studio.reader.changed(request.app.state.defaults, data)
-    session = studio.open(settings, ticket)
-    return {
-        "id": session.id,
-        "token": session.token,
-        "settings": session.path.settings.public(),
-        "queue": session.queue(),
-    }
+    session = loop.open(apply_changes(request.app.state.defaults, data, loop.has_upload), ticket)
+    return {"id": session.id, "token": session.token, **_settings_and_queue(session)}
 
 
-@sessions_router.patch("/{id}", response_model=ChangeAnswer, responses={403: {"model": ErrorAnswer}})
+@router.patch(
+    "/api/sessions/{id}", tags=["sessions"], response_model=ChangeAnswer, responses={403: {"model": ErrorAnswer}}
+)
 async def change(request: Request, id: str, body: Change) -> dict[str, Any]:
     """Change a session; needs its token as `Authorization: Bearer TOKEN`."""
-    studio, session = studio_of(request), _session(request, id)
+    loop, session = _loop(request), _session(request, id)
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not session.authorised(token.strip()):
         raise HTTPException(403, "only who began this session can steer it; begin one of your own")
     data = body.given()
-    if any(key in data for key in _MOMENT):
-        raise InputError(f"{', '.join(_MOMENT)}: are for new sessions only")
-    named = {key: data.pop(key) for key in _NAMED if data.get(key) is not None}
-    settings = studio.reader.changed(session.path.settings, {key: data[key] for key in data if key not in _NAMED})
-    prompt = studio.reader.prompt("prompt", named["prompt"]) if "prompt" in named else None
-    if "remove" in named:
-        session.path.remove(named["remove"])
-    if "next" in named:
-        session.path.put_first(named["next"])
-    if prompt is not None:
-        session.path.queue(prompt)
-    session.path.change(settings)
-    session.sign_of_life()
-    session.tell_queue()
-    studio.wake()
-    return {
-        "settings": session.path.settings.public(),
-        "queue": session.queue(),
-        "takes_effect_at": session.path.next_effect,
-    }
+    if any(key in data for key in MOMENT):
+        raise InputError(f"{', '.join(MOMENT)}: are for new sessions only")
+    queue_changes = {key: data.pop(key) for key in _QUEUE_CHANGES if key in data}
+    prompts = session.prompts
+    settings = apply_changes(prompts.settings, data, loop.has_upload)
+    if queue_changes.get("remove") is not None:
+        prompts.remove(queue_changes["remove"])
+    if queue_changes.get("next") is not None:
+        prompts.put_first(queue_changes["next"])
+    if "prompt" in queue_changes:
+        prompts.add(queue_changes["prompt"])
+    prompts.change(settings)
+    session.note_activity()
+    session.send_queue()
+    loop.wake()
+    return {**_settings_and_queue(session), "takes_effect_at": prompts.next_index}
 
 
-@sessions_router.get("/{id}", responses={404: {"model": ErrorAnswer}})
+@router.get("/api/sessions/{id}", tags=["sessions"], responses=_GONE)
 async def state(request: Request, id: str) -> dict[str, Any]:
-    """Return how a session stands."""
+    """Return the state of a session."""
     session = _session(request, id)
     return {
-        "settings": session.path.settings.public(),
-        "queue": session.queue(),
+        **_settings_and_queue(session),
         "listeners": len(session.listeners),
-        "first_segment": session.ring.first_index,
-        "next_segment": session.ring.next_index,
+        "first_segment": session.buffer.first_index,
+        "next_segment": session.buffer.next_index,
         "playing_segment": session.playing_index,
     }
 
 
-@sessions_router.get("/{id}/segments/{name}", responses={404: {"model": ErrorAnswer}})
-async def segment(request: Request, id: str, name: str) -> Response:
-    """Return one segment: `INDEX.png`, `INDEX.wav` or `INDEX.json`."""
-    session = _session(request, id)
-    number, _, kind = name.partition(".")
-    found = session.ring.get(int(number)) if number.isdecimal() and len(number) < 12 else None
-    if found is None or kind not in ("png", "wav", "json"):
-        raise HTTPException(404, "there is no such segment (any more)")
-    if kind == "json":
-        return Response(found.announcement(discontinuity=False), media_type="application/json")
-    if kind == "png":
-        return Response(found.png, media_type="image/png")
-    audio = await _audio(request, [found], found.start_sample, found.end_sample, "wav")
-    return Response(audio, media_type=MIME_TYPES["wav"])
-
-
-@sessions_router.get("/{id}/recording.{kind}", responses={404: {"model": ErrorAnswer}})
-async def recording(
-    request: Request,
-    id: str,
-    kind: str,
-    last_s: float = Query(60.0, gt=0, le=3600, description="Seconds; exactly so many, or as many as were played."),
-    to_sample: int | None = Query(None, ge=0, description="Where it ends; what is heard now where it is left out."),
-) -> Response:
-    """Return the last seconds of what was played, as `wav`, `mp3`, `flac`, `ogg`, `opus` or `png`."""
-    session = _session(request, id)
-    if kind != "png" and kind not in MIME_TYPES:
-        raise HTTPException(404, f"recording.{kind[:10]}: choose from: png, {', '.join(MIME_TYPES)}")
-    config = studio_of(request).maker.sampler.codec.config
-    stop = min(session.played_sample if to_sample is None else to_sample, session.ring.end_sample)
-    start = max(stop - round(last_s * config.rate_hz), session.ring.first_sample)
-    if stop <= start:
-        raise HTTPException(404, "nothing of that was played; let it play for a moment")
-    found = session.ring.between(start, stop)
-    disposition = {"content-disposition": f'attachment; filename="riffusion-{start}-{stop}.{kind}"'}
-    if kind == "png":
-        async with studio_of(request).large:
-            picture = await asyncio.to_thread(_picture, found, start, stop, config.hop_length)
-        return Response(picture, media_type="image/png", headers=disposition)
-    audio = await _audio(request, found, start, stop, kind)
-    return Response(audio, media_type=MIME_TYPES[kind], headers=disposition)
-
-
-@sessions_router.websocket("/{id}/stream")
+@router.websocket("/api/sessions/{id}/stream")
 async def listen(socket: WebSocket, id: str) -> None:
     """Listen to a session."""
-    studio = socket.app.state.studio
-    await serve_socket(socket, studio, studio.sessions.get(id))
+    loop: GenerationLoop = socket.app.state.loop
+    await serve_socket(socket, loop, loop.sessions.get(id))
 
 
 def _session(request: Request, id: str) -> Session:
-    session = studio_of(request).sessions.get(id)
+    session = _loop(request).sessions.get(id)
     if session is None or session.closed is not None:
         raise HTTPException(404, "there is no such session (any more); begin a new one")
     return session
 
 
-async def _audio(request: Request, found: list[Segment], start: int, stop: int, kind: str) -> bytes:
-    studio = studio_of(request)
-    rate_hz, channels = studio.maker.sampler.codec.rate_hz, studio.maker.channels
-
-    def encoded() -> bytes:
-        return encode_audio(_as_wav(samples_between(found, start, stop, channels)), rate_hz, kind)
-
-    async with studio.large:
-        return await asyncio.to_thread(encoded)
+def _settings_and_queue(session: Session) -> dict[str, Any]:
+    return {"settings": session.prompts.settings.public(), "queue": session.queue()}
 
 
-def _as_wav(pcm: np.ndarray) -> np.ndarray:
-    """Return int16 (samples, channels) as float32 (channels, samples) that is written as the same numbers."""
-    return np.ascontiguousarray(pcm.T.astype(np.float32) / 32768)
+# What was played.
 
 
-def _picture(found: list[Segment], start: int, stop: int, hop_length: int) -> bytes:
-    return encode_png(picture_between(found, start, stop, hop_length))
+@router.get("/api/sessions/{id}/segments/{name}", tags=["sessions"], responses=_GONE)
+async def segment(request: Request, id: str, name: str) -> Response:
+    """Return one segment: `INDEX.png`, `INDEX.wav` or `INDEX.json`."""
+    session = _session(request, id)
+    number, _, kind = name.partition(".")
+    segment = session.buffer.get(int(number)) if number.isdecimal() and len(number) < _INDEX_DIGITS else None
+    if segment is None or kind not in ("png", "wav", "json"):
+        raise HTTPException(404, "there is no such segment (any more)")
+    if kind == "json":
+        return Response(segment.announcement(discontinuity=False), media_type="application/json")
+    if kind == "png":
+        return Response(segment.png, media_type="image/png")
+    audio = await _audio(request, [segment], segment.start_sample, segment.end_sample, "wav")
+    return Response(audio, media_type=MIME_TYPES["wav"])
+
+
+@router.get("/api/sessions/{id}/recording.{kind}", tags=["sessions"], responses=_GONE)
+async def recording(
+    request: Request,
+    id: str,
+    kind: str,
+    last_s: float = Query(60.0, gt=0, le=3600, description="Seconds; exactly so many, or as many as were played."),
+    to_sample: int | None = Query(None, ge=0, description="Where it ends; if left out, what is heard now."),
+) -> Response:
+    """Return the last seconds of what was played, as `wav`, `mp3`, `flac`, `ogg`, `opus` or `png`."""
+    session = _session(request, id)
+    if kind != "png" and kind not in MIME_TYPES:
+        raise HTTPException(404, f"recording.{kind[:10]}: choose from: png, {', '.join(MIME_TYPES)}")
+    config = _loop(request).maker.sampler.codec.config
+    stop = min(session.played_sample if to_sample is None else to_sample, session.buffer.end_sample)
+    start = max(stop - round(last_s * config.rate_hz), session.buffer.first_sample)
+    if stop <= start:
+        raise HTTPException(404, "nothing of that was played; let it play for a moment")
+    segments = session.buffer.between(start, stop)
+    disposition = {"content-disposition": f'attachment; filename="riffusion-{start}-{stop}.{kind}"'}
+    if kind == "png":
+        async with _loop(request).large:
+            png = await asyncio.to_thread(lambda: encode_png(image_between(segments, start, stop, config.hop_length)))
+        return Response(png, media_type="image/png", headers=disposition)
+    audio = await _audio(request, segments, start, stop, kind)
+    return Response(audio, media_type=MIME_TYPES[kind], headers=disposition)
+
+
+async def _audio(request: Request, segments: list[Segment], start: int, stop: int, audio_format: str) -> bytes:
+    """Return a range of samples as a file; written with the numbers that were sent to listeners."""
+    loop = _loop(request)
+    rate_hz, channels = loop.maker.sampler.codec.rate_hz, loop.maker.channels
+
+    def encode() -> bytes:
+        pcm = samples_between(segments, start, stop, channels)
+        return encode_audio(np.ascontiguousarray(pcm.T.astype(np.float32) / 32768), rate_hz, audio_format)
+
+    async with loop.large:
+        return await asyncio.to_thread(encode)

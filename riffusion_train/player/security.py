@@ -1,4 +1,4 @@
-"""What stands before the application: whose requests are taken, how large they may be, and uploads that are judged."""
+"""What protects the application: whose requests are accepted, how large they may be, and how uploads are read."""
 
 import io
 import json
@@ -33,19 +33,26 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
 }
 _MULTIPART_BYTES = 4096
-"""What the envelope of an upload takes beside the file."""
+"""What the multipart envelope of an upload takes in addition to the file."""
+
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_UPLOAD_KINDS = "WAV, FLAC, MP3, Ogg, Opus, AIFF, M4A, WebM or AAC"
+_MAX_SAMPLES = 1 << 25
+"""Of all channels together: a small file of silence can hold hours of many channels."""
+_AV_RATE_HZ = 44100
 
 
 class Guard:
-    """Refuses requests of strangers' pages and too large ones; gives every answer its security headers.
+    """Refuses requests from pages of other origins and too large ones; gives every answer its security headers.
 
-    A page of another origin cannot read what a server on this machine answers, but it could steer it: so whatever changes
-    something, and every WebSocket, must come from our own page or from no page at all. On a loopback address the name that
-    was asked for must be this machine's, so that a name that turns to 127.0.0.1 (DNS rebinding) gets nothing.
+    A page of another origin cannot read what a server on this machine answers, but it could steer it. So a request that
+    changes something, and every WebSocket, must come from our own page or from no page (no `Origin`). On a loopback address
+    the requested host must be a name of this machine, so that a foreign name that resolves to 127.0.0.1 (DNS rebinding) is
+    refused.
 
     Args:
-        application: What is guarded.
-        limits: How much is taken.
+        application: The ASGI application that is protected.
+        limits: How much is accepted.
         loopback: Whether only this machine is served.
         origins: Further origins that are ours, such as `https://music.example.org` before a proxy.
     """
@@ -72,24 +79,24 @@ class Guard:
                 return
             await self.application(scope, receive, send)
             return
-        guarded = _with_headers(send)
+        protected = _with_headers(send)
         if refusal is not None:
-            await _refuse(guarded, *refusal)
+            await _refuse(protected, *refusal)
             return
-        await self.application(scope, receive, guarded)
+        await self.application(scope, receive, protected)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
-        """Return status and reason where a request is not taken."""
+        """Return status and reason of a refusal; None for a request that is accepted."""
         host = headers.get("host", "")
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         ours = {urlsplit(origin).netloc for origin in self._origins}
         if self._loopback and name.lower() not in _LOOPBACK and host.lower() not in ours:
             return 403, "this player serves 127.0.0.1 only; start it with host=0.0.0.0 or name its origin with origins="
-        changes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        safe = scope["type"] == "http" and scope["method"] in _SAFE_METHODS
         origin = headers.get("origin")
-        if changes and origin is not None and not self._is_ours(origin.lower(), host.lower()):
-            return 403, "requests of other pages are not taken"
-        if scope["type"] == "websocket" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if not safe and origin is not None and not self._is_ours(origin.lower(), host.lower()):
+            return 403, "requests from other pages are not accepted"
+        if safe or scope["type"] == "websocket":
             return None
         return self._too_large(scope["path"], headers)
 
@@ -98,26 +105,26 @@ class Guard:
 
     def _too_large(self, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
         length = headers.get("content-length", "")
-        most = self._limits.body_bytes
+        max_bytes = self._limits.body_bytes
         if path == UPLOADS_PATH:
-            most = self._limits.upload_bytes + _MULTIPART_BYTES
+            max_bytes = self._limits.upload_bytes + _MULTIPART_BYTES
         if not length.isdecimal():
             has_body = "transfer-encoding" in headers
             return (411, "send the body with its Content-Length") if has_body else None
-        if int(length) > most:
-            return 413, f"{int(length)} bytes are too many; at most {most}"
+        if int(length) > max_bytes:
+            return 413, f"{int(length)} bytes are too many; at most {max_bytes}"
         return None
 
 
 def _with_headers(send: Send) -> Send:
-    async def guarded(message: MutableMapping[str, Any]) -> None:
+    async def send_with_headers(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             given = {name.lower() for name, _ in message.get("headers", [])}
             added = [(name.encode(), value.encode()) for name, value in _HEADERS.items() if name.encode() not in given]
             message = {**message, "headers": [*message.get("headers", []), *added]}
         await send(message)
 
-    return guarded
+    return send_with_headers
 
 
 async def _refuse(send: Send, status: int, reason: str) -> None:
@@ -127,34 +134,30 @@ async def _refuse(send: Send, status: int, reason: str) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-_KINDS = "WAV, FLAC, MP3, Ogg, Opus, AIFF, M4A, WebM or AAC"
-_MOST_SAMPLES = 1 << 25
-"""Of all channels together: a small file of silence can hold hours of many channels."""
+def read_upload(data: bytes, rate_hz: int, channels: int, max_s: float) -> np.ndarray:
+    """Return the first seconds of an audio file, float32 (channels, samples).
 
-
-def read_upload(data: bytes, rate_hz: int, channels: int, most_s: float) -> np.ndarray:
-    """Return the first seconds of a sound, float32 (channels, samples).
-
-    No reader is chosen by the name, and none that could open another file: playlists are refused.
+    The reader is chosen by the first bytes, not by the name, and none is used that could open another file, such as a
+    playlist's.
 
     Args:
         data: The file.
-        rate_hz: The sample rate wanted.
+        rate_hz: The sample rate of the result.
         channels: One or two.
-        most_s: Seconds that are read.
+        max_s: Seconds that are read.
 
     Raises:
-        InputError: If it is no sound, or silent.
+        InputError: If it is not audio that can be read, or silent.
     """
     kind = _kind(data)
     if kind is None:
-        raise InputError(f"file: is no sound that can be read; give {_KINDS}")
+        raise InputError(f"file: is not audio that can be read; send {_UPLOAD_KINDS}")
     try:
-        wav, from_hz = _by_soundfile(data, most_s) if kind == "soundfile" else _by_av(data, kind, most_s)
+        wav, from_hz = _by_soundfile(data, max_s) if kind == "soundfile" else _by_av(data, kind, max_s)
     except (soundfile.SoundFileError, RuntimeError, MemoryError, ValueError, OSError) as error:
-        raise InputError(f"file: is damaged or no sound ({type(error).__name__}); give {_KINDS}") from None
+        raise InputError(f"file: is damaged or not audio ({type(error).__name__}); send {_UPLOAD_KINDS}") from None
     if wav.size == 0 or not np.isfinite(wav).all() or not np.any(wav):
-        raise InputError("file: holds no sound; give one that is not silent")
+        raise InputError("file: contains no sound; send one that is not silent")
     if not 1000 <= from_hz <= 768_000:
         raise InputError(f"file: a sample rate of {from_hz} Hz cannot be right; export it again")
     wav = resample(wav, from_hz, rate_hz)
@@ -164,7 +167,7 @@ def read_upload(data: bytes, rate_hz: int, channels: int, most_s: float) -> np.n
 
 
 def _kind(data: bytes) -> str | None:
-    """Return who reads a file: `soundfile`, or the name of one of FFmpeg's readers; None for what is refused."""
+    """Return what reads a file: `soundfile`, or the name of one of FFmpeg's demuxers; None for a file that is refused."""
     head = data[:12]
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"FORM") or head[:3] == b"ID3":
         return "soundfile"
@@ -177,28 +180,28 @@ def _kind(data: bytes) -> str | None:
     return "soundfile" if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 else None
 
 
-def _by_soundfile(data: bytes, most_s: float) -> tuple[np.ndarray, int]:
+def _by_soundfile(data: bytes, max_s: float) -> tuple[np.ndarray, int]:
     with soundfile.SoundFile(io.BytesIO(data)) as file:
-        most = min(int(most_s * file.samplerate), _MOST_SAMPLES // max(file.channels, 1))
-        frames = file.read(most, dtype="float32", always_2d=True)
+        count = min(int(max_s * file.samplerate), _MAX_SAMPLES // max(file.channels, 1))
+        frames = file.read(count, dtype="float32", always_2d=True)
         return np.ascontiguousarray(frames[:, :2].T), int(file.samplerate)
 
 
-def _by_av(data: bytes, kind: str, most_s: float) -> tuple[np.ndarray, int]:
+def _by_av(data: bytes, kind: str, max_s: float) -> tuple[np.ndarray, int]:
     import av
 
     blocks: list[np.ndarray] = []
     with av.open(io.BytesIO(data), format=kind) as container:
         if not container.streams.audio:
-            raise ValueError("holds no audio")
-        resampler = av.AudioResampler("fltp", "stereo", 44100)
+            raise ValueError("contains no audio")
+        resampler = av.AudioResampler("fltp", "stereo", _AV_RATE_HZ)
         samples = 0
         for frame in container.decode(audio=0):
             for part in resampler.resample(frame):
                 blocks.append(part.to_ndarray())
                 samples += part.samples
-            if samples >= most_s * 44100:
+            if samples >= max_s * _AV_RATE_HZ:
                 break
     if not blocks:
-        raise ValueError("holds no audio samples")
-    return np.concatenate(blocks, axis=1)[:, : int(most_s * 44100)], 44100
+        raise ValueError("contains no audio samples")
+    return np.concatenate(blocks, axis=1)[:, : int(max_s * _AV_RATE_HZ)], _AV_RATE_HZ

@@ -1,4 +1,4 @@
-"""Segments of sound and image as they are sent: crossfaded, cut at exact samples, and buffered for all listeners."""
+"""Segments of audio and image as they are sent: crossfaded, cut at exact samples, and buffered for all listeners."""
 
 import collections
 import dataclasses
@@ -6,7 +6,6 @@ import io
 import json
 import struct
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -15,20 +14,24 @@ from riffusion_train.player.settings import ClipSpec, Settings
 
 MAGIC = b"RIFS"
 _HEADER = struct.Struct("<4sIII")
+_CEILING = 10 ** (-1 / 20)
+"""Full scale less 1 dB: where a crossfade adds up to more, it is limited."""
+_GUARD_S = 0.01
+"""How far the limiter looks ahead and back. Nothing is mixed so close to a cut, so that the limiter leaves cuts alone."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """One piece of the sound and of the picture, which are of one length, as bytes.
+    """One piece of the audio and of the image, which have the same length, as bytes.
 
     Attributes:
-        index: Its place in the stream.
+        index: Its number in the stream, from 0.
         start_sample: Where it begins.
         n_samples: How long it is.
         pcm: Interleaved 16-bit samples, little-endian.
-        png: The picture of exactly these samples.
-        spec: The clip it shows.
-        share: Settings of a session that begins with this segment, all of it.
+        png: The image of exactly these samples.
+        spec: The clip that it shows.
+        share: Settings of a session that begins with this segment, exactly.
     """
 
     index: int
@@ -50,16 +53,12 @@ class Segment:
         return len(self.pcm) + len(self.png)
 
     def frame(self) -> bytes:
-        """Return the binary message: a header of `RIFS`, index and lengths, then sound, then picture."""
+        """Return the binary message: a header of `RIFS`, index and two lengths, then audio, then image."""
         return _HEADER.pack(MAGIC, self.index, len(self.pcm), len(self.png)) + self.pcm + self.png
 
     def announcement(self, *, discontinuity: bool) -> str:
-        """Return the text message that comes before it."""
-        return json.dumps({**self.facts(), "type": "segment", "discontinuity": discontinuity}, ensure_ascii=False)
-
-    def facts(self) -> dict[str, Any]:
-        """Return what a page shows of it."""
-        return {
+        """Return the text message that comes before the binary one."""
+        message = {
             "index": self.index,
             "start_sample": self.start_sample,
             "n_samples": self.n_samples,
@@ -68,21 +67,24 @@ class Segment:
             "alpha": self.spec.alpha,
             "seed": self.spec.seed + int(self.spec.place),
             "num_inference_steps": self.spec.num_inference_steps,
-            "share": dataclasses.asdict(self.share),
+            "share": self.share.model_dump(),
+            "type": "segment",
+            "discontinuity": discontinuity,
         }
+        return json.dumps(message, ensure_ascii=False)
 
 
 class SegmentBuffer:
-    """The last segments of a stream.
+    """The newest segments of a stream.
 
     Args:
-        most_samples: How much of the past is kept; the newest segments stay in any case.
-        most_bytes: The memory that it may take.
+        max_samples: How much is kept; the newest segment stays in any case.
+        max_bytes: The memory that it may take.
     """
 
-    def __init__(self, most_samples: int, most_bytes: int) -> None:
-        self._most_samples = most_samples
-        self._most_bytes = most_bytes
+    def __init__(self, max_samples: int, max_bytes: int) -> None:
+        self._max_samples = max_samples
+        self._max_bytes = max_bytes
         self._segments: collections.deque[Segment] = collections.deque()
         self.bytes = 0
 
@@ -91,12 +93,12 @@ class SegmentBuffer:
 
     @property
     def first_index(self) -> int:
-        """The oldest segment that is here."""
+        """The oldest segment that is kept."""
         return self._segments[0].index if self._segments else 0
 
     @property
     def next_index(self) -> int:
-        """The segment that is not here yet."""
+        """The segment that is not made yet."""
         return self._segments[-1].index + 1 if self._segments else 0
 
     @property
@@ -110,7 +112,7 @@ class SegmentBuffer:
         return self._segments[-1].end_sample if self._segments else 0
 
     def append(self, segment: Segment) -> None:
-        """Take the next segment and let the oldest go where there is no room.
+        """Add the next segment and drop the oldest ones that exceed the limits.
 
         Raises:
             ValueError: If it is not the next one.
@@ -123,27 +125,54 @@ class SegmentBuffer:
             self.bytes -= self._segments.popleft().size
 
     def get(self, index: int) -> Segment | None:
-        """Return a segment; None where it is not here."""
-        place = index - self.first_index
-        return self._segments[place] if 0 <= place < len(self._segments) else None
+        """Return a segment; None where it is not kept."""
+        position = index - self.first_index
+        return self._segments[position] if 0 <= position < len(self._segments) else None
 
     def between(self, start_sample: int, end_sample: int) -> list[Segment]:
         """Return the segments of a range of samples."""
         return [one for one in self._segments if one.start_sample < end_sample and one.end_sample > start_sample]
 
     def _is_full(self) -> bool:
-        return self.bytes > self._most_bytes or self.end_sample - self._segments[1].start_sample >= self._most_samples
+        return self.bytes > self._max_bytes or self.end_sample - self._segments[1].start_sample >= self._max_samples
 
 
-def encode_png(picture: np.ndarray) -> bytes:
-    """Return a picture as PNG."""
+def crossfade(previous: np.ndarray | None, current: np.ndarray, length: int, rate_hz: int) -> np.ndarray:
+    """Return a segment: `current`, whose first samples are those of the clip before it, faded into its own.
+
+    Since clips loop, the beginning of the previous clip is also how it goes on after its end.
+
+    Args:
+        previous: The looping clip before, float32 (channels, samples); None where the stream begins.
+        current: The looping clip, of the same shape.
+        length: Samples of the crossfade.
+        rate_hz: Sample rate.
+    """
+    if previous is None:
+        return current
+    guard = min(2 * round(_GUARD_S * rate_hz), length // 4)
+    outgoing, incoming = previous[:, guard:length], current[:, guard:length]
+    fade_out, fade_in = _gains(outgoing, incoming, length - guard)
+    mixed = np.concatenate([previous[:, :guard], outgoing * fade_out + incoming * fade_in, current[:, length:]], axis=1)
+    stop = min(length + guard, mixed.shape[1])
+    mixed[:, :stop] = _limited(mixed[:, :stop], guard // 2)
+    return mixed
+
+
+def to_pcm(wav: np.ndarray) -> bytes:
+    """Return samples in [-1, 1], (channels, samples), as interleaved 16-bit integers, little-endian."""
+    return np.rint(wav.T.clip(-1, 1) * 32767).astype("<i2").tobytes()
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Return an image, uint8, as PNG."""
     out = io.BytesIO()
-    PIL.Image.fromarray(picture).save(out, "PNG", compress_level=1)
+    PIL.Image.fromarray(image).save(out, "PNG", compress_level=1)
     return out.getvalue()
 
 
 def samples_between(segments: list[Segment], start_sample: int, end_sample: int, channels: int) -> np.ndarray:
-    """Return the samples of a range, int16 (samples, channels), of segments that hold all of it."""
+    """Return the samples of a range, int16 (samples, channels), from segments that cover it."""
     parts = [
         np.frombuffer(one.pcm, "<i2").reshape(-1, channels)[
             max(start_sample - one.start_sample, 0) : end_sample - one.start_sample
@@ -153,8 +182,8 @@ def samples_between(segments: list[Segment], start_sample: int, end_sample: int,
     return np.concatenate([np.zeros((0, channels), np.int16), *parts])
 
 
-def picture_between(segments: list[Segment], start_sample: int, end_sample: int, hop_length: int) -> np.ndarray:
-    """Return the columns that are heard in a range of samples, of segments that hold all of it."""
+def image_between(segments: list[Segment], start_sample: int, end_sample: int, hop_length: int) -> np.ndarray:
+    """Return the columns that are heard in a range of samples, from segments that cover it."""
     return np.concatenate(list(_columns(segments, start_sample, end_sample, hop_length)), axis=1)
 
 
@@ -166,56 +195,35 @@ def _columns(segments: list[Segment], start_sample: int, end_sample: int, hop_le
             yield np.asarray(image)[:, first : max(last, first)]
 
 
-_CEILING = 10 ** (-1 / 20)
-_GUARD_S = 0.01
-"""What the limiter looks ahead and behind; nothing is mixed so near a cut, so that it leaves the cuts alone."""
+def _gains(outgoing: np.ndarray, incoming: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return gains (length,) that keep the power of the mix constant, whether the two are alike or not.
 
-
-def crossfade(before: np.ndarray | None, loop: np.ndarray, crossing: int, rate_hz: int) -> np.ndarray:
-    """Return a segment: `loop`, whose first samples are those of the loop before it, which gives way.
-
-    Args:
-        before: The loop before, float32 (channels, samples); None where the sound begins.
-        loop: The loop, of the same shape.
-        crossing: Samples in which one gives way to the other.
-        rate_hz: Sample rate.
+    Equal-power gains (cosine and sine) are right for unlike signals; alike ones would become louder in the middle, by the
+    power 1 + 2 c cos sin of a mix of two signals of one level with correlation c.
     """
-    if before is None:
-        return loop
-    guard = min(2 * round(_GUARD_S * rate_hz), crossing // 4)
-    fade = crossing - guard
-    one, other = before[:, guard:crossing], loop[:, guard:crossing]
-    first, second = _weights(one, other, fade)
-    mixed = np.concatenate([before[:, :guard], one * first + other * second, loop[:, crossing:]], axis=1)
-    stop = min(crossing + guard, mixed.shape[1])
-    mixed[:, :stop] = _limited(mixed[:, :stop], guard // 2)
-    return mixed
-
-
-def to_pcm(wav: np.ndarray) -> bytes:
-    """Return samples in [-1, 1], (channels, samples), as interleaved 16-bit integers, little-endian."""
-    return np.rint(wav.T.clip(-1, 1) * 32767).astype("<i2").tobytes()
-
-
-def _weights(one: np.ndarray, other: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return gains that keep the power of a mix of two sounds as like each other as these are."""
-    share = np.linspace(0, np.pi / 2, length + 2)[1:-1]
-    first, second = np.cos(share), np.sin(share)
-    energy = float(np.sqrt(np.square(one).sum() * np.square(other).sum()))
-    likeness = max(float((one * other).sum()) / energy, 0.0) if energy else 0.0
-    power = np.sqrt(1 + 2 * likeness * first * second)  # of the mix of two sounds of one level
-    return (first / power).astype(np.float32), (second / power).astype(np.float32)
+    angle = np.linspace(0, np.pi / 2, length + 2)[1:-1]
+    fade_out, fade_in = np.cos(angle), np.sin(angle)
+    energy = float(np.sqrt(np.square(outgoing).sum() * np.square(incoming).sum()))
+    correlation = max(float((outgoing * incoming).sum()) / energy, 0.0) if energy else 0.0
+    level = np.sqrt(1 + 2 * correlation * fade_out * fade_in)
+    return (fade_out / level).astype(np.float32), (fade_in / level).astype(np.float32)
 
 
 def _limited(wav: np.ndarray, reach: int) -> np.ndarray:
-    """Return a sound whose peaks are brought to the ceiling by a gain that moves smoothly."""
+    """Return a signal whose peaks are brought to the ceiling by a gain that changes smoothly.
+
+    Args:
+        wav: float32 (channels, samples).
+        reach: Samples that the gain begins to change before a peak and after it.
+    """
     import scipy.ndimage  # type: ignore[import-untyped]
 
     peaks = np.abs(wav).max(axis=0)
     if reach < 1 or float(peaks.max(initial=0.0)) <= _CEILING:
         return wav
-    wanted = np.minimum(1.0, _CEILING / np.maximum(peaks, 1e-9))
-    lowest = scipy.ndimage.minimum_filter1d(wanted, 2 * reach + 1, mode="nearest")
-    bell = np.hanning(2 * reach + 3)[1:-1]
-    gain = np.convolve(np.pad(lowest, reach, mode="edge"), bell / bell.sum(), "valid")
+    # The lowest gain within reach of each sample, then smoothed by a window of the same width: never above what is needed.
+    needed = np.minimum(1.0, _CEILING / np.maximum(peaks, 1e-9))
+    lowest = scipy.ndimage.minimum_filter1d(needed, 2 * reach + 1, mode="nearest")
+    window = np.hanning(2 * reach + 3)[1:-1]
+    gain = np.convolve(np.pad(lowest, reach, mode="edge"), window / window.sum(), "valid")
     return np.asarray(wav * gain, np.float32)

@@ -1,37 +1,55 @@
-"""What a listener can set, checked, and the JSON of the interface as types that OpenAPI documents."""
+"""What a listener can set: one pydantic model, its JSON schema, the TypeScript types, and the bodies of the interface.
+
+`Settings` is the only list of the settings. The server checks requests with it, `/api/choices` serves its schema, from which
+the page builds its fields, and `python -m riffusion_train.player.settings` writes `static/types.d.ts`.
+"""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
+from riffusion_train.config.sample import PlayConfig
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.seed_images import SEED_IMAGES
 
-MOST_SEED = 2**53 - 1
+MAX_SEED = 2**53 - 1
 """The largest whole number that JavaScript keeps exactly."""
+MAX_STEPS = 100
+MAX_PROMPT_CHARS = 300
+
+DEFAULT_PROMPT = "a slow piano in an empty house, rain outside"
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How much is taken from outside.
+    """How much clients may send and ask for.
 
     Attributes:
-        prompt_chars: Characters of a prompt.
         queue: Prompts that wait.
         message_bytes: A message on a socket.
         body_bytes: A request other than an upload.
         upload_bytes: An audio file.
         upload_s: Seconds of it that are read.
-        uploads: Files that are kept; the oldest goes.
+        uploads: Files that are kept; the oldest is dropped.
         clip_requests: Single clips that wait.
         sockets_per_address: Sockets of one address.
-        most_steps: Denoising steps.
     """
 
-    prompt_chars: int = 300
     queue: int = 20
     message_bytes: int = 4096
     body_bytes: int = 65536
@@ -40,230 +58,253 @@ class Limits:
     uploads: int = 16
     clip_requests: int = 8
     sockets_per_address: int = 64
-    most_steps: int = 100
 
 
-@dataclasses.dataclass(frozen=True)
-class ClipSpec:
-    """Everything that decides one clip of a model: between two prompts, and between the noises of two seeds.
+def _fault(text: str) -> PydanticCustomError:
+    return PydanticCustomError("fault", "{text}", {"text": text})
 
-    Attributes:
-        prompt: Where the way from prompt to prompt begins.
-        prompt_to: Where it ends; the same prompt where there is no way to go.
-        alpha: How far on it, 0 to 1.
-        negative_prompt: What it is led away from.
-        seed: A seed.
-        place: How far the noise has walked from that seed, in seeds: 1.5 is in the middle between `seed + 1` and `seed + 2`.
-        guidance_scale: Classifier-free guidance.
-        strength: How much of the seed image is changed.
-        seed_image: One of our seed images by name, or none.
-        seed_upload: The id of a sound that somebody uploaded, or none; it goes before `seed_image`.
-        num_inference_steps: Denoising steps of a whole denoising.
+
+def _whole(value: Any) -> Any:
+    """Accept 3.0 for 3: some clients know only one kind of number."""
+    return int(value) if isinstance(value, float) and math.isfinite(value) and value.is_integer() else value
+
+
+def _one_line(text: str) -> str:
+    """Return a prompt on one line."""
+    line = " ".join(text.split())
+    if len(line) > MAX_PROMPT_CHARS:
+        raise _fault(f"{len(line)} characters are too many; at most {MAX_PROMPT_CHARS}")
+    if not line.isprintable():
+        raise _fault("contains characters that cannot be printed; remove them")
+    return line
+
+
+def _known_image(name: str) -> str:
+    if name not in SEED_IMAGES:
+        raise _fault(f"is unknown; choose from: {', '.join(SEED_IMAGES)}, or null for none")
+    return name
+
+
+def _known_upload(id: str, info: ValidationInfo) -> str:
+    """Check that there is such an upload, where the context of the validation can say it."""
+    if info.context is not None and not info.context(id):
+        raise _fault("does not exist (any more); upload the audio again")
+    return id
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Prompt = Annotated[str, AfterValidator(_one_line), WithJsonSchema({"type": "string", "maxLength": MAX_PROMPT_CHARS})]
+SeedImage = Annotated[str, AfterValidator(_known_image), WithJsonSchema({"type": "string", "enum": list(SEED_IMAGES)})]
+UploadId = Annotated[str, AfterValidator(_known_upload)]
+
+
+def _control(order: int, control: str, **details: Any) -> dict[str, Any]:
+    """Return what the page needs for the field of a setting, which is the `order`-th one.
+
+    A slider's range, `minimum`, `maximum` and `step`, may be narrower than what is accepted.
     """
-
-    prompt: str = ""
-    prompt_to: str = ""
-    alpha: float = 0.0
-    negative_prompt: str = ""
-    seed: int = 0
-    place: float = 0.0
-    guidance_scale: float = 7.0
-    strength: float = 0.75
-    seed_image: str | None = None
-    seed_upload: str | None = None
-    num_inference_steps: int = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a session is told; with `prompt_to`, `alpha`, `place` and `before` it restores a moment exactly.
-
-    Attributes:
-        clips: Segments from one station to the next: the speed of the walk.
-        before: The clip before the first segment, whose end the first segment begins with; None where there is none.
-
-    The others are those of `ClipSpec`.
-    """
-
-    prompt: str = ""
-    prompt_to: str | None = None
-    alpha: float = 0.0
-    negative_prompt: str = ""
-    seed: int = 0
-    place: float = 0.0
-    guidance_scale: float = 7.0
-    strength: float = 0.75
-    seed_image: str | None = None
-    seed_upload: str | None = None
-    num_inference_steps: int = 20
-    clips: int = 4
-    before: ClipSpec | None = None
-
-    def public(self) -> dict[str, Any]:
-        """Return what a page shows and sends back."""
-        hidden = {"prompt_to", "alpha", "before"}
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in hidden}
-
-
-Reader = Callable[[str, Any], Any]
-
-
-class SettingsReader:
-    """Reads settings from JSON.
-
-    Args:
-        limits: How much is taken.
-        has_upload: Whether there is an upload of that id.
-    """
-
-    def __init__(self, limits: Limits, has_upload: Callable[[str], bool]) -> None:
-        self._limits = limits
-        self._has_upload = has_upload
-        unit, steps = self._number(0, 1), self._whole(1, limits.most_steps)
-        self._readers: dict[str, Reader] = {
-            "prompt": self.prompt,
-            "prompt_to": _or_none(self.prompt),
-            "alpha": unit,
-            "negative_prompt": self.prompt,
-            "seed": self._whole(0, MOST_SEED),
-            "place": self._number(0, 1e6),
-            "guidance_scale": self._number(1, 30),
-            "strength": unit,
-            "seed_image": _or_none(self._seed_image),
-            "seed_upload": _or_none(self._upload),
-            "num_inference_steps": steps,
-            "clips": self._whole(1, 64),
-            "before": _or_none(self._before),
-        }
-        names = {field.name for field in dataclasses.fields(ClipSpec)}
-        self._clip_readers = {name: read for name, read in self._readers.items() if name in names}
-        self._clip_readers["prompt_to"] = self.prompt
-
-    def changed(self, settings: Settings, data: Mapping[str, Any]) -> Settings:
-        """Return settings with the values of `data` in place of theirs.
-
-        Raises:
-            InputError: If a key is unknown or a value cannot be used.
-        """
-        return dataclasses.replace(settings, **_read(data, self._readers))
-
-    def clip(self, data: Mapping[str, Any], base: ClipSpec) -> ClipSpec:
-        """Return a clip's description with the values of `data` in place of those of `base`; errors as of `changed`."""
-        return dataclasses.replace(base, **_read(data, self._clip_readers))
-
-    def prompt(self, key: str, value: Any) -> str:
-        """Return a prompt on one line.
-
-        Raises:
-            InputError: If it is no text, or too long.
-        """
-        if not isinstance(value, str):
-            raise InputError(f"{key}: must be a text")
-        text = " ".join(value.split())
-        if len(text) > self._limits.prompt_chars:
-            raise InputError(f"{key}: {len(text)} characters are too many; at most {self._limits.prompt_chars}")
-        if any(not character.isprintable() for character in text):
-            raise InputError(f"{key}: holds characters that cannot be printed; leave them out")
-        return text
-
-    def _before(self, key: str, value: Any) -> ClipSpec:
-        if not isinstance(value, Mapping):
-            raise InputError(f"{key}: must be an object, as it stood in the segment's `share`")
-        return self.clip(value, ClipSpec())
-
-    def _seed_image(self, key: str, value: Any) -> str:
-        if not isinstance(value, str) or value not in SEED_IMAGES:
-            raise InputError(f"{key}: is unknown; choose from: {', '.join(SEED_IMAGES)}, or null for none")
-        return value
-
-    def _upload(self, key: str, value: Any) -> str:
-        if not isinstance(value, str) or not self._has_upload(value):
-            raise InputError(f"{key}: is not here (any more); upload the sound again")
-        return value
-
-    @staticmethod
-    def _number(least: float, most: float) -> Reader:
-        def read(key: str, value: Any) -> float:
-            fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not fits or not least <= value <= most:
-                raise InputError(f"{key}: must be a number from {least:g} to {most:g}")
-            return float(value)
-
-        return read
-
-    @staticmethod
-    def _whole(least: int, most: int) -> Reader:
-        def read(key: str, value: Any) -> int:
-            if isinstance(value, float) and math.isfinite(value) and value.is_integer():
-                value = int(value)
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise InputError(f"{key}: must be a whole number from {least} to {most}")
-            return value
-
-        return read
-
-
-def _read(data: Mapping[str, Any], readers: Mapping[str, Reader]) -> dict[str, Any]:
-    unknown = sorted(set(data) - set(readers))
-    if unknown:
-        raise InputError(f"{unknown[0][:40]}: is no setting; choose from: {', '.join(readers)}")
-    return {key: readers[key](key, value) for key, value in data.items()}
-
-
-def _or_none(read: Reader) -> Reader:
-    return lambda key, value: None if value is None else read(key, value)
+    return {"order": order, "control": control, **({control: details} if details else {})}
 
 
 class Body(BaseModel):
-    """A request: every key is known, every value of the type that is named."""
+    """A request: every key is known, every value has the documented type."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     def given(self) -> dict[str, Any]:
         """Return the keys that were sent."""
         return self.model_dump(exclude_unset=True)
 
 
-class SettingsBody(Body):
-    """Settings of a session; what is left out keeps its value. A segment's `share` is one of these."""
+class PromptSettings(Body):
+    """What a clip of one prompt needs: the settings that single clips and streams share."""
 
-    prompt: str | None = Field(None, description="What is heard first; in a change, what is queued.")
-    prompt_to: str | None = Field(None, description="Of a shared moment: the prompt it was on its way to.")
-    alpha: float | None = Field(None, description="Of a shared moment: how far on that way, 0 to 1.")
-    negative_prompt: str | None = Field(None, description="What the music is led away from.")
-    seed: int | None = Field(None, description="The noise that the music is made of.")
-    place: float | None = Field(None, description="How far the noise has walked from the seed, in seeds.")
-    guidance_scale: float | None = Field(None, description="How strictly the prompt is followed; 1 is not at all.")
-    strength: float | None = Field(None, description="How much of the seed image is changed, 0 to 1.")
-    seed_image: str | None = Field(None, description="A seed image by name; null for none.")
-    seed_upload: str | None = Field(None, description="The id of an upload to riff on; null for none.")
-    num_inference_steps: int | None = Field(None, description="Denoising steps at most; fewer where time is short.")
-    clips: int | None = Field(None, description="Segments from one prompt to the next: the speed of the walk.")
-    before: dict[str, Any] | None = Field(None, description="Of a shared moment: the clip before it.")
+    prompt: Prompt = Field(default="", description="What is heard first; in a change of a session, what is queued.")
+    negative_prompt: Prompt = Field(
+        default="", title="What to leave out", description="What the music is led away from.",
+        json_schema_extra=_control(5, "text"),
+    )  # fmt: skip
+    seed: Whole = Field(
+        default=0, ge=0, le=MAX_SEED, title="Seed: the noise it starts from",
+        description="The noise that the music is made of.", json_schema_extra=_control(6, "seed"),
+    )  # fmt: skip
+    guidance_scale: float = Field(
+        default=7.0, ge=1, le=30, title="How closely it follows the prompt",
+        description="How strictly the prompt is followed; 1 is not at all.",
+        json_schema_extra=_control(2, "slider", minimum=1, maximum=15, step=0.5),
+    )  # fmt: skip
+    num_inference_steps: Whole = Field(
+        default=20, ge=1, le=MAX_STEPS, title="Denoising steps of each clip",
+        description="Denoising steps at most; fewer where time is short.",
+        json_schema_extra=_control(4, "slider", minimum=1, maximum=MAX_STEPS, step=1),
+    )  # fmt: skip
 
 
-class NewSession(SettingsBody):
+class ClipSpec(PromptSettings):
+    """Everything that decides one clip of a model: between two prompts, and between the noises of two seeds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt_to: Prompt | None = Field(
+        default=None, description="The prompt that the transition leads to; null for the same prompt."
+    )
+    alpha: float = Field(default=0.0, ge=0, le=1, description="How far the transition has come, 0 to 1.")
+    place: float = Field(
+        default=0.0, ge=0, le=1e6,
+        description="How far the noise has moved from the seed, in seeds: 1.5 is halfway between seed + 1 and seed + 2.",
+    )  # fmt: skip
+    strength: float = Field(
+        default=0.75, ge=0, le=1, title="How freely it leaves the groove",
+        description="How much of the seed image is changed, 0 to 1.",
+        json_schema_extra=_control(1, "slider", minimum=0.2, maximum=1, step=0.01),
+    )  # fmt: skip
+    seed_image: SeedImage | None = Field(
+        default=None, title="Groove", description="A seed image by name; null for none.",
+        json_schema_extra=_control(0, "groove"),
+    )  # fmt: skip
+    seed_upload: UploadId | None = Field(
+        default=None, description="The id of an upload to riff on, instead of `seed_image`; null for none."
+    )
+
+
+class Settings(ClipSpec):
+    """Settings of a session; what is left out keeps its value. The `share` of a segment is one of these.
+
+    With `prompt_to`, `alpha`, `place` and `before` they restore a moment exactly.
+    """
+
+    clips: Whole = Field(
+        default=4, ge=1, le=64, title="How long a transition takes",
+        description="Segments from one prompt to the next: the speed of the music's changes.",
+        json_schema_extra=_control(3, "slider", minimum=1, maximum=12, step=1),
+    )  # fmt: skip
+    before: ClipSpec | None = Field(
+        default=None,
+        description="The clip before the first segment, which begins with the end of that clip; null for none.",
+    )
+
+    def public(self) -> dict[str, Any]:
+        """Return what a page shows and sends back."""
+        return self.model_dump(exclude=set(MOMENT))
+
+    def clip(self, **changes: Any) -> ClipSpec:
+        """Return the clip that these settings describe, with some values replaced."""
+        return ClipSpec.model_construct(**{**{name: getattr(self, name) for name in ClipSpec.model_fields}, **changes})
+
+
+MOMENT = ("prompt_to", "alpha", "before")
+"""The settings that only restore a moment: a session that plays does not accept them."""
+
+Model = TypeVar("Model", bound=ClipSpec)
+
+
+def apply_changes(settings: Model, data: Mapping[str, Any], has_upload: Callable[[str], bool]) -> Model:
+    """Return settings, or a clip, with the values of some JSON instead of theirs.
+
+    Args:
+        settings: What is changed.
+        data: New values by name.
+        has_upload: Whether there is an upload with that id.
+
+    Raises:
+        InputError: If a key is unknown or a value cannot be used.
+    """
+    try:
+        read = type(settings).model_validate(dict(data), context=has_upload)
+    except ValidationError as error:
+        raise InputError(describe_errors(error.errors(), type(settings))) from None
+    return settings.model_copy(update={name: getattr(read, name) for name in read.model_fields_set})
+
+
+def make_settings(config: PlayConfig) -> Settings:
+    """Return the settings that sessions begin with.
+
+    Raises:
+        InputError: If a value cannot be used.
+    """
+    chosen = {
+        "prompt": config.prompt or DEFAULT_PROMPT,
+        "seed_image": config.seed_image,
+        "guidance_scale": config.guidance_scale,
+        "num_inference_steps": config.num_inference_steps,
+    }
+    return apply_changes(Settings(), chosen, lambda id: False)
+
+
+def describe_errors(errors: Sequence[Any], model: type[BaseModel] | None = None) -> str:
+    """Return the first of pydantic's errors as one line that names the field and says what it must be.
+
+    Args:
+        errors: The errors, as dictionaries.
+        model: The model whose fields an unknown key is answered with; None refers to the documentation instead.
+    """
+    kind, text, path = errors[0]["type"], errors[0]["msg"], list(errors[0]["loc"])
+    if path and path[0] in ("body", "query", "path"):
+        del path[0]
+    if kind == "json_invalid":
+        return f"the body is not valid JSON: {text}"
+    if not path:
+        return "the body must be a JSON object; see /openapi.json"
+    name = ".".join("".join(filter(str.isprintable, str(part)))[:40] for part in path)
+    if kind == "extra_forbidden":
+        known = None if model is None else ClipSpec if len(path) > 1 else model
+        options = "see /openapi.json" if known is None else f"choose from: {', '.join(known.model_fields)}"
+        return f"{name}: is not a setting; {options}"
+    if kind == "missing":
+        return f"{name}: is missing"
+    if kind == "fault":
+        return f"{name}: {text}"
+    inner = path[0] == "before" and len(path) > 1
+    schema = ClipSpec.model_json_schema() if inner else Settings.model_json_schema()
+    requirement = _requirement(schema["properties"].get(str(path[-1]), {}))
+    return f"{name}: {requirement or f'{text}; see /openapi.json'}"
+
+
+def settings_schema() -> dict[str, Any]:
+    """Return the JSON schema of each setting that a page can show, by name."""
+    properties: dict[str, Any] = Settings.model_json_schema()["properties"]
+    return {name: schema for name, schema in properties.items() if name not in MOMENT}
+
+
+def _requirement(field: Mapping[str, Any]) -> str | None:
+    """Return what a field of a JSON schema must be, in words; None where the schema does not say it."""
+    options = [field, *field.get("anyOf", [])]
+    if any("$ref" in option for option in options):
+        return "must be an object, as it was in the segment's `share`"
+    kinds = {option.get("type") for option in options}
+    noun = "a whole number" if "integer" in kinds else "a number" if "number" in kinds else None
+    if noun is None:
+        return "must be text" if "string" in kinds else None
+    bounds = [("from", field.get("minimum")), ("to", field.get("maximum"))]
+    return " ".join([f"must be {noun}", *(f"{word} {bound:.17g}" for word, bound in bounds if bound is not None)])
+
+
+class NewSession(Settings):
     """A new session."""
 
-    ticket: str | None = Field(None, description="The place in the line, from an answer 503.")
+    ticket: str | None = Field(default=None, description="The place in the waiting line, from an answer 503.")
 
 
-class Change(SettingsBody):
+class Change(Settings):
     """Changes of a session; `prompt` queues."""
 
-    remove: str | None = Field(None, description="The id of a waiting prompt to take off the queue.")
-    next: str | None = Field(None, description="The id of a waiting prompt that is to be the next.")
+    remove: str | None = Field(default=None, description="The id of a waiting prompt to remove from the queue.")
+    next: str | None = Field(default=None, description="The id of a waiting prompt that is to be the next.")
 
 
-class ClipBody(Body):
+class ClipBody(PromptSettings):
     """One clip."""
 
-    prompt: str
-    negative_prompt: str = ""
-    seed: int = 0
-    guidance_scale: float = 7.0
-    num_inference_steps: int | None = None
-    format: str = Field("wav", description="wav, flac, mp3, ogg or opus")
+    prompt: Prompt = Field(description="What is heard.")
+    format: str = Field(default="wav", description="wav, flac, mp3, ogg or opus")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_steps(cls, data: Any) -> Any:
+        """Take null for the player's own number of steps."""
+        if isinstance(data, dict) and data.get("num_inference_steps", 0) is None:
+            return {key: value for key, value in data.items() if key != "num_inference_steps"}
+        return data
 
 
 class ClipAnswer(BaseModel):
@@ -274,20 +315,29 @@ class ClipAnswer(BaseModel):
     settings: dict[str, Any]
 
 
+class QueueItem(BaseModel):
+    """A prompt of a session, as a page shows it."""
+
+    id: str
+    prompt: str
+    state: Literal["past", "playing", "next", "waiting"]
+    from_segment: int | None
+
+
 class SessionAnswer(BaseModel):
     """A session that has begun; its token steers it."""
 
     id: str
     token: str
     settings: dict[str, Any]
-    queue: list[dict[str, Any]]
+    queue: list[QueueItem]
 
 
 class ChangeAnswer(BaseModel):
     """A session after a change."""
 
     settings: dict[str, Any]
-    queue: list[dict[str, Any]]
+    queue: list[QueueItem]
     takes_effect_at: int = Field(description="The first segment that is made with the change.")
 
 
@@ -300,7 +350,7 @@ class UploadAnswer(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """What is wrong, and the mend, in one line."""
+    """What is wrong and how to fix it, in one line."""
 
     error: str
 
@@ -330,3 +380,31 @@ class OriginalAnswer(BaseModel):
     image: str
     audio: str
     duration_s: float
+
+
+_TYPES_FILE = Path(__file__).parent / "static" / "types.d.ts"
+_TYPES_HEAD = "// Written by `python -m riffusion_train.player.settings` from the models of the server; do not edit.\n"
+
+
+def typescript_types() -> str:
+    """Return `static/types.d.ts`: the settings that a page shows, and other shapes of the interface, as TypeScript."""
+    shapes: dict[str, dict[str, Any]] = {"Settings": settings_schema()}
+    for model in (QueueItem, UploadAnswer):
+        shapes[model.__name__] = model.model_json_schema()["properties"]
+    blocks = []
+    for name, properties in shapes.items():
+        fields = [f"  {key}: {_typescript_type(schema)};\n" for key, schema in properties.items()]
+        blocks.append(f"\nexport interface {name} {{\n{''.join(fields)}}}\n")
+    return _TYPES_HEAD + "".join(blocks)
+
+
+def _typescript_type(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " | ".join(_typescript_type(option) for option in schema["anyOf"])
+    if "enum" in schema:
+        return " | ".join(f'"{value}"' for value in schema["enum"])
+    return {"integer": "number"}.get(schema["type"], schema["type"])
+
+
+if __name__ == "__main__":
+    _TYPES_FILE.write_text(typescript_types(), encoding="utf-8")

@@ -1,8 +1,9 @@
-"""A listener's socket: segments and words out, credit and signs of life in; every message is checked."""
+"""A listener's WebSocket: segments and messages out, credit and signs of life in; every message is checked."""
 
 import asyncio
 import contextlib
 import json
+from collections.abc import Coroutine
 from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
@@ -10,21 +11,43 @@ from fastapi import WebSocket, WebSocketDisconnect
 from riffusion_train.player.loop import GenerationLoop
 from riffusion_train.player.session import LOOKAHEAD_SEGMENTS, Listener, Session
 
-_MOST_MALFORMED = 5
-_POLICY = 1008
-_GONE = 1000
-_BUSY = 1013
+_MAX_MALFORMED = 5
+_CLOSE_GONE = 1000
+_CLOSE_POLICY = 1008
+_CLOSE_BUSY = 1013
 
 
 class MalformedError(Exception):
-    """A message that nobody would send who keeps to the rules."""
+    """A message that is not one of the two that the protocol has."""
+
+
+async def serve_socket(socket: WebSocket, loop: GenerationLoop, session: Session | None) -> None:
+    """Serve one listener until it leaves or the session ends."""
+    address = socket.client.host if socket.client else ""
+    if loop.sockets[address] >= loop.limits.sockets_per_address:
+        await socket.close(_CLOSE_BUSY, "too many sockets from one address")
+        return
+    await socket.accept()
+    if session is None or session.closed is not None:
+        await socket.send_text(json.dumps({"type": "gone", "why": "there is no such session (any more)"}))
+        await socket.close(_CLOSE_GONE)
+        return
+    with loop.count_socket(address):
+        listener = session.add_listener()
+        try:
+            await socket.send_text(json.dumps(_hello(loop, session, listener), ensure_ascii=False))
+            await _until_one_ends(_send(socket, loop, session, listener), _receive(socket, loop, session, listener))
+        except (WebSocketDisconnect, RuntimeError):
+            pass  # it left while something was being sent
+        finally:
+            session.remove_listener(listener)
 
 
 def parse_message(text: str) -> tuple[str, int, int]:
-    """Return the kind of a message, and of a credit the segments wanted and the sample that was heard last.
+    """Return the type of a message, and for a credit the segments asked for and the sample that was played last.
 
     Raises:
-        MalformedError: If it is anything but the two messages that there are.
+        MalformedError: If it is anything but the two messages that the protocol has.
     """
     try:
         message = json.loads(text)
@@ -36,41 +59,31 @@ def parse_message(text: str) -> tuple[str, int, int]:
         return "stay", 0, 0
     if set(message) != {"type", "ahead", "played_sample"} or message["type"] != "credit":
         raise MalformedError
-    ahead, played = message["ahead"], message["played_sample"]
-    whole = all(isinstance(value, int) and not isinstance(value, bool) for value in (ahead, played))
-    if not whole or not 0 <= ahead <= LOOKAHEAD_SEGMENTS or not 0 <= played < 2**53:
+    ahead, played_sample = message["ahead"], message["played_sample"]
+    whole = all(isinstance(value, int) and not isinstance(value, bool) for value in (ahead, played_sample))
+    if not whole or not 0 <= ahead <= LOOKAHEAD_SEGMENTS or not 0 <= played_sample < 2**53:
         raise MalformedError
-    return "credit", ahead, played
+    return "credit", ahead, played_sample
 
 
-async def serve_socket(socket: WebSocket, studio: GenerationLoop, session: Session | None) -> None:
-    """Serve one listener until one of the two ends leaves."""
-    address = socket.client.host if socket.client else ""
-    if studio.sockets[address] >= studio.limits.sockets_per_address:
-        await socket.close(_BUSY, "too many sockets of one address")
-        return
-    await socket.accept()
-    if session is None or session.closed is not None:
-        await socket.send_text(json.dumps({"type": "gone", "why": "there is no such session (any more)"}))
-        await socket.close(_GONE)
-        return
-    studio.sockets[address] += 1
-    listener = session.join()
-    try:
-        await socket.send_text(json.dumps(_hello(studio, session, listener), ensure_ascii=False))
-        await _first_to_end(_send(socket, studio, session, listener), _receive(socket, studio, session, listener))
-    except (WebSocketDisconnect, RuntimeError):
-        pass  # it has gone while something was being sent
-    finally:
-        session.leave(listener)
-        studio.sockets[address] -= 1
-        if not studio.sockets[address]:
-            del studio.sockets[address]
+def _hello(loop: GenerationLoop, session: Session, listener: Listener) -> dict[str, Any]:
+    config = loop.maker.sampler.codec.config
+    return {
+        "type": "hello",
+        "rate_hz": config.rate_hz,
+        "channels": loop.maker.channels,
+        "segment_samples": session.segment_samples,
+        "columns": config.width_px,
+        "n_mels": config.n_mels,
+        "settings": session.prompts.settings.public(),
+        "queue": session.queue(),
+        "live_index": listener.next_index,
+    }
 
 
-async def _first_to_end(*works: Any) -> None:
-    """Run works side by side until one ends; end the others too, and leave no task behind."""
-    tasks = [asyncio.create_task(work) for work in works]
+async def _until_one_ends(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Run coroutines side by side until one ends; cancel the others, and leave no task behind."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
@@ -83,63 +96,48 @@ async def _first_to_end(*works: Any) -> None:
                 await task
 
 
-async def _send(socket: WebSocket, studio: GenerationLoop, session: Session, listener: Listener) -> None:
-    """Send what there is for a listener whenever there is something."""
+async def _send(socket: WebSocket, loop: GenerationLoop, session: Session, listener: Listener) -> None:
+    """Send a listener its messages and segments whenever there are any."""
     while True:
-        while listener.outbox:
-            message = listener.outbox.pop(0)
-            await socket.send_text(json.dumps(message, ensure_ascii=False))
-            if message["type"] == "gone":
-                await socket.close(_GONE)
-                return
+        while messages := listener.take_messages():
+            for message in messages:
+                await socket.send_text(json.dumps(message, ensure_ascii=False))
+                if message["type"] == "gone":
+                    await socket.close(_CLOSE_GONE)
+                    return
         segment = session.next_for(listener)
         if segment is not None:
-            discontinuity, listener.discontinuity = listener.discontinuity, False
+            discontinuity = listener.take_discontinuity()
             await socket.send_text(segment.announcement(discontinuity=discontinuity))
             await socket.send_bytes(segment.frame())
             continue
-        studio.wake()
+        loop.wake()
         await listener.wake.wait()
         listener.wake.clear()
 
 
-async def _receive(socket: WebSocket, studio: GenerationLoop, session: Session, listener: Listener) -> None:
-    """Take what a listener says; one that does not keep to the rules is sent away."""
+async def _receive(socket: WebSocket, loop: GenerationLoop, session: Session, listener: Listener) -> None:
+    """Take what a listener sends; one that keeps breaking the protocol is disconnected."""
     malformed = 0
     while True:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
             return
-        studio.messages += 1
+        loop.count_message()
         try:
             text = message.get("text")
-            if text is None or len(text) > studio.limits.message_bytes:
+            if text is None or len(text) > loop.limits.message_bytes:
                 raise MalformedError
             kind, ahead, played_sample = parse_message(text)
         except MalformedError:
             malformed += 1
-            studio.malformed += 1
-            if malformed >= _MOST_MALFORMED:
-                await socket.close(_POLICY, "messages that cannot be understood")
+            loop.count_malformed()
+            if malformed >= _MAX_MALFORMED:
+                await socket.close(_CLOSE_POLICY, "messages that cannot be understood")
                 return
             continue
         if kind == "stay":
-            session.sign_of_life()
+            session.note_activity()
         else:
-            session.take_credit(listener, ahead, played_sample)
-        studio.wake()
-
-
-def _hello(studio: GenerationLoop, session: Session, listener: Listener) -> dict[str, Any]:
-    config = studio.maker.sampler.codec.config
-    return {
-        "type": "hello",
-        "rate_hz": config.rate_hz,
-        "channels": studio.maker.channels,
-        "segment_samples": session.segment_samples,
-        "columns": config.width_px,
-        "n_mels": config.n_mels,
-        "settings": session.path.settings.public(),
-        "queue": session.queue(),
-        "live_index": listener.pointer,
-    }
+            session.update_credit(listener, ahead, played_sample)
+        loop.wake()

@@ -70,8 +70,8 @@ def run_denoising(
     """Denoise canvases in overlapping windows that are blended in every step.
 
     Blending is MultiDiffusion's (Bar-Tal et al. 2023, arXiv:2302.08113), with weights that fall towards a window's edges.
-    The UNet always sees the same number of windows at once, so that a clip does not depend on what is made beside it: in a
-    batch of another size, sums are rounded differently.
+    The UNet always sees the same number of windows at once, so that a clip does not depend on the rest of its
+    batch: in a batch of another size, sums are rounded differently.
 
     Args:
         unet: The denoiser.

@@ -34,7 +34,7 @@ Open = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def player() -> Iterator[Player]:
-    with served_player(**QUICK, most_streams=8) as player:
+    with served_player(**QUICK, max_streams=8) as player:
         yield player
 
 
@@ -59,10 +59,10 @@ def test_it_plays_half_a_minute_through_typing_and_a_stalled_page_without_a_gap(
     wait(page, lambda: report(page)["buffered"] > 2 * SECOND * 0.8)
     begin = played_against_wall(page)
     page.wait_for_timeout(8000)
-    page.locator("#words").press_sequentially("slow bells over warm strings", delay=60)
+    page.locator("#prompt").press_sequentially("slow bells over warm strings", delay=60)
     page.keyboard.press("Enter")
     page.evaluate("const until = performance.now() + 800; while (performance.now() < until);")
-    page.locator("#words").press_sequentially("fast drums in a large hall", delay=60)
+    page.locator("#prompt").press_sequentially("fast drums in a large hall", delay=60)
     page.keyboard.press("Enter")
     page.wait_for_timeout(max(0, 30_000 - 1000 * (report(page)["wall"] / 1000 - begin[1])))
     end = played_against_wall(page)
@@ -70,8 +70,8 @@ def test_it_plays_half_a_minute_through_typing_and_a_stalled_page_without_a_gap(
     assert end[1] - begin[1] >= 30
     assert abs((end[0] - begin[0]) - (end[1] - begin[1])) < 0.05
     assert now["underruns"] == 0 and now["held"] == 0
-    assert now["joins"] >= 30
-    assert 0 < now["joinStep"] <= now["insideStep"]
+    assert now["boundaries"] >= 30
+    assert 0 < now["boundaryStep"] <= now["insideStep"]
     assert {one["prompt_to"] for one in said} >= {"a band", "slow bells over warm strings"}
     assert [one["index"] for one in said] == list(range(len(said)))
     assert not any(one["discontinuity"] for one in said)
@@ -118,7 +118,7 @@ def test_pausing_stops_the_making_and_playing_goes_on_at_the_same_sample(opened:
     assert now["position"] == now["played"]
 
 
-def test_the_picture_under_the_line_is_that_of_the_sound(opened: Open, player: Player) -> None:
+def test_the_image_under_the_line_is_that_of_the_sound(opened: Open, player: Player) -> None:
     page = open_player(opened, player.address)
     said, frames = frames_of(page)
     page.evaluate(
@@ -130,7 +130,7 @@ def test_the_picture_under_the_line_is_that_of_the_sound(opened: Open, player: P
     wait(page, lambda: not report(page)["moving"])
     page.wait_for_timeout(300)
     shown = page.evaluate("""() => {
-      const canvas = document.getElementById("picture");
+      const canvas = document.getElementById("spectrogram");
       const x = Math.round(canvas.width * parseFloat(document.getElementById("stage").style.getPropertyValue("--line")) / 100);
       const data = canvas.getContext("2d").getImageData(x, 0, 1, canvas.height).data;
       return Array.from({ length: canvas.height }, (_, row) => data[4 * row]);
@@ -151,10 +151,10 @@ def test_a_link_restores_the_moment_to_the_sample(opened: Open, player: Player) 
     page.context.grant_permissions(LINK_RIGHTS)
     said, frames = frames_of(page)
     press_play(page)
-    page.fill("#words", "another song, with bells")
+    page.fill("#prompt", "another song, with bells")
     page.keyboard.press("Enter")
     page.evaluate("document.activeElement.blur()")
-    wait(page, lambda: page.locator("#way").is_visible())
+    wait(page, lambda: page.locator("#transition").is_visible())
     page.keyboard.press("c")
     wait(page, "document.getElementById('status').textContent.includes('copied')")
     link = page.evaluate("navigator.clipboard.readText()")
@@ -198,7 +198,7 @@ def test_a_recording_is_exactly_what_was_heard_between_two_keys(opened: Open, pl
     np.testing.assert_array_equal(sound, made[end - length : end])
 
 
-def test_the_last_seconds_are_saved_as_sound_and_picture(opened: Open, player: Player) -> None:
+def test_the_last_seconds_are_saved_as_audio_and_image(opened: Open, player: Player) -> None:
     page = open_player(opened, player.address)
     press_play(page)
     hear(page, 1.5)
@@ -216,12 +216,12 @@ def test_the_queue_says_what_comes_next_and_can_be_changed(opened: Open, player:
     page = open_player(opened, player.address)
     press_play(page)
     for prompt in ("one", "two", "three", "four"):
-        page.fill("#words", prompt)
+        page.fill("#prompt", prompt)
         page.keyboard.press("Enter")
         wait(page, lambda: prompt in page.inner_text("#coming") + page.inner_text("#now"))  # noqa: B023
     coming = page.locator("#coming .prompt")
     wait(page, lambda: "in " in page.inner_text("#coming"))
-    page.get_by_role("button", name="Take out: three").click()
+    page.get_by_role("button", name="Remove: three").click()
     wait(page, lambda: "three" not in coming.all_inner_texts())
     page.get_by_role("button", name="Play next: four").click()
     wait(page, lambda: coming.all_inner_texts()[:1] == ["four"] or coming.all_inner_texts()[1:2] == ["four"])
@@ -244,7 +244,7 @@ def test_one_press_goes_on_to_where_the_next_prompt_begins(opened: Open, player:
     said, _ = frames_of(page)
     press_play(page)
     hear(page, 0.5)
-    page.fill("#words", "something else")
+    page.fill("#prompt", "something else")
     page.keyboard.press("Enter")
     page.keyboard.press("Escape")
     wait(page, lambda: said[-1]["prompt_to"] == "something else")
@@ -253,7 +253,7 @@ def test_one_press_goes_on_to_where_the_next_prompt_begins(opened: Open, player:
     assert report(page)["position"] < begin
     page.keyboard.press("n")
     wait(page, lambda: page.inner_text("#now-prompt") == "something else")
-    assert begin <= report(page)["position"]
+    wait(page, lambda: begin <= report(page)["position"])
     assert report(page)["played"] < report(page)["position"] and page.inner_text("#live") == "live"
 
 
@@ -262,7 +262,7 @@ def test_a_click_in_the_past_plays_it_again_and_live_is_one_press_away(opened: O
     press_play(page)
     hear(page, 4.0)
     before = report(page)
-    box = page.locator("#picture").bounding_box()
+    box = page.locator("#spectrogram").bounding_box()
     line = 0.66 * box["width"]
     page.mouse.click(box["x"] + line - 56 * 3, box["y"] + 200)
     wait(page, lambda: report(page)["epoch"] > before["epoch"] and report(page)["position"] < before["position"])
@@ -286,10 +286,10 @@ def test_listening_along_hears_the_same_and_does_not_steer(opened: Open, player:
     page.keyboard.press("Escape")
     guest = open_player(opened, link)
     said, heard = frames_of(guest)
-    assert guest.inner_text("#start-words") == "Press play to listen along"
+    assert guest.inner_text("#start-text") == "Press play to listen along"
     press_play(guest)
     hear(guest, 1.5)
-    assert guest.is_disabled("#words") and guest.input_value("#words") == ""
+    assert guest.is_disabled("#prompt") and guest.input_value("#prompt") == ""
     guest.click("#settings")
     assert guest.is_disabled("#strength") and guest.is_enabled("#map")
     first = said[0]["index"]
@@ -303,12 +303,12 @@ def test_settings_and_a_file_of_yours_steer_the_music(opened: Open, player: Play
     press_play(page)
     page.keyboard.press("s")
     page.get_by_role("radio", name="Beat").check(force=True)
-    page.locator("#guidance").fill("2")
+    page.locator("#guidance_scale").fill("2")
     page.locator("#clips").fill("2")
-    page.locator("#negative").fill("noise")
+    page.locator("#negative_prompt").fill("noise")
     page.locator("#seed").fill("77")
     page.keyboard.press("Tab")
-    assert page.inner_text("#clips-words") == "2 clips, 2 s" and page.inner_text("#guidance-words") == "dreams"
+    assert page.inner_text("#clips-value") == "2 clips, 2 s" and page.inner_text("#guidance_scale-value") == "loosely"
     wait(page, lambda: said[-1]["share"].get("seed_image") == "beats" and said[-1]["seed"] >= 77)
     share = said[-1]["share"]
     assert (share["guidance_scale"], share["clips"], share["negative_prompt"]) == (2, 2, "noise")
@@ -358,10 +358,10 @@ def test_a_prompt_is_put_together_from_parts(opened: Open, player: Player) -> No
 def test_texts_of_others_are_shown_and_do_nothing(opened: Open, player: Player) -> None:
     evil = '<img src=x onerror="window.hacked=1"> </script>&amp;'
     page = open_player(opened, player.address)
-    page.fill("#words", evil)
+    page.fill("#prompt", evil)
     page.keyboard.press("Enter")
     hear(page)
-    page.fill("#words", evil + "2")
+    page.fill("#prompt", evil + "2")
     page.keyboard.press("Enter")
     wait(page, lambda: evil + "2" in page.inner_text("#panel"))
     assert page.inner_text("#now-prompt") in (evil, evil + "2")

@@ -21,7 +21,7 @@ STATUS = "document.getElementById('status').textContent"
 
 @pytest.fixture(scope="module")
 def player() -> Iterator[Player]:
-    with served_player(**QUICK, most_streams=12) as player:
+    with served_player(**QUICK, max_streams=12) as player:
         yield player
 
 
@@ -108,21 +108,21 @@ def test_a_session_that_is_gone_is_begun_anew(opened: Open, player: Player) -> N
     press_play(page)
     hear(page, 1)
     assert json.loads(page.evaluate("sessionStorage.getItem('riffusion-player.session')"))["id"] != "nothing"
-    assert page.is_enabled("#words") and trouble(page) == ""
+    assert page.is_enabled("#prompt") and trouble(page) == ""
 
 
 def test_a_session_that_ended_while_nobody_was_connected_goes_on_where_it_was_heard_last(opened: Open) -> None:
-    with served_player(**QUICK, patience=Timeouts(alone_s=0.3)) as player:
+    with served_player(**QUICK, timeouts=Timeouts(alone_s=0.3)) as player:
         page = opened("about:blank")
         wire = Wire(page)
         said, _ = frames_of(page)
         page.goto(player.address)
         wait(page, "document.body.dataset.ready === 'true'")
-        page.fill("#words", "a song of its own")
+        page.fill("#prompt", "a song of its own")
         page.keyboard.press("Enter")
         hear(page, 1)
         wire.cut()
-        wait(page, lambda: not player.studio.sessions)
+        wait(page, lambda: not player.loop.sessions)
         first, shares = report(page)["epoch"], [one["share"] for one in said]
         wire.up = True
         page.evaluate("window.dispatchEvent(new Event('online'))")
@@ -131,7 +131,7 @@ def test_a_session_that_ended_while_nobody_was_connected_goes_on_where_it_was_he
         again = next(one for one in said[len(shares) :] if one["index"] == 0)
         assert again["share"] in shares
         assert page.inner_text("#now-prompt") == "a song of its own" and trouble(page) == ""
-        assert page.is_enabled("#words")
+        assert page.is_enabled("#prompt")
         page.close()
 
 
@@ -147,7 +147,7 @@ def test_a_page_loaded_again_takes_up_its_session(opened: Open, player: Player) 
     hear(page, 0.5)
     assert page.evaluate("sessionStorage.getItem('riffusion-player.session')") == session
     assert said[0]["index"] > 0
-    assert page.is_enabled("#words")
+    assert page.is_enabled("#prompt")
 
 
 def test_a_tab_that_slept_goes_on(opened: Open, player: Player) -> None:
@@ -170,7 +170,7 @@ def test_where_the_browser_holds_sound_back_the_page_asks_for_a_press(opened: Op
     )
     page.goto(player.address)
     page.wait_for_timeout(2500)
-    wait(page, f"{BANNER} === 'The browser holds the sound back: press play.'")
+    wait(page, f"{BANNER} === 'The browser blocks the sound: press play.'")
     assert page.locator("#start").is_visible() and report(page).get("played", 0) == 0
     page.click("#start")
     hear(page, 0.5)
@@ -204,9 +204,9 @@ def test_a_server_that_does_not_answer_is_named(opened: Open, player: Player) ->
     assert wait(page, f"{BANNER} === 'The player does not answer: is it still running?'")
 
 
-@pytest.mark.parametrize("words", ["m=abc", "m=bnVsbA", "m=%E0%A4%A&at=x", "at=3"])
-def test_a_link_that_says_nonsense_opens_the_page_all_the_same(opened: Open, player: Player, words: str) -> None:
-    page = open_player(opened, f"{player.address}/#{words}")
+@pytest.mark.parametrize("fragment", ["m=abc", "m=bnVsbA", "m=%E0%A4%A&at=x", "at=3"])
+def test_a_link_that_says_nonsense_opens_the_page_all_the_same(opened: Open, player: Player, fragment: str) -> None:
+    page = open_player(opened, f"{player.address}/#{fragment}")
     press_play(page)
     assert page.inner_text("#now-prompt") == "a band"
 
@@ -219,20 +219,20 @@ def test_a_link_that_the_server_refuses_says_why(opened: Open, player: Player) -
 
 
 def test_a_machine_that_is_behind_says_so_and_the_sound_is_held(opened: Open) -> None:
-    with served_player(**QUICK, most_streams=2) as player:
+    with served_player(**QUICK, max_streams=2) as player:
         page = open_player(opened, player.address)
         press_play(page)
         hear(page, 0.5)
-        maker = player.studio.maker
+        maker = player.loop.maker
         draw = maker.draw
 
-        def slow(*words: Any) -> Any:
+        def slow(*arguments: Any) -> Any:
             time.sleep(1.6)
-            return draw(*words)
+            return draw(*arguments)
 
         maker.draw = slow
         wait(page, lambda: report(page)["starving"])
-        wait(page, lambda: "late. Holding on" in page.evaluate(BANNER))
+        wait(page, lambda: "late. Sustaining" in page.evaluate(BANNER))
         wait(page, f"{BANNER}.includes('machine is behind: 1 steps')")
         maker.draw = draw
         wait(page, lambda: trouble(page) == "")
@@ -244,7 +244,7 @@ def test_a_machine_that_is_behind_says_so_and_the_sound_is_held(opened: Open) ->
 
 
 def test_who_comes_too_late_stands_in_line_and_then_hears(opened: Open) -> None:
-    with served_player(**QUICK, most_streams=1, patience=Timeouts(alone_s=0.3)) as player:
+    with served_player(**QUICK, max_streams=1, timeouts=Timeouts(alone_s=0.3)) as player:
         page = open_player(opened, player.address)
         press_play(page)
         other = open_player(opened, player.address, allow="503 (Service Unavailable)")
@@ -257,13 +257,13 @@ def test_who_comes_too_late_stands_in_line_and_then_hears(opened: Open) -> None:
 
 
 def test_nobody_is_asked_for_and_an_answer_keeps_the_music(opened: Open) -> None:
-    with served_player(**QUICK, patience=Timeouts(idle_s=2, answer_s=3)) as player:
+    with served_player(**QUICK, timeouts=Timeouts(idle_s=2, answer_s=3)) as player:
         page = open_player(opened, player.address)
         press_play(page)
-        wait(page, "document.getElementById('still').open")
+        wait(page, "document.getElementById('idle').open")
         page.click("#stay")
         hear(page, 0.5)
-        wait(page, "document.getElementById('still').open")
+        wait(page, "document.getElementById('idle').open")
         wait(page, f"{BANNER}.includes('Press play to begin again')")
         assert page.locator("dialog[open]").count() == 0
         page.click("#start")

@@ -16,7 +16,7 @@ FOCUS = "document.activeElement.id"
 
 @pytest.fixture(scope="module")
 def player() -> Iterator[Player]:
-    with served_player(**QUICK, most_streams=12) as player:
+    with served_player(**QUICK, max_streams=12) as player:
         yield player
 
 
@@ -40,15 +40,15 @@ def test_every_key_does_what_the_help_says(opened: Open, player: Player) -> None
         )
 
     press("Space", lambda: report(page).get("played", 0) > 0)
-    press("n", "document.getElementById('status').textContent.startsWith('Nothing waits')")
-    press("Enter", f"{FOCUS} === 'words'")
+    press("n", "document.getElementById('status').textContent.startsWith('No prompt is waiting')")
+    press("Enter", f"{FOCUS} === 'prompt'")
     press("Escape", "document.activeElement === document.body")
-    press("/", f"{FOCUS} === 'words'")
+    press("/", f"{FOCUS} === 'prompt'")
     page.keyboard.type("?bm ")  # keys mean themselves while a text is typed
-    assert page.input_value("#words") == "?bm " and page.locator("dialog[open]").count() == 0
-    page.fill("#words", "")
+    assert page.input_value("#prompt") == "?bm " and page.locator("dialog[open]").count() == 0
+    page.fill("#prompt", "")
     press("Escape", "document.activeElement === document.body")
-    press("d", "document.getElementById('words').value.length > 5")
+    press("d", "document.getElementById('prompt').value.length > 5")
     page.keyboard.press("Enter")
     page.keyboard.press("Escape")
     wait(page, "document.getElementById('status').textContent.startsWith('Next: ')")
@@ -101,7 +101,7 @@ def test_the_keyboard_alone_reaches_everything(opened: Open, player: Player) -> 
         seen.add(page.evaluate(FOCUS))
         assert page.evaluate("getComputedStyle(document.activeElement).visibility") == "visible"
     assert seen >= {
-        "picture", "start", "words", "dice", "build", "send", "toggle", "mute", "volume", "record", "save", "share",
+        "spectrogram", "start", "prompt", "dice", "build", "send", "toggle", "mute", "volume", "record", "save", "share",
         "settings", "full", "help-button",
     }  # fmt: skip
     page.focus("#start")
@@ -136,9 +136,9 @@ def test_the_live_page_has_no_accessibility_fault_and_fits(
     check("ready")
     press_play(page)
     for prompt in ("church bells over a deep electronic bass", "dub reggae, spring reverb on the snare"):
-        page.fill("#words", prompt)
+        page.fill("#prompt", prompt)
         page.keyboard.press("Enter")
-    wait(page, "document.getElementById('way').checkVisibility()")
+    wait(page, "document.getElementById('transition').checkVisibility()")
     wait(page, "document.querySelectorAll('#coming li').length > 0 || document.querySelectorAll('#past li').length > 0")
     check("playing")
     for control in ("settings", "build", "save", "share", "help-button"):
@@ -155,10 +155,10 @@ def test_a_phone_plays_by_touch_with_targets_large_enough(opened: Open, player: 
         "list => list.map((one) => one.getBoundingClientRect()).map((box) => [box.width, box.height])"
     )
     assert min(min(box) for box in boxes) >= 24  # WCAG 2.2, target size (minimum)
-    assert page.locator("#words").bounding_box()["y"] < 844
+    assert page.locator("#prompt").bounding_box()["y"] < 844
 
 
-def test_with_reduced_motion_the_picture_stands_and_the_line_moves(opened: Open, player: Player) -> None:
+def test_with_reduced_motion_the_image_stands_and_the_line_moves(opened: Open, player: Player) -> None:
     page = open_player(opened, player.address, reduced_motion="reduce")
     line = "parseFloat(document.getElementById('stage').style.getPropertyValue('--line'))"
     press_play(page)
@@ -172,13 +172,13 @@ def test_with_reduced_motion_the_picture_stands_and_the_line_moves(opened: Open,
     assert moving.evaluate(line) == pytest.approx(66)
 
 
-def test_colours_and_frequencies_change_the_picture_and_are_remembered(opened: Open, player: Player) -> None:
+def test_colours_and_frequencies_change_the_image_and_are_remembered(opened: Open, player: Player) -> None:
     page = open_player(opened, player.address)
     press_play(page)
     hear(page, 1.5)
     page.keyboard.press("Space")
     pixels = """() => {
-      const canvas = document.getElementById("picture");
+      const canvas = document.getElementById("spectrogram");
       const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
       copy.drawImage(canvas, 0, 0);
       const data = copy.getImageData(0, 0, canvas.width, canvas.height).data;

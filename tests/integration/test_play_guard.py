@@ -25,9 +25,7 @@ FUZZ = 10_000
 
 @pytest.fixture(scope="module")
 def player() -> Iterator[Player]:
-    with served_player(
-        most_streams=100, limits=Limits(sockets_per_address=MOST_SOCKETS, upload_bytes=20_000)
-    ) as served:
+    with served_player(max_streams=100, limits=Limits(sockets_per_address=MOST_SOCKETS, upload_bytes=20_000)) as served:
         yield served
 
 
@@ -56,7 +54,7 @@ def test_pages_of_others_cannot_begin_steer_or_listen(player: Player, origin: st
         ("POST", "/api/clips"),
     ):
         status, body, _ = player.ask(method, path, {}, origin=origin, authorization=f"Bearer {session['token']}")
-        assert (status, body["error"]) == (403, "requests of other pages are not taken")
+        assert (status, body["error"]) == (403, "requests from other pages are not accepted")
     with pytest.raises(InvalidStatus) as refused:
         connect(stream_address(player, session), origin=origin, proxy=None)  # type: ignore[arg-type]
     assert refused.value.response.status_code == 403
@@ -162,7 +160,7 @@ def test_an_address_has_only_so_many_sockets(player: Player):
         connect(stream_address(player, session), proxy=None)
     for socket in open_ones:
         socket.close()
-    assert eventually(lambda: player.studio.sockets.total() == 0)
+    assert eventually(lambda: player.loop.sockets.total() == 0)
     with player.listen(session) as again:
         again.credit(1)
         again.segment()
@@ -186,7 +184,7 @@ def test_a_listener_that_breaks_the_rules_again_and_again_is_sent_away(player: P
         assert listening.segment()[0]["index"] == 0  # a slip is forgiven
         listening.socket.send(message)
         assert closes_with(listening.socket) == 1008
-    assert eventually(lambda: player.studio.sockets.total() == 0)
+    assert eventually(lambda: player.loop.sockets.total() == 0)
 
 
 def test_a_message_that_is_too_long_ends_the_socket_at_once(player: Player):
@@ -202,10 +200,10 @@ def test_ten_thousand_odd_messages_neither_crash_it_nor_leave_a_task(player: Pla
         watching.credit(1)
         watching.segment()
     tasks = tasks_of(player)
-    before = player.studio.messages
-    asyncio.run(fuzz(stream_address(player, session), lambda: player.studio.messages - before >= FUZZ))
-    assert player.studio.malformed > 100
-    assert eventually(lambda: player.studio.sockets.total() == 0)
+    before = player.loop.messages
+    asyncio.run(fuzz(stream_address(player, session), lambda: player.loop.messages - before >= FUZZ))
+    assert player.loop.malformed > 100
+    assert eventually(lambda: player.loop.sockets.total() == 0)
     assert eventually(lambda: tasks_of(player) <= tasks)
     with player.listen(player.begin()) as listening:
         for place in range(3):
@@ -223,7 +221,7 @@ def test_many_listeners_of_one_stream_get_every_segment_in_order():
         heard = asyncio.run(crowd())
         assert all(one.in_order for one in heard)
         assert min(len(one.indices) for one in heard) >= 5
-        assert player.studio.segments_made < 50  # one generation for all of them
+        assert player.loop.segments_made < 50  # one generation for all of them
 
 
 def test_clients_that_vanish_in_the_middle_leave_nothing_behind(player: Player):
@@ -239,8 +237,8 @@ def test_clients_that_vanish_in_the_middle_leave_nothing_behind(player: Player):
             raw.recv(200)
             raw.sendall(b"\x81\xfe\x10")  # half a frame
         raw.close()
-        assert eventually(lambda: player.studio.sockets.total() < MOST_SOCKETS)
-    assert eventually(lambda: player.studio.sockets.total() == 0 and tasks_of(player) <= tasks)
+        assert eventually(lambda: player.loop.sockets.total() < MOST_SOCKETS)
+    assert eventually(lambda: player.loop.sockets.total() == 0 and tasks_of(player) <= tasks)
 
 
 def test_a_crowd_of_clip_requests_is_told_to_wait():
@@ -266,4 +264,4 @@ def eventually(holds: Callable[[], bool]) -> bool:
 
 
 def tasks_of(player: Player) -> int:
-    return len(asyncio.all_tasks(player.studio.loop))
+    return len(asyncio.all_tasks(player.loop.event_loop))

@@ -27,7 +27,7 @@ RATE_HZ = 16000
 
 @pytest.fixture(scope="module")
 def player() -> Iterator[Player]:
-    with served_player(most_streams=50) as served:
+    with served_player(max_streams=50) as served:
         yield served
 
 
@@ -89,7 +89,7 @@ def test_a_prompt_typed_while_it_plays_is_heard_from_the_segment_that_the_answer
         listening.credit(1, said["start_sample"] + 10)
         said, _, _ = listening.segment()
         assert (said["prompt_from"], said["prompt_to"], said["alpha"]) == ("two", "two", 0.0)
-        states = listening.words[-2]
+        states = listening.messages[-2]
         assert states["type"] == "queue" and states["queue"][1]["state"] == "playing"
 
 
@@ -174,7 +174,7 @@ def test_a_sound_of_the_listener_becomes_what_the_music_riffs_on(player: Player,
     assert plain[0][1] != riffed[0][1]
     assert riffed[0][0]["share"]["seed_upload"] == body["id"]
     status, answer, _ = player.ask("POST", "/api/sessions", {"seed_upload": "gone"})
-    assert status == 400 and "upload the sound again" in answer["error"]
+    assert status == 400 and "upload the audio again" in answer["error"]
 
 
 def test_what_is_no_sound_is_refused_in_one_line(player: Player, tmp_path: Path):
@@ -182,11 +182,11 @@ def test_what_is_no_sound_is_refused_in_one_line(player: Player, tmp_path: Path)
     silence = io.BytesIO()
     soundfile.write(silence, np.zeros(8000), 8000, format="WAV")
     for data, said in (
-        (playlist, "is no sound that can be read"),
-        (b"", "is no sound that can be read"),
-        (b"RIFF" + bytes(100), "is damaged or no sound"),
-        (b"\x1aE\xdf\xa3" + bytes(100), "is damaged or no sound"),
-        (silence.getvalue(), "holds no sound"),
+        (playlist, "is not audio that can be read"),
+        (b"", "is not audio that can be read"),
+        (b"RIFF" + bytes(100), "is damaged or not audio"),
+        (b"\x1aE\xdf\xa3" + bytes(100), "is damaged or not audio"),
+        (silence.getvalue(), "contains no sound"),
     ):
         status, body, _ = _upload(player, data, "song.mp3")
         assert status == 400 and said in body["error"] and "\n" not in body["error"], body
@@ -282,7 +282,7 @@ def test_the_example_of_the_docs_works(player: Player, tmp_path: Path, monkeypat
 
 
 def test_a_full_player_says_so_with_a_place_in_line():
-    with served_player(most_streams=1, patience=Timeouts(alone_s=2.0)) as player:
+    with served_player(max_streams=1, timeouts=Timeouts(alone_s=2.0)) as player:
         first = player.begin()
         with player.listen(first) as listening:
             listening.credit(1)
@@ -299,13 +299,13 @@ def test_a_full_player_says_so_with_a_place_in_line():
 
 
 def test_an_idle_stream_asks_whether_anybody_is_there_and_ends_without_an_answer():
-    with served_player(patience=Timeouts(idle_s=1.0, answer_s=1.0)) as player:
+    with served_player(timeouts=Timeouts(idle_s=1.0, answer_s=1.0)) as player:
         session = player.begin()
         with player.listen(session) as listening:
-            listening.word("idle")
+            listening.message("idle")
             listening.socket.send('{"type":"stay"}')
-            listening.word("idle")
-            assert "nobody answered" in listening.word("gone")["why"]
+            listening.message("idle")
+            assert "nobody answered" in listening.message("gone")["why"]
         with connect(stream_address(player, session), proxy=None) as socket:
             assert "no such session" in json.loads(socket.recv(timeout=5))["why"]
 

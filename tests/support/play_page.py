@@ -50,7 +50,7 @@ def hear(page: Any, seconds: float = 0.1) -> None:
 
 
 def frames_of(page: Any) -> tuple[list[dict[str, Any]], list[bytes]]:
-    """Record what the sockets of a page bring from now on: what is said of segments, and their frames."""
+    """Record what the sockets of a page bring from now on: announcements of segments, and their frames."""
     said: list[dict[str, Any]] = []
     frames: list[bytes] = []
 
@@ -65,12 +65,12 @@ def frames_of(page: Any) -> tuple[list[dict[str, Any]], list[bytes]]:
 
 
 def pcm_of(frame: bytes) -> np.ndarray:
-    """Return the sound of a frame."""
+    """Return the audio of a frame."""
     return np.frombuffer(frame, np.int16, int.from_bytes(frame[8:12], "little") // 2, 16)
 
 
 def png_of(frame: bytes) -> bytes:
-    """Return the picture of a frame."""
+    """Return the image of a frame."""
     return frame[16 + int.from_bytes(frame[8:12], "little") :]
 
 

@@ -27,10 +27,10 @@ SECOND = 16000
 
 @dataclasses.dataclass
 class Player:
-    """A player that runs.
+    """A running player.
 
     Attributes:
-        address: Where it is, such as `http://127.0.0.1:40000`, without a slash at the end.
+        address: Its address, such as `http://127.0.0.1:40000`, without a slash at the end.
         app: Its FastAPI application.
     """
 
@@ -38,9 +38,9 @@ class Player:
     app: Any
 
     @property
-    def studio(self) -> Any:
-        """What plays; belongs to another thread, so only look at it."""
-        return self.app.state.studio
+    def loop(self) -> Any:
+        """The generation loop; it belongs to another thread, so only look at it."""
+        return self.app.state.loop
 
     def ask(self, method: str, path: str, data: Any = None, **headers: str) -> tuple[int, Any, dict[str, str]]:
         """Return status, body (decoded where it is JSON) and headers of a request."""
@@ -75,7 +75,7 @@ class Player:
 
 
 def stream_address(player: Player, session: dict[str, Any]) -> str:
-    """Return where a session is heard."""
+    """Return the address of a session's stream."""
     return f"{player.address.replace('http', 'ws', 1)}/api/sessions/{session['id']}/stream"
 
 
@@ -88,31 +88,31 @@ class Listening:
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
-        self.words: list[dict[str, Any]] = []
-        self.hello = self.word("hello")
+        self.messages: list[dict[str, Any]] = []
+        self.hello = self.message("hello")
 
     def credit(self, ahead: int, played_sample: int = 0) -> None:
-        """Want so many segments."""
+        """Ask for so many segments."""
         self.socket.send(json.dumps({"type": "credit", "ahead": ahead, "played_sample": played_sample}))
 
-    def word(self, kind: str, timeout_s: float = 20.0) -> dict[str, Any]:
-        """Return the next word of a kind."""
+    def message(self, kind: str, timeout_s: float = 20.0) -> dict[str, Any]:
+        """Return the next text message of a type."""
         end = time.monotonic() + timeout_s
         while True:
-            message = self.socket.recv(timeout=max(end - time.monotonic(), 0.01))
-            assert isinstance(message, str), "a segment came in place of a word"
-            self.words.append(json.loads(message))
-            if self.words[-1]["type"] == kind:
-                return self.words[-1]
+            text = self.socket.recv(timeout=max(end - time.monotonic(), 0.01))
+            assert isinstance(text, str), "a segment came instead of a text message"
+            self.messages.append(json.loads(text))
+            if self.messages[-1]["type"] == kind:
+                return self.messages[-1]
 
     def segment(self) -> tuple[dict[str, Any], bytes, bytes]:
-        """Return the next segment: what was said of it, sound and picture."""
-        said = self.word("segment")
+        """Return the next segment: its announcement, audio and image."""
+        announced = self.message("segment")
         frame = self.socket.recv(timeout=20)
         assert isinstance(frame, bytes)
         magic, index, pcm_bytes, png_bytes = struct.unpack_from("<4sIII", frame)
-        assert (magic, index, 16 + pcm_bytes + png_bytes) == (b"RIFS", said["index"], len(frame))
-        return said, frame[16 : 16 + pcm_bytes], frame[16 + pcm_bytes :]
+        assert (magic, index, 16 + pcm_bytes + png_bytes) == (b"RIFS", announced["index"], len(frame))
+        return announced, frame[16 : 16 + pcm_bytes], frame[16 + pcm_bytes :]
 
 
 @contextlib.contextmanager
@@ -122,17 +122,17 @@ def served_player(
     num_inference_steps: int = 2,
     quality: str = "normal",
     limits: Limits | None = None,
-    patience: Timeouts | None = None,
+    timeouts: Timeouts | None = None,
     **options: Any,
 ) -> Iterator[Player]:
     """Run a player in a thread; a process would outlive a test that is killed.
 
     Args:
-        model: A model's folder; the nano model where it is not said.
+        model: A model's folder; the nano model where it is not announced.
         num_inference_steps: Denoising steps that sessions begin with.
         quality: How long to search for the phase; "draft" where a busy machine must play in time.
-        limits: How much is taken from outside.
-        patience: How long streams are kept.
+        limits: How much clients may send and ask for.
+        timeouts: How long streams are kept.
         options: As of `create_app`.
     """
     if model is None:
@@ -142,7 +142,7 @@ def served_player(
     else:
         sampler = Sampler.load(model, device="cpu", num_inference_steps=num_inference_steps, quality=quality)
     begin = Settings(prompt="a band", guidance_scale=sampler.guidance_scale, num_inference_steps=num_inference_steps)
-    application = create_app(sampler, limits=limits, patience=patience, defaults=begin, **options)
+    application = create_app(sampler, limits=limits, timeouts=timeouts, defaults=begin, **options)
     with open_socket("127.0.0.1", 0) as socket:
         server = make_server(application, limits or Limits())
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)

@@ -1,5 +1,5 @@
 // @ts-check
-// Elements made from text, never from markup; sentences for the listener; storage that may be refused.
+// Elements, made from text and never from markup; notices for the listener; preferences.
 
 /** @param {string} id @returns {HTMLElement} */
 export function byId(id) {
@@ -19,7 +19,7 @@ export const dialog = (id) => /** @type {HTMLDialogElement} */ (byId(id));
 /**
  * @template {keyof HTMLElementTagNameMap} K
  * @param {K} tag
- * @param {Record<string, string | number | boolean | null | ((event: Event) => void)>} [attributes] Those that begin with "on" are listeners.
+ * @param {Record<string, string | number | boolean | null | ((event: Event) => void)>} [attributes] Names that begin with "on" are event listeners.
  * @param {(Node | string | null)[]} children
  * @returns {HTMLElementTagNameMap[K]}
  */
@@ -44,34 +44,35 @@ export function icon(name) {
   return svg;
 }
 
-/** Give a button its sign and its name. @param {HTMLElement} element @param {string} sign @param {string} name */
-export function sign(element, sign, name) {
-  if (element.dataset.sign !== sign) element.querySelector("use")?.setAttribute("href", `#icon-${sign}`);
-  element.dataset.sign = sign;
+/** Set the icon and the accessible name of a button. @param {HTMLElement} element @param {string} icon @param {string} name */
+export function setIcon(element, icon, name) {
+  if (element.dataset.icon !== icon) element.querySelector("use")?.setAttribute("href", `#icon-${icon}`);
+  element.dataset.icon = icon;
   if (element.getAttribute("aria-label") !== name) element.setAttribute("aria-label", name);
 }
 
+const NOTICE_MS = 5000;
 let timer = 0;
-/** Say something that passes. @param {string} text */
-export function say(text) {
-  const place = byId("status");
-  const around = document.querySelector("dialog[open]") ?? document.body; // what lies behind an open sheet is not seen
-  if (place.parentElement !== around) around.append(place);
-  place.textContent = text;
+/** Show a notice for a few seconds. @param {string} text */
+export function notify(text) {
+  const status = byId("status");
+  const parent = document.querySelector("dialog[open]") ?? document.body; // a notice behind an open dialog would not be seen
+  if (status.parentElement !== parent) parent.append(status);
+  status.textContent = text;
   clearTimeout(timer);
-  timer = window.setTimeout(() => { place.textContent = ""; }, 5000);
+  timer = window.setTimeout(() => { status.textContent = ""; }, NOTICE_MS);
 }
 
 /** @param {unknown} error */
-export const sayFault = (error) => say(error instanceof Error ? error.message : String(error));
+export const notifyError = (error) => notify(error instanceof Error ? error.message : String(error));
 
 /** @param {string} text @param {string} done */
 export async function copy(text, done) {
   try {
     await navigator.clipboard.writeText(text);
-    say(done);
+    notify(done);
   } catch {
-    say("The browser does not let this page copy: take the link from the field");
+    notify("The browser does not let this page copy: copy the link from the field");
     return false;
   }
   return true;
@@ -83,13 +84,13 @@ export function clock(seconds) {
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
-/** What this browser remembers of the listener's taste. */
-export const taste = {
+/** What this browser remembers for the listener. */
+export const preferences = {
   /** @template T @param {string} name @param {T} otherwise @returns {T} */
   read(name, otherwise) {
     try {
-      const kept = JSON.parse(localStorage.getItem(`riffusion-player.${name}`) ?? "null");
-      return typeof kept === typeof otherwise ? kept : otherwise;
+      const saved = JSON.parse(localStorage.getItem(`riffusion-player.${name}`) ?? "null");
+      return typeof saved === typeof otherwise ? saved : otherwise;
     } catch {
       return otherwise;
     }
@@ -99,7 +100,7 @@ export const taste = {
     try {
       localStorage.setItem(`riffusion-player.${name}`, JSON.stringify(value));
     } catch {
-      // A browser that keeps nothing plays all the same.
+      // The page also works in a browser that does not store anything.
     }
   },
 };

@@ -1,5 +1,5 @@
 // @ts-check
-// Keys for everything; the help is written from the same table.
+// Keyboard shortcuts; the help is made from the same table.
 import { byId, make } from "./elements.js";
 /** @typedef {{ keys: string[], shown: string, does: string, run: () => void, typing?: boolean }} Key */
 
@@ -11,11 +11,11 @@ export function makeKeys(keys) {
     if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || event.isComposing) return;
     const key = keys.find((one) => one.keys.includes(event.key));
     if (!key || document.querySelector("dialog[open]")) return;
-    const at = event.target instanceof Element ? event.target : null;
-    if (at?.matches("input:not([type=range]):not([type=checkbox]):not([type=radio]), textarea, select") && !key.typing) return;
-    // A key that a control under the focus means something by is that control's.
-    if ((event.key === " " || event.key === "Enter") && at?.closest("button, a, summary")) return;
-    if (event.key.startsWith("Arrow") && at?.matches("input[type=range]")) return;
+    const target = event.target instanceof Element ? event.target : null;
+    if (target?.matches("input:not([type=range]):not([type=checkbox]):not([type=radio]), textarea, select") && !key.typing) return;
+    // A key that the focused control itself uses is left to that control.
+    if ((event.key === " " || event.key === "Enter") && target?.closest("button, a, summary")) return;
+    if (event.key.startsWith("Arrow") && target?.matches("input[type=range]")) return;
     if (event.repeat && !event.key.startsWith("Arrow")) return;
     event.preventDefault();
     key.run();

@@ -1,20 +1,20 @@
 // @ts-check
-// The player without its page: a session, its socket, what came of it, and the sound that is made of that.
-import { makeSession, Refusal, steer, toLink } from "./api.js";
+// The player without its page: a session, its WebSocket, the segments that came, and the audio output.
+import { makeSession, ServerError, steer, toLink } from "./api.js";
 import { Sound } from "./sound.js";
 import { Stream } from "./stream.js";
 import { Timeline } from "./timeline.js";
-/** @typedef {import("./types.d.ts").Choices} Choices */
+/** @typedef {import("./page.d.ts").Choices} Choices */
 /** @typedef {import("./types.d.ts").Settings} Settings */
 /** @typedef {import("./types.d.ts").QueueItem} QueueItem */
-/** @typedef {import("./types.d.ts").Segment} Segment */
-/** @typedef {import("./types.d.ts").ServerMessage} ServerMessage */
+/** @typedef {import("./page.d.ts").Segment} Segment */
+/** @typedef {import("./page.d.ts").ServerMessage} ServerMessage */
 
-const AHEAD = 3; // segments asked for beyond the one that sounds
-const HANDED_S = 20; // sound handed to the audio thread, more than any stall of the page
-const KEPT_AS = "riffusion-player.session";
+const AHEAD = 3; // segments asked for beyond the one that plays
+const PUSHED_S = 20; // audio pushed to the audio thread, longer than the page is ever busy
+const STORAGE_KEY = "riffusion-player.session";
 
-/** Events: "change" (anything to show), "segment" (detail: a Segment), "cleared", "idle", "ended", "words" (detail: a sentence to say). */
+/** Events: "change" (anything to show), "segment" (detail: a Segment), "cleared", "idle", "ended", "notice" (detail: a text to show). */
 export class Player extends EventTarget {
   /** @param {Choices} choices */
   constructor(choices) {
@@ -34,19 +34,19 @@ export class Player extends EventTarget {
     /** @type {"ready" | "starting" | "playing" | "paused" | "blocked"} */
     this.state = "ready";
     this.connection = "none"; // none, open, lost, full, gone
-    this.place = 0;
+    this.linePosition = 0;
     this.behind = { behind: false, steps: 0 };
     this.why = "";
-    this.cursor = 0; // the next sample to hand over
-    this.aim = 0; // where the last jump went
-    this.skipS = 0; // of the first segment of a link
-    this.fresh = true;
-    this.greeted = false; // by the socket that is open
+    this.cursor = 0; // the next sample to push
+    this.target = 0; // where the last jump went
+    this.startOffsetS = 0; // into the first segment of a link
+    this.jumped = true; // the next piece does not follow the one before
+    this.greeted = false; // whether the open socket has sent its hello
     /** @type {Record<string, unknown> | null} */
     this.lastShare = null;
-    this.creditAt = 0;
+    this.creditSentMs = 0;
     this.sound.addEventListener("report", () => this.#tick());
-    this.sound.addEventListener("state", () => this.#blockedOrNot());
+    this.sound.addEventListener("state", () => this.#updateBlocked());
   }
 
   get rateHz() {
@@ -59,68 +59,68 @@ export class Player extends EventTarget {
 
   /** The sample that is heard now. */
   get heard() {
-    return this.sound.heard() ?? this.aim;
+    return this.sound.heard() ?? this.target;
   }
 
-  /** The next sample to sound, also where a jump is not carried out yet. */
+  /** The next sample to play, also while a jump is not carried out yet. */
   get position() {
     const { report, epoch } = this.sound;
-    return report && report.epoch === epoch ? report.position : this.aim;
+    return report && report.epoch === epoch ? report.position : this.target;
   }
 
-  /** Seconds between what is heard and what would be, had the listener not gone back. */
+  /** Seconds between what is heard and what would be heard if the listener had not gone back. */
   get behindLiveS() {
     return this.liveFrom === null ? 0 : Math.max(0, (this.liveFrom - this.position) / this.rateHz);
   }
 
-  /** Where the ear was before it went back; null while it is live. @type {number | null} */
+  /** The sample that was heard before the listener went back; null while live. @type {number | null} */
   liveFrom = null;
 
-  /** Play, from a click or key. @param {Record<string, unknown>} [share] A moment to restore. @param {number} [offsetS] */
+  /** Play; must be called from a click or key. @param {Record<string, unknown>} [share] A moment to restore. @param {number} [offsetS] */
   async play(share, offsetS = 0) {
     await this.sound.open();
-    const sounding = this.sound.play();
+    const allowed = this.sound.play();
     if (!this.stream) {
-      this.#set("starting");
+      this.#setState("starting");
       await this.#begin(share ?? { ...this.settings }, offsetS);
     }
-    const free = await sounding;
+    const sounds = await allowed;
     if (!this.sound.on) return; // paused meanwhile
-    this.#set(!free ? "blocked" : this.sound.report?.played ? "playing" : "starting");
+    this.#setState(!sounds ? "blocked" : this.sound.report?.played ? "playing" : "starting");
     this.#credit(true);
   }
 
   pause() {
     this.sound.pause();
-    this.#set("paused");
+    this.#setState("paused");
     this.#credit(true);
   }
 
-  /** Listen along to somebody's session. @param {string} id */
+  /** Listen along to someone else's session. @param {string} id */
   async listen(id) {
     await this.sound.open();
-    const sounding = this.sound.play();
-    this.#set("starting");
+    const allowed = this.sound.play();
+    this.#setState("starting");
     this.token = "";
     this.#connect(id);
-    if (!(await sounding)) this.#set("blocked");
+    if (!(await allowed)) this.#setState("blocked");
   }
 
-  /** Take up the session that this tab had before it was loaded again. */
-  recall() {
+  /** Restore the session that this tab had before it was reloaded. */
+  restoreSession() {
     try {
-      const kept = JSON.parse(sessionStorage.getItem(KEPT_AS) ?? "null");
-      if (kept) [this.id, this.token] = [kept.id, kept.token];
+      const saved = JSON.parse(sessionStorage.getItem(STORAGE_KEY) ?? "null");
+      if (saved) [this.id, this.token] = [saved.id, saved.token];
     } catch {
-      // Storage that is refused forgets.
+      // Without storage a reload begins a new session.
     }
   }
 
-  /** Change settings, or the queue: prompt, remove, next. @param {Record<string, unknown>} changes @returns {Promise<number | null>} The segment from which it is heard. */
+  /** Change settings, or the queue: prompt, remove, next. @param {Record<string, unknown>} changes @returns {Promise<number | null>} The first segment with the change. */
   async steer(changes) {
     const { prompt, next: _next, remove: _remove, ...settings } = changes;
     const before = this.settings;
-    // What was chosen is shown at once, and taken back where the server refuses it.
+    // A choice is shown at once, and undone if the server refuses it.
     this.settings = { ...before, ...settings };
     if (!this.stream) {
       if (typeof prompt === "string") this.settings.prompt = prompt;
@@ -141,17 +141,17 @@ export class Player extends EventTarget {
     return answer.takes_effect_at;
   }
 
-  /** Go to a sample that is still there. @param {number} sample */
+  /** Go to a sample that is still kept. @param {number} sample */
   seek(sample) {
     const first = this.timeline.begin;
     const last = this.timeline.end;
     if (!this.timeline.segments.length) return;
     if (this.liveFrom === null || this.position > this.liveFrom) this.liveFrom = this.position;
-    const aim = Math.round(Math.min(Math.max(sample, first), Math.max(first, last - 0.1 * this.rateHz)));
-    if (aim >= this.liveFrom) this.liveFrom = null;
+    const target = Math.round(Math.min(Math.max(sample, first), Math.max(first, last - 0.1 * this.rateHz)));
+    if (target >= this.liveFrom) this.liveFrom = null;
     this.sound.seek();
-    [this.cursor, this.aim] = [aim, aim];
-    this.fresh = true;
+    [this.cursor, this.target] = [target, target];
+    this.jumped = true;
     this.#feed();
     this.#credit(true);
     this.#changed();
@@ -173,29 +173,29 @@ export class Player extends EventTarget {
     this.stream?.send({ type: "stay" });
   }
 
-  /** The page is seen again: what slept is woken. */
+  /** The page is visible again: reconnect and resume. */
   wake() {
-    this.stream?.hurry();
-    if (this.sound.on && this.sound.blocked) this.sound.play().then(() => this.#blockedOrNot());
+    this.stream?.reconnectNow();
+    if (this.sound.on && this.sound.blocked) this.sound.play().then(() => this.#updateBlocked());
   }
 
-  /** Forget the session that ended, so that play begins another where it was. */
+  /** Forget the session that ended and begin another one with the last moment that was heard. */
   restart() {
     this.stream?.close();
     this.stream = null;
     this.connection = "none";
-    this.keep("", "");
+    this.remember("", "");
     return this.play(this.lastShare ?? undefined);
   }
 
   /** @param {string} id @param {string} token */
-  keep(id, token) {
+  remember(id, token) {
     [this.id, this.token] = [id, token];
     try {
-      if (token) sessionStorage.setItem(KEPT_AS, JSON.stringify({ id, token }));
-      else sessionStorage.removeItem(KEPT_AS);
+      if (token) sessionStorage.setItem(STORAGE_KEY, JSON.stringify({ id, token }));
+      else sessionStorage.removeItem(STORAGE_KEY);
     } catch {
-      // Storage that is refused forgets.
+      // Without storage a reload begins a new session.
     }
   }
 
@@ -205,23 +205,23 @@ export class Player extends EventTarget {
     let ticket = null;
     for (;;) {
       try {
-        const made = await makeSession(ticket === null ? settings : { ...settings, ticket });
-        this.keep(made.id, made.token);
-        this.settings = made.settings;
-        this.skipS = offsetS;
-        return this.#connect(made.id);
+        const created = await makeSession(ticket === null ? settings : { ...settings, ticket });
+        this.remember(created.id, created.token);
+        this.settings = created.settings;
+        this.startOffsetS = offsetS;
+        return this.#connect(created.id);
       } catch (error) {
-        if (!(error instanceof Refusal) || error.status !== 503) {
+        if (!(error instanceof ServerError) || error.status !== 503) {
           this.pause();
-          this.#set("ready");
+          this.#setState("ready");
           throw error;
         }
         ticket = error.body.ticket ?? null;
         this.connection = "full";
-        this.place = Number(error.body.position) || 0;
+        this.linePosition = Number(error.body.position) || 0;
         this.#changed();
         await new Promise((resolve) => setTimeout(resolve, 1000 * Math.min(10, Number(error.body.retry_after_s) || 3)));
-        if (!this.sound.on) return; // given up meanwhile
+        if (!this.sound.on) return; // paused meanwhile
       }
     }
   }
@@ -236,7 +236,7 @@ export class Player extends EventTarget {
     stream.addEventListener("segment", (event) => this.#take(/** @type {CustomEvent<Segment>} */ (event).detail));
     stream.addEventListener("lost", () => {
       this.greeted = false;
-      this.#connected("lost");
+      this.#setConnection("lost");
     });
     stream.addEventListener("crowded", () => this.#ended("Too many listeners from this address", false));
     this.greeted = false;
@@ -246,22 +246,22 @@ export class Player extends EventTarget {
   #clear() {
     this.timeline.clear();
     this.sound.seek();
-    [this.cursor, this.aim] = [0, 0];
-    this.fresh = true;
+    [this.cursor, this.target] = [0, 0];
+    this.jumped = true;
     this.liveFrom = null;
     this.queue = [];
     this.dispatchEvent(new Event("cleared"));
   }
 
-  /** The session is no more. @param {string} why @param {boolean} again Whether one of our own begins anew, from the last moment that was heard. */
+  /** The session has ended. @param {string} why @param {boolean} again Whether another one begins with the last moment that was heard. */
   #ended(why, again) {
     this.stream?.close();
     this.stream = null;
-    this.keep("", "");
+    this.remember("", "");
     this.why = why;
     this.dispatchEvent(new Event("ended"));
-    this.#connected("gone");
-    if (again && this.sound.on) this.play(this.lastShare ?? undefined).catch((error) => this.say(error.message));
+    this.#setConnection("gone");
+    if (again && this.sound.on) this.play(this.lastShare ?? undefined).catch((error) => this.#notice(error.message));
     else this.pause();
   }
 
@@ -272,7 +272,7 @@ export class Player extends EventTarget {
       this.settings = message.settings;
       this.queue = message.queue;
       this.greeted = true;
-      this.#connected("open");
+      this.#setConnection("open");
       this.#credit(true);
     } else if (message.type === "queue") this.queue = message.queue;
     else if (message.type === "behind") this.behind = message;
@@ -287,9 +287,9 @@ export class Player extends EventTarget {
     if (!this.timeline.add(segment)) return;
     segment.discontinuity = this.timeline.segments.length > 1 ? segment.start_sample !== expected : segment.index > 0;
     if (this.timeline.segments.length === 1) {
-      this.cursor = segment.start_sample + Math.min(Math.round(this.skipS * this.rateHz), segment.n_samples - 1);
-      this.skipS = 0;
-      this.aim = this.cursor;
+      this.cursor = segment.start_sample + Math.min(Math.round(this.startOffsetS * this.rateHz), segment.n_samples - 1);
+      this.startOffsetS = 0;
+      this.target = this.cursor;
     }
     this.dispatchEvent(new CustomEvent("segment", { detail: segment }));
     this.#feed();
@@ -297,16 +297,16 @@ export class Player extends EventTarget {
     this.#changed();
   }
 
-  /** Hand over what the audio thread should have. */
+  /** Push what the audio thread should have. */
   #feed() {
-    while (this.cursor - this.position < HANDED_S * this.rateHz) {
+    while (this.cursor - this.position < PUSHED_S * this.rateHz) {
       const segment = this.timeline.from(this.cursor);
       if (!segment) return;
       const jumps = segment.start_sample > this.cursor;
       if (jumps) this.cursor = segment.start_sample;
       const offset = this.cursor - segment.start_sample;
-      this.sound.push(this.cursor, segment.pcm.subarray(offset * this.choices.channels), jumps || this.fresh);
-      this.fresh = false;
+      this.sound.push(this.cursor, segment.pcm.subarray(offset * this.choices.channels), jumps || this.jumped);
+      this.jumped = false;
       this.cursor = segment.start_sample + segment.n_samples;
     }
   }
@@ -315,41 +315,41 @@ export class Player extends EventTarget {
     const report = this.sound.report;
     if (!report) return;
     if (this.liveFrom !== null && report.epoch === this.sound.epoch && report.position >= this.liveFrom) this.liveFrom = null;
-    if (report.played && this.state === "starting") this.#set("playing");
+    if (report.played && this.state === "starting") this.#setState("playing");
     if (report.epoch === this.sound.epoch) this.lastShare = this.timeline.at(report.position)?.share ?? this.lastShare;
     this.#feed();
     this.#credit(false);
   }
 
-  /** Say how many segments more are wanted. @param {boolean} now */
+  /** Tell the server how many segments to send. @param {boolean} now */
   #credit(now) {
-    if (!now && performance.now() - this.creditAt < 500) return;
-    this.creditAt = performance.now();
+    if (!now && performance.now() - this.creditSentMs < 500) return;
+    this.creditSentMs = performance.now();
     const position = this.position;
-    const wanted = this.sound.on ? Math.max(0, AHEAD - this.timeline.ahead(position)) : 0;
-    this.stream?.send({ type: "credit", ahead: wanted, played_sample: Math.max(0, Math.round(position)) });
+    const ahead = this.sound.on ? Math.max(0, AHEAD - this.timeline.ahead(position)) : 0;
+    this.stream?.send({ type: "credit", ahead, played_sample: Math.max(0, Math.round(position)) });
   }
 
-  #blockedOrNot() {
-    if (this.sound.blocked && this.state === "playing") this.#set("blocked");
-    else if (this.state === "blocked" && !this.sound.blocked) this.#set("playing");
+  #updateBlocked() {
+    if (this.sound.blocked && this.state === "playing") this.#setState("blocked");
+    else if (this.state === "blocked" && !this.sound.blocked) this.#setState("playing");
   }
 
   /** @param {string} connection */
-  #connected(connection) {
+  #setConnection(connection) {
     this.connection = connection;
     this.#changed();
   }
 
   /** @param {Player["state"]} state */
-  #set(state) {
+  #setState(state) {
     this.state = state;
     this.#changed();
   }
 
-  /** @param {string} words */
-  say(words) {
-    this.dispatchEvent(new CustomEvent("words", { detail: words }));
+  /** @param {string} text */
+  #notice(text) {
+    this.dispatchEvent(new CustomEvent("notice", { detail: text }));
   }
 
   #changed() {

@@ -1,9 +1,9 @@
 // @ts-check
-// The road: what was played, what plays, and what comes next and when.
-import { byId, button, icon, input, make, sayFault, say } from "./elements.js";
+// The prompts: what was played, what plays, and what comes next and when.
+import { byId, button, icon, input, make, notify, notifyError } from "./elements.js";
 /** @typedef {import("./player.js").Player} Player */
 /** @typedef {import("./types.d.ts").QueueItem} QueueItem */
-/** @typedef {import("./types.d.ts").Segment} Segment */
+/** @typedef {import("./page.d.ts").Segment} Segment */
 
 const PAST_SHOWN = 24;
 
@@ -13,28 +13,28 @@ export class Prompts {
     this.player = player;
     this.ask = ask;
     this.shown = "";
-    const words = input("words");
-    words.maxLength = player.choices.limits.prompt_chars;
+    const field = input("prompt");
+    field.maxLength = player.choices.limits.prompt_chars;
     byId("ask").addEventListener("submit", (event) => {
       event.preventDefault();
-      const prompt = words.value.trim();
+      const prompt = field.value.trim();
       if (!prompt) {
-        words.focus();
+        field.focus();
         return;
       }
-      words.value = "";
+      field.value = "";
       ask(prompt);
     });
     button("dice").addEventListener("click", () => this.dice());
     player.addEventListener("change", () => this.show());
   }
 
-  /** Put a good prompt into the field, another one each time. */
+  /** Put a suggestion into the field, another one each time. */
   dice() {
-    const words = input("words");
-    const others = this.player.choices.dice.filter((prompt) => prompt !== words.value && prompt !== byId("now-prompt").textContent);
-    words.value = others[Math.floor(Math.random() * others.length)] ?? words.value;
-    words.focus();
+    const field = input("prompt");
+    const others = this.player.choices.dice.filter((prompt) => prompt !== field.value && prompt !== byId("now-prompt").textContent);
+    field.value = others[Math.floor(Math.random() * others.length)] ?? field.value;
+    field.focus();
   }
 
   /** @param {number} heard @returns {Segment | null} */
@@ -42,11 +42,11 @@ export class Prompts {
     return this.player.timeline.at(heard) ?? this.player.timeline.segments.at(-1) ?? null;
   }
 
-  /** Sort the queue by the ear, not by what is made already. @param {Segment | null} segment */
-  #sorted(segment) {
+  /** Split the queue by what is heard, not by what is made already. @param {Segment | null} segment */
+  #split(segment) {
     const { queue } = this.player;
     let current = queue.findIndex((item) => item.state === "playing");
-    if (segment) queue.forEach((item, place) => { if (item.from_segment !== null && item.from_segment <= segment.index) current = place; });
+    if (segment) queue.forEach((item, index) => { if (item.from_segment !== null && item.from_segment <= segment.index) current = index; });
     return { past: queue.slice(0, Math.max(current, 0)).slice(-PAST_SHOWN), coming: queue.slice(current + 1) };
   }
 
@@ -54,19 +54,19 @@ export class Prompts {
     const { player } = this;
     const heard = player.heard;
     const segment = player.state === "ready" ? null : this.#segment(heard);
-    const { past, coming } = this.#sorted(segment);
+    const { past, coming } = this.#split(segment);
     this.#now(segment, heard);
     const signature = JSON.stringify([past.map((item) => item.id), coming.map((item) => [item.id, this.#made(item)]), player.owner]);
     if (signature !== this.shown) {
       this.shown = signature;
       this.#lists(past, coming);
     }
-    byId("coming").querySelectorAll("li").forEach((line, place) => {
+    byId("coming").querySelectorAll("li").forEach((line, index) => {
       const when = line.querySelector(".when");
-      if (when) when.textContent = this.#when(coming[place], heard);
+      if (when) when.textContent = this.#when(coming[index], heard);
     });
-    for (const id of ["words", "dice", "build", "send"]) button(id).disabled = !player.owner;
-    input("words").placeholder = player.owner ? (innerWidth < 480 ? "What comes next?" : "What do you want to hear next?") : "You listen along; the host chooses";
+    for (const id of ["prompt", "dice", "build", "send"]) button(id).disabled = !player.owner;
+    input("prompt").placeholder = player.owner ? (innerWidth < 480 ? "What comes next?" : "What do you want to hear next?") : "You are listening along; the host chooses";
   }
 
   /** @param {Segment | null} segment @param {number} heard */
@@ -74,18 +74,18 @@ export class Prompts {
     const { player } = this;
     const moving = segment !== null && segment.prompt_from !== segment.prompt_to;
     const prompt = segment ? segment.prompt_to : player.settings.prompt;
-    const states = { ready: "To begin with", starting: "Getting the first clip ready", playing: moving ? "Coming in" : "Playing", paused: moving ? "Coming in, paused" : "Paused", blocked: "Waiting for you" };
+    const states = { ready: "Ready to play", starting: "Making the first clip", playing: moving ? "Changing to" : "Playing", paused: moving ? "Changing to, paused" : "Paused", blocked: "Press play" };
     for (const [id, text] of [["now-prompt", prompt], ["now-state", states[player.state]]]) {
       if (byId(id).textContent !== text) byId(id).textContent = text;
     }
     byId("now").classList.toggle("is-moving", player.state === "playing");
-    byId("way").hidden = !moving;
+    byId("transition").hidden = !moving;
     document.title = player.state === "playing" ? `${prompt} · Riffusion` : "Riffusion";
     if (!moving || !segment) return;
     const inside = Math.min(1, Math.max(0, (heard - segment.start_sample) / segment.n_samples));
-    const share = Math.min(1, segment.alpha + inside / Math.max(1, player.settings.clips));
-    /** @type {HTMLElement | null} */ (byId("way-bar").firstElementChild)?.style.setProperty("width", `${(100 * share).toFixed(1)}%`);
-    byId("way-words").textContent = `from ${segment.prompt_from}`;
+    const fraction = Math.min(1, segment.alpha + inside / Math.max(1, player.settings.clips));
+    /** @type {HTMLElement | null} */ (byId("transition-bar").firstElementChild)?.style.setProperty("width", `${(100 * fraction).toFixed(1)}%`);
+    byId("transition-text").textContent = `from ${segment.prompt_from}`;
   }
 
   /** @param {QueueItem[]} past @param {QueueItem[]} coming */
@@ -96,27 +96,27 @@ export class Prompts {
     }, item.prompt);
     byId("past").replaceChildren(...past.map((item) => make("li", {}, again(item))));
     byId("past").scrollTop = byId("past").scrollHeight;
-    byId("coming").replaceChildren(...coming.map((item, place) => make("li", {},
+    byId("coming").replaceChildren(...coming.map((item, index) => make("li", {},
       make("span", { class: "prompt" }, item.prompt),
       make("span", { class: "when" }),
-      place > 0 && !this.#made(item) && !this.#made(coming[place - 1]) ? this.#tool("next", `Play next: ${item.prompt}`, { next: item.id }) : null,
-      this.#made(item) ? null : this.#tool("close", `Take out: ${item.prompt}`, { remove: item.id }),
+      index > 0 && !this.#made(item) && !this.#made(coming[index - 1]) ? this.#tool("next", `Play next: ${item.prompt}`, { next: item.id }) : null,
+      this.#made(item) ? null : this.#tool("close", `Remove: ${item.prompt}`, { remove: item.id }),
     )));
   }
 
-  /** @param {string} sign @param {string} name @param {Record<string, string>} change */
-  #tool(sign, name, change) {
+  /** @param {string} iconName @param {string} name @param {Record<string, string>} change */
+  #tool(iconName, name, change) {
     if (!this.player.owner) return null;
     const pressed = async () => {
       try {
         await this.player.steer(change);
-        say(sign === "close" ? "Taken out" : "It comes next");
-        input("words").focus();
+        notify(iconName === "close" ? "Removed" : "Plays next");
+        input("prompt").focus();
       } catch (error) {
-        sayFault(error);
+        notifyError(error);
       }
     };
-    return make("button", { type: "button", "aria-label": name, title: name, class: "small", onclick: pressed }, icon(sign));
+    return make("button", { type: "button", "aria-label": name, title: name, class: "small", onclick: pressed }, icon(iconName));
   }
 
   /** @param {QueueItem | undefined} item @param {number} heard */
@@ -128,16 +128,16 @@ export class Prompts {
     return seconds <= 0 ? "now" : seconds < 90 ? `in ${seconds} s` : `in ${Math.round(seconds / 60)} min`;
   }
 
-  /** On to where the next prompt begins, if that is made already. */
+  /** Jump to where the next prompt begins, if that is made already. */
   skip() {
     const { player } = this;
-    const next = this.#sorted(this.#segment(player.heard)).coming[0];
-    if (!next) say("Nothing waits: ask for something");
+    const next = this.#split(this.#segment(player.heard)).coming[0];
+    if (!next) notify("No prompt is waiting: enter one");
     else if (this.#made(next)) player.seek(player.timeline.startOf(next.from_segment ?? 0, player.segmentSamples));
-    else say(`Comes ${this.#when(next, player.heard)}: ${next.prompt}`);
+    else notify(`Plays ${this.#when(next, player.heard)}: ${next.prompt}`);
   }
 
-  /** Whether its beginning is made, so that it can be neither moved nor taken out. @param {QueueItem} item */
+  /** Whether its beginning is made already, so that it can be neither moved nor removed. @param {QueueItem} item */
   #made(item) {
     return item.from_segment !== null && item.from_segment <= (this.player.timeline.segments.at(-1)?.index ?? -1);
   }

@@ -1,36 +1,38 @@
 // @ts-check
-// The sheets: settings in human words, a prompt put together, saving, sharing.
+// The dialogs: settings, whose fields follow from the server's schema; a prompt put together; saving; sharing.
 import { recording, upload } from "./api.js";
 import { MAPS, SCALES } from "./colours.js";
-import { button, byId, copy, dialog, input, make, say, sayFault, select, taste } from "./elements.js";
+import { button, byId, copy, dialog, input, make, notify, notifyError, preferences, select } from "./elements.js";
 /** @typedef {import("./player.js").Player} Player */
+/** @typedef {import("./types.d.ts").Settings} Settings */
+/** @typedef {import("./page.d.ts").SettingField} SettingField */
 
-/** @param {number} value @param {[number, string][]} steps Up to which value which word holds. */
-const word = (value, steps) => (steps.find(([limit]) => value <= limit) ?? steps[steps.length - 1])[1];
-const STRENGTHS = /** @type {[number, string][]} */ ([[0.55, "stays close"], [0.78, "keeps the beat"], [0.88, "loosens up"], [0.96, "wanders off"], [1, "leaves it behind"]]);
-const GUIDANCES = /** @type {[number, string][]} */ ([[3, "dreams"], [6, "listens"], [9, "takes them at their word"], [15, "insists"]]);
+/** The text of the first step that a value does not exceed. @param {number} value @param {[number, string][]} steps */
+const textFor = (value, steps) => (steps.find(([limit]) => value <= limit) ?? steps[steps.length - 1])[1];
+
+/** What a value of a slider means. @type {Record<string, (value: number, segmentS: number) => string>} */
+const MEANINGS = {
+  strength: (value) => textFor(value, [[0.55, "stays close"], [0.78, "keeps the beat"], [0.88, "loosens up"], [0.96, "wanders off"], [1, "leaves it behind"]]),
+  guidance_scale: (value) => textFor(value, [[3, "loosely"], [6, "moderately"], [9, "closely"], [15, "strictly"]]),
+  clips: (value, segmentS) => `${value === 1 ? "1 clip" : `${value} clips`}, ${Math.round(value * segmentS)} s`,
+  num_inference_steps: (value) => (value === 1 ? "1 step" : `${value} steps`),
+};
 
 export class SettingsSheet {
-  /** @param {Player} player @param {() => void} onLook */
+  /** @param {Player} player @param {() => void} onLook Called when colours or scale change. */
   constructor(player, onLook) {
     this.player = player;
     this.uploaded = new Map(); // id -> name
-    const { steps } = player.choices;
-    [input("steps").min, input("steps").max] = [String(steps.min), String(steps.max)];
+    /** @type {(keyof Settings)[]} */
+    this.fields = [];
+    this.#buildFields();
     byId("map").append(...Object.entries(MAPS).map(([value, map]) => make("option", { value }, map.name)));
     byId("scale").append(...Object.entries(SCALES).map(([value, name]) => make("option", { value }, name)));
     for (const id of ["map", "scale"]) {
-      select(id).value = taste.read(id, id === "map" ? "auto" : "drawn");
+      select(id).value = preferences.read(id, id === "map" ? "auto" : "drawn");
       if (!select(id).value) select(id).selectedIndex = 0;
-      select(id).addEventListener("change", () => { taste.write(id, select(id).value); onLook(); });
+      select(id).addEventListener("change", () => { preferences.write(id, select(id).value); onLook(); });
     }
-    this.#range("strength", "strength", (value) => word(value, STRENGTHS));
-    this.#range("guidance", "guidance_scale", (value) => word(value, GUIDANCES));
-    this.#range("clips", "clips", (value) => `${value === 1 ? "1 clip" : `${value} clips`}, ${Math.round(value * player.choices.segment_s)} s`);
-    this.#range("steps", "num_inference_steps", (value) => `${value} steps`);
-    input("negative").addEventListener("change", () => this.#steer({ negative_prompt: input("negative").value.trim() }));
-    input("seed").addEventListener("change", () => this.#steer({ seed: Math.max(0, Math.floor(Number(input("seed").value) || 0)) }));
-    button("reseed").addEventListener("click", () => this.#steer({ seed: Math.floor(Math.random() * 100000) }));
     input("file").addEventListener("change", () => {
       const file = input("file").files?.[0];
       if (file) this.riff(file);
@@ -44,20 +46,20 @@ export class SettingsSheet {
     dialog("settings-sheet").showModal();
   }
 
-  /** Make a sound file the groove. @param {File} file */
+  /** Upload a sound file as the groove. @param {File} file */
   async riff(file) {
     const { limits } = this.player.choices;
-    if (!this.player.owner) return say("You listen along: the host chooses");
-    if (file.size > limits.upload_bytes) return say(`${file.name} is too large: at most ${Math.floor(limits.upload_bytes / 1e6)} MB`);
-    say(`Reading ${file.name} …`);
+    if (!this.player.owner) return notify("You are listening along: the host chooses");
+    if (file.size > limits.upload_bytes) return notify(`${file.name} is too large: at most ${Math.floor(limits.upload_bytes / 1e6)} MB`);
+    notify(`Reading ${file.name} …`);
     try {
-      const found = await upload(file, this.player.token);
-      this.uploaded.set(found.id, found.name);
-      await this.player.steer({ seed_upload: found.id, seed_image: null });
-      say(`Riffing on ${found.name}`);
+      const uploaded = await upload(file, this.player.token);
+      this.uploaded.set(uploaded.id, uploaded.name);
+      await this.player.steer({ seed_upload: uploaded.id, seed_image: null });
+      notify(`Riffing on ${uploaded.name}`);
       if (dialog("settings-sheet").open) this.show();
     } catch (error) {
-      sayFault(error);
+      notifyError(error);
     }
   }
 
@@ -66,20 +68,66 @@ export class SettingsSheet {
     const steering = /** @type {HTMLFieldSetElement} */ (byId("steering"));
     steering.disabled = !owner;
     byId("settings-note").textContent = owner
-      ? stream ? "A change is heard as soon as what is made already has played." : "How it begins."
-      : "You listen along: the host chooses how it plays.";
-    this.#grooves();
-    const values = { strength: settings.strength, guidance: settings.guidance_scale, clips: settings.clips, steps: settings.num_inference_steps, negative: settings.negative_prompt ?? "", seed: settings.seed };
-    for (const [id, value] of Object.entries(values)) {
-      if (document.activeElement !== input(id)) {
-        input(id).value = String(value);
-        input(id).dispatchEvent(new Event("shown"));
-      }
+      ? stream ? "A change is heard after the clips that are made already." : "These apply from the first clip."
+      : "You are listening along: the host chooses the settings.";
+    this.#showGrooves();
+    for (const name of this.fields) {
+      if (document.activeElement === input(name)) continue;
+      input(name).value = String(settings[name] ?? "");
+      input(name).dispatchEvent(new Event("shown"));
     }
     input("strength").disabled = settings.seed_image === null && settings.seed_upload === null;
   }
 
-  #grooves() {
+  /** Build a field for each setting of the schema that has a control, in the schema's order. */
+  #buildFields() {
+    const entries = /** @type {[keyof Settings, SettingField][]} */ (Object.entries(this.player.choices.schema));
+    const controls = entries.filter(([, field]) => field.order !== undefined);
+    controls.sort(([, one], [, other]) => (one.order ?? 0) - (other.order ?? 0));
+    for (const [name, field] of controls) {
+      if (field.control === "groove") {
+        byId("groove-title").textContent = field.title;
+        continue;
+      }
+      const control = field.control === "slider" ? this.#slider(name, field) : field.control === "seed" ? this.#seed(name, field) : this.#text(name, field);
+      byId("fields").append(make("label", { class: "row", for: name }, make("span", {}, field.title), ...control));
+      this.fields.push(name);
+    }
+  }
+
+  /** @param {string} name @param {SettingField} field */
+  #slider(name, field) {
+    const { minimum, maximum, step } = field.slider ?? { minimum: 0, maximum: 1, step: 0.01 };
+    const range = make("input", { type: "range", id: name, min: minimum, max: maximum, step });
+    const output = make("output", { id: `${name}-value`, "aria-hidden": "true" });
+    const show = () => {
+      const value = Number(range.value);
+      const meaning = MEANINGS[name]?.(value, this.player.choices.segment_s) ?? range.value;
+      output.textContent = meaning;
+      range.setAttribute("aria-valuetext", `${range.value}, ${meaning}`);
+    };
+    for (const event of ["input", "shown"]) range.addEventListener(event, show);
+    range.addEventListener("change", () => this.#steer({ [name]: Number(range.value) }));
+    return [output, range];
+  }
+
+  /** @param {string} name @param {SettingField} field */
+  #text(name, field) {
+    const text = make("input", { type: "text", id: name, spellcheck: "false", maxlength: field.maxLength ?? null });
+    text.addEventListener("change", () => this.#steer({ [name]: text.value.trim() }));
+    return [text];
+  }
+
+  /** @param {string} name @param {SettingField} field */
+  #seed(name, field) {
+    const [least, most] = [field.minimum ?? 0, field.maximum ?? 0];
+    const number = make("input", { type: "number", id: name, min: least, max: most, step: 1 });
+    number.addEventListener("change", () => this.#steer({ [name]: Math.min(most, Math.max(least, Math.floor(Number(number.value) || 0))) }));
+    const another = make("button", { type: "button", id: "reseed", onclick: () => this.#steer({ [name]: Math.floor(Math.random() * 100000) }) }, "Another");
+    return [make("span", { class: "pair" }, number, another)];
+  }
+
+  #showGrooves() {
     const { settings, choices } = this.player;
     const grooves = [
       { id: "", name: "None", about: "from noise alone" },
@@ -87,13 +135,13 @@ export class SettingsSheet {
       ...[...this.uploaded].map(([id, name]) => ({ id: `upload:${id}`, name, about: "your file" })),
     ];
     const chosen = settings.seed_upload !== null ? `upload:${settings.seed_upload}` : settings.seed_image ?? "";
-    if (!grooves.some((groove) => groove.id === chosen)) grooves.push({ id: chosen, name: "A file", about: "of this session" });
+    if (!grooves.some((groove) => groove.id === chosen)) grooves.push({ id: chosen, name: "A file", about: "from this session" });
     const list = byId("groove-list");
     const signature = JSON.stringify(grooves);
     if (list.dataset.shown !== signature) {
       list.dataset.shown = signature;
       list.replaceChildren(...grooves.map((groove) => make("label", { class: "groove" },
-        make("input", { type: "radio", name: "groove", value: groove.id, onchange: () => this.#groove(groove.id) }),
+        make("input", { type: "radio", name: "groove", value: groove.id, onchange: () => this.#chooseGroove(groove.id) }),
         make("span", {}, make("strong", {}, groove.name), make("small", {}, groove.about)),
       )));
     }
@@ -101,21 +149,9 @@ export class SettingsSheet {
   }
 
   /** @param {string} id */
-  #groove(id) {
+  #chooseGroove(id) {
     const own = id.startsWith("upload:");
     this.#steer({ seed_image: own || id === "" ? null : id, seed_upload: own ? id.slice(7) : null });
-  }
-
-  /** @param {string} id @param {string} key @param {(value: number) => string} spoken */
-  #range(id, key, spoken) {
-    const range = input(id);
-    const tell = () => {
-      byId(`${id}-words`).textContent = spoken(Number(range.value));
-      range.setAttribute("aria-valuetext", `${range.value}, ${spoken(Number(range.value))}`);
-    };
-    range.addEventListener("input", tell);
-    range.addEventListener("shown", tell);
-    range.addEventListener("change", () => this.#steer({ [key]: Number(range.value) }));
   }
 
   /** @param {Record<string, unknown>} changes */
@@ -123,13 +159,13 @@ export class SettingsSheet {
     try {
       await this.player.steer(changes);
     } catch (error) {
-      sayFault(error);
+      notifyError(error);
     }
     this.show();
   }
 }
 
-/** @param {Player} player @param {(prompt: string) => void} ask */
+/** The dialog that puts a prompt together. @param {Player} player @param {(prompt: string) => void} ask @returns {() => void} Opens it. */
 export function makeBuilder(player, ask) {
   const { builder } = player.choices;
   const names = /** @type {(keyof typeof builder)[]} */ (["genre", "mood", "instrument", "tempo"]);
@@ -139,7 +175,7 @@ export function makeBuilder(player, ask) {
     const { genre, mood, instrument, tempo } = chosen;
     return [[mood, genre].filter(Boolean).join(" "), instrument, tempo].filter(Boolean).join(", ");
   };
-  const show = () => { byId("built").textContent = built() || "Choose one of each, or fewer."; button("build-send").disabled = !built(); };
+  const show = () => { byId("built").textContent = built() || "Choose at most one of each."; button("build-send").disabled = !built(); };
   byId("build-lists").replaceChildren(...names.map((name) => make("fieldset", { class: "chips" }, make("legend", {}, name),
     ...builder[name].map((value) => make("label", { class: "chip" }, make("input", { type: "checkbox", value, onchange: (event) => {
       const box = /** @type {HTMLInputElement} */ (event.target);
@@ -159,34 +195,34 @@ export function makeBuilder(player, ask) {
   return open;
 }
 
-/** Fetch a recording and hand it to the listener. @param {Player} player @param {string} kind @param {number} from @param {number} to Samples. */
+/** Download a recording. @param {Player} player @param {string} kind @param {number} from @param {number} to Samples. */
 export async function save(player, kind, from, to) {
   const seconds = (to - from) / player.rateHz;
-  if (!player.id || seconds <= 0) return say("There is nothing to save yet");
-  say("Getting it ready …");
+  if (!player.id || seconds <= 0) return notify("There is nothing to save yet");
+  notify("Preparing the file …");
   try {
     const answer = await fetch(recording(player.id, kind, seconds, to));
     if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error ?? `The server answered ${answer.status}`);
     const address = URL.createObjectURL(await answer.blob());
-    const words = (byId("now-prompt").textContent ?? "").replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 48);
-    make("a", { href: address, download: `riffusion-${words || "sound"}.${kind}` }).click();
+    const name = (byId("now-prompt").textContent ?? "").replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 48);
+    make("a", { href: address, download: `riffusion-${name || "audio"}.${kind}` }).click();
     setTimeout(() => URL.revokeObjectURL(address), 60000);
-    say(`Saved: ${seconds.toFixed(1)} s`);
+    notify(`Saved: ${seconds.toFixed(1)} s`);
   } catch (error) {
-    sayFault(error);
+    notifyError(error);
   }
 }
 
-/** @param {Player} player @param {number} seconds @param {string} kind */
+/** Download the last seconds that were heard. @param {Player} player @param {number} seconds @param {string} kind */
 export function saveLast(player, seconds, kind) {
   const to = Math.round(player.heard);
   return save(player, kind, Math.max(player.timeline.begin, to - Math.round(seconds * player.rateHz)), to);
 }
 
-/** @param {Player} player */
+/** The dialogs that share and save. @param {Player} player */
 export function makeSharing(player) {
-  button("copy-link").addEventListener("click", async () => { if (!(await copy(input("link").value, "The link to this moment is copied"))) input("link").select(); });
-  button("copy-along").addEventListener("click", async () => { if (!(await copy(input("along").value, "The link to listen along is copied"))) input("along").select(); });
+  button("copy-link").addEventListener("click", async () => { if (!(await copy(input("link").value, "Link to this moment copied"))) input("link").select(); });
+  button("copy-along").addEventListener("click", async () => { if (!(await copy(input("along").value, "Link to listen along copied"))) input("along").select(); });
   const open = () => {
     input("link").value = player.link();
     input("along").value = player.id ? `${location.origin}${location.pathname}#listen=${encodeURIComponent(player.id)}` : "";

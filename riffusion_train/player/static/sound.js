@@ -1,7 +1,7 @@
 // @ts-check
-// Sound: an AudioContext at the model's own rate, the worklet that plays pieces, and where in the session the ear is.
-/** @typedef {import("./types.d.ts").Report} Report */
-/** @typedef {import("./types.d.ts").WorkletMessage} WorkletMessage */
+// Audio output: an AudioContext at the model's sample rate, the worklet that plays pieces, and which sample is heard.
+/** @typedef {import("./page.d.ts").Report} Report */
+/** @typedef {import("./page.d.ts").WorkletMessage} WorkletMessage */
 
 const SNAP_S = 0.2;
 const SLEEP_MS = 1500;
@@ -29,7 +29,7 @@ export class Sound extends EventTarget {
     this.sleep = 0;
   }
 
-  /** Open the output; must be called from a click or a key. Throws a sentence for the listener. */
+  /** Open the output; must be called from a click or a key. Throws errors with a message for the listener. */
   async open() {
     if (this.context) return;
     if (!window.isSecureContext) {
@@ -45,15 +45,15 @@ export class Sound extends EventTarget {
       const gain = new GainNode(context, { gain: 0 });
       node.connect(gain).connect(context.destination);
       node.port.onmessage = (event) => this.#heard(event.data);
-      context.onstatechange = () => this.#changed();
+      context.onstatechange = () => this.#contextChanged();
       [this.context, this.node, this.gain] = [context, node, gain];
-      this.#level();
+      this.#applyVolume();
     } catch (error) {
       throw new Error(`This browser gives no sound output (${error instanceof Error ? error.message : error}): connect a loudspeaker or headphones and press play again`);
     }
   }
 
-  /** Go on. Resolves to whether the browser lets it sound; where it does not, a click is needed. */
+  /** Start or resume. Resolves to whether the browser allows sound; if it does not, a click is needed. */
   async play() {
     if (!this.context) return false;
     this.on = true;
@@ -72,30 +72,30 @@ export class Sound extends EventTarget {
     this.sleep = window.setTimeout(() => { if (!this.on) this.context?.suspend().catch(() => {}); }, SLEEP_MS);
   }
 
-  /** What was handed over is let go of; what follows begins elsewhere. */
+  /** Drop what was pushed; the next piece begins elsewhere. */
   seek() {
     this.epoch += 1;
     this.smooth = null;
     this.#post({ type: "seek", epoch: this.epoch });
   }
 
-  /** @param {number} start Its first sample in the session. @param {Int16Array} pcm Interleaved. @param {boolean} fade Does not go on from the piece before. */
+  /** @param {number} start Its first sample in the session. @param {Int16Array} pcm Interleaved. @param {boolean} fade Whether it does not follow the piece before. */
   push(start, pcm, fade) {
     const count = pcm.length / this.channels;
-    const planes = Array.from({ length: this.channels }, () => new Float32Array(count));
-    planes.forEach((plane, channel) => {
-      for (let index = 0; index < count; index += 1) plane[index] = pcm[index * this.channels + channel] / 32768;
+    const channels = Array.from({ length: this.channels }, () => new Float32Array(count));
+    channels.forEach((samples, channel) => {
+      for (let index = 0; index < count; index += 1) samples[index] = pcm[index * this.channels + channel] / 32768;
     });
-    this.#post({ type: "push", epoch: this.epoch, start, planes, fade }, planes.map((plane) => plane.buffer));
+    this.#post({ type: "push", epoch: this.epoch, start, channels, fade }, channels.map((samples) => samples.buffer));
   }
 
   /** @param {number} volume @param {boolean} muted */
-  setLevel(volume, muted) {
+  setVolume(volume, muted) {
     [this.volume, this.muted] = [Math.min(1, Math.max(0, volume)), muted];
-    this.#level();
+    this.#applyVolume();
   }
 
-  /** The sample that is heard now, with the delay of the output taken off; null before there is one. @returns {number | null} */
+  /** The sample that is heard now, with the latency of the output subtracted; null before there is any. @returns {number | null} */
   heard() {
     const { report, context } = this;
     if (!report || !context || report.epoch !== this.epoch || report.played === 0) return this.smooth?.position ?? null;
@@ -103,10 +103,10 @@ export class Sound extends EventTarget {
     const ahead = report.moving && context.state === "running" ? Math.min(context.currentTime - report.time, report.buffered / this.rateHz) : 0;
     const measured = report.position + (ahead - (context.outputLatency || context.baseLatency || 0)) * this.rateHz;
     if (!this.smooth) this.smooth = { position: measured, at: now };
-    // The context's time comes in steps of a quantum or more; the wall's time between them is smooth.
+    // The context's time advances in steps of a quantum or more; the wall clock is smooth in between.
     const guess = this.smooth.position + (report.moving && context.state === "running" ? (now - this.smooth.at) * this.rateHz : 0);
-    const fault = measured - guess;
-    const position = Math.abs(fault) > SNAP_S * this.rateHz ? measured : guess + 0.08 * fault;
+    const error = measured - guess;
+    const position = Math.abs(error) > SNAP_S * this.rateHz ? measured : guess + 0.08 * error;
     this.smooth = { position, at: now };
     return Math.max(0, position);
   }
@@ -121,15 +121,15 @@ export class Sound extends EventTarget {
     this.dispatchEvent(new CustomEvent("report", { detail: report }));
   }
 
-  #changed() {
-    // A machine that slept, or a call on a phone, interrupts the output: it is taken up again as soon as it may be.
+  #contextChanged() {
+    // A machine that slept, or a call on a phone, interrupts the output: resume it as soon as the browser allows.
     if (this.on && this.context && this.context.state !== "running" && this.context.state !== "closed") this.context.resume().catch(() => {});
     this.dispatchEvent(new Event("state"));
   }
 
-  #level() {
+  #applyVolume() {
     if (!this.gain || !this.context) return;
-    // An ear hears levels as their logarithm: the square is near enough.
+    // Loudness is perceived logarithmically; the square is close enough.
     this.gain.gain.setTargetAtTime(this.muted ? 0 : this.volume ** 2, this.context.currentTime, 0.015);
   }
 

@@ -1,18 +1,18 @@
 // @ts-check
-// The socket: whole segments in, credit out; lost, it is opened again.
-/** @typedef {import("./types.d.ts").ServerMessage} ServerMessage */
-/** @typedef {import("./types.d.ts").SegmentMessage} SegmentMessage */
+// The WebSocket: whole segments in, credit out; opened again when it is lost.
+/** @typedef {import("./page.d.ts").ServerMessage} ServerMessage */
+/** @typedef {import("./page.d.ts").SegmentMessage} SegmentMessage */
 
 const MAGIC = 0x53464952; // "RIFS", little-endian
 const HEADER_BYTES = 16;
-const WAITS_MS = [250, 500, 1000, 2000, 4000];
+const RETRY_MS = [250, 500, 1000, 2000, 4000];
 const CROWDED = 1013; // "try again later"
 
 /** Read a frame of a segment. @param {ArrayBuffer} frame */
 export function readFrame(frame) {
   if (frame.byteLength < HEADER_BYTES) throw new Error("a frame without a header");
   const view = new DataView(frame);
-  const [magic, index, pcmBytes, pngBytes] = [0, 4, 8, 12].map((place) => view.getUint32(place, true));
+  const [magic, index, pcmBytes, pngBytes] = [0, 4, 8, 12].map((offset) => view.getUint32(offset, true));
   if (magic !== MAGIC || HEADER_BYTES + pcmBytes + pngBytes !== frame.byteLength || pcmBytes % 2) throw new Error("a frame that is not a segment");
   return {
     index,
@@ -53,8 +53,8 @@ export class Stream extends EventTarget {
     if (this.open) this.socket?.send(JSON.stringify(message));
   }
 
-  /** Try at once, if it waits to try again. */
-  hurry() {
+  /** Connect at once, if it waits to try again. */
+  reconnectNow() {
     if (this.closed || !this.timer) return;
     clearTimeout(this.timer);
     this.#open();
@@ -95,7 +95,7 @@ export class Stream extends EventTarget {
       return;
     }
     this.dispatchEvent(new Event("lost"));
-    this.timer = window.setTimeout(() => this.#open(), WAITS_MS[Math.min(this.failures, WAITS_MS.length - 1)]);
+    this.timer = window.setTimeout(() => this.#open(), RETRY_MS[Math.min(this.failures, RETRY_MS.length - 1)]);
     this.failures += 1;
   }
 }

@@ -1,6 +1,6 @@
 // @ts-check
-// What the listener has of the session: the last minutes as sound and pictures, bounded, to play, draw and play again.
-/** @typedef {import("./types.d.ts").Segment} Segment */
+// The segments that the page has: the last minutes, bounded, to play, draw and play again.
+/** @typedef {import("./page.d.ts").Segment} Segment */
 
 const KEPT_S = 300;
 const KEPT_BYTES = 64e6;
@@ -31,8 +31,8 @@ export class Timeline {
     this.segments.push(segment);
     this.bytes += segment.pcm.byteLength;
     while (this.segments.length > 4 && (this.end - this.segments[1].start_sample > KEPT_S * this.rateHz || this.bytes > KEPT_BYTES)) {
-      const gone = this.segments.shift();
-      if (gone) this.bytes -= gone.pcm.byteLength;
+      const dropped = this.segments.shift();
+      if (dropped) this.bytes -= dropped.pcm.byteLength;
     }
     return true;
   }
@@ -42,17 +42,17 @@ export class Timeline {
     this.bytes = 0;
   }
 
-  /** The segment that a sample lies in. @param {number} sample @returns {Segment | null} */
+  /** The segment that contains a sample. @param {number} sample @returns {Segment | null} */
   at(sample) {
     return this.segments.find((one) => sample >= one.start_sample && sample < one.start_sample + one.n_samples) ?? null;
   }
 
-  /** The segment that a sample lies in, or the first after it. @param {number} sample @returns {Segment | null} */
+  /** The segment that contains a sample, or the first after it. @param {number} sample @returns {Segment | null} */
   from(sample) {
     return this.segments.find((one) => sample < one.start_sample + one.n_samples) ?? null;
   }
 
-  /** Segments that lie wholly or in part after a sample. @param {number} sample */
+  /** Number of segments that begin after a sample. @param {number} sample */
   ahead(sample) {
     return this.segments.filter((one) => one.start_sample > sample).length;
   }

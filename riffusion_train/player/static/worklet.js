@@ -1,19 +1,19 @@
 // @ts-check
-// The part that sounds, on the audio thread: it plays pieces one after another, to the sample, and never stops abruptly.
-/** @typedef {import("./types.d.ts").WorkletMessage} WorkletMessage */
-/** @typedef {{ epoch: number, start: number, planes: Float32Array[], fade: boolean }} Piece */
+// The audio thread: plays pieces one after another, to the sample, and never stops abruptly.
+/** @typedef {import("./page.d.ts").WorkletMessage} WorkletMessage */
+/** @typedef {{ epoch: number, start: number, channels: Float32Array[], fade: boolean }} Piece */
 
-const RAMP_S = 0.01; // play and pause
-const JOIN_S = 0.05; // out of and into a piece that does not go on from the one before
-const TAIL_S = 0.06; // from the last samples there are to their echo, and back
+const RAMP_S = 0.01; // when playing and pausing
+const JUMP_FADE_S = 0.05; // out of and into a piece that does not follow the one before
+const TAIL_S = 0.06; // fade from the last samples to their echo, and back
 const GRAIN_S = 0.4;
 const MEMORY_S = 3;
-const HOLD_S = 1; // the echo stays this long, and then fades
+const HOLD_S = 1; // the echo stays this long, then it fades
 const FADE_S = 2;
 const REPORTS_PER_S = 40;
 
 class Echo {
-  /** What was played last, kept to be held on to: overlapping grains of it, while nothing new comes. */
+  /** Sustains what was played last, by overlapping grains of it, while nothing new comes. */
   constructor() {
     this.length = Math.round(MEMORY_S * sampleRate);
     /** @type {Float32Array[]} */
@@ -21,7 +21,7 @@ class Echo {
     this.written = 0;
     this.grain = 2 * Math.round((GRAIN_S * sampleRate) / 2);
     this.end = 0;
-    this.age = 0; // frames held on to since the sound ran out
+    this.age = 0; // frames sustained since the audio ran out
     this.count = 1;
     /** @type {[number, number]} */
     this.from = [-1, -1];
@@ -36,18 +36,18 @@ class Echo {
 
   /** @param {number} left @param {number} right */
   remember(left, right) {
-    const place = this.written % this.length;
-    this.memory[0][place] = left;
-    this.memory[1][place] = right;
+    const index = this.written % this.length;
+    this.memory[0][index] = left;
+    this.memory[1][index] = right;
     this.written += 1;
   }
 
-  /** Where a grain begins: each a little earlier than the last, to and fro. @param {number} count */
+  /** Where a grain begins: each a little earlier than the last, back and forth. @param {number} count */
   #start(count) {
-    const room = Math.min(this.written, this.length) - this.grain - Math.round(TAIL_S * sampleRate) - 1;
-    if (room <= 0) return -1;
+    const span = Math.min(this.written, this.length) - this.grain - Math.round(TAIL_S * sampleRate) - 1;
+    if (span <= 0) return -1;
     const back = count * 0.23 * this.grain;
-    const folded = room - Math.abs((back % (2 * room)) - room);
+    const folded = span - Math.abs((back % (2 * span)) - span);
     return this.end - this.grain - Math.round(folded);
   }
 
@@ -59,7 +59,7 @@ class Echo {
       this.count += 1;
       this.from = [this.from[1], this.#start(this.count)];
     }
-    const share = Math.sin((Math.PI / 2) * (phase / half)) ** 2;
+    const fraction = Math.sin((Math.PI / 2) * (phase / half)) ** 2;
     const seconds = this.age / sampleRate;
     const level = weight * (seconds < HOLD_S ? 1 : Math.exp((HOLD_S - seconds) / FADE_S));
     this.age += 1;
@@ -67,7 +67,7 @@ class Echo {
     const [old, young] = [(this.from[0] + half + phase) % this.length, (this.from[1] + phase) % this.length];
     for (let channel = 0; channel < 2; channel += 1) {
       const memory = this.memory[channel];
-      into[channel] += level * (memory[old] * (1 - share) + memory[young] * share);
+      into[channel] += level * (memory[old] * (1 - fraction) + memory[young] * fraction);
     }
   }
 }
@@ -84,14 +84,14 @@ class Player extends AudioWorkletProcessor {
     this.level = 0;
     this.starvation = 1;
     this.starved = true;
-    this.sinceJoin = Infinity; // samples since a piece began that did not go on from the one before
+    this.sinceJump = Infinity; // samples since a piece began that does not follow the one before
     this.echo = new Echo();
     this.frame = [0, 0];
     this.last = [0, 0];
     this.untilReport = 0;
     this.steady = 0;
     this.report = {
-      position: 0, played: 0, time: 0, buffered: 0, moving: false, starving: false, underruns: 0, held: 0, joins: 0, joinStep: 0, insideStep: 0, epoch: 0,
+      position: 0, played: 0, time: 0, buffered: 0, moving: false, starving: false, underruns: 0, held: 0, boundaries: 0, boundaryStep: 0, insideStep: 0, epoch: 0,
     };
     this.port.onmessage = (event) => this.#receive(event.data);
   }
@@ -100,43 +100,43 @@ class Player extends AudioWorkletProcessor {
   #receive(message) {
     if (message.type === "run") this.running = message.on;
     else if (message.type === "seek") this.epoch = message.epoch;
-    else if (message.epoch >= this.epoch && message.planes[0].length > 0) {
+    else if (message.epoch >= this.epoch && message.channels[0].length > 0) {
       this.queue.push(message);
-      this.total += message.planes[0].length;
+      this.total += message.channels[0].length;
     }
     if (message.type === "run") this.untilReport = 0;
   }
 
-  /** Let go of what was to be played before a jump to another place. */
+  /** Drop what was to be played before a jump. */
   #drop() {
     while (this.queue.length && this.queue[0].epoch < this.epoch) this.#next();
-    this.sinceJoin = 0;
+    this.sinceJump = 0;
   }
 
   #next() {
-    this.total -= this.queue[0].planes[0].length;
+    this.total -= this.queue[0].channels[0].length;
     this.queue.shift();
     this.offset = 0;
   }
 
-  /** How loud the next sample may be, for what comes before and after it. @param {Piece} head @param {number} left */
+  /** The gain of the next sample, given jumps before and after it. @param {Piece} head @param {number} left */
   #limit(head, left) {
-    const join = JOIN_S * sampleRate;
-    const inHead = head.planes[0].length - this.offset;
-    let limit = this.sinceJoin < join ? this.sinceJoin / join : 1;
-    if (inHead < join && inHead < left && this.queue[1].fade) limit = Math.min(limit, inHead / join);
+    const fade = JUMP_FADE_S * sampleRate;
+    const inHead = head.channels[0].length - this.offset;
+    let limit = this.sinceJump < fade ? this.sinceJump / fade : 1;
+    if (inHead < fade && inHead < left && this.queue[1].fade) limit = Math.min(limit, inHead / fade);
     return limit;
   }
 
-  /** @returns {boolean} Whether a sample was taken. Leaves a frame. */
+  /** Put the next frame into `this.frame`. @returns {boolean} Whether a sample was played. */
   #take() {
     const frame = this.frame;
     frame[0] = 0;
     frame[1] = 0;
     if (this.level === 0 && this.queue.length && this.queue[0].epoch < this.epoch) this.#drop();
     const head = this.queue[0];
-    const wanted = this.running && (!head || head.epoch === this.epoch);
-    this.level = Math.min(1, Math.max(0, this.level + (wanted ? 1 : -1) / (RAMP_S * sampleRate)));
+    const playing = this.running && (!head || head.epoch === this.epoch);
+    this.level = Math.min(1, Math.max(0, this.level + (playing ? 1 : -1) / (RAMP_S * sampleRate)));
     if (this.level === 0) return false;
     const left = this.total - this.offset;
     const tail = TAIL_S * sampleRate;
@@ -152,31 +152,31 @@ class Player extends AudioWorkletProcessor {
       return false;
     }
     this.starved = false;
-    if (this.offset === 0 && head.fade) this.sinceJoin = 0;
+    if (this.offset === 0 && head.fade) this.sinceJump = 0;
     const limit = this.#limit(head, left);
-    const [first, second] = [head.planes[0], head.planes[head.planes.length - 1]];
+    const [first, second] = [head.channels[0], head.channels[head.channels.length - 1]];
     const gain = this.level * limit * (1 - this.starvation);
     this.echo.remember(first[this.offset] * limit, second[this.offset] * limit);
     frame[0] += gain * first[this.offset];
     frame[1] += gain * second[this.offset];
     this.#measure(gain === 1, this.offset === 0);
     this.offset += 1;
-    this.sinceJoin += 1;
+    this.sinceJump += 1;
     this.report.played += 1;
     this.report.position = head.start + this.offset;
     if (this.offset === first.length) this.#next();
     return true;
   }
 
-  /** Keep the largest steps from a sample to the next, at joins and inside pieces, where nothing fades. @param {boolean} plain @param {boolean} atJoin */
-  #measure(plain, atJoin) {
+  /** Keep the largest steps from a sample to the next, at boundaries and inside pieces, where nothing fades. @param {boolean} plain @param {boolean} atBoundary */
+  #measure(plain, atBoundary) {
     const report = this.report;
     this.steady = plain ? this.steady + 1 : 0;
     if (this.steady > 1) {
       const step = Math.max(Math.abs(this.frame[0] - this.last[0]), Math.abs(this.frame[1] - this.last[1]));
-      if (atJoin) {
-        report.joins += 1;
-        report.joinStep = Math.max(report.joinStep, step);
+      if (atBoundary) {
+        report.boundaries += 1;
+        report.boundaryStep = Math.max(report.boundaryStep, step);
       } else report.insideStep = Math.max(report.insideStep, step);
     }
     this.last[0] = this.frame[0];

@@ -51,5 +51,5 @@ def make(pipeline: Pipeline, request: MorphRequest, options: ModeOptions) -> Cli
     noise = slerp(noises[0], noises[1], request.share)  # (1, C, h, w)
     latents = pipeline.denoise(noise, condition, num_inference_steps=steps, scheduler=forwards, report=report)
     image = pipeline.decode(latents[0])
-    wav = codec.decode(image, quality=options.quality.value, seed=request.seed)
+    wav = codec.decode(image, quality=options.quality, seed=request.seed)
     return ClipData(image, fade_edges(wav, codec.rate_hz))

@@ -1,27 +1,32 @@
-import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from riffusion_train.player.settings import ClipSpec, Limits, Settings, SettingsReader
+from riffusion_train import player
+from riffusion_train.player.settings import ClipSpec, Settings, apply_changes, settings_schema, typescript_types
 from riffusion_train.runtime.errors import InputError
 
-READER = SettingsReader(Limits(), {"known"}.__contains__)
+
+def read(data: dict[str, Any]) -> Settings:
+    return apply_changes(Settings(), data, {"known"}.__contains__)
 
 
 def test_a_shared_moment_comes_back_from_json_as_it_was():
     settings = Settings(
-        "a", "b", 0.333333, "noise", 2**53 - 1, 12.666667, 4.5, 0.6, "pad", "known", 7, 3, ClipSpec("a", "b", 0.25)
-    )
-    text = json.dumps(dataclasses.asdict(settings))
-    assert READER.changed(Settings(), json.loads(text)) == settings
+        prompt="a", prompt_to="b", alpha=0.333333, negative_prompt="noise", seed=2**53 - 1, place=12.666667,
+        guidance_scale=4.5, strength=0.6, seed_image="pad", seed_upload="known", num_inference_steps=7, clips=3,
+        before=ClipSpec(prompt="a", prompt_to="b", alpha=0.25),
+    )  # fmt: skip
+    assert read(json.loads(json.dumps(settings.model_dump()))) == settings
 
 
 @pytest.mark.parametrize(
     ("data", "said"),
     [
         ({"prompt": "x" * 301}, "prompt: 301 characters are too many"),
-        ({"prompt": 3}, "prompt: must be a text"),
+        ({"prompt": 3}, "prompt: must be text"),
         ({"prompt": "a\x00b"}, "cannot be printed"),
         ({"prompt": "a\u202eb"}, "cannot be printed"),
         ({"seed": -1}, "seed: must be a whole number from 0"),
@@ -34,20 +39,20 @@ def test_a_shared_moment_comes_back_from_json_as_it_was():
         ({"num_inference_steps": 0}, "num_inference_steps: must be a whole number from 1 to 100"),
         ({"clips": 65}, "clips: must be a whole number from 1 to 64"),
         ({"seed_image": "../../etc/passwd"}, "seed_image: is unknown; choose from: beats"),
-        ({"seed_upload": "unknown"}, "seed_upload: is not here"),
+        ({"seed_upload": "unknown"}, "seed_upload: does not exist"),
         ({"before": []}, "before: must be an object"),
-        ({"before": {"clips": 3}}, "clips: is no setting"),
-        ({"volume": 11}, "volume: is no setting; choose from: prompt"),
+        ({"before": {"clips": 3}}, "clips: is not a setting"),
+        ({"volume": 11}, "volume: is not a setting; choose from: prompt"),
     ],
 )
 def test_what_cannot_be_used_is_named_in_one_line(data: dict[str, object], said: str):
     with pytest.raises(InputError) as error:
-        READER.changed(Settings(), data)
+        read(data)
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-def test_white_space_of_a_prompt_is_tidied():
-    assert READER.prompt("prompt", "  slow \n piano\t") == "slow piano"
+def test_whitespace_in_a_prompt_is_collapsed():
+    assert read({"prompt": "  slow \n piano\t"}).prompt == "slow piano"
 
 
 def test_a_page_is_shown_no_more_than_it_can_set():
@@ -55,3 +60,23 @@ def test_a_page_is_shown_no_more_than_it_can_set():
         "prompt", "negative_prompt", "seed", "place", "guidance_scale", "strength", "seed_image", "seed_upload",
         "num_inference_steps", "clips",
     }  # fmt: skip
+
+
+def test_only_what_is_given_changes_and_a_whole_number_may_be_written_as_a_float():
+    before = Settings(prompt="a", seed=5, clips=2)
+    assert apply_changes(before, {"seed": 7.0}, lambda id: False) == Settings(prompt="a", seed=7, clips=2)
+
+
+def test_the_schema_has_what_the_page_builds_its_fields_from():
+    schema = settings_schema()
+    assert set(schema) == set(Settings().public())
+    sliders = {name: field["slider"] for name, field in schema.items() if field.get("control") == "slider"}
+    assert set(sliders) == {"guidance_scale", "strength", "clips", "num_inference_steps"}
+    for name, slider in sliders.items():
+        assert schema[name]["minimum"] <= slider["minimum"] < slider["maximum"] <= schema[name]["maximum"]
+        assert slider["step"] > 0 and schema[name]["title"] != name
+
+
+def test_the_committed_typescript_types_are_those_of_the_models():
+    committed = Path(player.__file__).parent / "static" / "types.d.ts"
+    assert committed.read_text(encoding="utf-8") == typescript_types()  # python -m riffusion_train.player.settings

@@ -4,7 +4,7 @@ import struct
 import numpy as np
 import pytest
 
-from riffusion_train.player.segments import Segment, SegmentBuffer, encode_png, picture_between, samples_between
+from riffusion_train.player.segments import Segment, SegmentBuffer, encode_png, image_between, samples_between
 from riffusion_train.player.settings import ClipSpec, Settings
 
 SAMPLES = 800
@@ -13,50 +13,51 @@ HOP = 100
 
 def segment(index: int) -> Segment:
     pcm = (np.arange(SAMPLES) + index * SAMPLES).astype("<i2").tobytes()
-    picture = np.tile(((np.arange(8) + 8 * index) % 256).astype(np.uint8), (4, 1))
-    return Segment(index, index * SAMPLES, SAMPLES, pcm, encode_png(picture), ClipSpec("a", "b", 0.5), Settings("a"))
+    image = np.tile(((np.arange(8) + 8 * index) % 256).astype(np.uint8), (4, 1))
+    spec = ClipSpec(prompt="a", prompt_to="b", alpha=0.5)
+    return Segment(index, index * SAMPLES, SAMPLES, pcm, encode_png(image), spec, Settings(prompt="a"))
 
 
-def filled(count: int, most_samples: int = 10**9, most_bytes: int = 10**9) -> SegmentBuffer:
-    ring = SegmentBuffer(most_samples, most_bytes)
+def filled(count: int, max_samples: int = 10**9, max_bytes: int = 10**9) -> SegmentBuffer:
+    buffer = SegmentBuffer(max_samples, max_bytes)
     for index in range(count):
-        ring.append(segment(index))
-    return ring
+        buffer.append(segment(index))
+    return buffer
 
 
-def test_the_ring_holds_so_many_samples_and_lets_the_oldest_go():
-    ring = filled(10, most_samples=3 * SAMPLES)
-    assert (ring.first_index, ring.next_index, len(ring)) == (7, 10, 3)
-    assert (ring.first_sample, ring.end_sample) == (7 * SAMPLES, 10 * SAMPLES)
-    assert ring.get(6) is None and ring.get(10) is None
-    assert ring.get(7).index == 7
+def test_the_buffer_keeps_so_many_samples_and_drops_the_oldest():
+    buffer = filled(10, max_samples=3 * SAMPLES)
+    assert (buffer.first_index, buffer.next_index, len(buffer)) == (7, 10, 3)
+    assert (buffer.first_sample, buffer.end_sample) == (7 * SAMPLES, 10 * SAMPLES)
+    assert buffer.get(6) is None and buffer.get(10) is None
+    assert buffer.get(7).index == 7
 
 
-def test_the_ring_takes_no_more_memory_than_it_may_but_keeps_the_newest():
+def test_the_buffer_stays_within_its_memory_but_keeps_the_newest():
     one = segment(0).size
-    assert filled(50, most_bytes=4 * one + 100).bytes <= 4 * one + 100
-    ring = filled(5, most_bytes=1)
-    assert (len(ring), ring.first_index) == (1, 4)
+    assert filled(50, max_bytes=4 * one + 100).bytes <= 4 * one + 100
+    buffer = filled(5, max_bytes=1)
+    assert (len(buffer), buffer.first_index) == (1, 4)
 
 
 def test_a_segment_out_of_order_is_refused():
-    ring = filled(3)
+    buffer = filled(3)
     with pytest.raises(ValueError, match="does not follow"):
-        ring.append(segment(5))
+        buffer.append(segment(5))
 
 
 def test_any_range_of_samples_comes_back_exactly():
-    ring = filled(4)
+    buffer = filled(4)
     for start, stop in ((0, 1), (799, 801), (750, 2450), (0, 3200), (1600, 1600)):
-        found = samples_between(ring.between(start, stop), start, stop, 1)[:, 0]
-        assert found.tolist() == list(range(start, stop))
+        result = samples_between(buffer.between(start, stop), start, stop, 1)[:, 0]
+        assert result.tolist() == list(range(start, stop))
 
 
-def test_the_picture_of_a_range_has_every_column_that_is_heard_in_it():
-    ring = filled(3)
+def test_the_image_of_a_range_has_every_column_that_is_heard_in_it():
+    buffer = filled(3)
     for start, stop, columns in ((0, 2400, range(24)), (150, 950, range(1, 10)), (800, 1600, range(8, 16))):
-        found = picture_between(ring.between(start, stop), start, stop, HOP)
-        assert found[0].tolist() == list(columns)
+        result = image_between(buffer.between(start, stop), start, stop, HOP)
+        assert result[0].tolist() == list(columns)
 
 
 def test_a_frame_says_what_is_in_it():

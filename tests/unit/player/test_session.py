@@ -1,9 +1,10 @@
-"""A stream by a clock that the test turns, with the nano model computing its clips."""
+"""A stream with a clock that the test sets, with the nano model computing its clips."""
 
 import asyncio
 import dataclasses
 import io
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -21,6 +22,10 @@ from riffusion_train.sampling.sampler import Sampler
 BEGIN = Settings(prompt="a band", guidance_scale=1.0, num_inference_steps=2)
 SEGMENT = 32 * 400
 RATE_HZ = 16000
+
+
+def changed(settings: Settings, **values: Any) -> Settings:
+    return settings.model_copy(update=values)
 
 
 class Clock:
@@ -43,25 +48,25 @@ def clock() -> Clock:
 
 @pytest.fixture
 def open_session(maker: ClipMaker, clock: Clock) -> Callable[..., Session]:
-    def begin(settings: Settings = BEGIN, **patience: float) -> Session:
-        return Session(settings, maker, clock, Timeouts(**patience))  # type: ignore[arg-type]
+    def begin(settings: Settings = BEGIN, **timeouts: float) -> Session:
+        return Session(settings, maker, clock, Timeouts(**timeouts))  # type: ignore[arg-type]
 
     return begin
 
 
 def play(session: Session, count: int) -> list[bytes]:
-    """Make segments as the studio does."""
+    """Make segments as the generation loop does."""
     made = []
     for _ in range(count):
         session.publish(session.make(session.plan(1)))
-        made.append(session.ring.get(session.ring.next_index - 1).pcm)
+        made.append(session.buffer.get(session.buffer.next_index - 1).pcm)
     return made
 
 
 def test_segments_follow_one_another_without_a_gap(open_session: Callable[..., Session]):
-    session = open_session(dataclasses.replace(BEGIN, seed_image="beats"))
+    session = open_session(changed(BEGIN, seed_image="beats"))
     made = play(session, 3)
-    session.path.queue("something else")
+    session.prompts.add("something else")
     made += play(session, 5)
     wav = np.concatenate([np.frombuffer(pcm, "<i2") for pcm in made]).astype(int)
     assert len(wav) == 8 * SEGMENT
@@ -73,109 +78,109 @@ def test_segments_follow_one_another_without_a_gap(open_session: Callable[..., S
     assert np.abs(wav).max() > 3000  # there is something to hear
 
 
-def test_a_shared_moment_gives_the_same_samples_and_the_same_picture(
+def test_a_shared_moment_gives_the_same_samples_and_the_same_image(
     open_session: Callable[..., Session], maker: ClipMaker
 ):
-    session = open_session(dataclasses.replace(BEGIN, seed=5, clips=3))
+    session = open_session(changed(BEGIN, seed=5, clips=3))
     play(session, 2)
-    session.path.queue("another band")
-    session.path.change(dataclasses.replace(session.path.settings, strength=0.5, seed_image="pad"))
+    session.prompts.add("another band")
+    session.prompts.change(changed(session.prompts.settings, strength=0.5, seed_image="pad"))
     made = play(session, 5)
-    for place in range(2, 7):
-        shared = session.ring.get(place)
+    for index in range(2, 7):
+        shared = session.buffer.get(index)
         # As from a link, in a player that has not made it before.
         other = Session(shared.share, ClipMaker(maker.sampler), Clock(), Timeouts())
-        assert play(other, 1) == [made[place - 2]]
-        assert other.ring.get(0).png == shared.png
+        assert play(other, 1) == [made[index - 2]]
+        assert other.buffer.get(0).png == shared.png
 
 
 @pytest.mark.parametrize("channels", [Channels.stereo, Channels.stereo_phase])
-def test_two_channels_lie_side_by_side_and_the_picture_has_colours(channels: Channels):
+def test_two_channels_lie_side_by_side_and_the_image_has_colours(channels: Channels):
     components = nano_components()
     components.spectrogram = dataclasses.replace(NANO_SPECTROGRAM, channels=channels)
     session = Session(BEGIN, ClipMaker(Sampler(components, guidance_scale=1.0)), Clock(), Timeouts())
     made = [np.frombuffer(pcm, "<i2").reshape(-1, 2) for pcm in play(session, 2)]
     assert [one.shape for one in made] == [(SEGMENT, 2)] * 2
     assert not np.array_equal(made[1][:, 0], made[1][:, 1])
-    with PIL.Image.open(io.BytesIO(session.ring.get(1).png)) as image:
+    with PIL.Image.open(io.BytesIO(session.buffer.get(1).png)) as image:
         assert (image.size, image.mode) == ((32, 32), "RGB")
 
 
-def test_a_listener_gets_only_what_it_wants(open_session: Callable[..., Session]):
+def test_a_listener_gets_only_what_it_asked_for(open_session: Callable[..., Session]):
     session = open_session()
-    listener = session.join()
-    assert not session.wants
-    session.take_credit(listener, 2, 0)
-    assert session.wants
+    listener = session.add_listener()
+    assert not session.needs_segment
+    session.update_credit(listener, 2, 0)
+    assert session.needs_segment
     play(session, 3)
     assert [session.next_for(listener).index for _ in range(2)] == [0, 1]
     assert session.next_for(listener) is None
-    assert not session.wants
+    assert not session.needs_segment
 
 
 def test_nothing_is_made_further_ahead_than_three_segments(open_session: Callable[..., Session]):
     session = open_session()
-    listener = session.join()
+    listener = session.add_listener()
     made = 0
-    while session.wants or made == 0:
-        session.take_credit(listener, 3, 0)
+    while session.needs_segment or made == 0:
+        session.update_credit(listener, 3, 0)
         play(session, 1)
         made += 1
         while session.next_for(listener):
             pass
-        session.take_credit(listener, 3, 0)
+        session.update_credit(listener, 3, 0)
     assert made == 3
-    session.take_credit(listener, 1, SEGMENT)  # one was heard
-    assert session.wants
+    session.update_credit(listener, 1, SEGMENT)  # one was heard
+    assert session.needs_segment
 
 
 def test_two_listeners_get_the_same_segments_in_order(open_session: Callable[..., Session]):
     session = open_session()
-    one, other = session.join(), session.join()
+    one, other = session.add_listener(), session.add_listener()
     got: dict[int, list[bytes]] = {id(one): [], id(other): []}
     for turn in range(6):
         play(session, 1)
         for listener, wants in ((one, 3), (other, turn % 2 * 2)):
-            session.take_credit(listener, wants, 0)
+            session.update_credit(listener, wants, 0)
             while segment := session.next_for(listener):
                 got[id(listener)].append(segment.frame())
-    assert got[id(one)] == got[id(other)] == [session.ring.get(index).frame() for index in range(6)]
+    assert got[id(one)] == got[id(other)] == [session.buffer.get(index).frame() for index in range(6)]
 
 
-def test_who_comes_later_joins_at_what_the_others_hear(open_session: Callable[..., Session]):
+def test_a_later_listener_begins_with_what_the_others_hear(open_session: Callable[..., Session]):
     session = open_session()
-    first = session.join()
+    first = session.add_listener()
     play(session, 5)
-    session.take_credit(first, 3, 3 * SEGMENT + 100)
-    late = session.join()
-    assert (late.pointer, late.discontinuity) == (3, True)
+    session.update_credit(first, 3, 3 * SEGMENT + 100)
+    late = session.add_listener()
+    assert (late.next_index, late.discontinuity) == (3, True)
     assert (first.discontinuity, session.playing_index) == (False, 3)
 
 
-def test_who_falls_off_the_ring_goes_to_the_live_edge_with_a_break(open_session: Callable[..., Session]):
-    session = open_session(ring_s=3 * SEGMENT / RATE_HZ)
-    slow, quick = session.join(), session.join()
+def test_a_listener_whose_next_segment_was_dropped_goes_on_live_with_a_break(open_session: Callable[..., Session]):
+    session = open_session(buffer_s=3 * SEGMENT / RATE_HZ)
+    slow, quick = session.add_listener(), session.add_listener()
     play(session, 8)
-    session.take_credit(quick, 3, 6 * SEGMENT)
-    session.take_credit(slow, 3, 0)
+    session.update_credit(quick, 3, 6 * SEGMENT)
+    session.update_credit(slow, 3, 0)
     segment = session.next_for(slow)
     assert (segment.index, slow.discontinuity) == (6, True)
 
 
 def test_a_listener_cannot_claim_to_have_heard_what_is_not_made(open_session: Callable[..., Session]):
     session = open_session()
-    listener = session.join()
+    listener = session.add_listener()
     play(session, 2)
-    session.take_credit(listener, 3, 2**52)
+    session.update_credit(listener, 3, 2**52)
     assert session.played_sample == 2 * SEGMENT
     assert session.playing_index == 1
 
 
 def test_the_buffer_runs_down_with_the_clock(open_session: Callable[..., Session], clock: Clock):
     session = open_session()
-    listener = session.join()
+    listener = session.add_listener()
     play(session, 2)
-    session.take_credit(listener, 3, 0)
+    session.update_credit(listener, 3, 0)
     assert session.buffered_s == pytest.approx(1.6)
     clock.now_s += 1.0
     assert session.buffered_s == pytest.approx(0.6)
@@ -186,8 +191,8 @@ def test_the_buffer_runs_down_with_the_clock(open_session: Callable[..., Session
 def test_a_late_machine_says_so_lowers_the_steps_and_recovers(
     open_session: Callable[..., Session], clock: Clock, maker: ClipMaker
 ):
-    session = open_session(dataclasses.replace(BEGIN, num_inference_steps=20))
-    listener = session.join()
+    session = open_session(changed(BEGIN, num_inference_steps=20))
+    listener = session.add_listener()
     play(session, 1)
     maker.cost = Cost(step_s=0.5, rest_s=0.1)
     slow = session.plan(1)
@@ -195,8 +200,8 @@ def test_a_late_machine_says_so_lowers_the_steps_and_recovers(
     assert listener.outbox[-1] == {"type": "behind", "behind": True, "steps": 4}
     for _ in range(3):
         session.publish(session.make(slow))
-    maker.cost = Cost(step_s=0.001, rest_s=0.01)  # in place of what was measured
-    session.take_credit(listener, 3, 0)
+    maker.cost = Cost(step_s=0.001, rest_s=0.01)  # instead of what was measured
+    session.update_credit(listener, 3, 0)
     assert session.plan(1).spec.num_inference_steps == 6
     assert listener.outbox[-1] == {"type": "behind", "behind": False, "steps": 6}
 
@@ -204,17 +209,17 @@ def test_a_late_machine_says_so_lowers_the_steps_and_recovers(
 def test_a_stream_that_nobody_hears_ends_after_half_a_minute(open_session: Callable[..., Session], clock: Clock):
     session = open_session()
     clock.now_s += 29
-    session.look_after()
-    listener = session.join()
+    session.check()
+    listener = session.add_listener()
     clock.now_s += 100
-    session.look_after()
+    session.check()
     assert session.closed is None
-    session.leave(listener)
+    session.remove_listener(listener)
     clock.now_s += 29
-    session.look_after()
+    session.check()
     assert session.closed is None
     clock.now_s += 2
-    session.look_after()
+    session.check()
     assert session.closed == "nobody listened"
 
 
@@ -222,28 +227,28 @@ def test_after_ten_idle_minutes_it_asks_and_without_an_answer_it_ends(
     open_session: Callable[..., Session], clock: Clock
 ):
     session = open_session()
-    listener = session.join()
+    listener = session.add_listener()
     clock.now_s += 601
-    session.look_after()
+    session.check()
     assert listener.outbox.pop()["type"] == "idle"
-    session.sign_of_life()
+    session.note_activity()
     clock.now_s += 599
-    session.look_after()
+    session.check()
     assert (session.closed, listener.outbox) == (None, [])
     clock.now_s += 2
-    session.look_after()
+    session.check()
     clock.now_s += 61
-    session.look_after()
+    session.check()
     assert session.closed == "nobody answered"
     assert [one["type"] for one in listener.outbox] == ["idle", "gone"]
 
 
-def test_words_for_a_listener_that_does_not_read_take_no_memory(open_session: Callable[..., Session]):
+def test_messages_for_a_listener_that_does_not_read_take_no_memory(open_session: Callable[..., Session]):
     session = open_session()
-    listener = session.join()
+    listener = session.add_listener()
     for number in range(100):
-        session.path.settings = dataclasses.replace(session.path.settings, prompt=str(number))
-        session.tell_queue()
+        session.prompts.settings = changed(session.prompts.settings, prompt=str(number))
+        session.send_queue()
     assert len(listener.outbox) == 1
 
 
@@ -255,69 +260,69 @@ def test_only_the_owner_is_the_owner(open_session: Callable[..., Session]):
     assert not session.authorised("ä")
 
 
-def test_a_full_player_gives_places_in_line_and_lets_in_by_order(maker: ClipMaker, clock: Clock):
+def test_a_full_player_gives_positions_in_line_and_admits_in_order(maker: ClipMaker, clock: Clock):
     async def scene() -> None:
-        studio = GenerationLoop(maker, most_streams=1, clock=clock)
-        playing = studio.open(BEGIN)
+        loop = GenerationLoop(maker, max_streams=1, clock=clock)
+        playing = loop.open(BEGIN)
         tickets = []
         for position in (1, 2):
             with pytest.raises(FullError) as full:
-                studio.open(BEGIN)
+                loop.open(BEGIN)
             assert full.value.position == position
             tickets.append(full.value.ticket)
         playing.close("over")
-        studio.look_after()
+        loop.check()
         for stranger in (None, tickets[1]):
             with pytest.raises(FullError):
-                studio.open(BEGIN, stranger)
-        assert studio.open(BEGIN, tickets[0]).closed is None
+                loop.open(BEGIN, stranger)
+        assert loop.open(BEGIN, tickets[0]).closed is None
         with pytest.raises(FullError) as full:
-            studio.open(BEGIN, tickets[1])
+            loop.open(BEGIN, tickets[1])
         assert full.value.position == 1
         clock.now_s += 31  # the others have gone home
-        assert studio.metrics()["waiting"] == 2
-        studio.look_after()
-        assert studio.metrics()["waiting"] == 0
+        assert loop.metrics()["waiting"] == 2
+        loop.check()
+        assert loop.metrics()["waiting"] == 0
 
     asyncio.run(scene())
 
 
-def test_a_stream_that_was_left_makes_room_when_somebody_waits(maker: ClipMaker, clock: Clock):
+def test_a_stream_without_listeners_ends_when_somebody_waits(maker: ClipMaker, clock: Clock):
     async def scene() -> None:
-        studio = GenerationLoop(maker, most_streams=1, clock=clock)
-        left = studio.open(BEGIN)
-        listener = left.join()
+        loop = GenerationLoop(maker, max_streams=1, clock=clock)
+        left = loop.open(BEGIN)
+        listener = left.add_listener()
         clock.now_s += 10
         with pytest.raises(FullError) as full:
-            studio.open(BEGIN)  # somebody listens
+            loop.open(BEGIN)  # somebody listens
         ticket = full.value.ticket
-        left.leave(listener)
+        left.remove_listener(listener)
         clock.now_s += 2.9
         with pytest.raises(FullError):
-            studio.open(BEGIN, ticket)  # the page may only be loading again
+            loop.open(BEGIN, ticket)  # the page may only be loading again
         clock.now_s += 0.2
-        assert studio.open(BEGIN, ticket) is not left
+        assert loop.open(BEGIN, ticket) is not left
         assert left.closed == "nobody listened, and somebody waited"
 
     asyncio.run(scene())
 
 
-def test_the_time_of_a_clip_is_learnt_from_those_that_were_made():
+def test_the_time_of_a_clip_is_learned_from_those_that_were_made():
     cost = Cost()
-    cost.take(10, 2.0, 0.5)
+    cost.add(10, 2.0, 0.5)
     assert cost.of(20) == pytest.approx(4.5)
     for _ in range(20):
-        cost.take(20, 2.0, 0.2)
+        cost.add(20, 2.0, 0.2)
     assert cost.of(20) == pytest.approx(2.2, rel=0.01)
 
 
 def test_making_a_clip_measures_it_and_keeps_it(maker: ClipMaker):
-    fresh = ClipMaker(maker.sampler, most_kept=2)
+    fresh = ClipMaker(maker.sampler, max_kept=2)
     fresh.warm_up()
     assert fresh.cost.step_s > 0 and fresh.cost.rest_s > 0
-    specs = [ClipSpec("a", "a", seed=seed, num_inference_steps=1) for seed in range(3)]
-    first = [fresh.loop(spec) for spec in specs]
-    assert fresh.loop(specs[2]) is first[2]
-    again = fresh.loop(specs[0])
+    specs = [ClipSpec(prompt="a", prompt_to="a", seed=seed, num_inference_steps=1) for seed in range(3)]
+    first = [fresh.make(spec) for spec in specs]
+    assert fresh.make(specs[2]) is first[2]
+    again = fresh.make(specs[0])
     assert again is not first[0]
     np.testing.assert_array_equal(again.wav, first[0].wav)

@@ -5,12 +5,12 @@ from riffusion_train.player.segments import crossfade, to_pcm
 
 RATE_HZ = 16000
 LENGTH = 16000
-CROSSING = 2000
+FADE = 2000
 CEILING = 10 ** (-1 / 20)
 
 
 def tone(hz: int, phase: float = 0.0, level: float = 0.5) -> np.ndarray:
-    """A loop of whole turns."""
+    """A tone with whole periods, so that it loops."""
     time_s = np.arange(LENGTH) / RATE_HZ
     return (level * np.sin(2 * np.pi * hz * time_s + phase)).astype(np.float32)[None]
 
@@ -20,9 +20,9 @@ def noise(seed: int, level: float = 0.2) -> np.ndarray:
 
 
 def endless(loops: list[np.ndarray]) -> np.ndarray:
-    before = [None, *loops[:-1]]
+    previous = [None, *loops[:-1]]
     return np.concatenate(
-        [crossfade(one, other, CROSSING, RATE_HZ) for one, other in zip(before, loops, strict=True)], axis=1
+        [crossfade(one, other, FADE, RATE_HZ) for one, other in zip(previous, loops, strict=True)], axis=1
     )
 
 
@@ -43,20 +43,20 @@ def test_the_second_derivative_has_no_corner_at_a_cut_either():
         assert bends[cut - 2 : cut + 1].max() <= bends[cut - 400 : cut - 10].max() * 1.01
 
 
-def test_a_segment_begins_with_the_loop_before_and_ends_with_its_own():
+def test_a_segment_begins_with_the_clip_before_and_ends_with_its_own():
     before, loop = noise(1), noise(2)
-    segment = crossfade(before, loop, CROSSING, RATE_HZ)
+    segment = crossfade(before, loop, FADE, RATE_HZ)
     np.testing.assert_array_equal(segment[:, :100], before[:, :100])
-    np.testing.assert_array_equal(segment[:, CROSSING + 400 :], loop[:, CROSSING + 400 :])
+    np.testing.assert_array_equal(segment[:, FADE + 400 :], loop[:, FADE + 400 :])
 
 
-def test_a_loop_that_follows_itself_goes_on_unchanged():
+def test_a_clip_that_follows_itself_stays_unchanged():
     loop = tone(330, level=0.8)
-    np.testing.assert_allclose(crossfade(loop, loop, CROSSING, RATE_HZ), loop, atol=1e-5)
+    np.testing.assert_allclose(crossfade(loop, loop, FADE, RATE_HZ), loop, atol=1e-5)
 
 
-def test_the_power_of_two_unlike_sounds_does_not_sag_where_they_cross():
-    segment = crossfade(noise(1), noise(2), CROSSING, RATE_HZ)
+def test_the_power_of_two_unlike_sounds_does_not_sag_in_the_crossfade():
+    segment = crossfade(noise(1), noise(2), FADE, RATE_HZ)
     level = np.sqrt(np.square(segment[0, 700:1300]).mean())
     assert level == pytest.approx(0.2, rel=0.1)
 
@@ -65,22 +65,22 @@ def test_peaks_that_add_up_are_held_under_the_ceiling_and_the_cuts_are_left_alon
     loops = [noise(seed, level=0.6) for seed in range(4)]
     wav = endless(loops)
     assert np.abs(wav).max() <= CEILING + 1e-6
-    for place in range(1, 4):
-        cut = place * LENGTH
-        assert wav[0, cut] == pytest.approx(float(loops[place - 1][0, 0]), rel=1e-6)
-        np.testing.assert_allclose(wav[:, cut : cut + 20], loops[place - 1][:, :20], atol=1e-4)
+    for index in range(1, 4):
+        cut = index * LENGTH
+        assert wav[0, cut] == pytest.approx(float(loops[index - 1][0, 0]), rel=1e-6)
+        np.testing.assert_allclose(wav[:, cut : cut + 20], loops[index - 1][:, :20], atol=1e-4)
 
 
 def test_stereo_keeps_its_channels_apart():
     left, right = tone(220), tone(550)
-    segment = crossfade(np.concatenate([left, right]), np.concatenate([left, right]), CROSSING, RATE_HZ)
+    segment = crossfade(np.concatenate([left, right]), np.concatenate([left, right]), FADE, RATE_HZ)
     np.testing.assert_allclose(segment, np.concatenate([left, right]), atol=1e-5)
 
 
 def test_silence_before_or_after_is_no_trouble():
     silence = np.zeros((1, LENGTH), np.float32)
-    assert np.isfinite(crossfade(silence, noise(1), CROSSING, RATE_HZ)).all()
-    assert not crossfade(silence, silence, CROSSING, RATE_HZ).any()
+    assert np.isfinite(crossfade(silence, noise(1), FADE, RATE_HZ)).all()
+    assert not crossfade(silence, silence, FADE, RATE_HZ).any()
 
 
 def test_samples_become_little_endian_integers_side_by_side():
