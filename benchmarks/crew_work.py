@@ -1,7 +1,6 @@
 """What worker processes do for the benchmark of two cores. Imports nothing heavy, since each process imports it."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,10 +14,10 @@ def make_forgetful_worker(setup: "WorkerSetup") -> Callable[[str], Any]:
     worker = make_track_worker(setup)
 
     def work(locator: str) -> Any:
-        facts = worker(locator)
-        for kept in Path(setup.kept_dir).glob("*.arrow"):
-            kept.unlink(missing_ok=True)
-        return facts
+        result = worker(locator)
+        for stored in setup.store.folder.glob("*.arrow"):
+            stored.unlink(missing_ok=True)
+        return result
 
     return work
 

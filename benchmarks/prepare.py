@@ -31,9 +31,9 @@ from benchmarks.prepare_peers import (
 )
 from benchmarks.report import Goal, Row
 from data_prep.engine.process_pool import run_in_processes
-from data_prep.output.track_store import Slice, TrackResult, write_kept
 from data_prep.tracks.measuring import clipped_share, pcm_hash
-from data_prep.tracks.track_worker import CutParameters, TrackWorker, WorkerSetup, mixed_for
+from data_prep.tracks.track_store import Slice, TrackResult, TrackStore
+from data_prep.tracks.track_worker import CutParameters, TrackWorker, WorkerSetup, mix_channels
 from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
 from riffusion_train.audio.codec.image_file import png_bytes
 from riffusion_train.audio.io.loudness import gain_db, measure_lufs
@@ -115,7 +115,9 @@ def _against_peers(tracks: Sequence[Path], repeats: int, scratch: Path) -> list[
 
 
 def _ours(spectrogram: SpectrogramConfig, scratch: Path) -> Callable[[Path], Any]:
-    return functools.partial(_work_anew, TrackWorker(cut_parameters(spectrogram), scratch, spectrogram.name), scratch)
+    return functools.partial(
+        _work_anew, TrackWorker(cut_parameters(spectrogram), TrackStore(scratch, spectrogram.name)), scratch
+    )
 
 
 def _as_format(path: Path, suffix: str) -> Path:
@@ -142,10 +144,10 @@ def _speeds(methods: dict[str, Callable[[Path], Any]], tracks: Sequence[Path], r
 
 
 def _work_anew(worker: TrackWorker, scratch: Path, path: Path) -> None:
-    for kept in scratch.glob("*.arrow"):
-        kept.unlink()
-    facts = worker(str(path))
-    assert facts.slices, facts
+    for stored in scratch.glob("*.arrow"):
+        stored.unlink()
+    result = worker(str(path))
+    assert result.slices, result
 
 
 def _cpu_seconds(work: Callable[[Path], Any], path: Path) -> float:
@@ -177,7 +179,7 @@ def _one_by_one(path: Path, codec: SpectrogramCodec, scratch: Path) -> dict[str,
 
     decoded = timed("decode", lambda: decode_audio(path))
     timed("hashes, clipping", lambda: (pcm_hash(decoded.wav, decoded.rate_hz), clipped_share(decoded.wav)))
-    wav = timed("mix down", lambda: mixed_for(codec.config.channels, decoded.wav))
+    wav = timed("mix down", lambda: mix_channels(codec.config.channels, decoded.wav))
     wav = timed("resample", functools.partial(resample, wav, decoded.rate_hz, codec.rate_hz))
     lufs = timed("loudness", lambda: measure_lufs(wav, codec.rate_hz))
     wav = timed("gain", lambda: wav * np.float32(10 ** (gain_db(wav, lufs, -14.0, -1.0) / 20)))
@@ -187,7 +189,7 @@ def _one_by_one(path: Path, codec: SpectrogramCodec, scratch: Path) -> dict[str,
         encoded = timed("STFT, mel, image", functools.partial(codec.encode, window))
         png = timed("PNG", functools.partial(png_bytes, encoded.image))
         slices.append(Slice(png, 0.0, 5.11, encoded.max_value))
-    timed("keep", lambda: write_kept(scratch / "stages.arrow", TrackResult(""), slices))
+    timed("keep", lambda: TrackStore(scratch, "stages").write(TrackResult(""), slices))
     return seconds
 
 
@@ -206,7 +208,7 @@ def _on_two_cores(tracks: Sequence[Path], quick: bool, scratch: Path) -> list[Ro
         for crew in (1, 2):
             folder = scratch / f"crew-{number}-{crew}"
             folder.mkdir()
-            setup = WorkerSetup(cut_parameters(load_preset("hifi")), str(folder), "key")
+            setup = WorkerSetup(cut_parameters(load_preset("hifi")), TrackStore(folder, "key"))
             clocks["ours", crew] = _clock(make_forgetful_worker, setup, tasks, crew, scratch)
             clocks["bare", crew] = _clock(make_bare_work, None, [_BARE_ROUNDS] * count, crew, scratch)
         ours.append(clocks["ours", 1] / clocks["ours", 2])

@@ -1,34 +1,36 @@
-"""`prepare`: from a folder of captioned audio to a finished dataset folder, in processes, stoppable and resumable."""
+"""`riffusion prepare`: from a folder of captioned audio to a finished dataset folder.
+
+Finds the sources, cuts all tracks in parallel, and writes the dataset. A stopped or killed run is continued by the same
+command.
+"""
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
-from data_prep.captions.compose import add_path_fields, finish_captions, needs_work_first, review_path, write_review
-from data_prep.engine.array_jobs import work_on_part
+from data_prep.engine.array_jobs import run_part
 from data_prep.engine.ray_cluster import check_ray
-from data_prep.engine.run_tracks import work_on_tracks
+from data_prep.engine.run_tracks import run_tracks
+from data_prep.inputs.captioning import add_path_fields, captions_need_audio, finish_captions, review_path, write_review
 from data_prep.inputs.sources import find_sources
 from data_prep.inputs.tracks import Sources
 from data_prep.output.finish import find_complete, finish_dataset, push_dataset
-from data_prep.output.folder import Output
+from data_prep.output.folder import OutputFolder, restore_tracks
 from data_prep.output.stats import estimate_lines
-from data_prep.output.track_store import keep_finished, parameters_key
-from data_prep.run import command_line, cut_data, make_cut_parameters, parameters_of
+from data_prep.run import make_run
 from data_prep.tracks.windows import check_librosa
-from data_prep.writers.choose import check_columns
+from data_prep.writers import check_columns
 from riffusion_train.config.prepare import CaptionSource, Engine, PrepareConfig, Windows, check_prepare
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder, read_stats
 from riffusion_train.runtime.hub import check_repository
 
 
-def run(config: PrepareConfig, words: Sequence[str] = (), endpoint: str | None = None) -> None:
-    """Do what the verb is asked for: prepare all or a part, tell what would be made, or write the captions to review.
+def run(config: PrepareConfig, arguments: Sequence[str] = (), endpoint: str | None = None) -> None:
+    """Do what the command is asked for: prepare a dataset or a part of it, estimate it, or write the captions to review.
 
     Args:
-        config: What to do.
-        words: The command line after the verb.
-        endpoint: The hub's address for `push_to_hub`; None is the usual one.
+        config: The run's config.
+        arguments: The command line after the verb.
+        endpoint: Address of the Hub for `push_to_hub`; None is the public one.
 
     Raises:
         InputError: As `prepare` and `hub.push` do.
@@ -41,19 +43,19 @@ def run(config: PrepareConfig, words: Sequence[str] = (), endpoint: str | None =
     elif config.dry_run:
         print("\n".join(estimate_lines(make_sources(config), config)))
     elif config.part is not None:
-        check_tools(config)
-        work_on_part(config, make_sources(config), parameters_of(config), words)
+        check_packages(config)
+        run_part(make_run(config, make_sources(config), arguments))
     else:
-        folder = prepare(config, command_line(words, Path(config.out)) if words else "")
+        folder = prepare(config, arguments)
         if config.push_to_hub is not None:
             print(push_dataset(folder, config.push_to_hub, private=config.private, endpoint=endpoint))
 
 
-def check_tools(config: PrepareConfig) -> None:
-    """Check that what a config needs is installed.
+def check_packages(config: PrepareConfig) -> None:
+    """Check that the optional packages that a config needs are installed.
 
     Raises:
-        InputError: Saying how to install it.
+        InputError: Naming the package and how to install it.
     """
     if config.windows is not Windows.fixed:
         check_librosa()
@@ -61,50 +63,47 @@ def check_tools(config: PrepareConfig) -> None:
         check_ray()
 
 
-def prepare(config: PrepareConfig, command: str = "") -> DatasetFolder:
-    """Make a dataset folder, or go on with one that a stopped or killed run has begun.
+def prepare(config: PrepareConfig, arguments: Sequence[str] = ()) -> DatasetFolder:
+    """Make a dataset folder, or continue one that a stopped or killed run has begun.
 
     Args:
-        config: What to do.
-        command: The command line, for the dataset card.
+        config: The run's config.
+        arguments: The command line after the verb, for the dataset card.
 
     Raises:
         InputError: If the input cannot be used, or the output folder holds something else.
-        StoppedError: On SIGINT or SIGTERM; the same command goes on.
-        OSError: If the disk is full; the same command goes on.
+        StoppedError: On SIGINT or SIGTERM; the same command continues.
+        OSError: If the disk is full; the same command continues.
     """
     check_prepare(config)
-    check_tools(config)
-    out = Path(config.out)
-    sources = make_sources(config)
-    output = Output(out)
-    parameters = parameters_of(config)
-    complete = find_complete(output, parameters, sources.digest(), config.overwrite, config.license)
+    check_packages(config)
+    this_run = make_run(config, make_sources(config), arguments)
+    output = OutputFolder(this_run.out)
+    complete = find_complete(this_run, output)
     if complete is not None:
         return complete
     with output.locked():
-        output.begin(parameters)
-        key = parameters_key(cut_data(make_cut_parameters(config)))
-        if not config.overwrite and read_stats(out) is not None:
-            count = keep_finished(open_dataset_folder(out), output.tracks, key)
-            print(f"{out} is extended: the slices of {count} tracks are taken as they are")
-        facts = work_on_tracks(config, sources, output)
-        return finish_dataset(config, sources, facts, output, parameters, command)
+        output.begin(this_run.parameters)
+        if not config.overwrite and read_stats(this_run.out) is not None:
+            count = restore_tracks(open_dataset_folder(this_run.out), output.store(this_run.key))
+            print(f"{this_run.out} is extended: the slices of {count} tracks are taken as they are")
+        results = run_tracks(this_run, output)
+        return finish_dataset(this_run, results, output)
 
 
 def make_sources(config: PrepareConfig) -> Sources:
-    """Find the audio files that a config names, with their captions where those do not wait for the workers.
+    """Find the audio files that a config names, with their captions unless those depend on the audio.
 
     Raises:
         InputError: If there is no audio, or tables or templates cannot be used.
     """
-    sources = add_path_fields(find_sources(_reviewed(config)), config)
+    sources = add_path_fields(find_sources(_with_reviewed_table(config)), config)
     check_columns(config, sources.extra_types)
-    return sources if needs_work_first(config) else finish_captions(sources, config)
+    return sources if captions_need_audio(config) else finish_captions(sources, config)
 
 
-def _reviewed(config: PrepareConfig) -> PrepareConfig:
-    """Take the reviewed table, where there is one, as the table of captions."""
+def _with_reviewed_table(config: PrepareConfig) -> PrepareConfig:
+    """Return the config with the reviewed table, if there is one, as the table of captions."""
     if config.captions is not CaptionSource.review:
         return config
     return dataclasses.replace(config, captions=CaptionSource.table, table=str(review_path(config)))

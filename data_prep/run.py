@@ -1,7 +1,8 @@
-"""Which settings a dataset was made with, and the refusal to mix two."""
+"""One run of `prepare`: its config, sources and settings, and the check that two runs have the same settings."""
 
 import dataclasses
 import enum
+import functools
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -9,45 +10,56 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.inputs.fetch import PREFIX
-from data_prep.inputs.storage import is_url
-from data_prep.tracks.measuring import parse_attributes
+from data_prep.inputs.tracks import Sources
+from data_prep.storage import is_url
 from data_prep.tracks.track_worker import CutParameters
-from riffusion_train.config.prepare import CaptionSource, Duplicates, PrepareConfig
+from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.config.spectrogram import to_data
 from riffusion_train.runtime.errors import InputError
 
-_RUNNING = ("num_workers", "engine", "ray_address", "dry_run", "overwrite", "push_to_hub", "private", "part")
-_FREE = ("out", *_RUNNING, "license", "spectrogram")
-"""Keys that do not change the dataset, one that changes its card alone, and the one that is listed field by field."""
-_MEND = "choose another out=, or replace it with overwrite=true"
+_HOW_IT_RUNS = ("num_workers", "engine", "ray_address", "dry_run", "overwrite", "push_to_hub", "private", "part")
+_NOT_SETTINGS = ("out", *_HOW_IT_RUNS, "license", "spectrogram")
+"""Keys that do not change the dataset, one that changes its card only, and the one that is listed field by field."""
+_FIX = "choose another out=, or replace it with overwrite=true"
 
 
-def make_cut_parameters(config: PrepareConfig) -> CutParameters:
-    """Return the part of a config that decides what the slices of an audio file are."""
-    return CutParameters(
-        spectrogram=config.spectrogram,
-        stride_s=config.clip_stride_s,
-        shortest_s=config.shortest_clip_s,
-        silence_dbfs=config.silence_dbfs,
-        target_lufs=config.target_lufs,
-        peak_ceiling_dbfs=config.peak_ceiling_dbfs,
-        measure=parse_attributes(config.measure),
-        tags=config.captions is CaptionSource.tags,
-        acoustic=config.near_duplicates is not Duplicates.off,
-        windows=config.windows,
-        tail=config.tail,
-        skip_silence=config.skip_silence,
-        random_crops=config.random_crops,
-        most_slices=config.max_slices_per_track,
-        seed=config.seed if config.random_crops else 0,
-        remove_dc=config.remove_dc,
-    )
+@dataclasses.dataclass(frozen=True)
+class PrepareRun:
+    """What a run makes a dataset of, and with which settings."""
+
+    config: PrepareConfig
+    sources: Sources
+    parameters: dict[str, Any]
+    """Every setting that the dataset depends on, by its key on the command line, as `stats.json` records it."""
+    digest: str
+    """Hash of all sources as they were found, before captions were composed."""
+    arguments: tuple[str, ...] = ()
+    """The command line after the verb, for the card; empty when called from Python."""
+
+    @property
+    def out(self) -> Path:
+        """The dataset folder."""
+        return Path(self.config.out)
+
+    @functools.cached_property
+    def cut(self) -> CutParameters:
+        """The cutting parameters."""
+        return CutParameters.from_config(self.config)
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Key of the cutting parameters."""
+        return self.cut.key
+
+    @property
+    def command(self) -> str:
+        """The command for the card; empty when called from Python."""
+        return command_line(self.arguments, self.out) if self.arguments else ""
 
 
-def cut_data(cut: CutParameters) -> dict[str, Any]:
-    """Return the JSON-ready form of the cutting parameters."""
-    fields = {field.name: _plain(getattr(cut, field.name)) for field in dataclasses.fields(cut)}
-    return fields | {"spectrogram": to_data(cut.spectrogram)}
+def make_run(config: PrepareConfig, sources: Sources, arguments: Sequence[str] = ()) -> PrepareRun:
+    """Build the run of a config."""
+    return PrepareRun(config, sources, parameters_of(config), sources.digest(), tuple(arguments))
 
 
 def parameters_of(config: PrepareConfig) -> dict[str, Any]:
@@ -55,46 +67,46 @@ def parameters_of(config: PrepareConfig) -> dict[str, Any]:
     plain = {
         field.name: _plain(getattr(config, field.name))
         for field in dataclasses.fields(config)
-        if field.name not in _FREE
+        if field.name not in _NOT_SETTINGS
     }
     codec = to_data(config.spectrogram)["spectrogram"]
     return plain | {"audio": _absolute(config.audio)} | {f"spectrogram.{key}": codec[key] for key in codec}
 
 
-def command_line(words: Sequence[str], out: Path) -> str:
-    """Return the command for the card: the words that decide what the dataset is, and the folder's name.
+def command_line(arguments: Sequence[str], out: Path) -> str:
+    """Return the command for the card: the arguments that decide what the dataset is, and the name of its folder.
 
-    It is the same for any number of workers, parts and places.
+    It is the same for any number of workers and parts, and wherever the folder is.
     """
-    left_out = tuple(f"{key}=" for key in ("out", *_RUNNING))
-    told = [word for word in words if not word.startswith(left_out)]
-    return shlex.join(["riffusion", "prepare", *told, f"out={out.name}"])
+    left_out = tuple(f"{key}=" for key in ("out", *_HOW_IT_RUNS))
+    shown = [argument for argument in arguments if not argument.startswith(left_out)]
+    return shlex.join(["riffusion", "prepare", *shown, f"out={out.name}"])
 
 
-def refuse_differences(made: Mapping[str, Any], asked: Mapping[str, Any], where: Path, mend: str = _MEND) -> None:
-    """Refuse to go on with other settings than a dataset was begun with.
+def refuse_differences(made: Mapping[str, Any], asked: Mapping[str, Any], where: Path, fix: str = _FIX) -> None:
+    """Refuse to continue a dataset with other settings than it was begun with.
 
     Args:
         made: The settings that it was begun with.
         asked: The settings now.
-        where: What was begun.
-        mend: What to do, for the message.
+        where: Its folder.
+        fix: What to do, for the message.
 
     Raises:
         InputError: Naming the first keys that differ, with both values.
     """
     defaults = {field.name: _plain(field.default) for field in dataclasses.fields(PrepareConfig)}
-    made = {**defaults, **made}  # what an older version did not know, it did not change
+    made = {**defaults, **made}  # a setting that an older version did not have was at its default
     differing = [key for key in {**made, **asked} if key in asked and made.get(key) != asked[key]]
     if not differing:
         return
     shown = ", ".join(f"{key}={_typed(made.get(key))} (now {_typed(asked[key])})" for key in differing[:3])
     more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-    raise InputError(f"{where} was made with {shown}{more}; {mend}")
+    raise InputError(f"{where} was made with {shown}{more}; {fix}")
 
 
 def read_parameters(path: Path) -> dict[str, Any] | None:
-    """Read the settings of an unfinished run; None where there are none."""
+    """Read the settings of an unfinished run; None if there are none."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -110,4 +122,5 @@ def _plain(value: Any) -> Any:
 
 
 def _typed(value: Any) -> str:
+    """Return a value as the user would type it."""
     return "null" if value is None else str(value)

@@ -1,1 +1,1 @@
-"""Captions: cleaned, read from sidecars and tags, composed by templates."""
+"""Captions: text, tables, sidecars and tags, and the templates that compose captions from fields."""

@@ -1,58 +1,62 @@
-"""What lies beside an audio file: `song.txt` with one caption a line, `song.json` with captions and facts."""
+"""Captions and fields that come with one audio file: the sidecars `song.txt` and `song.json`, and its tags."""
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from data_prep.captions.tables import CAPTION_COLUMNS, Value, cell_texts
 from data_prep.captions.text import clean_caption, clean_captions, parse_sidecar
-from data_prep.inputs.storage import Place, one_line
-from data_prep.inputs.tables import CAPTION_COLUMNS, Value, cell_texts
+from data_prep.storage import Storage, one_line
 from riffusion_train.dataset.layout import COLUMNS
 from riffusion_train.runtime.errors import InputError
 
 
 class Sidecars(NamedTuple):
-    """What the files beside one audio file say."""
+    """Content of the sidecars of one audio file."""
 
     captions: tuple[str, ...] = ()
     columns: dict[str, Value] = {}  # noqa: RUF012 - never changed
-    found: str | None = None
-    """Name of the sidecar that was found."""
+    file_name: str | None = None
+    """Name of the first sidecar; None if there is none."""
     problem: str | None = None
-    """Why it cannot be read."""
+    """Why it cannot be read; None if it can."""
 
 
-def read_sidecars(place: Place, name: str) -> Sidecars:
+def read_sidecars(storage: Storage, name: str) -> Sidecars:
     """Read the sidecars of an audio file: `song.txt` or else `song.wav.txt`, and the same with `.json`.
 
-    A JSON file holds a list of captions, or an object whose `caption`, `captions`, `text`, `prompt` or `description` is one or
-    a list of them; its other values become columns.
+    A JSON file holds a list of captions, or an object whose `caption`, `captions`, `text`, `prompt` or `description` is a
+    caption or a list of captions; its other values become columns.
+
+    Args:
+        storage: Where the files are.
+        name: Name of the audio file.
     """
     captions: list[str] = []
     columns: dict[str, Value] = {}
-    found = None
+    file_name = None
     for suffix in (".txt", ".json"):
-        beside = sidecar_of(place, name, suffix)
+        beside = sidecar_of(storage, name, suffix)
         if beside is None:
             continue
-        found = found or PurePosixPath(beside).name
+        file_name = file_name or PurePosixPath(beside).name
         try:
-            content = place.read(beside)
+            content = storage.read(beside)
             if suffix == ".txt":
                 captions += parse_sidecar(beside, content)
             else:
                 more, columns = parse_json_sidecar(beside, content)
                 captions += more
         except (InputError, OSError) as error:
-            return Sidecars(found=found, problem=one_line(error))
-    return Sidecars(clean_captions(captions), columns, found)
+            return Sidecars(file_name=file_name, problem=one_line(error))
+    return Sidecars(clean_captions(captions), columns, file_name)
 
 
-def sidecar_of(place: Place, name: str, suffix: str = ".txt") -> str | None:
-    """Return the name of an audio file's sidecar; None where there is none."""
+def sidecar_of(storage: Storage, name: str, suffix: str = ".txt") -> str | None:
+    """Return the name of an audio file's sidecar; None if there is none."""
     for beside in (str(PurePosixPath(name).with_suffix(suffix)), name + suffix):
-        if place.locate(beside) is not None:
+        if storage.locate(beside) is not None:
             return beside
     return None
 
@@ -74,7 +78,7 @@ def parse_json_sidecar(where: str, content: bytes) -> tuple[tuple[str, ...], dic
     caption_key = next((key for key in CAPTION_COLUMNS if data.get(key)), None)
     captions = clean_captions(cell_texts(data[caption_key])) if caption_key else ()
     plain = {str(key): _plain(value) for key, value in data.items() if key not in CAPTION_COLUMNS}
-    # A name that the dataset itself uses is kept under another.
+    # A field whose name the dataset itself uses is kept under another name.
     columns: dict[str, Value] = {
         f"sidecar_{key}" if key in COLUMNS else key: value for key, value in plain.items() if value is not None
     }
@@ -100,31 +104,31 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "date": ("tdrc", "tyer", "\xa9day", "date", "year", "wm/year"),
     "comment": ("comm", "\xa9cmt", "desc", "comment", "description"),
 }
-"""Our names, and what the formats call them, in lower case."""
+"""Our names, and those of the file formats in lower case, in order of preference."""
 TAG_COLUMNS = tuple(_NAMES)
 
 
 def read_tags(path: Path) -> dict[str, str]:
-    """Return the tags of an audio file by our names; empty where it has none or cannot be read.
+    """Return the tags of an audio file by our names; empty if it has none, or they cannot be read.
 
-    Tags are no more than a source of captions: a file with damaged ones may hold sound all the same.
+    Tags only serve captions, so damaged tags are not an error: the audio may still be good.
     """
     import mutagen
 
     try:
-        found = mutagen.File(path)
-        raw = dict(found.tags.items()) if found is not None and found.tags is not None else {}
-    except Exception:  # mutagen raises what its parsers meet
+        file = mutagen.File(path)
+        raw = dict(file.tags.items()) if file is not None and file.tags is not None else {}
+    except Exception:  # mutagen passes on whatever its parsers raise
         raw = {}
-    plain = _lower(raw) or _lower(_container_tags(path))
-    tags = {name: next((plain[key] for key in keys if plain.get(key)), "") for name, keys in _NAMES.items()}
+    by_key = _lower(raw) or _lower(_container_tags(path))
+    tags = {name: next((by_key[key] for key in keys if by_key.get(key)), "") for name, keys in _NAMES.items()}
     return {name: text for name, text in tags.items() if text}
 
 
 def _lower(raw: Mapping[str, Any]) -> dict[str, str]:
     plain: dict[str, str] = {}
     for name, value in raw.items():
-        # ID3 keys bear a description: COMM:title:eng
+        # ID3 keys carry a description and a language: COMM:title:eng
         key = name.lower() if name.startswith("----") else name.lower().split(":")[0]
         plain.setdefault(key, clean_caption(", ".join(_texts(value))))
     return plain
@@ -139,7 +143,7 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def _container_tags(path: Path) -> dict[str, str]:
-    """Return what FFmpeg reads of a container that mutagen does not know, such as Matroska."""
+    """Return the tags that FFmpeg reads from a container that mutagen does not know, such as Matroska."""
     import av
 
     try:

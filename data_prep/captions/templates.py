@@ -1,4 +1,4 @@
-"""Templates: fields read out of a path, and captions composed of fields."""
+"""Templates: reading fields from a path, and composing captions from fields."""
 
 import re
 import string
@@ -6,21 +6,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from data_prep.captions.tables import Value
 from data_prep.captions.text import clean_caption
-from data_prep.inputs.tables import Value
 from riffusion_train.runtime.errors import InputError
 
 _FIELD = re.compile(r"\{(\w*)\}")
 
 
 class PathTemplate:
-    """Reads fields out of the last parts of a path: `{genre}/{artist} - {title}`; `{}` matches anything and keeps nothing.
+    """Reads fields from the last parts of a path: `{genre}/{artist} - {title}`; `{}` matches anything and keeps nothing.
 
     Args:
         text: The template, without the suffix of the files.
 
     Raises:
-        InputError: If it has no field, or one twice.
+        InputError: If it has no field, or has one twice.
     """
 
     def __init__(self, text: str) -> None:
@@ -28,36 +28,35 @@ class PathTemplate:
         self.fields = [name for name in _FIELD.findall(text) if name]
         if not self.fields or len(set(self.fields)) != len(self.fields):
             raise InputError(f"path_template={text}: write fields as {{genre}}/{{artist}} - {{title}}, each once")
-        literals = _FIELD.split(text)
         pattern = ""
-        for index, piece in enumerate(literals):
+        for index, piece in enumerate(_FIELD.split(text)):  # literals at even places, names of fields at odd ones
             named = rf"(?P<{piece}>[^/]+?)" if piece else "[^/]+?"
             pattern += re.escape(piece) if index % 2 == 0 else named
         self._pattern = re.compile(pattern)
         self._depth = text.count("/") + 1
 
     def read(self, source: str) -> dict[str, str] | None:
-        """Return the fields of a path with forward slashes, underscores as spaces; None where it does not match."""
+        """Return the fields of a path with forward slashes, underscores as spaces; None if it does not match."""
         parts = PurePosixPath(source).with_suffix("").parts[-self._depth :]
-        found = self._pattern.fullmatch("/".join(parts))
-        return (
-            {name: clean_caption(text.replace("_", " ")) for name, text in found.groupdict().items()} if found else None
-        )
+        match = self._pattern.fullmatch("/".join(parts))
+        if match is None:
+            return None
+        return {name: clean_caption(text.replace("_", " ")) for name, text in match.groupdict().items()}
 
 
 class _Field(NamedTuple):
     names: tuple[str, ...]
-    """Alternatives: the first that is known is taken."""
+    """Alternatives: the first field with a value is taken."""
     text: str | None
-    """What stands in where none is."""
+    """Default if none has a value."""
     format: str
 
 
 class CaptionTemplate:
-    """Composes a caption of fields: `{genre|style} {instrument|"music"}, {bpm:.0f} bpm, in {key}`.
+    """Composes a caption from fields: `{genre|style} {instrument|"music"}, {bpm:.0f} bpm, in {key}`.
 
-    A part between commas is left out where it has fields and none of them is known; so is the whole caption where nothing
-    is left of its fields. `{a|b|"text"}` takes the first field that is known, or the text.
+    A part between commas is left out if it has fields and none of them has a value; so is the whole caption if none of its
+    fields has one. `{a|b|"text"}` takes the first field that has a value, or else the text.
 
     Args:
         text: The template.
@@ -81,23 +80,26 @@ class CaptionTemplate:
 
     @property
     def names(self) -> list[str]:
-        """Names of all fields."""
+        """Names of all fields, in order."""
         return [name for part in self._parts for piece in part if isinstance(piece, _Field) for name in piece.names]
 
     def check(self, known: Iterable[str]) -> None:
         """Refuse a field that no track can have.
 
+        Args:
+            known: The fields that tracks can have.
+
         Raises:
-            InputError: Naming the field and those there are.
+            InputError: Naming the field, and those that exist.
         """
-        there = sorted(known)
+        existing = sorted(known)
         for name in self.names:
-            if name not in there:
-                have = f"there are {', '.join(there)}" if there else "there are none"
+            if name not in existing:
+                have = f"there are {', '.join(existing)}" if existing else "there are none"
                 raise InputError(f"caption_template: no column or field '{name}'; {have}")
 
     def fill(self, fields: Mapping[str, Value]) -> str | None:
-        """Return the caption for a track's fields; None where nothing is known."""
+        """Return the caption for a track's fields; None if none of its fields has a value."""
         texts, any_known = [], not self.names
         for part in self._parts:
             filled = [piece if isinstance(piece, str) else _text(piece, fields) for piece in part]
@@ -109,12 +111,12 @@ class CaptionTemplate:
 
 
 def _field(name: str, form: str) -> _Field:
-    *names, last = (word.strip() for word in name.split("|"))
+    *names, last = (alternative.strip() for alternative in name.split("|"))
     if len(last) >= 2 and last[0] == last[-1] and last[0] in "'\"":
         return _Field(tuple(names), last[1:-1], form)
-    for word in (*names, last):
-        if not word.isidentifier():
-            raise ValueError(f"'{word}' is no name of a column")
+    for alternative in (*names, last):
+        if not alternative.isidentifier():
+            raise ValueError(f"'{alternative}' is not the name of a column")
     return _Field((*names, last), None, form)
 
 
@@ -128,6 +130,6 @@ def _text(field: _Field, fields: Mapping[str, Value]) -> str | None:
         except ValueError:
             try:
                 return format(float(value), field.format)
-            except ValueError:  # a text where a number was meant: better as it is than not at all
+            except ValueError:  # a text where the format expects a number: use it as it is
                 return str(value)
     return field.text

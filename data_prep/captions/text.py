@@ -1,4 +1,4 @@
-"""Captions as text: cleaning, and texts with one caption a line."""
+"""Captions as text: cleaning, reading one caption per line, and counting tokens."""
 
 import functools
 import gzip
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 
 
 _INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u2060"))
-"""Byte-order mark, zero-width space, word joiner: they would change the tokens of a caption nobody can tell apart."""
+"""Byte-order mark, zero-width space, word joiner: invisible, and yet they change the tokens of a caption."""
 
 
 def clean_caption(text: str) -> str:
-    """Return `text` in Unicode NFC, without control characters, with single spaces and no blank ends."""
+    """Return `text` in Unicode NFC, without control characters, with single spaces and none at the ends."""
     composed = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
     printable = "".join(" " if unicodedata.category(char) == "Cc" else char for char in composed)
     return " ".join(printable.split())
 
 
 def clean_captions(texts: Iterable[str]) -> tuple[str, ...]:
-    """Clean each caption; empty ones and repetitions are left out, the order stays."""
+    """Return the cleaned captions in their order, without empty ones and repetitions."""
     return tuple(dict.fromkeys(caption for caption in map(clean_caption, texts) if caption))
 
 
 def one_line_caption(value: object) -> str | None:
-    """Return a value as a cleaned text; None of nothing."""
+    """Return a value as a cleaned text; None if it is None or empty."""
     return (clean_caption(str(value)) or None) if value is not None else None
 
 
 def parse_sidecar(where: str, content: bytes) -> tuple[str, ...]:
-    """Read a sidecar: one caption a line, UTF-8.
+    """Return the captions of a `.txt` sidecar: one per line, in UTF-8.
 
     Args:
         where: Its name, for messages.
@@ -60,13 +60,13 @@ def read_sidecar(path: Path) -> tuple[str, ...]:
 
 
 MAX_TOKENS = 77
-"""What the text encoder sees, its start and end included; a longer caption is cut off in training."""
+"""Length of CLIP's context with its start and end tokens; training cuts off longer captions."""
 _NUM_MERGES = 49408 - 2 * 256 - 2
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def count_tokens(captions: Iterable[str]) -> list[int]:
-    """Return the number of tokens of each caption, start and end included."""
+    """Return the number of tokens of each caption, with the start and end tokens."""
     return [len(encoded.ids) + 2 for encoded in _tokenizer().encode_batch(list(captions))]
 
 

@@ -1,1 +1,1 @@
-"""The demo's corpus: short clips composed by rule, rendered with sampled instruments, captioned in words."""
+"""The demo's corpus: short clips, composed by rule, rendered with sampled instruments, and captioned."""

@@ -1,9 +1,9 @@
-"""Write the corpus: one audio file and one caption sidecar a clip, and a table of all of them.
+"""Writing the corpus: an audio file and a caption sidecar for each clip, and a table of all clips.
 
 DIR/00000.flac      5.12 s of mono audio
-DIR/00000.txt       its captions, one a line
-DIR/metadata.jsonl  file_name, caption (a list), and every attribute, one line a clip; written last
-DIR/corpus.json     what the corpus was made with
+DIR/00000.txt       its captions, one per line
+DIR/metadata.jsonl  file_name, caption (a list), and every attribute, one line per clip; written last
+DIR/corpus.json     the settings that the corpus was made with
 """
 
 import dataclasses
@@ -26,33 +26,33 @@ from data_prep.corpus.render import (
 )
 from data_prep.corpus.score import attributes_of, captions_of, compose_notes
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import write_atomically
+from riffusion_train.runtime.files import write_atomically, write_json
 from riffusion_train.runtime.progress import ProgressReport
 
 TABLE_FILE = "metadata.jsonl"
 SETTINGS_FILE = "corpus.json"
 
-_BATCH = 8
-"""Clips one worker renders between two reports."""
+_BATCH_SIZE = 8
+"""Clips that a worker renders between two reports."""
 
 
 def write_corpus(
     out: Path, clips: int = 1800, seed: int = 0, soundfont: Path | None = None, num_workers: int = 2
 ) -> bool:
-    """Compose, caption and render a corpus; clips that are there already are kept.
+    """Compose, caption and render a corpus; clips that exist already are kept.
 
     Args:
-        out: Folder of the corpus; made where missing.
-        clips: Number of clips. A corpus may grow by a later call, and does not shrink.
+        out: Folder of the corpus; created if missing.
+        clips: Number of clips. A later call may extend a corpus, but not shrink it.
         seed: Seed of the whole corpus.
-        soundfont: A SoundFont 2 file with General MIDI programs; None takes the one that `pretty_midi` ships.
+        soundfont: A SoundFont 2 file with General MIDI programs; None takes the one in the package `pretty_midi`.
         num_workers: Number of processes; 0 renders in this one.
 
     Returns:
-        Whether anything was rendered: False where the corpus was complete already.
+        Whether anything was rendered: False if the corpus was complete already.
 
     Raises:
-        InputError: If the extra `demo` is missing, the SoundFont is of no use, or `out` holds another corpus.
+        InputError: If the extra `demo` is missing, the SoundFont cannot be used, or `out` holds another corpus.
     """
     if clips < 1:
         raise InputError(f"clips={clips}: at least 1")
@@ -70,42 +70,43 @@ def write_corpus(
     done = _table_length(out)
     if done > clips:
         raise InputError(f"out={out}: holds {done} clips, more than clips={clips}; choose another out=DIR")
-    wanted = [clip for clip in range(clips) if not _is_finished(out, clip)]
-    if wanted:
+    missing = [clip for clip in range(clips) if not _is_finished(out, clip)]
+    if missing:
         require_renderer()
-        with ProgressReport("render clips", len(wanted)) as progress:
-            rendered = _render_all(out, wanted, seed, font_path, font, num_workers)
+        with ProgressReport("render clips", len(missing)) as progress:
+            rendered = _render_all(out, missing, seed, font_path, font, num_workers)
             for done_now, _ in enumerate(rendered, start=1):
                 progress.update(done_now)
     elif done == clips:
         return False
     _write_table(out, clips, seed)
-    return bool(wanted)
+    return bool(missing)
 
 
 def file_stem(clip: int) -> str:
-    """Return the file name of a clip without its ending."""
+    """Return the file name of a clip without its suffix."""
     return f"{clip:05d}"
 
 
 def _palette_hash() -> str:
+    # Of the file itself: any change of the palette makes another corpus, which must not be mixed with an old one.
     return hashlib.sha256(Path(palette.__file__).read_bytes()).hexdigest()
 
 
 def _claim(out: Path, settings: dict[str, object]) -> None:
-    """Write the settings into a new folder, or check that a used one holds the same corpus."""
+    """Write the settings into a new folder, or check that an existing one holds the same corpus."""
     path = out / SETTINGS_FILE
     if path.is_file():
         try:
-            held = json.loads(path.read_text(encoding="utf-8"))
+            existing = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             raise InputError(f"{path}: not valid JSON; delete it or choose another out=DIR") from None
-        odd = sorted(key for key in settings if held.get(key) != settings[key])
-        if odd:
-            raise InputError(f"out={out}: holds a corpus with another {', '.join(odd)}; choose another out=DIR")
+        differing = sorted(key for key in settings if existing.get(key) != settings[key])
+        if differing:
+            raise InputError(f"out={out}: holds a corpus with another {', '.join(differing)}; choose another out=DIR")
         return
     out.mkdir(parents=True, exist_ok=True)
-    _write_text(path, json.dumps(settings, indent=2) + "\n")
+    write_json(path, settings, ascii_only=True)
 
 
 def _table_length(out: Path) -> int:
@@ -114,7 +115,7 @@ def _table_length(out: Path) -> int:
 
 
 def _is_finished(out: Path, clip: int) -> bool:
-    # The audio is renamed into place after the captions, so that it alone tells whether the clip is whole.
+    # Each file appears only when it is complete, the audio after the captions.
     return (out / f"{file_stem(clip)}.flac").is_file() and (out / f"{file_stem(clip)}.txt").is_file()
 
 
@@ -123,21 +124,21 @@ def _write_clip(out: Path, clip: int, seed: int, font: bytes) -> None:
     midi = midi_bytes(compose_notes(attributes, seed, clip), attributes.instrument)
     audio = render_clip(font, midi)
     stem = file_stem(clip)
-    _write_text(out / f"{stem}.txt", "\n".join(captions_of(attributes, seed, clip)) + "\n")
+    write_atomically(out / f"{stem}.txt", "\n".join(captions_of(attributes, seed, clip)) + "\n")
     write_atomically(out / f"{stem}.flac", flac_bytes(audio))
 
 
 def _render_all(
     out: Path, clips: list[int], seed: int, font_path: Path, font: bytes, num_workers: int
 ) -> Iterator[int]:
-    """Render clips and yield each one when it stands."""
+    """Render clips; yields each one once it is written."""
     if num_workers == 0:
         for clip in clips:
             _write_clip(out, clip, seed, font)
             yield clip
         return
-    batches = [clips[start : start + _BATCH] for start in range(0, len(clips), _BATCH)]
-    # Fresh processes rather than forked ones: the caller may hold torch's threads.
+    batches = [clips[start : start + _BATCH_SIZE] for start in range(0, len(clips), _BATCH_SIZE)]
+    # Spawned processes rather than forked ones, since the caller may hold torch's threads.
     context = multiprocessing.get_context("spawn")
     workers = min(num_workers, len(batches))
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(font_path,))
@@ -153,7 +154,7 @@ _worker_font = b""
 
 def _start_worker(font_path: Path) -> None:
     global _worker_font
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent handles it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _worker_font = load_soundfont(font_path)
 
@@ -171,8 +172,4 @@ def _write_table(out: Path, clips: int, seed: int) -> None:
         captions = captions_of(attributes, seed, clip)
         row = {"file_name": f"{file_stem(clip)}.flac", "caption": captions, **dataclasses.asdict(attributes)}
         rows.append(json.dumps(row, ensure_ascii=False))
-    _write_text(out / TABLE_FILE, "\n".join(rows) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, text.encode())
+    write_atomically(out / TABLE_FILE, "\n".join(rows) + "\n")

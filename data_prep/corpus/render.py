@@ -1,4 +1,4 @@
-"""Turn notes into sound: MIDI bytes, a SoundFont, and 5.12 seconds of mono audio."""
+"""Rendering notes: from a MIDI file and a SoundFont to 5.12 seconds of mono audio."""
 
 import importlib.util
 import io
@@ -16,8 +16,9 @@ from data_prep.corpus.score import Note
 from riffusion_train.runtime.errors import InputError
 
 RATE_HZ = 22050
-"""Sample rate of the written files: the demo's codec ends at 10 kHz."""
+"""Sample rate of the written files; the demo's codec goes up to 10 kHz."""
 PEAK = 0.9
+"""Largest sample of a clip."""
 
 _TICKS_PER_BEAT = 480
 _TICKS_PER_SECOND = 2 * _TICKS_PER_BEAT  # at MIDI's default of 120 beats a minute
@@ -37,7 +38,7 @@ def default_soundfont() -> Path:
         fonts = sorted(Path(folder).glob("*.sf2"))
         if fonts:
             return fonts[0]
-    raise InputError(f"no General MIDI SoundFont is installed: {_INSTALL}, or give soundfont=PATH")
+    raise InputError(f"no General MIDI SoundFont is installed; {_INSTALL}, or give soundfont=PATH")
 
 
 def require_renderer() -> None:
@@ -48,14 +49,14 @@ def require_renderer() -> None:
     """
     for package in ("midirenderer", "mido"):
         if importlib.util.find_spec(package) is None:
-            raise InputError(f"composing the corpus needs the package {package}: {_INSTALL}")
+            raise InputError(f"composing the corpus needs the package {package}; {_INSTALL}")
 
 
 def load_soundfont(path: Path) -> bytes:
     """Read a SoundFont 2 file.
 
     Raises:
-        InputError: If the file cannot be read, is no SoundFont, or is an SF3, whose samples are compressed.
+        InputError: If the file cannot be read, is not a SoundFont, or is an SF3, whose samples are compressed.
     """
     try:
         data = path.read_bytes()
@@ -70,7 +71,7 @@ def load_soundfont(path: Path) -> bytes:
 
 
 def midi_bytes(notes: Sequence[Note], instrument: str) -> bytes:
-    """Write notes as a standard MIDI file: one track, the instrument on the first channel, drums on the tenth."""
+    """Return notes as a standard MIDI file: one track, the instrument on the first channel, drums on the tenth."""
     import mido
 
     track = mido.MidiTrack([mido.Message("program_change", channel=0, program=INSTRUMENTS[instrument].program)])
@@ -81,7 +82,7 @@ def midi_bytes(notes: Sequence[Note], instrument: str) -> bytes:
         on = mido.Message("note_on", channel=channel, note=note.pitch, velocity=note.velocity)
         off = mido.Message("note_off", channel=channel, note=note.pitch)
         events += [(_ticks(note.start_s), 1, on), (_ticks(end_s), 0, off)]
-    # A last silent event makes the renderer go on to the end of the clip.
+    # A last silent event makes the renderer continue to the end of the clip.
     events.append((_ticks(CLIP_S + _RELEASE_S), 0, mido.Message("note_off", channel=0, note=0)))
     now = 0
     for tick, _, message in sorted(events, key=lambda event: event[:2]):  # a repeated note ends before it starts again
@@ -93,16 +94,16 @@ def midi_bytes(notes: Sequence[Note], instrument: str) -> bytes:
 
 
 def render_clip(soundfont: bytes, midi: bytes) -> npt.NDArray[np.float32]:
-    """Render a MIDI file to mono audio: `CLIP_S` seconds at `RATE_HZ`, its largest peak at `PEAK`; shape (samples,).
+    """Render a MIDI file to `CLIP_S` seconds of mono audio at `RATE_HZ`, scaled to `PEAK`; shape (samples,).
 
     Raises:
-        InputError: If the SoundFont cannot be played, or stays silent.
+        InputError: If the SoundFont cannot be played, or is silent.
     """
     import midirenderer
 
     try:
         rendered = midirenderer.render_wave_from(soundfont, midi)
-    except Exception as error:  # the renderer raises plain exceptions of several kinds for a font it cannot read
+    except Exception as error:  # the renderer raises various exceptions for a font that it cannot read
         raise InputError(f"the SoundFont cannot be played: {str(error).splitlines()[0]}") from None
     with wave.open(io.BytesIO(rendered)) as reader:
         rate_hz, channels = reader.getframerate(), reader.getnchannels()
@@ -112,7 +113,7 @@ def render_clip(soundfont: bytes, midi: bytes) -> npt.NDArray[np.float32]:
     audio = np.pad(audio, (0, round(CLIP_S * RATE_HZ) - len(audio)))
     peak = float(np.abs(audio).max())
     if peak < 1.0:
-        raise InputError("the SoundFont stays silent for this clip; give a General MIDI .sf2")
+        raise InputError("the SoundFont is silent for this clip; give a General MIDI .sf2")
     return (audio * (PEAK / peak)).astype(np.float32)
 
 

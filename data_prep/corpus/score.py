@@ -1,4 +1,4 @@
-"""Choose the attributes of a clip and compose its notes. Clip `i` of seed `s` is a pure function of (s, i)."""
+"""The score of a clip: its attributes, its notes, and its captions. Clip `i` of seed `s` is a pure function of (s, i)."""
 
 import dataclasses
 import itertools
@@ -20,12 +20,14 @@ from data_prep.corpus.palette import (
 
 _COMBINATIONS = tuple(itertools.product(INSTRUMENTS, TEMPI, DRUMS, REGISTERS, PATTERNS))
 _ARPEGGIO_STEPS = (0, 2, 4, 7, 4, 2, 0, 2)
+"""Scale steps above the root of the chord, one for each half beat of a bar."""
 _LAST_ONSET_S = CLIP_S - 0.02
+CAPTIONS_PER_CLIP = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Attributes:
-    """What a clip is: the names are keys of the tables in `palette`."""
+    """The attributes of a clip; texts are keys of the tables in `palette`."""
 
     instrument: str
     tempo: str
@@ -54,11 +56,11 @@ def attributes_of(seed: int, clip: int) -> Attributes:
     Each round of clips visits every combination of instrument, tempo, drums, register and pattern once, in an order
     shuffled by (seed, round), so that the attributes are balanced and independent of each other.
     """
-    round_index, place = divmod(clip, len(_COMBINATIONS))
+    round_index, position = divmod(clip, len(_COMBINATIONS))
     order = list(range(len(_COMBINATIONS)))
-    address(seed, round_index, "order").shuffle(order)
-    instrument, tempo, drums, register, pattern = _COMBINATIONS[order[place]]
-    rng = address(seed, clip, "attributes")
+    addressed_random(seed, round_index, "order").shuffle(order)
+    instrument, tempo, drums, register, pattern = _COMBINATIONS[order[position]]
+    rng = addressed_random(seed, clip, "attributes")
     return Attributes(
         instrument=instrument,
         tempo=tempo,
@@ -72,8 +74,8 @@ def attributes_of(seed: int, clip: int) -> Attributes:
 
 
 def compose_notes(attributes: Attributes, seed: int, clip: int) -> list[Note]:
-    """Compose the notes of one clip, the first one at 0 s on the first beat of a bar; in order of their onsets."""
-    rng = address(seed, clip, "notes")
+    """Return the notes of one clip in order of their onsets; the first one is at 0 s, on the first beat of a bar."""
+    rng = addressed_random(seed, clip, "notes")
     beat_s = 60 / attributes.bpm
     beats = math.ceil(CLIP_S / beat_s)
     play = {"melody": _melody, "chords": _chords, "arpeggio": _arpeggio}[attributes.pattern]
@@ -81,9 +83,12 @@ def compose_notes(attributes: Attributes, seed: int, clip: int) -> list[Note]:
     return sorted((note for note in notes if note.start_s < _LAST_ONSET_S), key=lambda note: (note.start_s, note.pitch))
 
 
-def address(seed: int, place: int, purpose: str) -> random.Random:
-    """Return a generator that depends on nothing but its address (a text seed is hashed, the same in every process)."""
-    return random.Random(f"{seed}/{place}/{purpose}")
+def addressed_random(seed: int, index: int, purpose: str) -> random.Random:
+    """Return a random generator that depends on its arguments alone.
+
+    `random.Random` hashes a text seed in the same way in every process.
+    """
+    return random.Random(f"{seed}/{index}/{purpose}")
 
 
 def _pitch(attributes: Attributes, step: int) -> int:
@@ -138,15 +143,12 @@ def _drum_notes(drums: str, beat_s: float, beats: int) -> list[Note]:
     ]
 
 
-CAPTIONS_PER_CLIP = 3
-
-
 def captions_of(attributes: Attributes, seed: int, clip: int) -> list[str]:
-    """Return the captions of one clip: the canonical one, then others from different templates with words drawn by chance.
+    """Return the captions of one clip: the canonical one, then others from different templates with random words.
 
     Each names instrument, tempo, drums, register and pattern.
     """
-    rng = address(seed, clip, "captions")
+    rng = addressed_random(seed, clip, "captions")
     captions = [prompt_of(attributes)]
     for template in rng.sample(TEMPLATES[1:], CAPTIONS_PER_CLIP - 1):
         words = {name: rng.choice(choices) for name, choices in _words(attributes).items()}

@@ -1,1 +1,1 @@
-"""All tracks through workers: here, in processes, on a Ray cluster, or as array jobs."""
+"""Running all tracks: in this process, in worker processes, on a Ray cluster, or as the parts of an array job."""

@@ -1,8 +1,8 @@
-"""A crew of worker processes, one task at a time each; a worker that dies costs its task only.
+"""A pool of worker processes with one task at a time each; if a worker dies, only its task is lost.
 
-On Linux they are forked from a server that has imported what they need, so that a crew of any size imports it once.
-`concurrent.futures` cannot say which task killed its pool; here each worker has its own pipe, so the parent knows. Workers
-leave by themselves when the parent is gone, since their pipe ends.
+On Linux the workers are forked from a server that has imported what they need, so a pool of any size imports it once.
+`concurrent.futures` cannot say which task killed its pool; here each worker has its own pipe, so the parent knows. When the
+parent is gone, the pipes end and the workers exit by themselves.
 """
 
 import contextlib
@@ -23,11 +23,16 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM
 _IMPORTED_ONCE = ["data_prep.tracks.track_worker", "riffusion_train.audio.codec.codec"]
 _READY = -1
 _POLL_S = 0.2
-_ATTEMPTS_TO_START = 2
+_START_ATTEMPTS = 2
+"""Failed starts per worker after which a run ends."""
 
 
 class WorkerDied:
-    """Stands for the result of a task whose process was killed or crashed."""
+    """The result of a task whose process was killed or crashed.
+
+    Args:
+        exit_code: Exit code of the process; minus the number of the signal that killed it.
+    """
 
     def __init__(self, exit_code: int | None) -> None:
         self.exit_code = exit_code
@@ -42,10 +47,10 @@ class WorkerDied:
 def run_here(
     make: Callable[[Any], Callable[[Any], Any]], setup: Any, tasks: Sequence[Any]
 ) -> Generator[tuple[int, Any], None, None]:
-    """Do the tasks in this process, in order; yields (index, result)."""
-    work = make(setup)
+    """Run the tasks in this process, in order; yields (index, result). Arguments as of `run_in_processes`."""
+    do = make(setup)
     for index, task in enumerate(tasks):
-        yield index, work(task)
+        yield index, do(task)
 
 
 def run_in_processes(
@@ -56,46 +61,46 @@ def run_in_processes(
     log: Path,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[tuple[int, Any], None, None]:
-    """Do the tasks in `num_workers` processes; yields (index, result) in the order they are finished.
+    """Run the tasks in `num_workers` processes; yields (index, result) in the order in which they are finished.
 
-    The result is a `WorkerDied` for a task whose process crashed. The iteration ends early once `stopped()` is true.
+    The result of a task whose process crashed is a `WorkerDied`. The iteration ends early once `stopped()` is true.
 
     Args:
-        make: Module-level function that builds the work from `setup`, once in each process.
-        setup: What `make` gets; it must pickle, as must tasks and results.
-        tasks: The work's arguments.
+        make: Module-level function that builds the function for the tasks from `setup`, once in each process.
+        setup: Argument of `make`; it must be picklable, as must tasks and results.
+        tasks: Arguments of the function that `make` builds.
         num_workers: Number of processes.
-        log: File that takes what the workers and the libraries in them print to stderr.
-        stopped: Asked at least five times a second.
+        log: File that receives what the workers, and the libraries in them, print to stderr.
+        stopped: Whether to stop; called at least five times a second.
 
     Raises:
-        Exception: What the work raised, which ends the run.
+        Exception: What a task raised, which ends the run.
         RuntimeError: If processes cannot be started.
     """
-    crew: dict[Connection, _Worker] = {}
+    workers: dict[Connection, _Worker] = {}
     upcoming = iter(enumerate(tasks))
     pending = len(tasks)
-    failures = 0
+    failed_starts = 0
     try:
         for _ in range(min(num_workers, len(tasks))):
-            _join(crew, _start(make, setup, log))
+            _add(workers, _start(make, setup, log))
         while pending and not stopped():
-            for pipe in wait(list(crew), timeout=_POLL_S):
+            for pipe in wait(list(workers), timeout=_POLL_S):
                 assert isinstance(pipe, Connection)
-                worker = crew[pipe]
+                worker = workers[pipe]
                 try:
                     index, result, fault = pipe.recv()
                 except (EOFError, ConnectionError):
-                    died, index = crew.pop(pipe).reap(), worker.task
+                    died, index = workers.pop(pipe).reap(), worker.task
                     if index is None:
-                        failures += 1
-                        if failures >= _ATTEMPTS_TO_START * num_workers:
+                        failed_starts += 1
+                        if failed_starts >= _START_ATTEMPTS * num_workers:
                             raise RuntimeError(f"worker processes do not start: {died}; see {log}") from None
                     else:
                         pending -= 1
                         yield index, died
                     if pending:
-                        _join(crew, _start(make, setup, log))
+                        _add(workers, _start(make, setup, log))
                     continue
                 if fault is not None:
                     raise fault
@@ -104,17 +109,17 @@ def run_in_processes(
                     yield index, result
                 worker.give(next(upcoming, None))
     finally:
-        for worker in crew.values():
+        for worker in workers.values():
             worker.stop()
 
 
 class SoleWorker:
-    """One worker process that is started anew after it has died, for whoever brings a crew of its own.
+    """A single worker process that is restarted after it has died, for callers with a pool of their own.
 
     Args:
-        make: Module-level function that builds the work from `setup`, once in each process.
-        setup: What `make` gets.
-        log: File that takes what the worker prints to stderr.
+        make: Module-level function that builds the function for the tasks from `setup`, once in each process.
+        setup: Argument of `make`.
+        log: File that receives what the worker prints to stderr.
     """
 
     def __init__(self, make: Callable[[Any], Callable[[Any], Any]], setup: Any, log: Path) -> None:
@@ -122,10 +127,10 @@ class SoleWorker:
         self._worker: _Worker | None = None
 
     def __call__(self, task: Any) -> Any:
-        """Return the task's result; a `WorkerDied` where its process crashed.
+        """Return the task's result; a `WorkerDied` if its process crashed.
 
         Raises:
-            Exception: What the work raised.
+            Exception: What the task raised.
             RuntimeError: If no process can be started.
         """
         worker = self._worker = self._worker or self._started()
@@ -141,14 +146,14 @@ class SoleWorker:
         return result
 
     def stop(self) -> None:
-        """End the process."""
+        """Stop the process."""
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
 
     def _started(self) -> "_Worker":
         died: WorkerDied | None = None
-        for _ in range(_ATTEMPTS_TO_START):
+        for _ in range(_START_ATTEMPTS):
             worker = _start(self._make, self._setup, self._log)
             try:
                 _, _, fault = worker.pipe.recv()
@@ -163,6 +168,8 @@ class SoleWorker:
 
 
 class _Worker:
+    """A process, its pipe, and the number of the task that it is doing."""
+
     def __init__(self, process: BaseProcess, pipe: Connection) -> None:
         self.process = process
         self.pipe = pipe
@@ -171,7 +178,7 @@ class _Worker:
     def give(self, numbered_task: tuple[int, Any] | None) -> None:
         self.task = numbered_task[0] if numbered_task else None
         if numbered_task is not None:
-            with contextlib.suppress(BrokenPipeError):  # it died meanwhile; the next wait() finds that out
+            with contextlib.suppress(BrokenPipeError):  # it has died; the next receive will notice
                 self.pipe.send(numbered_task)
 
     def reap(self) -> WorkerDied:
@@ -180,22 +187,23 @@ class _Worker:
         return WorkerDied(self.process.exitcode)
 
     def stop(self) -> None:
-        self.process.kill()  # what it writes is renamed into place, so nothing can be left half done
+        self.process.kill()  # safe at any time: it writes whole files only
         self.reap()
 
 
-def _join(crew: dict[Connection, _Worker], worker: _Worker) -> None:
-    crew[worker.pipe] = worker
+def _add(workers: dict[Connection, _Worker], worker: _Worker) -> None:
+    workers[worker.pipe] = worker
 
 
 def _start(make: Callable[[Any], Any], setup: Any, log: Path) -> _Worker:
     context = _context()
     ours, theirs = context.Pipe()
-    # The server keeps the environment that it was started in, so a worker is told of the one that there is now.
+    # The fork server keeps the environment that it was started with, so each worker receives the current one.
     environment = {**os.environ, **_ONE_THREAD}
     process = context.Process(target=_serve, args=(theirs, make, setup, str(log), environment), daemon=True)
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    # All of them inherit both: one thread each, and a blocked SIGINT, since Ctrl-C reaches them too but is the parent's.
+    # Workers inherit two things: one thread each, and a blocked SIGINT, since Ctrl-C reaches the whole process group but
+    # is for the parent to handle.
     os.environ.update(_ONE_THREAD)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -222,17 +230,18 @@ def _context() -> Any:
 def _serve(
     pipe: Connection, make: Callable[[Any], Callable[[Any], Any]], setup: Any, log: str, environment: dict[str, str]
 ) -> None:
+    """Run in the worker process: do the tasks from the pipe until it ends."""
     os.environ.clear()
     os.environ.update(environment)
     with contextlib.suppress(OSError):
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)  # mpg123 writes there from C
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)  # mpg123 writes to stderr from C
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
-            work = make(setup)
+            do = make(setup)
             pipe.send((_READY, None, None))
             while True:
                 index, task = pipe.recv()
-                pipe.send((index, work(task), None))
+                pipe.send((index, do(task), None))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise
         except InputError as error:

@@ -1,1 +1,1 @@
-"""What goes in: audio files wherever they lie, with what tables and names say about them."""
+"""Inputs: finding and fetching audio files, with the captions and columns that tables, sidecars and names give them."""

@@ -1,6 +1,6 @@
-"""Data sets of the `datasets` library as a source: by Hub id, or a local copy. The audio is decoded by us alone.
+"""Fetching audio: remote files through fsspec, and the rows of data sets of the `datasets` library (Hub id or local copy).
 
-`datasets` decodes audio by torchcodec, which many machines cannot load; with `decode=False` it hands out the bytes.
+`datasets` would decode audio with torchcodec, which many machines cannot load; with `decode=False` it returns the bytes.
 """
 
 import contextlib
@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from data_prep.inputs.storage import is_url, one_line
-from data_prep.inputs.tables import ColumnNames, table_of
+from data_prep.captions.tables import ColumnNames, table_of
 from data_prep.inputs.tracks import Sources, Track
+from data_prep.storage import is_url, one_line
 from riffusion_train.runtime.errors import InputError
 
 PREFIX = "datasets:"
-"""Begins `audio=datasets:ID` and `audio=datasets:PATH`."""
+"""Prefix of `audio=datasets:ID` and `audio=datasets:PATH`."""
 
 
 class _Row(NamedTuple):
-    """Where the audio of one row is."""
+    """Address of the audio of one row."""
 
     name: str
     split: str
@@ -36,10 +36,10 @@ def dataset_sources(audio: str, names: ColumnNames) -> Sources:
 
     Args:
         audio: `datasets:` and an id on the Hub, a folder that `save_to_disk` wrote, or one with Parquet files.
-        names: Which columns mean what; `file` is the column of the audio.
+        names: Names of the columns that have a meaning; `file` is the audio column.
 
     Raises:
-        InputError: If it cannot be opened, or holds no column of audio.
+        InputError: If it cannot be opened, or has no audio column.
     """
     name = audio.removeprefix(PREFIX)
     splits = _open_splits(name)
@@ -47,13 +47,14 @@ def dataset_sources(audio: str, names: ColumnNames) -> Sources:
     locators: dict[str, str] = {}
     for split, rows in splits.items():
         column = names.file or _audio_column(name, rows)
-        told = rows.remove_columns(column)
+        rest = rows.remove_columns(column)
         paths = _paths(rows, column)
         for index in range(len(rows)):
             source = f"{split}/{index:06d}{PurePosixPath(paths[index] or '').suffix}"
             locators[source] = PREFIX + json.dumps(_Row(name, split, column, index))
-            given = {key: value for key, value in told[index].items() if not isinstance(value, dict)}
-            records.append({"split": split} | given | {"file": source} if len(splits) > 1 else given | {"file": source})
+            given = {key: value for key, value in rest[index].items() if not isinstance(value, dict)}
+            own_split = {"split": split} if len(splits) > 1 else {}
+            records.append(own_split | given | {"file": source})
     table = table_of(audio, records, dataclasses.replace(names, file="file"))
     tracks = [
         Track(locators[source], source, PurePosixPath(source).with_suffix("").as_posix(), row.captions, row.columns,
@@ -90,7 +91,7 @@ def _open_splits(name: str) -> dict[str, Any]:
     try:
         saved = any(Path(name, file).is_file() for file in ("dataset_info.json", "dataset_dict.json"))
         opened = datasets.load_from_disk(name) if saved else datasets.load_dataset(name)
-    except Exception as error:  # the Hub, the network, the file formats: each has its own
+    except Exception as error:  # the Hub, the network and the file formats each raise their own classes
         raise InputError(f"audio={PREFIX}{name}: {one_line(error)}") from None
     splits = dict(opened) if isinstance(opened, dict) else {str(opened.split or "train"): opened}
     for split, rows in splits.items():
@@ -103,15 +104,15 @@ def _open_splits(name: str) -> dict[str, Any]:
 def _audio_column(name: str, rows: Any) -> str:
     import datasets
 
-    found = [column for column, kind in rows.features.items() if isinstance(kind, datasets.Audio)]
-    if not found:
+    columns = [column for column, kind in rows.features.items() if isinstance(kind, datasets.Audio)]
+    if not columns:
         have = ", ".join(rows.column_names)
-        raise InputError(f"audio={PREFIX}{name}: no column of audio; it has {have}; name one with file_column=")
-    return found[0]
+        raise InputError(f"audio={PREFIX}{name}: no audio column; it has {have}; name one with file_column=")
+    return columns[0]
 
 
 def _paths(rows: Any, column: str) -> list[str | None]:
-    """Return the paths that a column tells, without its bytes."""
+    """Return the paths in an audio column without loading its bytes."""
     import pyarrow as pa
 
     kind = rows.data.schema.field(column).type
@@ -123,13 +124,14 @@ def _paths(rows: Any, column: str) -> list[str | None]:
 
 _VERSIONS = ("etag", "md5hash", "content-md5", "checksum", "generation", "blob_id", "last-modified", "last_modified",
              "lastmodified", "last_commit", "mtime", "modified", "created", "lfs")  # fmt: skip
-"""What stores call the facts that change with a file's content."""
+"""Names, in various stores, of the properties that change with a file's content."""
 
 
 def origin_of(locator: str) -> str | None:
-    """Return a hash that is the same as long as a remote file is; None for a local one, or where the store does not tell.
+    """Return a hash that stays the same as long as a remote file does, without fetching the file.
 
-    It asks for the file's head alone.
+    Returns:
+        The hash of URL, size and version; None for a local file, or if the store gives no version.
     """
     if not is_url(locator) or locator.startswith(PREFIX):
         return None
@@ -138,20 +140,20 @@ def origin_of(locator: str) -> str | None:
     try:
         files, name = fsspec.core.url_to_fs(locator)
         info = files.info(name)
-    except Exception:  # each kind of store has its own; fetching the file tells what is wrong
+    except Exception:  # every fsspec backend raises its own classes; fetching the file will say what is wrong
         return None
-    told = sorted((key.lower(), str(value)) for key, value in info.items() if key.lower() in _VERSIONS and value)
-    if not told:
+    versions = sorted((key.lower(), str(value)) for key, value in info.items() if key.lower() in _VERSIONS and value)
+    if not versions:
         return None
-    return hashlib.sha256(json.dumps([locator, info.get("size"), told]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([locator, info.get("size"), versions]).encode()).hexdigest()[:32]
 
 
 @contextlib.contextmanager
 def open_input(locator: str) -> Iterator[Path]:
-    """Give a local file with the content of an input.
+    """Yield a local file with the content of an input; a fetched copy is deleted afterwards.
 
     Args:
-        locator: What a `Track` bears.
+        locator: The `locator` of a `Track`.
 
     Raises:
         InputError: If it cannot be fetched.
@@ -169,7 +171,7 @@ def open_input(locator: str) -> Iterator[Path]:
 
 
 def is_local(locator: str) -> bool:
-    """Tell whether an input is a file by its path, and neither a URL nor a row of a data set."""
+    """Return whether an input is a file on this machine, rather than a URL or a row of a data set."""
     return not is_url(locator) and not locator.startswith(PREFIX)
 
 
@@ -179,5 +181,5 @@ def _fetch(url: str, path: Path) -> None:
     try:
         files, name = fsspec.core.url_to_fs(url)
         files.get_file(name, str(path))
-    except Exception as error:  # each kind of store has its own
+    except Exception as error:  # every fsspec backend raises its own classes
         raise InputError(f"cannot be fetched: {one_line(error)}") from None

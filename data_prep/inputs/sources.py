@@ -1,4 +1,4 @@
-"""What goes in: audio files, each with its captions and what tables, sidecars, tags and names say about it."""
+"""Sources: the audio files that a config names, with the captions and columns of tables and sidecars."""
 
 import dataclasses
 from collections import Counter
@@ -6,87 +6,88 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from data_prep.captions.sidecars import read_sidecars
+from data_prep.captions.tables import TABLE_NAMES, ColumnNames, Table, TableRow, parse_table, read_table
 from data_prep.inputs.fetch import PREFIX, dataset_sources
-from data_prep.inputs.storage import LocalFolder, Place, is_url, make_place, one_line
-from data_prep.inputs.tables import TABLE_NAMES, ColumnNames, Table, TableRow, parse_table, read_table
 from data_prep.inputs.tracks import Rejection, Sources, Track, with_columns
+from data_prep.storage import LocalFolder, Storage, is_url, one_line, open_storage
 from riffusion_train.config.prepare import CaptionSource, PrepareConfig
 from riffusion_train.runtime.errors import InputError
 
 
 def find_sources(config: PrepareConfig) -> Sources:
-    """Find the audio files that a config names, with the captions that stand in tables and sidecars.
+    """Find the audio files that a config names, with the captions in tables and sidecars.
 
     Raises:
         InputError: If there is no audio, or the table cannot be used.
     """
     if config.audio.startswith(PREFIX):
         return dataset_sources(config.audio, column_names(config))
-    place = make_place(config.audio, Path(config.out))
-    table = find_table(config, place)
-    return sidecar_sources(place) if table is None else table_sources(place, table)
+    storage = open_storage(config.audio, Path(config.out))
+    table = find_table(config, storage)
+    return sidecar_sources(storage) if table is None else table_sources(storage, table)
 
 
-def sidecar_sources(place: Place) -> Sources:
+def sidecar_sources(storage: Storage) -> Sources:
     """Find audio files, captioned by `.txt` and `.json` files beside them."""
-    names = place.audio()
+    names = storage.audio()
     if not names:
-        raise _no_audio(place)
+        raise _no_audio(storage)
     tracks = []
     for name in names:
-        locator = place.locate(name)
+        locator = storage.locate(name)
         if locator is None:
-            missing = Rejection("file not found", f"{place.label} names it, and it is not there")
+            missing = Rejection("file not found", f"{storage.label} names it, and it is not there")
             tracks.append(Track(name, name, name, rejection=missing))
             continue
-        beside = read_sidecars(place, name)
+        beside = read_sidecars(storage, name)
         rejection = Rejection("caption unreadable", beside.problem) if beside.problem else None
-        lacking = f"{beside.found} is empty" if beside.found else f"there is no {Path(name).stem}.txt beside it"
+        lacking = f"{beside.file_name} is empty" if beside.file_name else f"there is no {Path(name).stem}.txt beside it"
         tracks.append(
             Track(
                 *(locator, name, name, beside.captions, beside.columns),
                 rejection=rejection,
                 lacking=f"{lacking}; write one",
-                size=place.size(locator),
+                size=storage.size(locator),
             )
         )
     sources = Sources(_with_track_ids(tracks), {})
     return with_columns(sources, [{}] * len(tracks)) if any(track.columns for track in tracks) else sources
 
 
-def table_sources(place: Place, table: Table) -> Sources:
-    """Find audio files that a table names, and those of the place that it does not name."""
+def table_sources(storage: Storage, table: Table) -> Sources:
+    """Find the audio files that a table names, and those in the storage that it does not name."""
+    # A table elsewhere may also name files relative to its own folder.
     beside = None if is_url(table.where) else LocalFolder(Path(table.where).parent, Path())
     table_name = PurePosixPath(table.where.replace("\\", "/")).name
     rows: dict[str, tuple[str, TableRow]] = {}
     tracks = []
     for file, row in table.rows.items():
-        locator = file if is_url(file) else place.locate(file) or (beside.locate(file) if beside else None)
+        locator = file if is_url(file) else storage.locate(file) or (beside.locate(file) if beside else None)
         if locator is None:
             source = file.replace("\\", "/")
-            missing = Rejection("file not found", f"{table_name} names it, {place.label} does not hold it")
+            missing = Rejection("file not found", f"{table_name} names it, {storage.label} does not hold it")
             tracks.append(Track(source, source, source, rejection=missing))
         elif locator in rows:
-            raise InputError(f"{table.where}: '{rows[locator][0]}' and '{file}' are the same file; write it one way")
+            raise InputError(f"{table.where}: '{rows[locator][0]}' and '{file}' are the same file; spell it one way")
         else:
             rows[locator] = (file, row)
-    found = {locator for name in place.audio() if (locator := place.locate(name)) is not None}
-    if not found and not rows:
-        raise _no_audio(place)
-    for locator in sorted(found | set(rows)):
+    stored = {locator for name in storage.audio() if (locator := storage.locate(name)) is not None}
+    if not stored and not rows:
+        raise _no_audio(storage)
+    for locator in sorted(stored | set(rows)):
         row = rows[locator][1] if locator in rows else TableRow((), {}, None, None)
         what = "the row has no caption" if locator in rows else "it has no row"
-        source = place.name_of(locator)
+        source = storage.name_of(locator)
         columns = row.columns or dict.fromkeys(table.types)
         lacking = f"{what} in {table_name}; add it"
         known = Track(locator, source, source, row.captions, columns, row.artist, row.split)
-        tracks.append(dataclasses.replace(known, lacking=lacking, size=place.size(locator)))
+        tracks.append(dataclasses.replace(known, lacking=lacking, size=storage.size(locator)))
     return Sources(_with_track_ids(tracks), table.types)
 
 
 def column_names(config: PrepareConfig) -> ColumnNames:
-    """Return which columns of a table a config gives a meaning to."""
-    # Where captions may come from elsewhere, a table without them is one of facts.
+    """Return the columns of a table to which a config gives a meaning."""
+    # If captions can come from elsewhere, the table need not have any.
     elsewhere = config.caption_template or config.default_caption or config.captions is CaptionSource.tags
     return ColumnNames(
         *(config.file_column, config.caption_column, config.artist_column, config.split_column),
@@ -94,31 +95,31 @@ def column_names(config: PrepareConfig) -> ColumnNames:
     )
 
 
-def find_table(config: PrepareConfig, place: Place) -> Table | None:
-    """Read the table of captions that a config names, or that lies in the place; None where there is none.
+def find_table(config: PrepareConfig, storage: Storage) -> Table | None:
+    """Read the table of captions that a config names or that lies in the storage; None if there is none.
 
     Raises:
-        InputError: If it cannot be read, or several are there.
+        InputError: If it cannot be read, or the storage holds several.
     """
     names = column_names(config)
     if config.captions is CaptionSource.sidecar:
         return None
     if config.table is not None:
-        inside = place.locate(config.table)
+        inside = storage.locate(config.table)
         if Path(config.table).is_file():
             return read_table(Path(config.table), names)
         if inside is None:
-            raise InputError(f"table={config.table}: no such file here or in {place.label}")
-        return _read_there(place, config.table, inside, names)
-    there = [(name, locator) for name in TABLE_NAMES if (locator := place.locate(name)) is not None]
-    if len(there) > 1:
-        raise InputError(f"{place.label} holds {' and '.join(name for name, _ in there)}; choose one with table=")
-    if not there and config.captions is CaptionSource.table:
-        raise InputError(f"{place.label} holds none of {', '.join(TABLE_NAMES)}; name the table with table=")
-    return _read_there(place, *there[0], names) if there else None
+            raise InputError(f"table={config.table}: no such file here or in {storage.label}")
+        return _read_stored(storage, config.table, inside, names)
+    stored = [(name, locator) for name in TABLE_NAMES if (locator := storage.locate(name)) is not None]
+    if len(stored) > 1:
+        raise InputError(f"{storage.label} holds {' and '.join(name for name, _ in stored)}; choose one with table=")
+    if not stored and config.captions is CaptionSource.table:
+        raise InputError(f"{storage.label} holds none of {', '.join(TABLE_NAMES)}; name the table with table=")
+    return _read_stored(storage, *stored[0], names) if stored else None
 
 
-def _read_there(place: Place, name: str, locator: str, names: ColumnNames) -> Table:
+def _read_stored(storage: Storage, name: str, locator: str, names: ColumnNames) -> Table:
     if is_url(name):
         import fsspec
 
@@ -130,13 +131,13 @@ def _read_there(place: Place, name: str, locator: str, names: ColumnNames) -> Ta
     if not is_url(locator):
         return read_table(Path(locator), names)
     try:
-        return parse_table(locator, place.read(name), names)
+        return parse_table(locator, storage.read(name), names)
     except OSError as error:
         raise InputError(f"{locator}: {one_line(error)}") from None
 
 
-def _no_audio(place: Place) -> InputError:
-    return InputError(f"audio={place.label}: no audio files in it (wav, flac, ogg, opus, mp3, aiff, m4a, …)")
+def _no_audio(storage: Storage) -> InputError:
+    return InputError(f"audio={storage.label}: no audio files in it (wav, flac, ogg, opus, mp3, aiff, m4a, …)")
 
 
 def _with_track_ids(tracks: Iterable[Track]) -> list[Track]:

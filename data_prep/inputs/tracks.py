@@ -1,12 +1,12 @@
-"""A track as it goes through the preparation, and all of them."""
+"""Tracks: audio files with their captions and columns, as they go through the preparation."""
 
 import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
+from data_prep.captions.tables import Value, as_type, column_type
 from data_prep.captions.text import one_line_caption
-from data_prep.inputs.tables import Value, as_type, column_type
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Rejection:
     reason: str
     """A few words under which rejected tracks are counted."""
     detail: str
-    """One line that says what was found and how to mend it."""
+    """One line that says what is wrong and how to fix it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,20 +24,20 @@ class Track:
     """One audio file with its captions."""
 
     locator: str
-    """Path, URL, or row of a data set: what `inputs.open_input` opens."""
+    """Path, URL, or row of a data set: what `fetch.open_input` opens."""
     source: str
     """Path in the folder, with forward slashes."""
     track_id: str
-    """`source` without its suffix where that is unique."""
+    """`source`, without its suffix if that is unique."""
     captions: tuple[str, ...] = ()
     columns: dict[str, Value] = dataclasses.field(default_factory=dict)
     artist: str | None = None
     split: str | None = None
     rejection: Rejection | None = None
     lacking: str = ""
-    """Where a caption was looked for in vain, for the message."""
+    """Why it has no caption, for the message that rejects it."""
     size: int = -1
-    """Bytes of the file, where that is known."""
+    """Size of the file in bytes; -1 if it is not known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,21 +49,21 @@ class Sources:
     """Types of the extra columns."""
 
     def digest(self) -> str:
-        """Return a hash over the files' names and sizes, captions, columns and splits: it tells whether anything changed."""
+        """Return a hash of all names, sizes, captions, columns and splits, which changes whenever one of them does."""
         total = hashlib.sha256()
         for track in self.tracks:
-            facts = [track.source, track.size, track.captions, track.columns, track.artist, track.split]
-            total.update(json.dumps(facts, sort_keys=True).encode() + b"\n")
+            fields = [track.source, track.size, track.captions, track.columns, track.artist, track.split]
+            total.update(json.dumps(fields, sort_keys=True).encode() + b"\n")
         return total.hexdigest()
 
 
 def with_columns(sources: Sources, added: Sequence[Mapping[str, Value]], names: Sequence[str] | None = None) -> Sources:
-    """Return the sources with more columns; a value that a track has already is kept.
+    """Return the sources with more columns; a track's existing values stay.
 
     Args:
         sources: All tracks.
-        added: Further values of each track.
-        names: Columns that are there even if no track has a value; None takes those that occur.
+        added: Additional values of each track.
+        names: Columns to add even if no track has a value; None adds those that occur.
     """
     known = [
         dict(track.columns) | {name: value for name, value in more.items() if track.columns.get(name) is None}

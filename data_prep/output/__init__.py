@@ -1,1 +1,1 @@
-"""From finished tracks to the dataset folder: filters, splits, shards, statistics, card."""
+"""From the results of all tracks to the dataset folder: filters, splits, shards, statistics, card."""

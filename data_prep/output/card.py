@@ -40,8 +40,8 @@ def card_text(
         config: The run's config.
         samples: Some tracks with one caption each.
         extra_types: Names and types of the table's own columns.
-        charts: Names of the histograms' files.
-        command: The command that made the dataset; may be empty.
+        charts: File names of the histograms.
+        command: The command that made the dataset; empty if it was made from Python.
     """
     spectrogram = config.spectrogram
     splits = "\n".join(
@@ -107,16 +107,16 @@ file is in `{MANIFEST_FILE}`.
 
 
 def _charts_text(charts: Sequence[str]) -> str:
-    pictures = "\n\n".join(f"![{name.split('_')[0].capitalize()}](pictures/{name})" for name in charts)
+    images = "\n\n".join(f"![{name.split('_')[0].capitalize()}](pictures/{name})" for name in charts)
     ends = (f"{low:g} and {high:g} {unit}" for (low, high, _), unit in ((LOUDNESS_BINS, "LUFS"), (TEMPO_BINS, "bpm")))
     beyond = f"Bars that end at {' or '.join(ends)} count what lies beyond as well."
-    return f"{pictures}\n\n{beyond if charts else ''}"
+    return f"{images}\n\n{beyond if charts else ''}"
 
 
 def _columns_text(extra_types: Mapping[str, str]) -> str:
     own = [f"| `{name}` | {meaning} |" for name, meaning in COLUMNS.items()]
-    found = "from a table, sidecars, names, tags or measuring"
-    return "\n".join([*own, *(f"| `{name}` | {found} ({kind}) |" for name, kind in extra_types.items())])
+    origin = "from a table, sidecars, names, tags or measuring"
+    return "\n".join([*own, *(f"| `{name}` | {origin} ({kind}) |" for name, kind in extra_types.items())])
 
 
 def _rejected_text(rejected: Mapping[str, int]) -> str:
@@ -132,10 +132,11 @@ def _captions_text(stats: Mapping[str, Any]) -> str:
 
 
 def _loudness_text(stats: Mapping[str, Any]) -> str:
-    told = stats["loudness_lufs"]
-    if told is None:
+    loudness = stats["loudness_lufs"]
+    if loudness is None:
         return "not known"
-    return f"{told['min']:.1f} to {told['max']:.1f} LUFS, median {told['median']:.1f}, before the gain of each track"
+    low, median, high = (loudness[name] for name in ("min", "median", "max"))
+    return f"{low:.1f} to {high:.1f} LUFS, median {median:.1f}, before the gain of each track"
 
 
 def _range(spread: Mapping[str, float] | None) -> str:
@@ -145,15 +146,15 @@ def _range(spread: Mapping[str, float] | None) -> str:
 
 
 def _warnings_text(warnings: Mapping[str, int]) -> str:
-    told = ", ".join(f"{count} {doubt}" for doubt, count in warnings.items())
-    return f"Used, but with a warning in the manifest: {told}. " if told else ""
+    counted = ", ".join(f"{count} {name}" for name, count in warnings.items())
+    return f"Used, but with a warning in the manifest: {counted}. " if counted else ""
 
 
 def _version(fingerprint: str) -> str:
     """Return a version that changes with the content.
 
-    `datasets` keeps what it has read under the folder's last name and this version, so without it two datasets that are both
-    called `dataset`, or one that was made anew, would be taken for each other.
+    `datasets` caches what it has read under the folder's last name and this version. Without it, two datasets that are both
+    called `dataset`, or an old and a new version of one, would be mistaken for each other.
     """
     return f"1.0.{int(fingerprint[:7], 16)}"
 

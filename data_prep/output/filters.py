@@ -1,104 +1,106 @@
-"""Tracks that are the same sound, or nearly: kept together in one split, or all but the first left out."""
+"""Filters: which tracks are rejected once all of them are known, and which sound the same.
+
+They look at the results alone, so a change of the filters decodes nothing again.
+"""
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from data_prep.inputs.tracks import Track
-from data_prep.output.track_store import TrackResult
 from data_prep.tracks.fingerprint import from_text, similar_pairs
 from data_prep.tracks.measuring import CLIPPED_SHARE
+from data_prep.tracks.track_store import TrackResult
 from riffusion_train.audio.io.read import misnamed
 from riffusion_train.config.prepare import Duplicates, PrepareConfig, Truncated
 
 
+class PreparedTrack(NamedTuple):
+    """A track that is not rejected, with its result."""
+
+    track: Track
+    result: TrackResult
+
+
 @dataclasses.dataclass(frozen=True)
-class _Likeness:
-    """A track that is like an earlier one."""
+class _Copy:
+    """A track that sounds like an earlier one."""
 
     earlier: int
     later: int
     detail: str
 
 
-def drop_duplicates(tracks: Sequence[Track], facts: Sequence[TrackResult], config: PrepareConfig) -> list[TrackResult]:
-    """Return the facts, with the reason `duplicate` for every track that is like an earlier one that stays.
+def apply_filters(tracks: Sequence[Track], results: Sequence[TrackResult], config: PrepareConfig) -> list[TrackResult]:
+    """Return the results with warnings, and with a reason for each track that the config rejects.
 
     Args:
         tracks: All tracks.
-        facts: What is known of each, in the same order.
-        config: Says whether equal and nearly equal tracks are left out.
+        results: Their results, in the same order.
+        config: The run's config.
     """
-    judged = list(facts)
-    found = _equal(tracks, facts) if config.duplicates is Duplicates.drop else []
+    filtered = [_filter_one(track, result, config) for track, result in zip(tracks, results, strict=True)]
+    return _drop_copies(tracks, filtered, config)
+
+
+def _filter_one(track: Track, result: TrackResult, config: PrepareConfig) -> TrackResult:
+    wrong_name = misnamed(track.source, result.container) if result.container else None
+    if wrong_name:  # added only here: the track store goes by content, and a copy may have another name
+        result = dataclasses.replace(result, warnings=result.warnings | {"misnamed": wrong_name})
+    if result.clipped_share >= CLIPPED_SHARE:
+        detail = f"{result.clipped_share:.2%} of its samples are cut off at full scale"
+        result = dataclasses.replace(result, warnings=result.warnings | {"clipped": detail})
+        if result.reason is None and config.max_clipped is not None and result.clipped_share > config.max_clipped:
+            return dataclasses.replace(result, reason="clipped", detail=detail)
+    if track.rejection and result.reason is None:  # its captions depended on what the workers read or measured
+        return dataclasses.replace(result, reason=track.rejection.reason, detail=track.rejection.detail)
+    if result.reason is None and config.truncated is Truncated.reject and "truncated" in result.warnings:
+        return dataclasses.replace(result, reason="truncated", detail=result.warnings["truncated"])
+    return result
+
+
+def _drop_copies(tracks: Sequence[Track], results: Sequence[TrackResult], config: PrepareConfig) -> list[TrackResult]:
+    """Return the results, with the reason `duplicate` for each track that sounds like an earlier one that stays."""
+    filtered = list(results)
+    copies = _exact_copies(tracks, results) if config.duplicates is Duplicates.drop else []
     if config.near_duplicates is Duplicates.drop:
-        found = found + _alike(tracks, facts, config.near_duplicate_similarity)
-    for likeness in sorted(found, key=lambda item: (item.later, item.earlier)):
-        if judged[likeness.earlier].reason is None and judged[likeness.later].reason is None:
-            judged[likeness.later] = dataclasses.replace(
-                judged[likeness.later], reason="duplicate", detail=likeness.detail
-            )
-    return judged
+        copies = copies + _near_copies(tracks, results, config.near_duplicate_similarity)
+    for copy in sorted(copies, key=lambda item: (item.later, item.earlier)):
+        if filtered[copy.earlier].reason is None and filtered[copy.later].reason is None:
+            filtered[copy.later] = dataclasses.replace(filtered[copy.later], reason="duplicate", detail=copy.detail)
+    return filtered
 
 
-def likeness_keys(facts: Sequence[TrackResult], config: PrepareConfig) -> list[tuple[str, ...]]:
-    """Return for each track the keys that it shares with those it is like: what holds them in one split."""
-    keys = [[f"~pcm {fact.pcm_hash}"] if fact.pcm_hash else [] for fact in facts]
-    if config.near_duplicates is not Duplicates.off:
-        for first, second, _ in _similar(facts, config.near_duplicate_similarity):
-            for index in (first, second):
-                keys[index].append(f"~like {facts[first].file_hash} {facts[second].file_hash}")
-    return [tuple(own) for own in keys]
-
-
-def _equal(tracks: Sequence[Track], facts: Sequence[TrackResult]) -> list[_Likeness]:
+def _exact_copies(tracks: Sequence[Track], results: Sequence[TrackResult]) -> list[_Copy]:
     first: dict[str, int] = {}
-    found = []
-    for index, fact in enumerate(facts):
-        if fact.reason is None and fact.pcm_hash:
-            earlier = first.setdefault(fact.pcm_hash, index)
+    copies = []
+    for index, result in enumerate(results):
+        if result.reason is None and result.pcm_hash:
+            earlier = first.setdefault(result.pcm_hash, index)
             if earlier != index:
-                found.append(_Likeness(earlier, index, f"the same samples as {tracks[earlier].source}"))
-    return found
+                copies.append(_Copy(earlier, index, f"the same samples as {tracks[earlier].source}"))
+    return copies
 
 
-def _alike(tracks: Sequence[Track], facts: Sequence[TrackResult], least: float) -> list[_Likeness]:
+def _near_copies(tracks: Sequence[Track], results: Sequence[TrackResult], least: float) -> list[_Copy]:
     return [
-        _Likeness(first, second, f"{share:.0%} of its fingerprint is that of {tracks[first].source}")
-        for first, second, share in _similar(facts, least)
+        _Copy(first, second, f"{share:.0%} of its fingerprint is that of {tracks[first].source}")
+        for first, second, share in _similar_tracks(results, least)
     ]
 
 
-def _similar(facts: Sequence[TrackResult], least: float) -> list[tuple[int, int, float]]:
-    usable = [index for index, fact in enumerate(facts) if fact.reason is None and fact.acoustic]
-    pairs = similar_pairs([from_text(facts[index].acoustic or "") for index in usable], least)
+def _similar_tracks(results: Sequence[TrackResult], least: float) -> list[tuple[int, int, float]]:
+    """Return pairs of tracks with similar fingerprints: (first, second, share of equal bits)."""
+    usable = [index for index, result in enumerate(results) if result.reason is None and result.acoustic]
+    pairs = similar_pairs([from_text(results[index].acoustic or "") for index in usable], least)
     return sorted((usable[one], usable[other], share) for one, other, share in pairs)
 
 
-def judge(tracks: Sequence[Track], facts: Sequence[TrackResult], config: PrepareConfig) -> list[TrackResult]:
-    """Return the facts, with a reason to reject where the config asks for one.
-
-    It looks at the facts alone, so a changed policy decodes nothing anew.
-
-    Args:
-        tracks: All tracks.
-        facts: What is known of each, in the same order.
-        config: The run's config.
-    """
-    judged = [_judge_one(track, fact, config) for track, fact in zip(tracks, facts, strict=True)]
-    return drop_duplicates(tracks, judged, config)
-
-
-def _judge_one(track: Track, fact: TrackResult, config: PrepareConfig) -> TrackResult:
-    wrong_name = misnamed(track.source, fact.container) if fact.container else None
-    if wrong_name:  # not in what is kept: that goes by content, and a copy may have another name
-        fact = dataclasses.replace(fact, warnings=fact.warnings | {"misnamed": wrong_name})
-    if fact.clipped_share >= CLIPPED_SHARE:
-        told = f"{fact.clipped_share:.2%} of its samples are cut off at full scale"
-        fact = dataclasses.replace(fact, warnings=fact.warnings | {"clipped": told})
-        if fact.reason is None and config.max_clipped is not None and fact.clipped_share > config.max_clipped:
-            return dataclasses.replace(fact, reason="clipped", detail=told)
-    if track.rejection and fact.reason is None:  # its captions waited for what the workers found
-        return dataclasses.replace(fact, reason=track.rejection.reason, detail=track.rejection.detail)
-    if fact.reason is None and config.truncated is Truncated.reject and "truncated" in fact.warnings:
-        return dataclasses.replace(fact, reason="truncated", detail=fact.warnings["truncated"])
-    return fact
+def likeness_keys(results: Sequence[TrackResult], config: PrepareConfig) -> list[tuple[str, ...]]:
+    """Return for each track the keys that it shares with its copies, which keep them in one split."""
+    keys = [[f"~pcm {result.pcm_hash}"] if result.pcm_hash else [] for result in results]
+    if config.near_duplicates is not Duplicates.off:
+        for first, second, _ in _similar_tracks(results, config.near_duplicate_similarity):
+            for index in (first, second):
+                keys[index].append(f"~like {results[first].file_hash} {results[second].file_hash}")
+    return [tuple(own) for own in keys]

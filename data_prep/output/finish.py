@@ -1,20 +1,20 @@
-"""The way from what became of each track to the dataset in its place."""
+"""From the results of all tracks to the finished dataset: captions, filters, splits, shards, statistics, card."""
 
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from data_prep.captions.compose import finish_captions, needs_work_first
-from data_prep.inputs.tracks import Sources, Track, with_columns
+from data_prep.inputs.captioning import captions_need_audio, finish_captions
+from data_prep.inputs.tracks import Track, with_columns
 from data_prep.output.card import card_text
-from data_prep.output.filters import judge, likeness_keys
-from data_prep.output.folder import LEFT_OUT_DIR, PICTURES_DIR, Output, json_bytes
+from data_prep.output.filters import PreparedTrack, apply_filters, likeness_keys
+from data_prep.output.folder import PICTURES_DIR, OutputFolder
 from data_prep.output.splits import SplitMember, assign_splits, choose_slices, used_splits, with_chosen
 from data_prep.output.stats import TEMPO, counts_text, report_lines, summarise
-from data_prep.output.track_store import TrackResult, kept_path, parameters_key, read_slices
-from data_prep.run import cut_data, make_cut_parameters
-from data_prep.writers.choose import check_columns, make_writer
+from data_prep.run import PrepareRun
+from data_prep.tracks.track_store import TrackResult, TrackStore
+from data_prep.writers import check_columns, make_writer
 from data_prep.writers.shards import Row, Shard
 from riffusion_train.audio.plots import contact_sheet, histogram_image
 from riffusion_train.config.prepare import PrepareConfig
@@ -22,60 +22,23 @@ from riffusion_train.config.spectrogram import write_spectrogram
 from riffusion_train.dataset import layout
 from riffusion_train.dataset.layout import SHARD_DIR, DatasetFolder, open_dataset_folder
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import link_or_copy, write_atomically
+from riffusion_train.runtime.files import write_atomically, write_json
 from riffusion_train.runtime.hub import push
 
+_NUM_EXAMPLES = 12
+"""Tracks shown in the card."""
+_CHARTS = {"loudness_lufs": ("Loudness of the tracks", "LUFS"), TEMPO: ("Tempo of the tracks", "bpm")}
 
-def finish_dataset(
-    config: PrepareConfig,
-    sources: Sources,
-    facts: Sequence[TrackResult],
-    output: Output,
-    parameters: Mapping[str, Any],
-    command: str,
-) -> DatasetFolder:
-    """Decide about all tracks together, write the dataset, and put it in its place.
 
-    Args:
-        config: The run's config.
-        sources: All tracks, as they were found.
-        facts: What became of each track, in the same order.
-        output: The output folder, locked; the slices lie in it.
-        parameters: All settings, for `stats.json`.
-        command: The command line, for the card.
+def find_complete(run: PrepareRun, output: OutputFolder) -> DatasetFolder | None:
+    """Open the dataset that a run makes if it is complete already; None if there is something to do.
 
     Raises:
-        InputError: If no track can be used.
-        OSError: If the disk is full; the same command goes on.
+        InputError: As `OutputFolder.is_complete` does.
     """
-    digest = sources.digest()
-    if needs_work_first(config):
-        found = with_columns(sources, [fact.tags | fact.measured for fact in facts])
-        sources = finish_captions(found, config)
-        check_columns(config, sources.extra_types)
-    judged = judge(sources.tracks, facts, config)
-    if all(fact.reason is not None for fact in judged):
-        output.clear()  # nothing is worth keeping, and the mend may be another setting
-        raise InputError(_why_nothing(sources.tracks, judged))
-    key = parameters_key(cut_data(make_cut_parameters(config)))
-    assemble(config, sources, judged, output, key, parameters, digest, command)
-    output.finish()
-    folder = open_dataset_folder(output.folder)
-    print("\n".join(report_lines(folder)))
-    return folder
-
-
-def find_complete(
-    output: Output, parameters: Mapping[str, Any], digest: str, overwrite: bool, licence: str
-) -> DatasetFolder | None:
-    """Open the dataset that is asked for where it is there already; None where there is something to do.
-
-    Raises:
-        InputError: As `Output.is_complete` does.
-    """
-    if not output.is_complete(parameters, digest, overwrite, licence):
+    if not output.is_complete(run):
         return None
-    if output.work.is_dir():  # the last run was killed after its last rename
+    if output.work.is_dir():  # the last run was killed after it had moved everything into place
         with output.locked():
             output.clear()
     folder = open_dataset_folder(output.folder)
@@ -83,136 +46,135 @@ def find_complete(
     return folder
 
 
+def finish_dataset(run: PrepareRun, results: Sequence[TrackResult], output: OutputFolder) -> DatasetFolder:
+    """Decide about all tracks together, write the dataset, and move it into place.
+
+    Args:
+        run: The run, with all tracks as they were found.
+        results: The result of each track, in the same order.
+        output: The output folder, locked; its store holds the slices.
+
+    Raises:
+        InputError: If no track can be used.
+        OSError: If the disk is full; the same command continues.
+    """
+    if captions_need_audio(run.config):
+        described = with_columns(run.sources, [result.tags | result.measured for result in results])
+        run = dataclasses.replace(run, sources=finish_captions(described, run.config))
+        check_columns(run.config, run.sources.extra_types)
+    results = apply_filters(run.sources.tracks, results, run.config)
+    if all(result.reason is not None for result in results):
+        output.clear()  # there is nothing to keep, and the fix may need other settings
+        raise InputError(_no_usable_track(run.sources.tracks, results))
+    assemble(run, results, output)
+    output.finish()
+    folder = open_dataset_folder(output.folder)
+    print("\n".join(report_lines(folder)))
+    return folder
+
+
 def push_dataset(folder: DatasetFolder, repository: str, *, private: bool, endpoint: str | None = None) -> str:
-    """Upload a finished dataset, in place of what the repository held of an earlier one; see `hub.push`."""
+    """Upload a finished dataset, replacing an earlier one in the repository; see `hub.push`."""
     stays = f"{folder.path} stays, run the same command again to push it"
-    replaces = [
-        f"{SHARD_DIR}/*",
-        f"{PICTURES_DIR}/*",
-    ]  # a shard of an earlier, larger dataset would be read along with the new ones
+    # A shard of an earlier, larger dataset would be read along with the new ones.
+    replaces = [f"{SHARD_DIR}/*", f"{PICTURES_DIR}/*"]
     return push(
         folder.path, repository, private=private, kind="dataset", replaces=replaces, stays=stays, endpoint=endpoint
     )
 
 
-def _why_nothing(tracks: Sequence[Track], facts: Sequence[TrackResult]) -> str:
+def _no_usable_track(tracks: Sequence[Track], results: Sequence[TrackResult]) -> str:
     counted = "the one track" if len(tracks) == 1 else f"any of {len(tracks)} tracks"
-    return f"cannot use {counted}; the first, {tracks[0].source}: {facts[0].reason}: {facts[0].detail}"
+    return f"cannot use {counted}; the first, {tracks[0].source}: {results[0].reason}: {results[0].detail}"
 
 
-_PICTURES = 12
-_CHARTS = {"loudness_lufs": ("Loudness of the tracks", "LUFS"), TEMPO: ("Tempo of the tracks", "bpm")}
-
-Kept = Sequence[tuple[Track, TrackResult]]
-
-
-def assemble(
-    config: PrepareConfig,
-    sources: Sources,
-    facts: Sequence[TrackResult],
-    output: Output,
-    key: str,
-    parameters: Mapping[str, Any],
-    digest: str,
-    command: str,
-) -> None:
+def assemble(run: PrepareRun, results: Sequence[TrackResult], output: OutputFolder) -> None:
     """Write the whole dataset into `output.assembled`.
 
     Args:
-        config: The run's config.
-        sources: All tracks.
-        facts: What became of each track, in the same order.
-        output: Where the kept slices are, and where the dataset goes.
-        key: Hash of the cutting parameters.
-        parameters: All settings, for `stats.json`.
-        digest: Hash of the sources, for `stats.json`.
-        command: The command line, for the card.
+        run: The run, with the final captions.
+        results: The filtered result of each track, in the same order.
+        output: The output folder; its store holds the slices.
     """
-    kept: Kept = [(track, fact) for track, fact in zip(sources.tracks, facts, strict=True) if fact.reason is None]
-    split_of = _splits(kept, config)
+    config, sources, store = run.config, run.sources, output.store(run.key)
+    pairs = [PreparedTrack(*pair) for pair in zip(sources.tracks, results, strict=True)]
+    included = [pair for pair in pairs if pair.result.reason is None]
+    split_of = _assign_splits(included, config)
     chosen: dict[str, frozenset[int]] = {}
-    whole = kept
+    complete = included
     if config.balance_column is not None:
-        chosen = choose_slices(kept, split_of, config.balance_column, config.balance_ratio, config.seed)
-        whole = [
-            (track, fact) for track, fact in kept if len(chosen.get(track.track_id, range(fact.slices))) == fact.slices
+        chosen = choose_slices(included, split_of, config.balance_column, config.balance_ratio, config.seed)
+        complete = [
+            pair
+            for pair in included
+            if len(chosen.get(pair.track.track_id, range(pair.result.slices))) == pair.result.slices
         ]
-        kept = with_chosen(kept, chosen, output.tracks, key)
-    schema = layout.arrow_schema(sources.extra_types)
-    shards: list[Shard] = []
-    for split in used_splits(split_of.values()):
-        in_split = [(track, fact) for track, fact in kept if split_of[track.track_id] == split]
-        writer = make_writer(config, output.assembled / layout.SHARD_DIR, split, schema)
-        shards += writer.write(_rows(in_split, chosen, output, key))
-    _keep_left_out({fact.file_hash for fact in facts} - {fact.file_hash for _, fact in whole}, output, key)
+        included = with_chosen(included, chosen, store)
+    shards = _write_shards(run, included, split_of, chosen, output)
+    # What was cut and is not, or not completely, in the dataset: extending it later need not cut it again.
+    left_out = {result.file_hash for result in results} - {pair.result.file_hash for pair in complete} - {""}
+    for file_hash in sorted(left_out):
+        store.share(file_hash, output.left_out(run.key))
     stats = {
         "schema_version": layout.SCHEMA_VERSION,
-        **summarise(kept, facts, split_of, shards),
+        **summarise(included, results, split_of, shards),
         "license": config.license,
-        "parameters": dict(parameters),
-        "sources_digest": digest,
+        "parameters": dict(run.parameters),
+        "sources_digest": run.digest,
         "shards": [dataclasses.asdict(shard) for shard in shards],
     }
     folder = output.assembled
     write_spectrogram(folder, config.spectrogram)
-    manifest = "".join(_manifest_line(*pair, split_of) for pair in zip(sources.tracks, facts, strict=True))
-    write_atomically(folder / layout.MANIFEST_FILE, manifest.encode())
-    shown = _shown(kept)
-    samples = [(track.track_id, track.captions[0]) for track, _ in shown]
-    charts = _write_pictures(shown, stats["histograms"], output, key)
-    card = card_text(stats, config, samples, sources.extra_types, charts, command)
-    write_atomically(folder / layout.CARD_FILE, card.encode())
-    write_atomically(folder / layout.STATS_FILE, json_bytes(stats), sync=True)
+    manifest = "".join(_manifest_line(pair, split_of) for pair in pairs)
+    write_atomically(folder / layout.MANIFEST_FILE, manifest)
+    count = min(_NUM_EXAMPLES, len(included))
+    examples = [included[index * len(included) // count] for index in range(count)]  # evenly spread
+    charts = _write_card_images(examples, stats["histograms"], output, store)
+    samples = [(pair.track.track_id, pair.track.captions[0]) for pair in examples]
+    card = card_text(stats, config, samples, sources.extra_types, charts, run.command)
+    write_atomically(folder / layout.CARD_FILE, card)
+    write_json(folder / layout.STATS_FILE, stats, sync=True)
 
 
-def _splits(kept: Kept, config: PrepareConfig) -> dict[str, str]:
-    alike = likeness_keys([fact for _, fact in kept], config)
+def _assign_splits(included: Sequence[PreparedTrack], config: PrepareConfig) -> dict[str, str]:
+    alike = likeness_keys([result for _, result in included], config)
     members = [
-        SplitMember(track.track_id, fact.file_hash, track.artist, track.split, keys)
-        for (track, fact), keys in zip(kept, alike, strict=True)
+        SplitMember(track.track_id, result.file_hash, track.artist, track.split, keys)
+        for (track, result), keys in zip(included, alike, strict=True)
     ]
     return assign_splits(members, config.seed, config.validation_ratio, config.test_ratio)
 
 
-def _keep_left_out(hashes: set[str], output: Output, key: str) -> None:
-    """Keep what was found or cut and is not, or not wholly, in the dataset, so that extending it does not do it anew."""
-    for file_hash in sorted(hashes - {""}):
-        path = kept_path(output.tracks, file_hash, key)
-        if path.is_file():
-            link_or_copy(path, output.assembled / LEFT_OUT_DIR / path.name)
+def _write_shards(
+    run: PrepareRun,
+    included: Sequence[PreparedTrack],
+    split_of: Mapping[str, str],
+    chosen: Mapping[str, frozenset[int]],
+    output: OutputFolder,
+) -> list[Shard]:
+    schema = layout.arrow_schema(run.sources.extra_types)
+    store = output.store(run.key)
+    shards: list[Shard] = []
+    for split in used_splits(split_of.values()):
+        in_split = [pair for pair in included if split_of[pair.track.track_id] == split]
+        writer = make_writer(run.config, output.assembled / SHARD_DIR, split, schema)
+        shards += writer.write(_rows(in_split, chosen, store))
+    return shards
 
 
-def _shown(kept: Kept) -> Kept:
-    """Return tracks for the card, evenly spread over all."""
-    count = min(_PICTURES, len(kept))
-    return [kept[index * len(kept) // count] for index in range(count)]
-
-
-def _write_pictures(shown: Kept, histograms: Mapping[str, Any], output: Output, key: str) -> list[str]:
-    """Write the card's pictures. Returns the names of the charts."""
-    folder = output.assembled / PICTURES_DIR
-    pngs = [next(read_slices(kept_path(output.tracks, fact.file_hash, key))).png for _, fact in shown]
-    write_atomically(folder / "contact_sheet.png", contact_sheet(pngs))
-    charts = []
-    for name, (title, unit) in _CHARTS.items():
-        if histograms[name] is not None:
-            charts.append(f"{name}.png")
-            write_atomically(folder / charts[-1], histogram_image(title, unit, **histograms[name]))
-    return charts
-
-
-def _rows(tracks: Kept, chosen: Mapping[str, frozenset[int]], output: Output, key: str) -> Iterator[Row]:
-    for track, fact in tracks:
+def _rows(tracks: Sequence[PreparedTrack], chosen: Mapping[str, frozenset[int]], store: TrackStore) -> Iterator[Row]:
+    """Yield a row for each slice; of a track in `chosen` only the slices with these numbers."""
+    for track, result in tracks:
         shared = {
             layout.CAPTION: list(track.captions),
             layout.TRACK_ID: track.track_id,
-            layout.LOUDNESS_LUFS: fact.lufs,
+            layout.LOUDNESS_LUFS: result.lufs,
             layout.SOURCE: track.source,
             **track.columns,
         }
-        stay = chosen.get(track.track_id)
-        for index, item in enumerate(read_slices(kept_path(output.tracks, fact.file_hash, key))):
-            if stay is not None and index not in stay:
+        numbers = chosen.get(track.track_id)
+        for number, item in enumerate(store.read_slices(result.file_hash)):
+            if numbers is not None and number not in numbers:
                 continue
             yield shared | {
                 layout.IMAGE: {"bytes": item.png, "path": None},
@@ -222,19 +184,35 @@ def _rows(tracks: Kept, chosen: Mapping[str, frozenset[int]], output: Output, ke
             }
 
 
-def _manifest_line(track: Track, fact: TrackResult, split_of: Mapping[str, str]) -> str:
-    facts = dataclasses.asdict(fact)
-    del facts["reused"]
-    if fact.origin is None:
-        del facts["origin"]
+def _manifest_line(pair: PreparedTrack, split_of: Mapping[str, str]) -> str:
+    track, result = pair
+    fields = dataclasses.asdict(result)
+    del fields["reused"]
+    if result.origin is None:
+        del fields["origin"]
     line = {
         "source": track.source,
         "track_id": track.track_id,
-        "file_hash": facts.pop("file_hash") or None,
-        "status": "kept" if fact.reason is None else "rejected",
-        "reason": facts.pop("reason"),
-        "detail": facts.pop("detail"),
+        "file_hash": fields.pop("file_hash") or None,
+        "status": "kept" if result.reason is None else "rejected",
+        "reason": fields.pop("reason"),
+        "detail": fields.pop("detail"),
         "split": split_of.get(track.track_id),
         "captions": len(track.captions),
     }
-    return json.dumps(line | facts, ensure_ascii=False) + "\n"
+    return json.dumps(line | fields, ensure_ascii=False) + "\n"
+
+
+def _write_card_images(
+    examples: Sequence[PreparedTrack], histograms: Mapping[str, Any], output: OutputFolder, store: TrackStore
+) -> list[str]:
+    """Write the contact sheet and the histograms of the card. Returns the file names of the histograms."""
+    folder = output.assembled / PICTURES_DIR
+    pngs = [next(store.read_slices(pair.result.file_hash)).png for pair in examples]
+    write_atomically(folder / "contact_sheet.png", contact_sheet(pngs))
+    charts = []
+    for name, (title, unit) in _CHARTS.items():
+        if histograms[name] is not None:
+            charts.append(f"{name}.png")
+            write_atomically(folder / charts[-1], histogram_image(title, unit, **histograms[name]))
+    return charts

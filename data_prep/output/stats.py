@@ -1,4 +1,4 @@
-"""The statistics of a dataset: counts, hours, captions, loudness, tempo, and what was left out."""
+"""Statistics: those of a dataset, for `stats.json`; the report on them; and the estimate of a dry run."""
 
 import json
 import math
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.captions.text import MAX_TOKENS, count_tokens
-from data_prep.inputs.storage import is_url
 from data_prep.inputs.tracks import Sources, Track
+from data_prep.output.filters import PreparedTrack
 from data_prep.output.splits import used_splits
-from data_prep.output.track_store import TrackResult
+from data_prep.storage import is_url
+from data_prep.tracks.track_store import TrackResult
 from data_prep.writers.shards import Shard, fingerprint
 from riffusion_train.config.prepare import PrepareConfig, Windows
 from riffusion_train.config.spectrogram import Channels
@@ -20,58 +21,63 @@ from riffusion_train.dataset.layout import MANIFEST_FILE, DatasetFolder
 TEMPO = "tempo_bpm"
 _TEMPO_COLUMNS = ("bpm", "tempo")
 LOUDNESS_BINS = (-40.0, 0.0, 2.0)
+"""Lower edge of the first bin, upper edge of the last, and width, in LUFS."""
 TEMPO_BINS = (40.0, 220.0, 10.0)
-"""Lower edge of the first bin, upper edge of the last, and width, as LOUDNESS_BINS."""
+"""The same in beats per minute."""
+_MOST_SHOWN = 5
+"""Rejected tracks that are listed in full."""
+_BYTES_PER_PIXEL = 0.45
+"""Of a greyscale PNG; 300 spectrograms of 512 x 512 pixels took 106 kB each."""
 
 
 def summarise(
-    kept: Sequence[tuple[Track, TrackResult]],
-    facts: Sequence[TrackResult],
+    included: Sequence[PreparedTrack],
+    results: Sequence[TrackResult],
     split_of: Mapping[str, str],
     shards: Sequence[Shard],
 ) -> dict[str, Any]:
-    """Return the part of `stats.json` that is computed.
+    """Return the computed part of `stats.json`.
 
     Args:
-        kept: The tracks in the dataset.
-        facts: What became of every track.
+        included: The tracks in the dataset.
+        results: The results of all tracks.
         split_of: Split of each track.
-        shards: What was written.
+        shards: The written shards.
     """
-    captions = sorted({caption for track, _ in kept for caption in track.captions})
+    captions = sorted({caption for track, _ in included for caption in track.captions})
     tokens = count_tokens(captions)
-    rejects = Counter(fact.reason for fact in facts if fact.reason is not None)
-    loudness_lufs = [fact.lufs for _, fact in kept if fact.lufs is not None]
+    rejected = Counter(result.reason for result in results if result.reason is not None)
+    loudness_lufs = [result.lufs for _, result in included if result.lufs is not None]
     return {
         "fingerprint": fingerprint(shards),
-        "totals": totals([fact for _, fact in kept]),
+        "totals": totals([result for _, result in included]),
         "splits": {
-            split: totals([fact for track, fact in kept if split_of[track.track_id] == split])
+            split: totals([result for track, result in included if split_of[track.track_id] == split])
             for split in used_splits(split_of.values())
         },
-        "rejected": dict(sorted(rejects.items())),
-        "warnings": dict(sorted(Counter(doubt for _, fact in kept for doubt in fact.warnings).items())),
-        "silent_slices": sum(fact.silent_slices for fact in facts),
+        "rejected": dict(sorted(rejected.items())),
+        "warnings": dict(sorted(Counter(name for _, result in included for name in result.warnings).items())),
+        "silent_slices": sum(result.silent_slices for result in results),
         "captions": len(captions),
-        "captions_a_track": spread([len(track.captions) for track, _ in kept]),
+        "captions_a_track": spread([len(track.captions) for track, _ in included]),
         "caption_tokens": spread(tokens),
         "captions_cut_off": sum(count > MAX_TOKENS for count in tokens),
         "loudness_lufs": spread(loudness_lufs),
         "histograms": {
             "loudness_lufs": histogram(loudness_lufs, *LOUDNESS_BINS),
-            TEMPO: histogram(_tempos_bpm(track for track, _ in kept), *TEMPO_BINS),
+            TEMPO: histogram(_tempos_bpm(track for track, _ in included), *TEMPO_BINS),
         },
     }
 
 
-def totals(facts: Sequence[TrackResult]) -> dict[str, float]:
+def totals(results: Sequence[TrackResult]) -> dict[str, float]:
     """Return the numbers of tracks, slices and hours."""
-    hours = sum(fact.slices_s for fact in facts) / 3600
-    return {"tracks": len(facts), "slices": sum(fact.slices for fact in facts), "hours": hours}
+    hours = sum(result.slices_s for result in results) / 3600
+    return {"tracks": len(results), "slices": sum(result.slices for result in results), "hours": hours}
 
 
 def spread(values: Iterable[float]) -> dict[str, float] | None:
-    """Return minimum, median and maximum; None of nothing."""
+    """Return minimum, median and maximum; None if there are no values."""
     ordered = sorted(values)
     if not ordered:
         return None
@@ -79,16 +85,17 @@ def spread(values: Iterable[float]) -> dict[str, float] | None:
 
 
 def histogram(values: Sequence[float], lowest: float, highest: float, step: float) -> dict[str, Any] | None:
-    """Count values in bins of equal width; what lies outside counts in the bins at the ends.
+    """Count values in bins of equal width; values outside count in the bins at the ends.
 
     Args:
         values: The values.
         lowest: Lower edge of the first bin.
-        highest: Upper edge of the last bin, a whole number of steps above.
+        highest: Upper edge of the last bin, a whole number of steps above `lowest`.
         step: Width of a bin.
 
     Returns:
-        `counts` from the first bin that is not empty to the last, and `start`, the lower edge of the first; None of nothing.
+        `counts` from the first non-empty bin to the last, `start`, the lower edge of the first of them, and `step`; None if
+        there are no values.
     """
     if not values:
         return None
@@ -99,23 +106,20 @@ def histogram(values: Sequence[float], lowest: float, highest: float, step: floa
 
 
 def _tempos_bpm(tracks: Iterable[Track]) -> list[float]:
-    """Return the tempo of each track that has one, measured or told by a table or tag."""
-    found = []
+    """Return the tempo of each track that has one, measured or from a table or tag."""
+    tempos_bpm = []
     for track in tracks:
         values = (track.columns.get(name) for name in _TEMPO_COLUMNS)
         tempo = next(
             (value for value in values if isinstance(value, int | float) and not isinstance(value, bool)), None
         )
         if tempo is not None and math.isfinite(tempo) and tempo > 0:
-            found.append(float(tempo))
-    return found
-
-
-_SHOWN = 5
+            tempos_bpm.append(float(tempo))
+    return tempos_bpm
 
 
 def report_lines(folder: DatasetFolder) -> list[str]:
-    """Return the report on a dataset: splits, what was left out and why, where it is."""
+    """Return the report on a finished dataset: its splits, and what was left out and why."""
     stats = folder.stats
     lines = [f"{folder.path}: {counts_text(stats['totals'])}"]
     lines += [f"  {split:<11} {counts_text(counts)}" for split, counts in stats["splits"].items()]
@@ -126,8 +130,8 @@ def report_lines(folder: DatasetFolder) -> list[str]:
     if cut_off := stats.get("captions_cut_off"):
         lines.append(f"  {cut_off} captions have more than {MAX_TOKENS} tokens: the model will not see their ends")
     if warnings := stats.get("warnings"):
-        told = ", ".join(f"{count} {doubt}" for doubt, count in warnings.items())
-        lines.append(f"  used with a warning: {told}; each is listed in {MANIFEST_FILE}")
+        counted = ", ".join(f"{count} {name}" for name, count in warnings.items())
+        lines.append(f"  used with a warning: {counted}; each is listed in {MANIFEST_FILE}")
     rejected = stats["rejected"]
     if rejected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
@@ -139,8 +143,8 @@ def report_lines(folder: DatasetFolder) -> list[str]:
 def _first_rejected(folder: DatasetFolder) -> list[str]:
     with (folder.path / MANIFEST_FILE).open(encoding="utf-8") as manifest:
         entries = [entry for entry in map(json.loads, manifest) if entry["status"] == "rejected"]
-    lines = [f"    {entry['source']}: {entry['reason']}: {entry['detail']}" for entry in entries[:_SHOWN]]
-    return lines + ([f"    … and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else [])
+    lines = [f"    {entry['source']}: {entry['reason']}: {entry['detail']}" for entry in entries[:_MOST_SHOWN]]
+    return lines + ([f"    … and {len(entries) - _MOST_SHOWN} more"] if len(entries) > _MOST_SHOWN else [])
 
 
 def counts_text(counts: Mapping[str, float]) -> str:
@@ -149,19 +153,15 @@ def counts_text(counts: Mapping[str, float]) -> str:
     return ", ".join([*named, f"{counts['hours']:.2f} h"])
 
 
-_BYTES_A_PIXEL = 0.45
-"""Of a grey PNG; 300 spectrograms of 512 x 512 pixels took 106 kB each."""
-
-
 def estimate_lines(sources: Sources, config: PrepareConfig) -> list[str]:
-    """Return the report: tracks, hours, slices, bytes, and what is rejected already."""
+    """Return the report of a dry run: tracks, hours, slices, bytes, and what is rejected already."""
     usable = [track for track in sources.tracks if track.rejection is None]
-    lengths_s = [declared_s(track.locator) for track in usable]
-    known_s = [length for length in lengths_s if length is not None]
-    slices = sum(_count_slices(length, config) for length in known_s)
+    durations_s = [declared_s(track.locator) for track in usable]
+    known_s = [duration_s for duration_s in durations_s if duration_s is not None]
+    slices = sum(_count_slices(duration_s, config) for duration_s in known_s)
     spectrogram = config.spectrogram
     layers = 1 if spectrogram.channels is Channels.mono else 2
-    image_bytes = _BYTES_A_PIXEL * layers * spectrogram.n_mels * spectrogram.width_px
+    image_bytes = _BYTES_PER_PIXEL * layers * spectrogram.n_mels * spectrogram.width_px
     lines = [
         f"{config.out} would hold about {slices} slices of {len(known_s)} tracks, {sum(known_s) / 3600:.2f} h of audio",
         f"  about {slices * image_bytes / 1e6:.0f} MB; twice as much is needed on the disk while it is made",
@@ -169,15 +169,18 @@ def estimate_lines(sources: Sources, config: PrepareConfig) -> list[str]:
     ]
     if len(known_s) < len(usable):
         lines.append(
-            f"  {len(usable) - len(known_s)} files whose length the head does not tell, or behind URLs, are not counted"
+            f"  {len(usable) - len(known_s)} files are not counted: they are behind URLs, or their headers give no duration"
         )
     rejected = [track for track in sources.tracks if track.rejection is not None]
-    lines += [f"  rejected: {track.source}: {track.rejection.reason}" for track in rejected[:5] if track.rejection]
-    return lines + ([f"  … and {len(rejected) - 5} more rejected"] if len(rejected) > 5 else [])
+    lines += [
+        f"  rejected: {track.source}: {track.rejection.reason}" for track in rejected[:_MOST_SHOWN] if track.rejection
+    ]
+    more = len(rejected) - _MOST_SHOWN
+    return lines + ([f"  … and {more} more rejected"] if more > 0 else [])
 
 
 def declared_s(locator: str) -> float | None:
-    """Return the seconds that the head of a local file declares; None where it cannot be told so."""
+    """Return the duration in seconds that the header of a local file declares; None if it does not."""
     import soundfile
 
     if is_url(locator) or not Path(locator).is_file():
@@ -185,10 +188,10 @@ def declared_s(locator: str) -> float | None:
     try:
         return float(soundfile.info(locator).duration)
     except (soundfile.SoundFileError, RuntimeError):
-        return _container_s(locator)
+        return _container_duration_s(locator)
 
 
-def _container_s(path: str) -> float | None:
+def _container_duration_s(path: str) -> float | None:
     import av
 
     try:
@@ -198,10 +201,10 @@ def _container_s(path: str) -> float | None:
         return None
 
 
-def _count_slices(length_s: float, config: PrepareConfig) -> int:
+def _count_slices(duration_s: float, config: PrepareConfig) -> int:
     clip_s, stride_s = config.spectrogram.clip_s, config.clip_stride_s
-    full = math.floor((length_s - clip_s) / stride_s) + 1 if length_s >= clip_s else 0
-    rest_s = length_s - full * stride_s
+    full = math.floor((duration_s - clip_s) / stride_s) + 1 if duration_s >= clip_s else 0
+    rest_s = duration_s - full * stride_s
     padded = int(config.windows is Windows.fixed and config.shortest_clip_s <= rest_s < clip_s)
     count = full + padded + (config.random_crops if full else 0)
     return count if config.max_slices_per_track is None else min(count, config.max_slices_per_track)

@@ -1,1 +1,1 @@
-"""One track from file to slices: decoded, measured, brought to one loudness, cut, encoded."""
+"""One track from the file to its slices: decoded, measured, brought to one loudness, cut, encoded, stored."""

@@ -1,4 +1,4 @@
-"""Musical attributes measured in the sound, for captions and columns: rough words, not a musicologist's."""
+"""Measurements of a sound: musical attributes for captions and columns (rough words), clipping, and the hash of its samples."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,23 +6,32 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.inputs.tables import Value
+from data_prep.captions.tables import Value
 from riffusion_train.runtime.errors import InputError
 
 ATTRIBUTES = ("bpm", "key", "loudness", "brightness", "drums")
 RATE_HZ = 22050
 LONGEST_S = 60.0
-"""Of longer tracks the middle is measured: it is what an attribute of the whole means, at a bounded cost."""
+"""Only the middle of longer tracks is measured: it represents the whole well, and bounds the cost."""
 _HOP_LENGTH = 512
 _NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 # Krumhansl & Kessler 1982, "Tracing the dynamic changes in perceived tonal organization", their probe-tone profiles.
 _MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
 _MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
 _LOUDNESS_LUFS = (("quiet", -23.0), ("moderately loud", -13.0), ("loud", np.inf))
+"""Names of integrated loudness, with their upper limits."""
 _DRUMS_HZ = 6000
 _DRUM_SHARE = 0.41
+"""Share of percussive energy above `_DRUMS_HZ` from which a track has drums."""
 _DRUMS_LEAST_SHARE = 1e-5
+"""Share of all energy above `_DRUMS_HZ` below which there is nothing to judge."""
 _BRIGHTNESS_HZ = (("dark", 900.0), ("balanced", 2200.0), ("bright", np.inf))
+"""Names of the spectral centroid, with their upper limits."""
+_FULL_SCALE = 0.97
+"""Lower peaks are not clipping: a lossy copy of a clipped track overshoots rather than falls below."""
+_SHORTEST_RUN = 3
+CLIPPED_SHARE = 1e-4
+"""From this share on a track is called clipped: audible, with some flat tops in every second."""
 
 
 def parse_attributes(text: str | None) -> tuple[str, ...]:
@@ -31,7 +40,7 @@ def parse_attributes(text: str | None) -> tuple[str, ...]:
     Raises:
         InputError: If a name is unknown, or librosa is not installed.
     """
-    names = [word.strip() for word in (text or "").split(",") if word.strip()]
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
     chosen = ATTRIBUTES if names == ["all"] else tuple(dict.fromkeys(names))
     for name in chosen:
         if name not in ATTRIBUTES:
@@ -47,7 +56,7 @@ def parse_attributes(text: str | None) -> tuple[str, ...]:
 def measure(
     wav: npt.NDArray[np.float32], rate_hz: int, lufs: float | None, attributes: Sequence[str]
 ) -> dict[str, Value]:
-    """Return attributes of a track by name; one that cannot be told is left out.
+    """Return attributes of a track by name, without those that cannot be determined.
 
     Args:
         wav: Sound, shape (channels, samples).
@@ -55,11 +64,11 @@ def measure(
         lufs: Its integrated loudness.
         attributes: Some of `ATTRIBUTES`.
     """
-    found: dict[str, Value] = {}
+    measured: dict[str, Value] = {}
     if "loudness" in attributes and lufs is not None:
-        found["loudness"] = next(word for word, limit in _LOUDNESS_LUFS if lufs < limit)
+        measured["loudness"] = next(word for word, limit in _LOUDNESS_LUFS if lufs < limit)
     if not set(attributes) - {"loudness"}:
-        return found
+        return measured
     import librosa
     import soxr
     from librosa.decompose import hpss
@@ -67,24 +76,29 @@ def measure(
     mono = _middle(wav.mean(axis=0), rate_hz)
     mono = np.asarray(soxr.resample(mono, rate_hz, RATE_HZ) if rate_hz != RATE_HZ else mono, np.float32)
     spectrum = np.abs(librosa.stft(mono, n_fft=2048, hop_length=_HOP_LENGTH))  # (1025, frames)
+    # Harmonic-percussive separation: beats are mostly in the percussive part, and some in the onsets of notes.
     harmonic, percussive = hpss(spectrum)
     if "bpm" in attributes and (bpm := measure_bpm(percussive + 0.3 * harmonic)) is not None:
-        found["bpm"] = bpm
+        measured["bpm"] = bpm
     if "key" in attributes and (key := measure_key(mono)) is not None:
-        found["key"] = key
+        measured["key"] = key
     if "brightness" in attributes:
         weights = spectrum.sum(axis=1)
         centroid_hz = float(
             (weights * librosa.fft_frequencies(sr=RATE_HZ, n_fft=2048)).sum() / max(weights.sum(), 1e-9)
         )
-        found["brightness"] = next(word for word, limit in _BRIGHTNESS_HZ if centroid_hz < limit)
+        measured["brightness"] = next(word for word, limit in _BRIGHTNESS_HZ if centroid_hz < limit)
     if "drums" in attributes:
-        found["drums"] = has_drums(mono)
-    return found
+        measured["drums"] = has_drums(mono)
+    return measured
 
 
 def measure_bpm(spectrum: npt.NDArray[np.float32]) -> float | None:
-    """Return the tempo in beats a minute, to a tenth; None where nothing beats."""
+    """Return the tempo in beats per minute, to a tenth, by librosa's autocorrelation of onsets; None without onsets.
+
+    Args:
+        spectrum: Magnitudes of an STFT at `RATE_HZ`, shape (frequencies, frames).
+    """
     import librosa
     from librosa.onset import onset_strength
 
@@ -96,12 +110,19 @@ def measure_bpm(spectrum: npt.NDArray[np.float32]) -> float | None:
 
 
 def measure_key(mono: npt.NDArray[np.float32]) -> str | None:
-    """Return the key, for example `A minor`, by the correlation of the chroma with Krumhansl's profiles; None without pitch."""
+    """Return the key, for example `A minor`; None without pitch.
+
+    It is the key whose profile of Krumhansl & Kessler (1982) correlates best with the mean chroma.
+
+    Args:
+        mono: Sound at `RATE_HZ`, shape (samples,).
+    """
     from librosa.feature import chroma_cqt
 
     chroma = chroma_cqt(y=mono, sr=RATE_HZ).mean(axis=1)  # (12,)
     if not chroma.std() > 0:
         return None
+    # All 24 keys: the profiles of C major and C minor, rotated to each tonic.
     best = max(
         (float(np.corrcoef(np.roll(profile, tonic), chroma)[0, 1]), f"{_NOTES[tonic]} {mode}")
         for profile, mode in ((_MAJOR, "major"), (_MINOR, "minor"))
@@ -111,10 +132,13 @@ def measure_key(mono: npt.NDArray[np.float32]) -> str | None:
 
 
 def has_drums(mono: npt.NDArray[np.float32]) -> bool:
-    """Tell whether a track has drums: above 6 kHz, where cymbals and snares are, much of the sound comes in strokes.
+    """Return whether a track has drums: much of its sound above 6 kHz, where cymbals and snares are, is percussive.
 
-    The share of strokes is that of median-filtering separation (Fitzgerald 2010). Its limit was found on composed clips whose
-    drums are known: 90 % of 90 clips are told rightly.
+    The percussive share is that of median filtering (Fitzgerald, "Harmonic/Percussive Separation Using Median Filtering",
+    2010). Its limit was found with composed clips whose drums are known: 90 % of 90 clips are classified correctly.
+
+    Args:
+        mono: Sound at `RATE_HZ`, shape (samples,).
     """
     import librosa
     from librosa.decompose import hpss
@@ -129,26 +153,20 @@ def has_drums(mono: npt.NDArray[np.float32]) -> bool:
 
 
 def _middle(mono: npt.NDArray[np.float32], rate_hz: int) -> npt.NDArray[np.float32]:
+    """Return the middle `LONGEST_S` seconds of a sound."""
     spare = max(0, len(mono) - round(LONGEST_S * rate_hz))
     return mono[spare // 2 : len(mono) - (spare - spare // 2)]
 
 
-_FULL_SCALE = 0.97
-"""Lower peaks are no clipping: a lossy copy of a clipped track overshoots rather than falls below."""
-_SHORTEST_RUN = 3
-CLIPPED_SHARE = 1e-4
-"""From this share on a track is called clipped: some flat tops in every second, which can be heard."""
-
-
 class Extremes(NamedTuple):
-    """The highest and the lowest sample of each channel; not numbers where some sample is none."""
+    """The highest and the lowest sample of each channel, shape (channels,); NaN if any sample is NaN."""
 
     highest: npt.NDArray[np.float32]
     lowest: npt.NDArray[np.float32]
 
     @property
     def finite(self) -> bool:
-        """Whether every sample is a number."""
+        """Whether every sample is a finite number."""
         return bool(np.isfinite(self).all())
 
     @property
@@ -158,7 +176,7 @@ class Extremes(NamedTuple):
 
 
 def find_extremes(wav: npt.NDArray[np.float32]) -> Extremes:
-    """Return the extremes of a sound that holds samples, (channels, samples)."""
+    """Return the extremes of a sound with at least one sample, shape (channels, samples)."""
     return Extremes(wav.max(axis=1), wav.min(axis=1))
 
 
@@ -167,7 +185,7 @@ def clipped_share(wav: npt.NDArray[np.float32], extremes: Extremes | None = None
 
     Args:
         wav: Sound, shape (channels, samples).
-        extremes: Its extremes, where they are known already.
+        extremes: Its extremes, if they are known already.
     """
     clipped = 0
     for channel, top, bottom in zip(wav, *(extremes or find_extremes(wav)), strict=True):
@@ -190,7 +208,9 @@ def pcm_hash(wav: npt.NDArray[np.float32], rate_hz: int) -> str:
 
 def _in_runs(flags: npt.NDArray[np.bool_]) -> int:
     """Return how many flags lie in runs of at least `_SHORTEST_RUN`."""
-    places = np.flatnonzero(flags)
-    begins = np.flatnonzero(np.diff(places, prepend=-2) != 1)
-    lengths = np.diff(begins, append=len(places))
+    positions = np.flatnonzero(flags)
+    begins = np.flatnonzero(
+        np.diff(positions, prepend=-2) != 1
+    )  # a run begins where the position before is not flagged
+    lengths = np.diff(begins, append=len(positions))
     return int(lengths[lengths >= _SHORTEST_RUN].sum())

@@ -1,11 +1,14 @@
-"""One track from file to slices: hash, decode, resample, measure, bring to one loudness, cut, encode, keep."""
+"""One track from the file to its slices: hash, decode, resample, measure, apply the gain, cut, encode, store."""
 
 import contextlib
 import dataclasses
+import enum
 import errno
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +16,9 @@ import xxhash
 
 from data_prep.captions.sidecars import read_tags
 from data_prep.inputs.fetch import open_input, origin_of
-from data_prep.output.track_store import Slice, TrackResult, kept_path, note_origin, read_facts, read_origin, write_kept
 from data_prep.tracks.fingerprint import fingerprint_words, to_text
-from data_prep.tracks.measuring import clipped_share, find_extremes, measure, pcm_hash
+from data_prep.tracks.measuring import clipped_share, find_extremes, measure, parse_attributes, pcm_hash
+from data_prep.tracks.track_store import Slice, TrackResult, TrackStore
 from data_prep.tracks.windows import (
     Window,
     aligned_windows,
@@ -26,15 +29,14 @@ from data_prep.tracks.windows import (
     sounding_stretches,
     spread,
 )
-from riffusion_train.audio.codec.image_file import png_bytes
 from riffusion_train.audio.io.loudness import gain_db, measure_lufs, rms_dbfs
 from riffusion_train.audio.io.read import decode_audio, decoding_problems, resample
-from riffusion_train.config.prepare import Tail, Windows
-from riffusion_train.config.spectrogram import Channels, SpectrogramConfig
+from riffusion_train.config.prepare import CaptionSource, Duplicates, PrepareConfig, Tail, Windows
+from riffusion_train.config.spectrogram import Channels, SpectrogramConfig, to_data
 from riffusion_train.runtime.errors import InputError
 
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
-"""Errors of the place that is written to: no fault of a track, so they end the run."""
+"""Errors of the disk that is written to. They are not the fault of a track, so they end the run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,98 +54,141 @@ class CutParameters:
     tags: bool = False
     """Whether to read the file's tags."""
     acoustic: bool = False
-    """Whether to take an acoustic fingerprint."""
+    """Whether to compute an acoustic fingerprint."""
     windows: Windows = Windows.fixed
     tail: Tail = Tail.pad
     skip_silence: bool = False
     random_crops: int = 0
     most_slices: int | None = None
     seed: int = 0
-    """Decides where random crops lie."""
+    """Decides the positions of random crops."""
     remove_dc: bool = False
-    """Whether to take out a constant offset."""
+    """Whether to remove a constant offset."""
+
+    @classmethod
+    def from_config(cls, config: PrepareConfig) -> Self:
+        """Return the cutting parameters of a config.
+
+        Raises:
+            InputError: If `measure` names an unknown attribute, or librosa is missing.
+        """
+        return cls(
+            spectrogram=config.spectrogram,
+            stride_s=config.clip_stride_s,
+            shortest_s=config.shortest_clip_s,
+            silence_dbfs=config.silence_dbfs,
+            target_lufs=config.target_lufs,
+            peak_ceiling_dbfs=config.peak_ceiling_dbfs,
+            measure=parse_attributes(config.measure),
+            tags=config.captions is CaptionSource.tags,
+            acoustic=config.near_duplicates is not Duplicates.off,
+            windows=config.windows,
+            tail=config.tail,
+            skip_silence=config.skip_silence,
+            random_crops=config.random_crops,
+            most_slices=config.max_slices_per_track,
+            seed=config.seed if config.random_crops else 0,
+            remove_dc=config.remove_dc,
+        )
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the parameters as JSON-ready data."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain = {name: value.value if isinstance(value, enum.Enum) else value for name, value in values.items()}
+        return plain | {"spectrogram": to_data(self.spectrogram)}
+
+    @property
+    def key(self) -> str:
+        """A short hash of the parameters: the key of the track store."""
+        return hashlib.sha256(json.dumps(self.as_data(), sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker needs once."""
+    """What each worker process receives once."""
 
     cut: CutParameters
-    kept_dir: str
-    key: str
-    """Hash of the cutting parameters."""
+    store: TrackStore
 
 
 class TrackWorker:
-    """Turns audio files into kept slices. It holds one codec for all of them."""
+    """Turns audio files into stored slices, with one codec for all of them.
 
-    def __init__(self, cut: CutParameters, kept_dir: Path, key: str) -> None:
-        from riffusion_train.audio.codec.codec import make_codec  # here, so that only workers load torch
+    Args:
+        cut: The cutting parameters.
+        store: Where results and slices go.
+    """
 
-        self._codec = make_codec(cut.spectrogram)
+    def __init__(self, cut: CutParameters, store: TrackStore) -> None:
+        # Imported here, so that only workers load torch.
+        from riffusion_train.audio.codec.codec import make_codec
+        from riffusion_train.audio.codec.image_file import png_bytes
+
+        self._codec, self._png_bytes = make_codec(cut.spectrogram), png_bytes
         self._cut = cut
-        self._kept_dir = kept_dir
-        self._key = key
+        self._store = store
 
     def __call__(self, locator: str) -> TrackResult:
-        """Return what became of an audio file; what is kept already is not decoded again.
+        """Return the result of an audio file; one that is stored already is not decoded again.
 
         Args:
-            locator: What a `Track` bears.
+            locator: The `locator` of a `Track`.
 
         Raises:
             OSError: If the slices cannot be written.
         """
         origin = origin_of(locator)
-        before = read_origin(self._kept_dir, origin) if origin else None
-        kept = read_facts(kept_path(self._kept_dir, before, self._key)) if before else None
-        if kept is not None:  # it need not even be fetched
-            return dataclasses.replace(kept, origin=origin, reused=True)
+        known_hash = self._store.read_origin(origin) if origin else None
+        stored = self._store.read(known_hash) if known_hash else None
+        if stored is not None:  # a remote file that has not changed need not even be fetched
+            return dataclasses.replace(stored, origin=origin, reused=True)
         try:
             with open_input(locator) as path:
-                facts = self._work(path)
+                result = self._process_file(path)
         except InputError as error:
             return TrackResult("", reason="unreadable", detail=str(error))
-        if origin and facts.file_hash:
-            note_origin(self._kept_dir, origin, facts.file_hash)
-        return dataclasses.replace(facts, origin=origin)
+        if origin and result.file_hash:
+            self._store.write_origin(origin, result.file_hash)
+        return dataclasses.replace(result, origin=origin)
 
-    def _work(self, path: Path) -> TrackResult:
+    def _process_file(self, path: Path) -> TrackResult:
+        """Return the result of a local file, from the store or made now."""
         try:
             with path.open("rb") as file:
                 file_hash = hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
         except OSError as error:
             return TrackResult("", reason="unreadable", detail=error.strerror or str(error))
-        kept = kept_path(self._kept_dir, file_hash, self._key)
-        facts = read_facts(kept)
-        if facts is not None:
-            return dataclasses.replace(facts, reused=True)
+        stored = self._store.read(file_hash)
+        if stored is not None:
+            return dataclasses.replace(stored, reused=True)
         try:
-            facts, slices = self._cut_track(path, TrackResult(file_hash))
+            result, slices = self._cut_track(path, TrackResult(file_hash))
         except OSError as error:
             if error.errno in DISK_ERRORS:
                 raise
             return TrackResult(file_hash, reason="unreadable", detail=error.strerror or str(error))
         except Exception as error:
-            # One odd file must not cost the run; it is counted and listed, and tried again next time.
+            # One odd file must not end the run. It is counted, listed and not stored, so the next run tries it again.
             return TrackResult(file_hash, reason="fault", detail=" ".join(f"{type(error).__name__}: {error}".split()))
-        write_kept(kept, facts, slices)
-        return facts
+        self._store.write(result, slices)
+        return result
 
-    def _cut_track(self, path: Path, facts: TrackResult) -> tuple[TrackResult, list[Slice]]:
+    def _cut_track(self, path: Path, result: TrackResult) -> tuple[TrackResult, list[Slice]]:
+        """Decode, measure and cut a file. Returns the completed result, and the slices in order."""
         try:
             decoded = decode_audio(path)
         except InputError as error:
             detail = " ".join(str(error).removeprefix(f"{path}: ").split())
-            return dataclasses.replace(facts, reason="unreadable", detail=detail), []
-        wav, rate_hz = decoded.wav, decoded.rate_hz
+            return dataclasses.replace(result, reason="unreadable", detail=detail), []
+        wav, rate_hz = decoded.wav, decoded.rate_hz  # (channels, samples)
         if wav.shape[1] == 0:
-            return dataclasses.replace(facts, reason="no samples", detail="it has a head and no audio samples"), []
+            return dataclasses.replace(result, reason="no samples", detail="it has a head and no audio samples"), []
         extremes = find_extremes(wav)
         if not extremes.finite:
-            return dataclasses.replace(facts, reason="not numbers", detail="it holds samples that are not numbers"), []
-        facts = dataclasses.replace(
-            facts,
+            detail = "it holds samples that are not numbers"
+            return dataclasses.replace(result, reason="not numbers", detail=detail), []
+        result = dataclasses.replace(
+            result,
             duration_s=decoded.duration_s,
             rate_hz=rate_hz,
             channels=int(wav.shape[0]),
@@ -153,31 +198,31 @@ class TrackWorker:
             clipped_share=clipped_share(wav, extremes),
         )
         if extremes.silent:
-            return dataclasses.replace(facts, reason="silent", detail="every sample is zero"), []
+            return dataclasses.replace(result, reason="silent", detail="every sample is zero"), []
         if self._cut.remove_dc:
             wav = wav - wav.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
         if self._cut.acoustic:
-            facts = dataclasses.replace(facts, acoustic=to_text(fingerprint_words(wav, rate_hz)))
-        wav = resample(mixed_for(self._cut.spectrogram.channels, wav), rate_hz, self._codec.rate_hz)
-        # Measured on the whole track, with the codec's channels and rate: what the model hears, and no quiet passage is
-        # blown up.
+            result = dataclasses.replace(result, acoustic=to_text(fingerprint_words(wav, rate_hz)))
+        wav = resample(mix_channels(self._cut.spectrogram.channels, wav), rate_hz, self._codec.rate_hz)
+        # Loudness is measured on the whole track, so that no quiet passage is blown up, and with the codec's channels and
+        # rate, since that is what the model hears.
         lufs = measure_lufs(wav, self._codec.rate_hz)
         gain = gain_db(wav, lufs, self._cut.target_lufs, self._cut.peak_ceiling_dbfs)
-        facts = dataclasses.replace(facts, lufs=lufs, gain_db=gain)
+        result = dataclasses.replace(result, lufs=lufs, gain_db=gain)
         if self._cut.tags:
-            facts = dataclasses.replace(facts, tags=read_tags(path))
+            result = dataclasses.replace(result, tags=read_tags(path))
         if self._cut.measure:
-            found = measure(wav, self._codec.rate_hz, lufs, self._cut.measure)
-            facts = dataclasses.replace(facts, measured=found)
+            measured = measure(wav, self._codec.rate_hz, lufs, self._cut.measure)
+            result = dataclasses.replace(result, measured=measured)
         wav *= np.float32(10 ** (gain / 20))
-        slices, silent = self._slices(wav, facts.file_hash)
-        facts = dataclasses.replace(
-            facts, slices=len(slices), slices_s=float(sum(item.duration_s for item in slices)), silent_slices=silent
+        slices, silent = self._encode_windows(wav, result.file_hash)
+        result = dataclasses.replace(
+            result, slices=len(slices), slices_s=float(sum(item.duration_s for item in slices)), silent_slices=silent
         )
-        return (facts, slices) if slices else (self._without_slices(facts), [])
+        return (result, slices) if slices else (self._reject_without_slices(result), [])
 
     def _windows(self, wav: npt.NDArray[np.float32], file_hash: str) -> list[Window]:
-        """Return where the windows of a track lie, in order."""
+        """Return the windows of a track in order."""
         cut, clip, rate_hz = self._cut, self._codec.clip_samples, self._codec.rate_hz
         shortest = min(clip, round(cut.shortest_s * rate_hz))
         stride = max(1, round(cut.stride_s * rate_hz))
@@ -189,16 +234,16 @@ class TrackWorker:
         for start, length in stretches:
             if cut.windows is not Windows.fixed:
                 inside = [point - start for point in points if start <= point < start + length]
-                found = aligned_windows(inside, length, clip, stride)
+                laid = aligned_windows(inside, length, clip, stride)
             else:
-                found = fixed_windows(length, clip, stride, shortest)
+                laid = fixed_windows(length, clip, stride, shortest)
             if cut.tail is Tail.overlap and cut.windows is Windows.fixed:
-                found = overlap_back(found, length, clip)
-            windows += [Window(start + window.start, window.length) for window in found]
-        more = random_windows(wav.shape[1], clip, cut.random_crops, f"{cut.seed} {file_hash}")
-        return spread(sorted({*windows, *more}), cut.most_slices)
+                laid = overlap_back(laid, length, clip)
+            windows += [Window(start + window.start, window.length) for window in laid]
+        crops = random_windows(wav.shape[1], clip, cut.random_crops, f"{cut.seed} {file_hash}")
+        return spread(sorted({*windows, *crops}), cut.most_slices)
 
-    def _slices(self, wav: npt.NDArray[np.float32], file_hash: str) -> tuple[list[Slice], int]:
+    def _encode_windows(self, wav: npt.NDArray[np.float32], file_hash: str) -> tuple[list[Slice], int]:
         """Encode every window that is not silent. Returns the slices and the number of silent windows."""
         clip, rate_hz = self._codec.clip_samples, self._codec.rate_hz
         slices, silent = [], 0
@@ -210,32 +255,33 @@ class TrackWorker:
             if length < clip:
                 window = np.pad(window, ((0, 0), (0, clip - length)))
             encoded = self._codec.encode(window)
-            png = png_bytes(encoded.image)
+            png = self._png_bytes(encoded.image)
             slices.append(Slice(png, start / rate_hz, length / rate_hz, float(encoded.max_value)))
         return slices, silent
 
-    def _without_slices(self, facts: TrackResult) -> TrackResult:
-        if facts.silent_slices:
+    def _reject_without_slices(self, result: TrackResult) -> TrackResult:
+        """Return the result with the reason why no window became a slice."""
+        if result.silent_slices:
             detail = f"every window lies below silence_dbfs={self._cut.silence_dbfs:g}"
-            return dataclasses.replace(facts, reason="silent", detail=detail)
-        duration_s = facts.duration_s or 0.0
-        if duration_s >= self._cut.shortest_s:  # so it is the kind of windows that found nothing
+            return dataclasses.replace(result, reason="silent", detail=detail)
+        duration_s = result.duration_s or 0.0
+        if duration_s >= self._cut.shortest_s:  # long enough, so there were no beats or no sounding stretches
             detail = (
                 f"no window of windows={self._cut.windows.value} skip_silence={self._cut.skip_silence} fits into it"
             )
-            return dataclasses.replace(facts, reason="no window", detail=detail.lower())
+            return dataclasses.replace(result, reason="no window", detail=detail.lower())
         detail = f"{duration_s:.2f} s is below {self._cut.shortest_s:.2f} s; tail=pad min_clip_s=… keeps shorter files"
-        return dataclasses.replace(facts, reason="too short", detail=detail)
+        return dataclasses.replace(result, reason="too short", detail=detail)
 
 
 def make_track_worker(setup: WorkerSetup) -> TrackWorker:
-    """Build the worker that a process runs."""
-    return TrackWorker(setup.cut, Path(setup.kept_dir), setup.key)
+    """Build the worker of a process."""
+    return TrackWorker(setup.cut, setup.store)
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread meanwhile, as the worker processes do: the order of sums decides the last bit of a pixel."""
+    """Compute on one thread, as the worker processes do: the order of sums decides the last bit of a pixel."""
     import torch
 
     before = torch.get_num_threads()
@@ -246,14 +292,18 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def mixed_for(channels: Channels, wav: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return (channels, samples) with no more channels than the pictures hold: one, or two.
+def mix_channels(channels: Channels, wav: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return a sound with no more channels than the images hold: one or two; shape (channels, samples).
 
-    More than two are always mixed down to one: which speaker each belongs to is not known for every format.
+    More than two channels are always mixed down to one, since not every format says which speaker each belongs to.
+
+    Args:
+        channels: Channels of the images.
+        wav: Sound, shape (channels, samples).
     """
     if wav.shape[0] == 1 or (wav.shape[0] == 2 and channels is not Channels.mono):
         return wav
-    if wav.shape[0] == 2:  # as the mean, in a quarter of the time
+    if wav.shape[0] == 2:  # the mean, in a quarter of the time that NumPy's mean takes
         mixed = wav[:1] + wav[1:]
         mixed *= np.float32(0.5)
         return mixed

@@ -1,4 +1,4 @@
-"""Where the windows of a track lie."""
+"""Where the windows of a track lie: at a fixed stride, on beats and bars, between silences, or at random."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,6 +11,10 @@ from riffusion_train.runtime.errors import InputError
 
 _FRAME_S = 0.05
 _PAUSE_S = 0.5
+"""Shorter silences do not split a stretch of sound."""
+_BEAT_RATE_HZ = 22050
+_BEAT_HOP_LENGTH = 512
+BEATS_PER_BAR = 4
 
 
 class Window(NamedTuple):
@@ -18,15 +22,15 @@ class Window(NamedTuple):
 
     start: int
     length: int
-    """At most one clip; a shorter window is filled up with silence."""
+    """At most one clip; a shorter window is padded with silence."""
 
 
 def fixed_windows(num_samples: int, clip_samples: int, stride_samples: int, shortest_samples: int) -> list[Window]:
     """Return windows at every multiple of the stride.
 
-    All are full but perhaps the last one: it is there if the full ones leave audio uncovered and the stretch from the next
-    multiple of the stride to the end has at least `shortest_samples`. With `shortest_samples >= clip_samples` all windows
-    are full.
+    All are full except perhaps the last one. It exists if the full ones leave audio uncovered, and at least
+    `shortest_samples` remain from the next multiple of the stride to the end. With `shortest_samples >= clip_samples` all
+    windows are full.
     """
     windows = []
     start = 0
@@ -41,7 +45,7 @@ def fixed_windows(num_samples: int, clip_samples: int, stride_samples: int, shor
 
 
 def overlap_back(windows: list[Window], num_samples: int, clip_samples: int) -> list[Window]:
-    """Return full windows only, the last one moved back so that it ends with the audio."""
+    """Return the full windows, and another that ends with the audio if they do not reach its end."""
     full = [window for window in windows if window.length == clip_samples]
     end = full[-1].start + clip_samples if full else 0
     if end < num_samples and num_samples >= clip_samples:
@@ -50,13 +54,13 @@ def overlap_back(windows: list[Window], num_samples: int, clip_samples: int) -> 
 
 
 def aligned_windows(points: Sequence[int], num_samples: int, clip_samples: int, stride_samples: int) -> list[Window]:
-    """Return full windows that begin at given points, such as beats: each at the first point a stride after the one before.
+    """Return full windows that begin at given points, such as beats: each at the first point a stride after the last one.
 
     Args:
-        points: Where windows may begin, in samples, rising.
+        points: Where windows may begin, in samples, ascending.
         num_samples: Length of the track.
         clip_samples: Length of a window.
-        stride_samples: Least distance of two starts; half a hundredth of it is forgiven, for points that are estimated.
+        stride_samples: Least distance of two starts, with a tolerance of 0.5 % since beats are estimates.
     """
     windows: list[Window] = []
     for point in points:
@@ -67,17 +71,25 @@ def aligned_windows(points: Sequence[int], num_samples: int, clip_samples: int, 
 
 
 def random_windows(num_samples: int, clip_samples: int, count: int, address: str) -> list[Window]:
-    """Return up to `count` full windows at random places, in order; the places are a function of `address`."""
-    room = num_samples - clip_samples
-    if room <= 0:
+    """Return up to `count` full windows at random positions, in order.
+
+    Args:
+        num_samples: Length of the track.
+        clip_samples: Length of a window.
+        count: Number of windows; equal ones count once.
+        address: Decides the positions: the seed and the hash of the file.
+    """
+    last_start = num_samples - clip_samples
+    if last_start <= 0:
         return []
     draws = (hashlib.sha256(f"{address}\n{index}".encode()).digest() for index in range(count))
-    starts = {int.from_bytes(draw[:8], "big") * (room + 1) >> 64 for draw in draws}
+    # The first 64 bits of a hash as a fraction of the range 0 to last_start.
+    starts = {int.from_bytes(draw[:8], "big") * (last_start + 1) >> 64 for draw in draws}
     return [Window(start, clip_samples) for start in sorted(starts)]
 
 
 def spread(windows: Sequence[Window], most: int | None) -> list[Window]:
-    """Return at most `most` windows, evenly spread over all."""
+    """Return at most `most` windows, evenly spread over all of them; all if `most` is None."""
     if most is None or len(windows) <= most:
         return list(windows)
     return [windows[index * len(windows) // most] for index in range(most)]
@@ -89,7 +101,7 @@ def sounding_stretches(wav: npt.NDArray[np.float32], rate_hz: int, silence_dbfs:
     Args:
         wav: Sound, shape (channels, samples).
         rate_hz: Its sample rate.
-        silence_dbfs: RMS level of a twentieth of a second below which it is silent.
+        silence_dbfs: RMS level below which a frame of 0.05 s is silent.
     """
     frame = max(1, round(rate_hz * _FRAME_S))
     count = -(-wav.shape[1] // frame)
@@ -98,22 +110,18 @@ def sounding_stretches(wav: npt.NDArray[np.float32], rate_hz: int, silence_dbfs:
     loud = np.flatnonzero(power >= 10 ** (silence_dbfs / 10))
     if not len(loud):
         return []
+    # A stretch ends at a gap of more than a pause between two loud frames.
     breaks = np.flatnonzero(np.diff(loud) > round(_PAUSE_S / _FRAME_S))
     firsts, lasts = loud[np.r_[0, breaks + 1]], loud[np.r_[breaks, len(loud) - 1]]
     ends = np.minimum((lasts + 1) * frame, wav.shape[1])
     return [Window(int(start), int(end - start)) for start, end in zip(firsts * frame, ends, strict=True)]
 
 
-_RATE_HZ = 22050
-_HOP_LENGTH = 512
-BEATS_A_BAR = 4
-
-
 def check_librosa() -> None:
-    """Refuse to look for beats without librosa.
+    """Check that librosa, which finds beats, is installed.
 
     Raises:
-        InputError: If it is not installed.
+        InputError: If it is not.
     """
     import importlib.util
 
@@ -122,24 +130,27 @@ def check_librosa() -> None:
 
 
 def find_beats(wav: npt.NDArray[np.float32], rate_hz: int, bars: bool = False) -> list[int]:
-    """Return the starts of the beats in samples, by librosa's dynamic programming (Ellis 2007); empty where nothing beats.
+    """Return the starts of the beats in samples; empty if the sound has no onsets.
+
+    The beats are those of librosa, by dynamic programming (Ellis, "Beat Tracking by Dynamic Programming", 2007).
 
     Args:
         wav: Sound, shape (channels, samples).
         rate_hz: Its sample rate.
-        bars: Return each fourth beat only: those of the four phases on which the onsets are strongest. A bar of four beats is
-            assumed.
+        bars: Return only every fourth beat, on the phase with the strongest onsets. A bar of four beats is assumed.
     """
     import soxr
     from librosa.beat import beat_track
     from librosa.onset import onset_strength
 
-    mono = np.asarray(soxr.resample(wav.mean(axis=0), rate_hz, _RATE_HZ), np.float32)
-    onsets = onset_strength(y=mono, sr=_RATE_HZ, hop_length=_HOP_LENGTH)
+    mono = np.asarray(soxr.resample(wav.mean(axis=0), rate_hz, _BEAT_RATE_HZ), np.float32)
+    onsets = onset_strength(y=mono, sr=_BEAT_RATE_HZ, hop_length=_BEAT_HOP_LENGTH)
     if not onsets.any():
         return []
-    _, frames = beat_track(onset_envelope=onsets, sr=_RATE_HZ, hop_length=_HOP_LENGTH, trim=False)
+    _, frames = beat_track(onset_envelope=onsets, sr=_BEAT_RATE_HZ, hop_length=_BEAT_HOP_LENGTH, trim=False)
     if bars and len(frames):
-        phases = [float(onsets[frames[phase::BEATS_A_BAR]].mean()) for phase in range(min(BEATS_A_BAR, len(frames)))]
-        frames = frames[int(np.argmax(phases)) :: BEATS_A_BAR]
-    return [round(float(frame) * _HOP_LENGTH * rate_hz / _RATE_HZ) for frame in frames]
+        phases = [
+            float(onsets[frames[phase::BEATS_PER_BAR]].mean()) for phase in range(min(BEATS_PER_BAR, len(frames)))
+        ]
+        frames = frames[int(np.argmax(phases)) :: BEATS_PER_BAR]
+    return [round(float(frame) * _BEAT_HOP_LENGTH * rate_hz / _BEAT_RATE_HZ) for frame in frames]

@@ -1,4 +1,4 @@
-"""A folder of pictures with `metadata.jsonl`: the imagefolder layout that `datasets` and most other trainers read."""
+"""A folder of images with `metadata.jsonl`: the imagefolder layout that `datasets` and most other trainers read."""
 
 import hashlib
 import json
@@ -13,21 +13,21 @@ from riffusion_train.runtime.files import open_atomically, write_atomically
 
 FILE_NAME = "file_name"
 TEXT = "text"
-"""The first caption: the column that diffusers' train_text_to_image takes by default."""
+"""Column of the first caption; diffusers' train_text_to_image reads it by default."""
 OWN_COLUMNS = (FILE_NAME, TEXT)
 
 
 class FolderWriter:
-    """Writes the rows of one split into `<folder>/<split>/`: a PNG each, and a line of `metadata.jsonl`."""
+    """Writes the rows of one split into `<folder>/<split>/`: a PNG and a line of `metadata.jsonl` for each."""
 
     def __init__(self, folder: Path, split: str) -> None:
         self._folder, self._split = folder / split, split
 
     def write(self, rows: Iterable[Row]) -> list[Shard]:
-        """Write all rows. Returns one shard, named after its `metadata.jsonl`, whose hash covers the pictures as well.
+        """Write all rows. Returns one shard, named after its `metadata.jsonl`, whose hash covers the images as well.
 
         Raises:
-            OSError: If a file cannot be written. `metadata.jsonl` comes last, so a split that has it is whole.
+            OSError: If a file cannot be written. `metadata.jsonl` is written last, so a split that has it is complete.
         """
         self._folder.mkdir(parents=True)
         total = hashlib.sha256()
@@ -42,16 +42,16 @@ class FolderWriter:
                 metadata.write(line)
                 total.update(line + hashlib.sha256(png).digest())
                 slices += 1
-            self._sync_pictures()
+            self._sync_images()
         if not slices:
             shutil.rmtree(self._folder)
             return []
         return [Shard(f"{self._split}/{path.name}", self._split, slices, path.stat().st_size, total.hexdigest())]
 
-    def _sync_pictures(self) -> None:
-        """Force all pictures to the disk: by now most are there, and waiting for each on its own would take far longer."""
-        for picture in self._folder.glob("*.png"):
-            descriptor = os.open(picture, os.O_RDONLY)
+    def _sync_images(self) -> None:
+        """Force all images to the disk at the end: syncing each one as it is written would take far longer."""
+        for path in self._folder.glob("*.png"):
+            descriptor = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:
@@ -59,13 +59,13 @@ class FolderWriter:
 
 
 def metadata_of(row: Row, file_name: str) -> Row:
-    """Return a row's line of `metadata.jsonl`: the picture's name, the first caption as `text`, and all columns."""
+    """Return a row's line of `metadata.jsonl`: the image's file name, the first caption as `text`, and all columns."""
     rest = {name: value for name, value in row.items() if name != layout.IMAGE}
     return {FILE_NAME: file_name, TEXT: row[layout.CAPTION][0], **rest}
 
 
 def read_folder(metadata: Path) -> Iterator[Row]:
-    """Read the rows that a `metadata.jsonl` lists, with their pictures."""
+    """Yield the rows that a `metadata.jsonl` lists, with their images."""
     with metadata.open(encoding="utf-8") as lines:
         for row in map(json.loads, lines):
             png = (metadata.parent / row[FILE_NAME]).read_bytes()

@@ -7,12 +7,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.writers.shards import Row, Shard, portions, written_shard
+from data_prep.writers.shards import Row, Shard, describe_shard, split_into_shards
 from riffusion_train.dataset import layout
 from riffusion_train.runtime.files import open_atomically
 
-ROWS_A_GROUP = 100
-"""Rows a Parquet row group: what a reader has to load for one random row, so few for images."""
+ROWS_PER_GROUP = 100
+"""Rows of a Parquet row group. A reader loads a whole group for one random row, so there are few."""
 
 
 class ParquetWriter:
@@ -20,8 +20,8 @@ class ParquetWriter:
 
     def __init__(self, folder: Path, split: str, schema: pa.Schema, shard_bytes: int) -> None:
         self._folder, self._split, self._schema, self._shard_bytes = folder, split, schema, shard_bytes
-        # A dictionary pays for words that repeat; for images it only costs time.
-        self._repeating = [
+        # A dictionary saves space for texts that repeat; for images it only costs time.
+        self._dictionary_columns = [
             field.name for field in schema if pa.types.is_string(field.type) and field.name != layout.IMAGE
         ]
 
@@ -29,27 +29,29 @@ class ParquetWriter:
         """Write all rows. Returns the shards in order.
 
         Raises:
-            OSError: If a shard cannot be written; none is left half written.
+            OSError: If a shard cannot be written; none is left half-written.
         """
         shards: list[Shard] = []
-        for index, groups in enumerate(portions(rows, self._shard_bytes, ROWS_A_GROUP)):
+        for index, groups in enumerate(split_into_shards(rows, self._shard_bytes, ROWS_PER_GROUP)):
             path = self._folder / layout.shard_name(self._split, index)
             with open_atomically(path, sync=True) as file:
                 slices = self._write_shard(file, groups)
-            shards.append(written_shard(path, path.name, self._split, slices))
+            shards.append(describe_shard(path, path.name, self._split, slices))
         return shards
 
     def _write_shard(self, file: Any, groups: Iterable[list[Row]]) -> int:
         slices = 0
-        with pq.ParquetWriter(file, self._schema, compression="snappy", use_dictionary=self._repeating) as writer:
+        with pq.ParquetWriter(
+            file, self._schema, compression="snappy", use_dictionary=self._dictionary_columns
+        ) as writer:
             for group in groups:
-                writer.write_table(pa.Table.from_pylist(group, schema=self._schema), row_group_size=ROWS_A_GROUP)
+                writer.write_table(pa.Table.from_pylist(group, schema=self._schema), row_group_size=ROWS_PER_GROUP)
                 slices += len(group)
         return slices
 
 
 def read_parquet(path: Path) -> Iterator[Row]:
-    """Read the rows of a shard."""
+    """Yield the rows of a shard."""
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=ROWS_A_GROUP):
+        for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):
             yield from batch.to_pylist()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from data_prep.writers.shards import Row, Shard, portions, slice_name, written_shard
+from data_prep.writers.shards import Row, Shard, describe_shard, slice_name, split_into_shards
 from riffusion_train.dataset import layout
 from riffusion_train.runtime.files import open_atomically
 
@@ -22,14 +22,14 @@ class TarWriter:
         """Write all rows. Returns the shards in order.
 
         Raises:
-            OSError: If a shard cannot be written; none is left half written.
+            OSError: If a shard cannot be written; none is left half-written.
         """
         shards: list[Shard] = []
-        for index, groups in enumerate(portions(rows, self._shard_bytes, 1)):
+        for index, groups in enumerate(split_into_shards(rows, self._shard_bytes, 1)):
             path = self._folder / layout.shard_name(self._split, index, ".tar")
             with open_atomically(path, sync=True) as file:
                 slices = _write_shard(file, groups)
-            shards.append(written_shard(path, path.name, self._split, slices))
+            shards.append(describe_shard(path, path.name, self._split, slices))
         return shards
 
 
@@ -47,13 +47,13 @@ def _write_shard(file: BinaryIO, groups: Iterable[list[Row]]) -> int:
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)  # no time, no owner: nothing that would differ from one run to the next
+    member = tarfile.TarInfo(name)  # no time and no owner, which would differ between runs
     member.size = len(content)
     archive.addfile(member, io.BytesIO(content))
 
 
 def read_tar(path: Path) -> Iterator[Row]:
-    """Read the rows of a shard."""
+    """Yield the rows of a shard."""
     with tarfile.open(path) as archive:
         png = b""
         for member in archive:

@@ -30,6 +30,6 @@ def _merge(arguments: Sequence[str]) -> None:
     parsed = _MERGE.parse(arguments)
     if parsed is None:
         return
-    from data_prep.output.merge import run_merge
+    from data_prep.engine.array_jobs import run_merge
 
     run_merge(parsed.config, parsed.positionals)

@@ -1,4 +1,4 @@
-"""The configs of `riffusion prepare` and `riffusion prepare merge`: captioned audio -> dataset folder."""
+"""The configs of `riffusion prepare` and `riffusion prepare merge`: from captioned audio to a dataset folder."""
 
 import dataclasses
 import enum
@@ -15,47 +15,46 @@ class CaptionSource(enum.Enum):
     """Where the captions come from."""
 
     auto = "auto"
-    """The table, where `table` names one or the folder holds exactly one captions.csv, metadata.csv or metadata.jsonl;
+    """The table, if `table` names one or the folder holds exactly one captions.csv, metadata.csv or metadata.jsonl;
     else sidecars."""
     sidecar = "sidecar"
-    """`song.txt` beside `song.wav`, one caption a line."""
+    """`song.txt` beside `song.wav`, one caption per line."""
     table = "table"
-    """A CSV, TSV, JSONL or Parquet file with one row a file."""
+    """A CSV, TSV, JSONL or Parquet file with one row per file."""
     tags = "tags"
-    """The ID3, Vorbis, MP4 or other tags in the files, which become columns too; captions in tables and sidecars come
-    first."""
+    """The ID3, Vorbis, MP4 or other tags in the files, which also become columns; captions in tables and sidecars take
+    precedence."""
     review = "review"
-    """All that is found is written into a table to edit, `table` or `<out>.captions.csv`; the same command reads it
-    back."""
+    """All captions are written into a table to edit, `table` or `<out>.captions.csv`; the same command then reads it."""
 
 
 class Duplicates(enum.Enum):
-    """What becomes of tracks that are the same sound."""
+    """What happens to tracks with the same sound."""
 
     off = "off"
     """They are not looked for."""
     group = "group"
     """They stay in one split."""
     drop = "drop"
-    """All but the first, by their names' order, are left out."""
+    """All but the first, in the order of their names, are left out."""
 
 
 class TemplateUse(enum.Enum):
     """Which tracks get a composed caption."""
 
     missing = "missing"
-    """Those that have no caption."""
+    """Those without a caption."""
     add = "add"
-    """All; it comes after their own."""
+    """All tracks, after their own captions."""
 
 
 class Tail(enum.Enum):
-    """What becomes of audio that does not fill the last window."""
+    """What happens to audio that does not fill the last window."""
 
     drop = "drop"
     """It is left out; a file shorter than one clip is rejected."""
     pad = "pad"
-    """It is filled up with silence where it lasts at least `min_clip_s`; the rest is left out."""
+    """It is padded with silence if it lasts at least `min_clip_s`, and left out otherwise."""
     overlap = "overlap"
     """The last window is moved back to end with the audio; a file shorter than one clip is rejected."""
 
@@ -66,34 +65,34 @@ class Windows(enum.Enum):
     fixed = "fixed"
     """At every multiple of the stride."""
     beats = "beats"
-    """On the first beat at least a stride after the one before; all windows are full."""
+    """On the first beat at least a stride after the last start; all windows are full."""
     bars = "bars"
-    """On the first bar (of four beats) at least a stride after the one before; all windows are full."""
+    """On the first bar (of four beats) at least a stride after the last start; all windows are full."""
 
 
 class Engine(enum.Enum):
-    """Where the tracks are worked on."""
+    """Where the tracks are processed."""
 
     local = "local"
     """In processes on this machine."""
     ray = "ray"
-    """On the nodes of a Ray cluster that is running already; they share the folders of `audio` and `out`."""
+    """On the nodes of an existing Ray cluster, which share the folders of `audio` and `out`."""
 
 
 class Truncated(enum.Enum):
-    """What becomes of a file that holds less audio than it declares."""
+    """What happens to a file with less audio than it declares."""
 
     keep = "keep"
-    """What can be decoded is used, and the file is listed with a warning."""
+    """The audio that can be decoded is used, and the file is listed with a warning."""
     reject = "reject"
     """It is left out."""
 
 
 class Writer(enum.Enum):
-    """How the pictures lie on the disk."""
+    """File format of the images."""
 
     parquet = "parquet"
-    """Parquet shards with the pictures in a column: what `riffusion train` reads."""
+    """Parquet shards with the images in a column, for `riffusion train`."""
     folder = "folder"
     """PNG files and a `metadata.jsonl` for each split (imagefolder), for other trainers."""
     webdataset = "webdataset"
@@ -105,7 +104,7 @@ class PrepareConfig:
     """What goes in, how it is cut, and where it goes."""
 
     audio: str = MISSING
-    """Folder of audio files (wav, flac, ogg, opus, mp3, aiff, m4a and what else PyAV opens), searched with its
+    """Folder of audio files (wav, flac, ogg, opus, mp3, aiff, m4a and others that PyAV opens), searched with its
     subfolders; or a pattern (`songs/**/*.mp3`), a .txt or .m3u list of files, a URL that fsspec opens, or
     `datasets:ID` for a data set of the Hub or a local copy."""
     out: str = MISSING
@@ -121,76 +120,78 @@ class PrepareConfig:
     caption_column: str | None = None
     """Column with the caption; null takes the first of caption, captions, text, prompt, description."""
     artist_column: str | None = None
-    """Column with the artist, whose tracks stay in one split; null takes `artist` where there is one."""
+    """Column with the artist, whose tracks stay in one split; null takes `artist` if it exists."""
     split_column: str | None = None
-    """Column that says train, validation or test; null takes `split` where there is one."""
+    """Column that says train, validation or test; null takes `split` if it exists."""
     default_caption: str | None = None
-    """Caption of files that have none; null rejects them."""
+    """Caption of files without one; null rejects them."""
     path_template: str | None = None
-    """Columns to read out of the files' paths, for example `{genre}/{artist} - {title}`."""
+    """Template of the columns to read from the files' paths, for example `{genre}/{artist} - {title}`."""
     caption_template: str | None = None
-    """Composes captions of columns, for example `{genre|style} {instrument|"music"}, {bpm:.0f} bpm, in {key}`; a part
-    between commas of which nothing is known is left out."""
+    """Template that composes captions from columns, for example
+    `{genre|style} {instrument|"music"}, {bpm:.0f} bpm, in {key}`; a part between commas is left out if its columns have no
+    value."""
     template_use: TemplateUse = TemplateUse.missing
     """Which tracks get a composed caption."""
     trigger: str | None = None
-    """Word or words put before every caption, by which the model is to know this music."""
+    """Word or words before every caption, with which prompts can then ask for this music."""
     measure: str | None = None
-    """Attributes to measure in the sound and keep as columns, for example `bpm,key`: bpm, key, loudness, brightness,
-    drums, or all; what a table says already is kept."""
+    """Attributes to measure in the sound and store as columns, for example `bpm,key`: bpm, key, loudness, brightness,
+    drums, or all; values in a table take precedence."""
     stride_s: float | None = None
-    """Seconds between the starts of two windows; null is the length of a clip, so that windows touch."""
+    """Seconds between the starts of two windows; null is the length of a clip, so that windows adjoin."""
     windows: Windows = Windows.fixed
-    """Where windows begin; beats and bars are found by librosa."""
+    """Where windows begin; beats and bars need librosa."""
     skip_silence: bool = False
-    """Lay windows into the stretches between silences of half a second and more, so that they begin with sound."""
+    """Place windows between silences of half a second and more, so that they begin with sound."""
     random_crops: int = 0
-    """Further windows at random places of each track."""
+    """Additional windows at random positions of each track."""
     max_slices_per_track: int | None = None
-    """Most slices of one track, evenly spread over it; null takes all."""
+    """Most slices of one track, evenly spread over it; null is all."""
     balance_column: str | None = None
-    """Column whose values are to have like numbers of slices in the train split; null takes all slices."""
+    """Column whose values get similar numbers of slices in the train split; null takes all slices."""
     balance_ratio: float = 1.0
-    """How many times the slices of the rarest value any other value of `balance_column` may have."""
+    """Most slices of any value of `balance_column`, as a multiple of those of the rarest value."""
     tail: Tail = Tail.pad
-    """What becomes of audio that does not fill the last window."""
+    """What happens to audio that does not fill the last window."""
     min_clip_s: float | None = None
-    """Shortest useful audio, which tail=pad fills up, in seconds; null is nine tenths of a clip."""
+    """Shortest audio that tail=pad pads, in seconds; null is nine tenths of a clip."""
     truncated: Truncated = Truncated.keep
-    """What becomes of a file that holds less than 95 % of the audio its container declares."""
+    """What happens to a file with less than 95 % of the audio that its container declares."""
     duplicates: Duplicates = Duplicates.group
-    """What becomes of tracks with the same samples, in whatever lossless format; `off` is the same as `group` here."""
+    """What happens to tracks with the same samples, in any lossless format; `off` is the same as `group` here."""
     near_duplicates: Duplicates = Duplicates.off
-    """What becomes of tracks that sound alike (another coding, level or cut), found by acoustic fingerprints."""
+    """What happens to tracks that sound alike (another coding, level or cut), found by acoustic fingerprints."""
     near_duplicate_similarity: float = 0.75
-    """Share of equal bits from which two fingerprints are alike: copies have 0.8 and more, different music below 0.7."""
+    """Share of equal bits from which two fingerprints count as alike: copies have 0.8 and more, different music below
+    0.7."""
     max_clipped: float | None = None
-    """Share of samples cut off at full scale above which a track is rejected; null only warns, from 0.0001."""
+    """Share of samples clipped at full scale above which a track is rejected; null only warns, from 0.0001."""
     remove_dc: bool = False
-    """Take a constant offset out of each channel."""
+    """Remove a constant offset from each channel."""
     silence_dbfs: float = -60.0
-    """Windows whose RMS level after the gain lies below this are left out."""
+    """Windows with an RMS level below this, after the gain, are left out."""
     target_lufs: float | None = -14.0
-    """Integrated loudness (BS.1770) to which each whole track is brought, its mono mix where the preset's pictures are mono;
-    null leaves it as it is."""
+    """Integrated loudness (BS.1770) to which each whole track is brought, measured on its mono mix if the preset's images
+    are mono; null applies no gain."""
     peak_ceiling_dbfs: float = -1.0
-    """Highest sample peak the loudness gain may lead to."""
+    """Highest sample peak after the loudness gain."""
     validation_ratio: float = 0.05
     """Share of the groups (artists where known, else tracks) that goes to the validation split."""
     test_ratio: float = 0.0
     """Share of the groups that goes to the test split."""
     seed: int = 0
-    """Decides which group goes to which split."""
+    """Decides which group goes to which split, which slices stay in a balance, and where random crops lie."""
     engine: Engine = Engine.local
-    """Where the tracks are worked on; the dataset is the same."""
+    """Where the tracks are processed; the dataset is the same."""
     ray_address: str | None = None
-    """`host:port` of the Ray cluster for engine=ray; null is the one that this machine or RAY_ADDRESS belongs to."""
+    """`host:port` of the Ray cluster for engine=ray; null is that of this machine or of RAY_ADDRESS."""
     num_workers: int | None = None
-    """Worker processes; null is one for each available core, here or in the cluster, 0 works in this process."""
+    """Number of worker processes; null is one for each available core, here or in the cluster, 0 uses this process."""
     writer: Writer = Writer.parquet
-    """How the pictures lie on the disk."""
+    """File format of the images."""
     shard_size_mb: int = 256
-    """Size at which a new Parquet or tar file is begun."""
+    """Size at which a new Parquet or tar file begins."""
     license: str = "unknown"
     """Licence of the audio for the card, as the Hub names it: `cc-by-4.0`, `cc0-1.0`, `mit`, `other`, …"""
     push_to_hub: str | None = None
@@ -198,10 +199,10 @@ class PrepareConfig:
     private: bool = False
     """Whether a repository that `push_to_hub` makes is private."""
     part: str | None = None
-    """Only this part of the work, `3/8` being the third of eight, for array jobs; it is kept in `<out>.parts`, and
+    """Prepare only one part of the tracks, for array jobs: `3/8` is the third of eight. It is stored in `<out>.parts`, and
     `riffusion prepare merge out=DIR` makes the dataset of all parts."""
     dry_run: bool = False
-    """Only tell what would be made and how large, from the heads of the files."""
+    """Only print what would be made and how large it would be, from the headers of the files."""
     overwrite: bool = False
     """Replace a dataset that was made with other settings."""
 
@@ -220,10 +221,10 @@ class PrepareConfig:
 
 @dataclasses.dataclass
 class MergeConfig:
-    """Where the dataset goes; all that it is made of stands in the parts."""
+    """Where the dataset goes; everything else is in the parts."""
 
     out: str = MISSING
-    """The dataset folder to make. Its parts lie in `<out>.parts` where no other folders are named."""
+    """The dataset folder to make. Its parts are in `<out>.parts`, unless other folders are named."""
     overwrite: bool = False
     """Replace a dataset that was made with other settings."""
     push_to_hub: str | None = None
@@ -233,50 +234,52 @@ class MergeConfig:
 
 
 def check_prepare(config: PrepareConfig) -> None:
-    """Check what the types cannot say.
+    """Check what the types alone cannot.
 
     Raises:
         InputError: With the first key whose value cannot be used.
     """
     clip_s = config.spectrogram.clip_s
     if config.stride_s is not None and not (math.isfinite(config.stride_s) and config.stride_s >= 0.01):
-        raise InputError(f"stride_s={config.stride_s}: it is a number of seconds from 0.01 up")
+        raise InputError(f"stride_s={config.stride_s}: give a number of seconds, 0.01 or more")
     if config.min_clip_s is not None and not 0 < config.min_clip_s <= clip_s:
-        raise InputError(f"min_clip_s={config.min_clip_s}: it lies between 0 and the clip's {clip_s:.2f} s")
+        raise InputError(
+            f"min_clip_s={config.min_clip_s}: give a number of seconds above 0, up to the clip's {clip_s:.2f} s"
+        )
     if config.min_clip_s is not None and config.tail is not Tail.pad:
         tail = config.tail.value
         raise InputError(
-            f"min_clip_s= has no meaning with tail={tail}, which keeps full clips only; leave out one of them"
+            f"min_clip_s= has no effect with tail={tail}, which keeps full clips only; leave out one of them"
         )
     for key in ("validation_ratio", "test_ratio"):
         if not 0 <= getattr(config, key) < 1:
-            raise InputError(f"{key}={getattr(config, key)}: it is a share from 0 to below 1")
+            raise InputError(f"{key}={getattr(config, key)}: give a share from 0 to below 1")
     if config.validation_ratio + config.test_ratio >= 1:
         raise InputError("validation_ratio and test_ratio leave nothing to train on; their sum must be below 1")
     if config.peak_ceiling_dbfs > 0:
         raise InputError(f"peak_ceiling_dbfs={config.peak_ceiling_dbfs}: a peak above 0 dBFS clips; use 0 or below")
     if config.target_lufs is not None and not -70 <= config.target_lufs <= 0:
-        raise InputError(f"target_lufs={config.target_lufs}: it lies between -70 and 0, or is null")
+        raise InputError(f"target_lufs={config.target_lufs}: give a number from -70 to 0, or null")
     if config.num_workers is not None and config.num_workers < 0:
-        raise InputError(f"num_workers={config.num_workers}: it is 0 or more, or null for one a core")
+        raise InputError(f"num_workers={config.num_workers}: give 0 or more, or null for one per core")
     if config.engine is Engine.ray and config.num_workers == 0:
-        raise InputError("num_workers=0 works in this process; with engine=ray it is 1 or more, or null for all cores")
+        raise InputError("num_workers=0 uses this process; with engine=ray give 1 or more, or null for all cores")
     if config.ray_address is not None and config.engine is not Engine.ray:
-        raise InputError(f"ray_address={config.ray_address} has no meaning without engine=ray")
+        raise InputError(f"ray_address={config.ray_address} has no effect without engine=ray")
     if config.shard_size_mb < 1:
-        raise InputError(f"shard_size_mb={config.shard_size_mb}: it is at least 1")
+        raise InputError(f"shard_size_mb={config.shard_size_mb}: give 1 or more")
     if config.captions is CaptionSource.sidecar and config.table is not None:
         raise InputError("captions=sidecar reads no table; leave out table= or say captions=table")
     if not 0.7 <= config.near_duplicate_similarity <= 1:
-        raise InputError(f"near_duplicate_similarity={config.near_duplicate_similarity}: it lies between 0.7 and 1")
+        raise InputError(f"near_duplicate_similarity={config.near_duplicate_similarity}: give a number from 0.7 to 1")
     if config.max_clipped is not None and not 0 <= config.max_clipped < 1:
-        raise InputError(f"max_clipped={config.max_clipped}: it is a share from 0 to below 1, or null")
+        raise InputError(f"max_clipped={config.max_clipped}: give a share from 0 to below 1, or null")
     if config.random_crops < 0:
-        raise InputError(f"random_crops={config.random_crops}: it is 0 or more")
+        raise InputError(f"random_crops={config.random_crops}: give 0 or more")
     if config.max_slices_per_track is not None and config.max_slices_per_track < 1:
-        raise InputError(f"max_slices_per_track={config.max_slices_per_track}: it is 1 or more, or null")
+        raise InputError(f"max_slices_per_track={config.max_slices_per_track}: give 1 or more, or null")
     if not (math.isfinite(config.balance_ratio) and config.balance_ratio >= 1):
-        raise InputError(f"balance_ratio={config.balance_ratio}: it is 1 or more")
+        raise InputError(f"balance_ratio={config.balance_ratio}: give 1 or more")
     if config.template_use is TemplateUse.add and config.caption_template is None:
         raise InputError("template_use=add needs a caption_template=")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", config.license):
@@ -284,17 +287,19 @@ def check_prepare(config: PrepareConfig) -> None:
     if config.part is not None:
         parse_part(config.part)
         if config.push_to_hub is not None:
-            raise InputError("push_to_hub= with part=: a part is no dataset; riffusion prepare merge pushes the whole")
+            raise InputError(
+                "push_to_hub= with part=: a part is not a dataset; riffusion prepare merge pushes the whole"
+            )
 
 
 def parse_part(text: str) -> tuple[int, int]:
     """Return number and count of `part=3/8`: (3, 8).
 
     Raises:
-        InputError: If it is no part.
+        InputError: If it cannot be parsed.
     """
-    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
-    number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= number <= count:
         raise InputError(f"part={text}: write number and count, from 1/8 to 8/8")
     return number, count

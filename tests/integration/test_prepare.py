@@ -28,26 +28,26 @@ from riffusion_train.runtime.errors import InputError, StoppedError
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def config_for(audio, out, *words):
-    return compose("prepare", PrepareConfig, [f"audio={audio}", f"out={out}", "spectrogram=small", *words])
+def config_for(audio, out, *arguments):
+    return compose("prepare", PrepareConfig, [f"audio={audio}", f"out={out}", "spectrogram=small", *arguments])
 
 
-def prepared(audio, out, *words):
-    return prepare(config_for(audio, out, "num_workers=0", *words))
+def prepared(audio, out, *arguments):
+    return prepare(config_for(audio, out, "num_workers=0", *arguments))
 
 
-def start(audio, out, *words):
+def start(audio, out, *arguments):
     command = [sys.executable, "-m", "riffusion_train", "prepare", f"audio={audio}", f"out={out}", "spectrogram=small"]
-    return subprocess.Popen([*command, *words], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([*command, *arguments], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for_kept(out, count, process):
+def wait_for_tracks(out, count, process):
     for _ in range(18000):
         if len(list(Path(out, ".work", "tracks").glob("*.arrow"))) >= count:
             return
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
-    raise AssertionError("nothing was kept within 180 s")
+    raise AssertionError("no tracks were stored within 180 s")
 
 
 def files_of(folder):
@@ -85,7 +85,7 @@ def dataset(corpus, tmp_path_factory):
     return prepared(corpus, out, "validation_ratio=0.2")
 
 
-def test_datasets_opens_the_folder_with_pictures_and_captions(dataset, tmp_path):
+def test_datasets_opens_the_folder_with_images_and_captions(dataset, tmp_path):
     opened = datasets.load_dataset(str(dataset.path), cache_dir=str(tmp_path))
     assert set(opened) == {"train", "validation"}
     rows = [row for split in opened.values() for row in split]
@@ -97,7 +97,7 @@ def test_datasets_opens_the_folder_with_pictures_and_captions(dataset, tmp_path)
     assert opened["train"].features == layout.features()
 
 
-def test_a_dataset_made_anew_is_not_taken_for_the_one_before(tmp_path):
+def test_a_dataset_made_again_is_not_mistaken_for_the_old_one(tmp_path):
     captions = []
     for round_number in (1, 2):
         audio = write_tones(tmp_path / f"audio-{round_number}", round_number)
@@ -106,13 +106,13 @@ def test_a_dataset_made_anew_is_not_taken_for_the_one_before(tmp_path):
     assert captions == [1, 2]
 
 
-def test_plain_parquet_gives_pictures_too(dataset, tmp_path):
+def test_plain_parquet_gives_images_too(dataset, tmp_path):
     files = [str(path) for path in dataset.shards("train")]
     opened = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
     assert isinstance(opened[0]["image"], Image.Image) and isinstance(opened[0]["caption"], list)
 
 
-def test_each_picture_is_the_codecs_picture_of_its_window(dataset, corpus):
+def test_each_image_is_the_codecs_image_of_its_window(dataset, corpus):
     codec = make_codec(dataset.spectrogram)
     gains_db = {source: entry["gain_db"] for source, entry in manifest_of(dataset.path).items()}
     rows = datasets.Dataset.from_parquet([str(path) for path in dataset.shards("train")], keep_in_memory=True)
@@ -120,7 +120,7 @@ def test_each_picture_is_the_codecs_picture_of_its_window(dataset, corpus):
     assert rows
     for row in rows:
         wav, rate_hz = read_audio(corpus / row["source"])
-        wav = wav.mean(axis=0, keepdims=True)  # the codec's pictures are mono
+        wav = wav.mean(axis=0, keepdims=True)  # the codec's images are mono
         wav = resample(wav, rate_hz, codec.rate_hz) * np.float32(10 ** (gains_db[row["source"]] / 20))
         begin = round(row["start_s"] * codec.rate_hz)
         window = wav[:, begin : begin + codec.clip_samples]
@@ -167,11 +167,11 @@ def test_two_processes_and_none_give_the_same_bytes(dataset, corpus, tmp_path):
     assert files_of(tmp_path / "two") == files_of(dataset.path)
 
 
-def test_a_killed_run_goes_on_and_ends_in_the_same_dataset(tmp_path):
+def test_a_killed_run_resumes_and_ends_in_the_same_dataset(tmp_path):
     audio = write_tones(tmp_path / "audio", 30)
     expected = prepared(audio, tmp_path / "whole")
     process = start(audio, tmp_path / "out", "num_workers=2")
-    wait_for_kept(tmp_path / "out", 5, process)
+    wait_for_tracks(tmp_path / "out", 5, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()
@@ -180,28 +180,28 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_dataset(tmp_path):
         layout.open_dataset_folder(tmp_path / "out")
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / ".work" / "tracks").glob("*.arrow")}
     assert 5 <= len(kept) < 30
-    seen = _watch_kept(kept, lambda: prepared(audio, tmp_path / "out"))
-    assert seen == kept  # nothing that was kept was made again
+    seen = _watch_stored(kept, lambda: prepared(audio, tmp_path / "out"))
+    assert seen == kept  # no stored track was made again
     assert shards_of(tmp_path / "out") == shards_of(expected.path)
     assert not (tmp_path / "out" / ".work").exists()
 
 
-def test_sigterm_keeps_what_is_done_and_says_how_to_go_on(tmp_path):
+def test_sigterm_keeps_what_is_done_and_says_how_to_continue(tmp_path):
     audio = write_tones(tmp_path / "audio", 60)
     process = start(audio, tmp_path / "out", "num_workers=1")
-    wait_for_kept(tmp_path / "out", 2, process)
+    wait_for_tracks(tmp_path / "out", 2, process)
     process.send_signal(signal.SIGTERM)
     _, messages = process.communicate(timeout=30)
     assert process.returncode == 3
-    assert messages.strip().splitlines()[-1].endswith("of 60 tracks are kept; the same command goes on")
+    assert messages.strip().splitlines()[-1].endswith("of 60 tracks are finished; the same command continues")
 
 
 def test_ctrl_c_in_this_process_raises_stopped(tmp_path, monkeypatch):
     audio = write_tones(tmp_path / "audio", 6)
     monkeypatch.setattr(
-        "riffusion_train.runtime.progress.ProgressReport.update", lambda *arguments: os.kill(os.getpid(), signal.SIGINT)
+        "riffusion_train.runtime.progress.ProgressReport.update", lambda *_: os.kill(os.getpid(), signal.SIGINT)
     )
-    with pytest.raises(StoppedError, match="1 of 6 tracks are kept"):
+    with pytest.raises(StoppedError, match="1 of 6 tracks are finished"):
         prepared(audio, tmp_path / "out")
     monkeypatch.undo()
     assert prepared(audio, tmp_path / "out").stats["totals"]["tracks"] == 6
@@ -232,8 +232,8 @@ def test_files_that_come_later_extend_the_dataset_and_the_others_are_not_decoded
     out = prepared(audio, tmp_path / "out").path
     write_tones(audio, 6)
     decoded = []
-    decode = track_worker.decode
-    monkeypatch.setattr(track_worker, "decode", lambda path: decoded.append(path.name) or decode(path))
+    decode = track_worker.decode_audio
+    monkeypatch.setattr(track_worker, "decode_audio", lambda path: decoded.append(path.name) or decode(path))
     extended = prepared(audio, out)
     assert decoded == ["tone-004.wav", "tone-005.wav"]
     assert "is extended: the slices of 4 tracks are taken as they are" in capsys.readouterr().out
@@ -242,13 +242,13 @@ def test_files_that_come_later_extend_the_dataset_and_the_others_are_not_decoded
     assert manifest_of(out) == manifest_of(fresh.path)
 
 
-def test_a_dry_run_tells_what_would_be_made_and_makes_nothing(tmp_path, capsys):
+def test_a_dry_run_reports_what_would_be_made_and_makes_nothing(tmp_path, capsys):
     audio = write_tones(tmp_path / "audio", 3, 11.0)
     write_track(audio / "bare.wav", tone(100, 6))
     config = config_for(audio, tmp_path / "out", "num_workers=0", "dry_run=true")
     run(config)
-    told = capsys.readouterr().out
-    assert "about 6 slices of 3 tracks, 0.01 h" in told and "rejected: bare.wav: no caption" in told
+    report = capsys.readouterr().out
+    assert "about 6 slices of 3 tracks, 0.01 h" in report and "rejected: bare.wav: no caption" in report
     assert not (tmp_path / "out").exists()
     assert prepared(audio, tmp_path / "out").stats["totals"]["slices"] == 6
 
@@ -257,9 +257,9 @@ def test_a_foreign_folder_is_never_written_into(tmp_path):
     audio = write_tones(tmp_path / "audio", 1)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("x")
-    for words in ((), ("overwrite=true",)):
+    for arguments in ((), ("overwrite=true",)):
         with pytest.raises(InputError, match=r"chapter\.tex is in it"):
-            prepared(audio, tmp_path / "thesis", *words)
+            prepared(audio, tmp_path / "thesis", *arguments)
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
 
 
@@ -270,8 +270,8 @@ def test_a_table_gives_its_columns_splits_and_artists_to_the_dataset(tmp_path):
     (audio / "captions.csv").write_text("\n".join(["file,caption,bpm,split,artist", *lines]))
     folder = prepared(audio, tmp_path / "out")
     opened = datasets.load_dataset(str(folder.path), cache_dir=str(tmp_path / "cache"))
-    facts = {row["track_id"]: (split, row["caption"], row["bpm"]) for split in opened for row in opened[split]}
-    assert facts == {
+    rows = {row["track_id"]: (split, row["caption"], row["bpm"]) for split in opened for row in opened[split]}
+    assert rows == {
         "tone-000": ("train", ["one"], 90),
         "tone-001": ("validation", ["two"], None),
         "tone-002": ("train", ["three"], 120),
@@ -300,7 +300,7 @@ def test_wrong_input_is_one_line_and_exit_code_two(tmp_path, capsys):
     ("word", "message"),
     [
         ("stride_s=0", "stride_s=0.0"),
-        ("min_clip_s=6", "min_clip_s=6.0: it lies between 0 and the clip's 5.08 s"),
+        ("min_clip_s=6", "min_clip_s=6.0: give a number of seconds above 0, up to the clip's 5.08 s"),
         ("validation_ratio=1", "validation_ratio=1.0"),
         ("peak_ceiling_dbfs=3", "clips"),
         ("target_lufs=14", "target_lufs=14.0"),
@@ -310,14 +310,14 @@ def test_wrong_input_is_one_line_and_exit_code_two(tmp_path, capsys):
         ("table=gone.csv", "table=gone.csv: no such file"),
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_refused_by_its_key(tmp_path, word, message):
+def test_an_impossible_setting_is_refused_by_its_key(tmp_path, word, message):
     with pytest.raises(InputError) as caught:
         prepared(write_tones(tmp_path / "audio", 1), tmp_path / "out", word)
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_ends_the_run_and_it_goes_on_when_there_is_room(tmp_path):
+def test_a_full_disk_ends_the_run_and_it_resumes_when_there_is_space(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     options = ["-t", "tmpfs", "-o", "size=150k", "tmpfs", str(disk)]
@@ -348,20 +348,20 @@ def _folder_with(corpus, tmp_path, stem):
     return folder
 
 
-def _watch_kept(kept, run):
-    """Run, and return the stamps of the kept files as they were just before the working folder was removed."""
-    from data_prep.output.folder import Output
+def _watch_stored(kept, run):
+    """Run, and return the times of the stored files just before the working folder was deleted."""
+    from data_prep.output.folder import OutputFolder
 
     seen = {}
-    clear = Output.clear
+    clear = OutputFolder.clear
 
     def look_and_clear(output):
         seen.update({path: path.stat().st_mtime_ns for path in kept})
         clear(output)
 
-    Output.clear = look_and_clear
+    OutputFolder.clear = look_and_clear
     try:
         run()
     finally:
-        Output.clear = clear
+        OutputFolder.clear = clear
     return seen

@@ -1,4 +1,4 @@
-"""Broken and odd files in one run: each is named for what it is, and the rest is kept."""
+"""Broken and odd files in one run: each is listed for what it is, and the rest is used."""
 
 import json
 
@@ -28,9 +28,9 @@ def audio(tmp_path_factory):
     return folder
 
 
-def prepared(audio, out, *words):
+def prepared(audio, out, *arguments):
     base = [f"audio={audio}", f"out={out}", "spectrogram=tiny", "default_caption=x", "min_clip_s=1", "num_workers=0"]
-    folder = prepare(compose("prepare", PrepareConfig, [*base, *words]))
+    folder = prepare(compose("prepare", PrepareConfig, [*base, *arguments]))
     with (folder.path / "manifest.jsonl").open() as lines:
         return folder, {entry["source"]: entry for entry in map(json.loads, lines)}
 

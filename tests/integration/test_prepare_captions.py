@@ -14,9 +14,9 @@ from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.runtime.errors import InputError
 
 
-def config_for(audio, out, *words):
+def config_for(audio, out, *arguments):
     base = [f"audio={audio}", f"out={out}", "spectrogram=tiny", "num_workers=0", "validation_ratio=0"]
-    return compose("prepare", PrepareConfig, [*base, *words])
+    return compose("prepare", PrepareConfig, [*base, *arguments])
 
 
 def rows_of(folder):
@@ -28,8 +28,8 @@ def rows_of(folder):
 
 def test_json_sidecars_give_captions_and_columns_and_a_trigger_word_goes_first(tmp_path):
     audio = write_tones(tmp_path / "audio", 3)
-    facts = {"caption": ["slow dub", "dub"], "bpm": 90, "instruments": ["bass", "organ"], "source": "CD", "parts": {}}
-    (audio / "tone-000.json").write_text(json.dumps(facts))
+    sidecar = {"caption": ["slow dub", "dub"], "bpm": 90, "instruments": ["bass", "organ"], "source": "CD", "parts": {}}
+    (audio / "tone-000.json").write_text(json.dumps(sidecar))
     (audio / "tone-001.json").write_text('["a list"]')
     (audio / "tone-002.json").write_text("{")
     folder = prepare(config_for(audio, tmp_path / "out", "trigger=zuzu style"))
@@ -41,13 +41,13 @@ def test_json_sidecars_give_captions_and_columns_and_a_trigger_word_goes_first(t
     assert folder.stats["rejected"] == {"caption unreadable": 1}
 
 
-def test_names_and_a_table_of_facts_are_composed_into_captions(tmp_path):
+def test_names_and_table_columns_are_composed_into_captions(tmp_path):
     audio = tmp_path / "audio"
     for name in ("dub/Ann - Rain", "dub/Bob - Sun", "folk/Cy - Fog"):
         write_track(audio / f"{name}.wav", tone(200, 5.2))
     (audio / "captions.csv").write_text("file,bpm\ndub/Ann - Rain.wav,90\nfolk/Cy - Fog.wav,\n")
-    words = ("path_template={genre}/{artist} - {title}", "caption_template={genre} music, {bpm:.0f} bpm")
-    folder = prepare(config_for(audio, tmp_path / "out", *words))
+    arguments = ("path_template={genre}/{artist} - {title}", "caption_template={genre} music, {bpm:.0f} bpm")
+    folder = prepare(config_for(audio, tmp_path / "out", *arguments))
     rows = rows_of(folder)
     assert {name: row["caption"] for name, row in rows.items()} == {
         "dub/Ann - Rain": ["dub music, 90 bpm"],
@@ -56,7 +56,7 @@ def test_names_and_a_table_of_facts_are_composed_into_captions(tmp_path):
     }
     assert rows["folk/Cy - Fog"]["artist"] == "Cy"
     with pytest.raises(InputError, match="no column or field 'mood'; there are artist, bpm, genre, title"):
-        prepare(config_for(audio, tmp_path / "no", *words[:1], "caption_template={mood}"))
+        prepare(config_for(audio, tmp_path / "no", *arguments[:1], "caption_template={mood}"))
 
 
 def test_tags_are_captions_and_columns(tmp_path):
@@ -108,8 +108,8 @@ def test_measured_attributes_fill_what_the_table_leaves_open(tmp_path):
     pytest.importorskip("librosa")
     audio = write_tones(tmp_path / "audio", 2)
     (audio / "captions.csv").write_text("file,key\ntone-000.wav,B minor\n")
-    words = ("measure=key,loudness,brightness", "caption_template={brightness} tone, in {key}")
-    rows = rows_of(prepare(config_for(audio, tmp_path / "out", *words)))
+    arguments = ("measure=key,loudness,brightness", "caption_template={brightness} tone, in {key}")
+    rows = rows_of(prepare(config_for(audio, tmp_path / "out", *arguments)))
     assert rows["tone-000"]["key"] == "B minor" and rows["tone-001"]["key"].split()[1] in ("major", "minor")
     assert rows["tone-000"]["caption"] == [f"{rows['tone-000']['brightness']} tone, in B minor"]
     assert rows["tone-001"]["loudness"] in ("quiet", "moderately loud", "loud")

@@ -15,9 +15,9 @@ from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.runtime.errors import InputError
 
 
-def manifest_of(audio, out, *words):
+def manifest_of(audio, out, *arguments):
     base = [f"audio={audio}", f"out={out}", "spectrogram=tiny", "num_workers=0", "default_caption=x"]
-    folder = prepare(compose("prepare", PrepareConfig, [*base, *words]))
+    folder = prepare(compose("prepare", PrepareConfig, [*base, *arguments]))
     with (folder.path / "manifest.jsonl").open() as lines:
         return {entry["source"]: entry for entry in map(json.loads, lines)}
 
@@ -66,8 +66,8 @@ def test_an_extended_dataset_cuts_no_copy_and_nothing_that_balance_left_out_agai
     rare = write_track(folder / "rare.wav", music(9, 5.2))
     for path in folder.glob("*.*"):
         path.with_suffix(".json").write_text(json.dumps({"genre": "rare" if path.stem.startswith("rare") else "usual"}))
-    words = ("duplicates=drop", "near_duplicates=drop", "balance_column=genre", "validation_ratio=0", "stride_s=4")
-    first = manifest_of(folder, tmp_path / "out", *words)
+    arguments = ("duplicates=drop", "near_duplicates=drop", "balance_column=genre", "validation_ratio=0", "stride_s=4")
+    first = manifest_of(folder, tmp_path / "out", *arguments)
     assert {source: entry["reason"] for source, entry in first.items() if entry["reason"]} == {
         "zcopy-0.flac": "duplicate",
         "zlossy-1.mp3": "duplicate",
@@ -76,16 +76,16 @@ def test_an_extended_dataset_cuts_no_copy_and_nothing_that_balance_left_out_agai
     write_track(folder / "rare-2.wav", music(10, 13.2))  # so the usual ones may have more slices than before
     (folder / "rare-2.json").write_text(rare.with_suffix(".json").read_text())
     decoded = []
-    decode = track_worker.decode
-    monkeypatch.setattr(track_worker, "decode", lambda path: decoded.append(path.name) or decode(path))
-    extended = manifest_of(folder, tmp_path / "out", *words)
+    decode = track_worker.decode_audio
+    monkeypatch.setattr(track_worker, "decode_audio", lambda path: decoded.append(path.name) or decode(path))
+    extended = manifest_of(folder, tmp_path / "out", *arguments)
     assert decoded == ["rare-2.wav"]
-    assert extended == manifest_of(folder, tmp_path / "fresh", *words)
+    assert extended == manifest_of(folder, tmp_path / "fresh", *arguments)
     (folder / "song-0.wav").unlink()  # now its copy stands for it
     decoded.clear()
-    assert manifest_of(folder, tmp_path / "out", *words)["zcopy-0.flac"]["status"] == "kept"
+    assert manifest_of(folder, tmp_path / "out", *arguments)["zcopy-0.flac"]["status"] == "kept"
     assert decoded == []
-    manifest_of(folder, tmp_path / "fresh", *words)
+    manifest_of(folder, tmp_path / "fresh", *arguments)
     for out in ("out", "fresh"):
         assert json.loads((tmp_path / out / "stats.json").read_text())["totals"]["slices"] == 8
     shards = [(tmp_path / out / "data" / "train-00000.parquet").read_bytes() for out in ("out", "fresh")]

@@ -15,9 +15,9 @@ from riffusion_train.runtime.errors import InputError
 CLIP_S = 5.04  # of the preset tiny
 
 
-def prepared(audio, out, *words):
+def prepared(audio, out, *arguments):
     base = [f"audio={audio}", f"out={out}", "spectrogram=tiny", "num_workers=0", "validation_ratio=0"]
-    return prepare(compose("prepare", PrepareConfig, [*base, "default_caption=x", *words]))
+    return prepare(compose("prepare", PrepareConfig, [*base, "default_caption=x", *arguments]))
 
 
 def starts_of(folder, source="a.wav"):
@@ -38,7 +38,7 @@ def test_the_tail_overlaps_back_and_windows_begin_with_sound(audio, tmp_path):
     assert skipping == [pytest.approx(1.0, abs=0.06), pytest.approx(1.0 + CLIP_S, abs=0.06)]
 
 
-def test_crops_are_added_at_places_that_the_seed_decides_and_slices_are_capped(audio, tmp_path):
+def test_crops_are_added_at_positions_that_the_seed_decides_and_slices_are_capped(audio, tmp_path):
     first = starts_of(prepared(audio, tmp_path / "a", "random_crops=4", "tail=drop"))
     assert len(first) == 6 and first == starts_of(prepared(audio, tmp_path / "b", "random_crops=4", "tail=drop"))
     assert first != starts_of(prepared(audio, tmp_path / "c", "random_crops=4", "tail=drop", "seed=1"))

@@ -1,4 +1,4 @@
-"""What `riffusion prepare` holds in memory does not grow with the number of tracks, but for their names and facts."""
+"""The memory of `riffusion prepare` does not grow with the number of tracks, except for their names and results."""
 
 import json
 import os
@@ -22,9 +22,9 @@ def prepare_tiny(folder: Path, count: int) -> dict[str, float]:
     command = [sys.executable, "-m", "support.memory", str(audio), str(folder / f"out-{count}")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["tracks"] == count
-    return told
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["tracks"] == count
+    return figures
 
 
 @pytest.mark.slow

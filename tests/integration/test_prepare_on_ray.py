@@ -24,24 +24,24 @@ pytest.importorskip("ray")
 COUNT = 24
 
 
-def config_for(audio, out, *words):
-    return compose("prepare", PrepareConfig, [f"audio={audio}", f"out={out}", "spectrogram=small", *words])
+def config_for(audio, out, *arguments):
+    return compose("prepare", PrepareConfig, [f"audio={audio}", f"out={out}", "spectrogram=small", *arguments])
 
 
 def files_of(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def kept_of(out):
+def stored_tracks(out):
     return {path.name: path.stat().st_mtime_ns for path in Path(out, ".work", "tracks").glob("*.arrow")}
 
 
-def wait_for_kept(out, count):
+def wait_for_tracks(out, count):
     for _ in range(12000):
-        if len(kept_of(out)) >= count:
+        if len(stored_tracks(out)) >= count:
             return
         time.sleep(0.01)
-    raise AssertionError("nothing was kept within 120 s")
+    raise AssertionError("no tracks were stored within 120 s")
 
 
 @pytest.fixture(scope="module")
@@ -63,41 +63,41 @@ def test_a_run_killed_then_stopped_then_robbed_of_a_node_ends_in_the_local_engin
     cluster, audio, tmp_path, monkeypatch
 ):
     out = tmp_path / "out"
-    words = ["engine=ray", f"ray_address={cluster.address}"]
+    arguments = ["engine=ray", f"ray_address={cluster.address}"]
     command = [sys.executable, "-m", "riffusion_train", "prepare", f"audio={audio}", f"out={out}", "spectrogram=small"]
-    killed = subprocess.Popen([*command, *words], env=os.environ | {"HF_HUB_OFFLINE": "1"})
-    wait_for_kept(out, 3)
+    killed = subprocess.Popen([*command, *arguments], env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    wait_for_tracks(out, 3)
     killed.kill()
     killed.wait()
-    assert len(kept_of(out)) < COUNT
+    assert len(stored_tracks(out)) < COUNT
 
     with connected(cluster.address):
-        kept = kept_of(out)
+        kept = stored_tracks(out)
         with monkeypatch.context() as patch:
             patch.setattr(
                 "riffusion_train.runtime.progress.ProgressReport.update",
                 lambda report, done, figures: os.kill(os.getpid(), signal.SIGINT) if done > len(kept) else None,
             )
-            with pytest.raises(StoppedError, match=rf"of {COUNT + 2} tracks are kept; the same command goes on"):
-                prepare(config_for(audio, out, *words))
-        before = len(kept_of(out))
+            with pytest.raises(StoppedError, match=rf"of {COUNT + 2} tracks are finished; the same command continues"):
+                prepare(config_for(audio, out, *arguments))
+        before = len(stored_tracks(out))
         assert before < COUNT
         doomed = add_node(cluster)
 
         def kill_a_node():
-            wait_for_kept(out, before + 4)
+            wait_for_tracks(out, before + 4)
             cluster.remove_node(doomed, allow_graceful=False)
 
         killer = threading.Thread(target=kill_a_node)
         killer.start()
-        folder = prepare(config_for(audio, out, *words))
+        folder = prepare(config_for(audio, out, *arguments))
         killer.join()
     expected = prepare(config_for(audio, tmp_path / "local", "num_workers=0"))
     assert files_of(folder.path) == files_of(expected.path)
     assert folder.stats["totals"]["tracks"] == COUNT and folder.stats["rejected"] == {"silent": 1, "unreadable": 1}
 
 
-def test_a_crash_costs_its_task_only_and_is_told_as_the_local_engine_tells_it(cluster, tmp_path):
+def test_a_crash_costs_its_task_only_and_is_reported_as_by_the_local_engine(cluster, tmp_path):
     tasks = ["a", "crash", "b", "crash", "parent"]
     with connected(cluster.address):
         results = dict(run_on_ray(make_doomed_work, None, tasks, None, tmp_path / "log", retries=0))
@@ -116,12 +116,12 @@ def test_a_crash_costs_its_task_only_and_is_told_as_the_local_engine_tells_it(cl
 def test_without_a_cluster_or_without_ray_it_is_one_line_and_nothing_is_made(audio, tmp_path, monkeypatch):
     out = tmp_path / "out"
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    for words, message in (
-        (["num_workers=0"], "num_workers=0 works in this process"),
-        (["engine=local", "ray_address=here:6379"], "ray_address=here:6379 has no meaning without engine=ray"),
+    for arguments, message in (
+        (["num_workers=0"], "num_workers=0 uses this process"),
+        (["engine=local", "ray_address=here:6379"], "ray_address=here:6379 has no effect without engine=ray"),
     ):
         with pytest.raises(InputError, match=message):
-            prepare(config_for(audio, out, "engine=ray", *words))
+            prepare(config_for(audio, out, "engine=ray", *arguments))
     for address, message in (("127.0.0.1:1", "nothing answers there"), ("head", "it is host:port")):
         with pytest.raises(InputError, match=f"ray_address={address}: {message}"), connected(address):
             pass

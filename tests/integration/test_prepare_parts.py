@@ -13,7 +13,7 @@ from data_prep.engine.array_jobs import part_of
 from data_prep.tracks import track_worker
 from riffusion_train.cli.main import main
 
-WORDS = ("spectrogram=tiny", "num_workers=0", "validation_ratio=0.3")
+ARGUMENTS = ("spectrogram=tiny", "num_workers=0", "validation_ratio=0.3")
 
 
 def files_of(folder):
@@ -39,17 +39,17 @@ def audio(tmp_path_factory):
     return folder
 
 
-def prepare(audio, out, *words):
-    return main(["prepare", f"audio={audio}", *WORDS, *words, f"out={out}"])
+def prepare(audio, out, *arguments):
+    return main(["prepare", f"audio={audio}", *ARGUMENTS, *arguments, f"out={out}"])
 
 
-def run_parts(audio, out, count, *words, numbers=None):
+def run_parts(audio, out, count, *arguments, numbers=None):
     for number in numbers or range(1, count + 1):
-        assert prepare(audio, out, f"part={number}/{count}", *words) == 0
+        assert prepare(audio, out, f"part={number}/{count}", *arguments) == 0
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         (),
         ("duplicates=drop", "near_duplicates=drop", "max_slices_per_track=1", "balance_column=genre"),
@@ -58,11 +58,11 @@ def run_parts(audio, out, count, *words, numbers=None):
     ],
     ids=["plain", "dropped, capped, balanced", "grouped, measured", "folder"],
 )
-def test_merged_parts_are_the_bytes_of_one_run(words, audio, tmp_path):
+def test_merged_parts_are_the_bytes_of_one_run(arguments, audio, tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "many").mkdir()
-    assert prepare(audio, tmp_path / "one" / "dataset", *words, "license=cc0-1.0") == 0
-    run_parts(audio, tmp_path / "many" / "dataset", 3, *words, "license=cc0-1.0")
+    assert prepare(audio, tmp_path / "one" / "dataset", *arguments, "license=cc0-1.0") == 0
+    run_parts(audio, tmp_path / "many" / "dataset", 3, *arguments, "license=cc0-1.0")
     assert main(["prepare", "merge", f"out={tmp_path / 'many' / 'dataset'}"]) == 0
     one, many = files_of(tmp_path / "one" / "dataset"), files_of(tmp_path / "many" / "dataset")
     assert many.keys() == one.keys()
@@ -78,13 +78,13 @@ def parts(audio, tmp_path_factory):
 
 @pytest.fixture
 def own_parts(parts, tmp_path):
-    """A copy of the parts, to do harm to."""
+    """A copy of the parts, to be damaged."""
     return shutil.copytree(parts, tmp_path / "dataset.parts")
 
 
-def refusal(capsys, *words):
+def refusal(capsys, *arguments):
     capsys.readouterr()
-    assert main(["prepare", "merge", *map(str, words)]) == 2
+    assert main(["prepare", "merge", *map(str, arguments)]) == 2
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1
     return error
@@ -94,37 +94,37 @@ def test_parts_share_the_work_and_one_that_is_done_does_nothing(audio, parts, ca
     shares = [json.loads((folder / "part.json").read_text())["tracks"] for folder in sorted(parts.iterdir())]
     sources = [track["source"] for share in shares for track in share]
     assert len(sources) == len(set(sources)) == 15 and all(shares)
-    monkeypatch.setattr(track_worker, "decode", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(track_worker, "decode_audio", lambda path: pytest.fail("decoded again"))
     run_parts(audio, parts.with_name("dataset"), 3, numbers=[2])
     assert "2-of-3 is complete" in capsys.readouterr().out
 
 
-def test_parts_of_several_places_are_merged_by_name_in_any_order(audio, parts, own_parts, tmp_path):
+def test_parts_in_several_folders_are_merged_by_name_in_any_order(audio, parts, own_parts, tmp_path):
     moved = [own_parts / "3-of-3", parts / "1-of-3", own_parts / "2-of-3"]
     assert main(["prepare", "merge", *map(str, moved), f"out={tmp_path / 'there'}"]) == 0
     assert prepare(audio, tmp_path / "there") == 0  # the whole command finds its dataset complete
     assert not (tmp_path / "there" / ".work").exists()
 
 
-def test_a_merge_that_was_killed_goes_on_and_one_that_is_done_does_nothing(parts, tmp_path, capsys, monkeypatch):
+def test_a_killed_merge_resumes_and_a_finished_one_does_nothing(parts, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
-    words = ["prepare", "merge", str(parts), f"out={out}"]
+    arguments = ["prepare", "merge", str(parts), f"out={out}"]
     with monkeypatch.context() as patched:
         patched.setattr(
-            "data_prep.output.folder.Output.finish", lambda output: (_ for _ in ()).throw(KeyboardInterrupt)
+            "data_prep.output.folder.OutputFolder.finish", lambda output: (_ for _ in ()).throw(KeyboardInterrupt)
         )
-        assert main(words) == 3
-    assert main(words) == 0
+        assert main(arguments) == 3
+    assert main(arguments) == 0
     whole = files_of(out)
     capsys.readouterr()
-    assert main(words) == 0
+    assert main(arguments) == 0
     assert "is complete" in capsys.readouterr().out and files_of(out) == whole
 
 
 def test_a_missing_part_is_named_with_the_command_that_makes_it(own_parts, tmp_path, capsys):
     shutil.rmtree(own_parts / "2-of-3")
-    told = refusal(capsys, f"out={tmp_path / 'dataset'}")
-    assert "missing: part 2/3; run riffusion prepare … part=2/3" in told
+    error = refusal(capsys, f"out={tmp_path / 'dataset'}")
+    assert "missing: part 2/3; run riffusion prepare … part=2/3" in error
     assert not (tmp_path / "dataset").exists()
 
 
@@ -133,16 +133,16 @@ def test_no_parts_at_all_is_one_line(tmp_path, capsys):
     assert "name the dataset folder" in refusal(capsys)
 
 
-def test_an_unfinished_part_says_which_command_goes_on(own_parts, tmp_path, capsys):
+def test_an_unfinished_part_names_the_command_that_continues_it(own_parts, tmp_path, capsys):
     (own_parts / "3-of-3" / "part.json").unlink()
-    told = refusal(capsys, f"out={tmp_path / 'dataset'}")
-    assert "3-of-3: this part is unfinished; run its riffusion prepare command again with part=3/3" in told
+    error = refusal(capsys, f"out={tmp_path / 'dataset'}")
+    assert "3-of-3: this part is unfinished; run its riffusion prepare command again with part=3/3" in error
 
 
 def test_a_part_of_other_settings_is_named_with_the_key(audio, own_parts, tmp_path, capsys):
     run_parts(audio, tmp_path / "dataset", 3, "target_lufs=-20", "overwrite=true", numbers=[2])
-    told = refusal(capsys, f"out={tmp_path / 'dataset'}")
-    assert "target_lufs=-14.0 (now -20.0); make" in told and "2-of-3 anew with the same settings" in told
+    error = refusal(capsys, f"out={tmp_path / 'dataset'}")
+    assert "target_lufs=-14.0 (now -20.0); make" in error and "2-of-3 again with the same settings" in error
 
 
 def test_a_part_over_other_settings_is_refused(audio, own_parts, tmp_path, capsys):
@@ -150,7 +150,7 @@ def test_a_part_over_other_settings_is_refused(audio, own_parts, tmp_path, capsy
     assert "1-of-3 was made with stride_s=null (now 2.0)" in capsys.readouterr().err
 
 
-def test_parts_that_found_other_files_are_refused_and_mended_by_running_them_again(audio, own_parts, tmp_path, capsys):
+def test_parts_that_found_other_files_are_refused_and_fixed_by_running_them_again(audio, own_parts, tmp_path, capsys):
     more = shutil.copytree(audio, tmp_path / "audio")
     out = tmp_path / "own" / "dataset"
     run_parts(more, out, 2)
@@ -176,7 +176,7 @@ def test_parts_that_found_other_files_are_refused_and_mended_by_running_them_aga
     ],
     ids=["damaged", "twice", "foreign", "without slices"],
 )
-def test_what_is_no_whole_part_is_one_clear_line(harm, message, own_parts, tmp_path, capsys):
+def test_a_damaged_or_foreign_part_is_one_clear_line(harm, message, own_parts, tmp_path, capsys):
     harm(own_parts)
     assert message in refusal(capsys, f"out={tmp_path / 'dataset'}")
     assert not (tmp_path / "dataset" / "stats.json").exists()
@@ -188,7 +188,7 @@ def test_parts_of_two_divisions_are_not_mixed(audio, own_parts, tmp_path, capsys
 
 
 @pytest.mark.parametrize("part", ["0/3", "4/3", "3", "1/0", "a/b", "-1/3"])
-def test_a_part_that_cannot_be_is_refused(part, tmp_path, capsys):
+def test_an_impossible_part_is_refused(part, tmp_path, capsys):
     assert prepare(tmp_path, tmp_path / "out", f"part={part}") == 2
     assert f"part={part}: write number and count" in capsys.readouterr().err
 

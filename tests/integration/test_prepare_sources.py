@@ -20,9 +20,9 @@ from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.runtime.errors import InputError
 
 
-def prepared(audio, out, *words):
+def prepared(audio, out, *arguments):
     base = [f"audio={audio}", f"out={out}", "spectrogram=tiny", "num_workers=0", "validation_ratio=0"]
-    return prepare(compose("prepare", PrepareConfig, [*base, *words]))
+    return prepare(compose("prepare", PrepareConfig, [*base, *arguments]))
 
 
 def captions_of(folder):
@@ -56,7 +56,7 @@ def test_a_pattern_and_a_list_choose_files_and_keep_their_sidecars(audio, tmp_pa
     folder = prepared(audio / "chosen.m3u", tmp_path / "list")
     assert set(captions_of(folder)) == {"sub/tone-002.wav", "tone-000.wav"}
     assert folder.stats["rejected"] == {"file not found": 1}
-    with pytest.raises(InputError, match="no audio file is of that pattern"):
+    with pytest.raises(InputError, match="no audio file matches this pattern"):
         prepared(audio / "*.ogg", tmp_path / "none")
 
 
@@ -151,19 +151,17 @@ def test_a_remote_file_is_fetched_once_unless_it_changes(tmp_path, monkeypatch):
     folder = write_tones(tmp_path / "songs", 2)
     with serving_folder(folder) as (address, fetched):
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(
-                "data_prep.output.finish.assemble", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt)
-            )
+            patched.setattr("data_prep.output.finish.assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             prepared(address, tmp_path / "out")
         assert fetched == ["tone-000.wav", "tone-001.wav"]
-        prepared(address, tmp_path / "out")  # goes on
+        prepared(address, tmp_path / "out")  # resumes
         assert len(fetched) == 2
         third = write_tones(tmp_path / "more", 3) / "tone-002.wav"
         for path in (third, third.with_suffix(".txt")):
             path.rename(folder / path.name)
         prepared(address, tmp_path / "out")  # is extended
         assert fetched[2:] == ["tone-002.wav"]
-        os.utime(folder / "tone-000.wav", (1, 1))  # as if somebody had replaced it
+        os.utime(folder / "tone-000.wav", (1, 1))  # as if it had been replaced
         (folder / "tone-001.txt").write_text("another caption")
         assert captions_of(prepared(address, tmp_path / "out"))["tone-001.wav"] == ["another caption"]
         assert fetched[3:] == ["tone-000.wav"]

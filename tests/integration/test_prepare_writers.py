@@ -28,13 +28,13 @@ from riffusion_train.training.run import run_training
 WRITERS = ("parquet", "folder", "webdataset")
 
 
-def config_for(audio, out, *words):
+def config_for(audio, out, *arguments):
     base = [f"audio={audio}", f"out={out}", "spectrogram=tiny", "num_workers=0", "validation_ratio=0.3"]
-    return compose("prepare", PrepareConfig, [*base, *words])
+    return compose("prepare", PrepareConfig, [*base, *arguments])
 
 
-def prepared(audio, out, *words):
-    return prepare(config_for(audio, out, *words))
+def prepared(audio, out, *arguments):
+    return prepare(config_for(audio, out, *arguments))
 
 
 def files_of(folder):
@@ -57,7 +57,7 @@ def written(audio, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(written):
-    """Split, captions and picture of each slice, by track and start, read plainly from the Parquet shards."""
+    """Split, captions and image of each slice, by track and start, read plainly from the Parquet shards."""
     folder = written["parquet"]
     rows = [(split, row) for split in folder.stats["splits"] for row in rows_of(folder, split)]
     assert len(rows) == 6
@@ -90,7 +90,7 @@ def test_imagefolder_opens_the_folder_with_text_and_all_captions(written, expect
     assert seen == expected
 
 
-def test_the_way_diffusers_trainer_opens_a_folder_gives_pictures_and_text(written, tmp_path):
+def test_a_folder_opened_as_by_diffusers_trainer_gives_images_and_text(written, tmp_path):
     folder = written["folder"].path / "data" / "train"
     files = {"train": str(folder / "**")}  # as train_text_to_image.py does with --train_data_dir
     opened = datasets.load_dataset("imagefolder", data_files=files, cache_dir=str(tmp_path / "cache"))["train"]
@@ -98,27 +98,27 @@ def test_the_way_diffusers_trainer_opens_a_folder_gives_pictures_and_text(writte
     assert len(opened) == written["folder"].num_slices("train")
 
 
-def test_the_card_tells_licence_fingerprint_captions_and_histograms(tmp_path, monkeypatch):
+def test_the_card_shows_licence_fingerprint_captions_and_histograms(tmp_path, monkeypatch):
     audio = write_tones(tmp_path / "audio", 3)
     rows = [f"tone-{index:03d}.wav,a tone,{bpm}" for index, bpm in enumerate((92, 97.5, 140))]
     (audio / "captions.csv").write_text("\n".join(["file,caption,bpm", *rows]))
     folder = prepared(audio, tmp_path / "out")
     assert DatasetCard.load(folder.path / "README.md").data.license == "unknown"
     assert folder.stats["histograms"]["tempo_bpm"] == {"start": 90.0, "step": 10.0, "counts": [2, 0, 0, 0, 0, 1]}
-    monkeypatch.setattr(track_worker, "decode", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(track_worker, "decode_audio", lambda path: pytest.fail("decoded again"))
     folder = prepared(audio, tmp_path / "out", "license=cc-by-4.0")  # which changes the card alone
     card = (folder.path / "README.md").read_text()
     assert DatasetCard(card).data.license == "cc-by-4.0" and "| licence of the audio | cc-by-4.0 |" in card
     assert f"`{folder.fingerprint}`" in card and "| captions | 1 different ones, 1 a track" in card
-    for picture in ("contact_sheet", "loudness_lufs", "tempo_bpm"):
-        assert f"(pictures/{picture}.png)" in card and (folder.path / "pictures" / f"{picture}.png").is_file()
+    for name in ("contact_sheet", "loudness_lufs", "tempo_bpm"):
+        assert f"(pictures/{name}.png)" in card and (folder.path / "pictures" / f"{name}.png").is_file()
     with pytest.raises(InputError, match=r"license=CC BY 4\.0: write it as the Hub does"):
         prepared(audio, tmp_path / "out", "license=CC BY 4.0")
 
 
-def test_the_command_in_the_card_is_the_same_for_any_number_of_workers_and_place():
-    words = ["audio=my songs", "num_workers=4", "out=/data/set", "seed=3", "part=2/3", "push_to_hub=me/mine"]
-    assert command_line(words, Path("/data/set")) == "riffusion prepare 'audio=my songs' seed=3 out=set"
+def test_the_command_in_the_card_is_the_same_for_any_number_of_workers_and_any_folder():
+    arguments = ["audio=my songs", "num_workers=4", "out=/data/set", "seed=3", "part=2/3", "push_to_hub=me/mine"]
+    assert command_line(arguments, Path("/data/set")) == "riffusion prepare 'audio=my songs' seed=3 out=set"
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -128,17 +128,17 @@ def test_load_dataset_opens_each_layout_by_its_card(writer, written, tmp_path):
     assert counts == {split: written[writer].num_slices(split) for split in ("train", "validation")}
 
 
-def test_webdataset_gives_picture_text_and_columns(written, expected, tmp_path):
+def test_webdataset_gives_image_text_and_columns(written, expected, tmp_path):
     files = {split: [str(path) for path in written["webdataset"].shards(split)] for split in ("train", "validation")}
     opened = datasets.load_dataset("webdataset", data_files=files, cache_dir=str(tmp_path / "cache"))
     seen = {}
     for split, rows in opened.items():
         for row in rows:
-            told = row["json"]
-            key = told["track_id"], told["start_s"]
-            assert row["txt"] == told["caption"][0]
+            columns = row["json"]
+            key = columns["track_id"], columns["start_s"]
+            assert row["txt"] == columns["caption"][0]
             assert row["png"].tobytes() == png_pixels(expected[key][2])
-            seen[key] = split, told["caption"], expected[key][2], told["loudness_lufs"]
+            seen[key] = split, columns["caption"], expected[key][2], columns["loudness_lufs"]
     assert seen == expected
 
 
@@ -172,8 +172,8 @@ def test_new_files_extend_each_layout_and_nothing_is_decoded_twice(writer, tmp_p
     out = prepared(audio, tmp_path / "out", f"writer={writer}").path
     write_tones(audio, 4)
     decoded = []
-    decode = track_worker.decode
-    monkeypatch.setattr(track_worker, "decode", lambda path: decoded.append(path.name) or decode(path))
+    decode = track_worker.decode_audio
+    monkeypatch.setattr(track_worker, "decode_audio", lambda path: decoded.append(path.name) or decode(path))
     prepared(audio, out, f"writer={writer}")
     assert decoded == ["tone-003.wav"]
     prepared(audio, tmp_path / "fresh", f"writer={writer}")
@@ -199,26 +199,28 @@ def test_a_column_that_the_folder_writer_writes_itself_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("writer", ["folder", "webdataset"])
-def test_a_disk_that_fills_up_while_pictures_are_written_leaves_no_dataset_and_the_run_goes_on(writer, tmp_path):
+def test_a_disk_that_fills_up_while_images_are_written_leaves_no_dataset_and_the_run_resumes(writer, tmp_path):
     audio = write_tones(tmp_path / "audio", 3, 11.0)
-    words = (f"writer={writer}", "spectrogram=small", "shard_size_mb=1", "stride_s=0.5")
-    pictures = files_of(prepared(audio, tmp_path / "elsewhere", *words).path / "data")
-    room = round(1.5 * sum(map(len, pictures.values())))  # for what is kept of the tracks, and half of the dataset
+    arguments = (f"writer={writer}", "spectrogram=small", "shard_size_mb=1", "stride_s=0.5")
+    images = files_of(prepared(audio, tmp_path / "elsewhere", *arguments).path / "data")
+    space = round(1.5 * sum(map(len, images.values())))  # for the track store and half of the dataset
     disk = tmp_path / "disk"
     disk.mkdir()
-    options = ["-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(disk)]
+    options = ["-t", "tmpfs", "-o", f"size={space}", "tmpfs", str(disk)]
     if subprocess.run(["mount", *options], capture_output=True).returncode:
         pytest.skip("a small file system can be mounted by root only")
     try:
         with pytest.raises(OSError) as caught:
-            prepared(audio, disk / "out", *words)
+            prepared(audio, disk / "out", *arguments)
         assert caught.value.errno == ENOSPC and caught.value.filename.startswith(str(disk))
         assert len(list((disk / "out" / ".work" / "tracks").glob("*.arrow"))) == 3, "it was to fill while writing"
         assert not (disk / "out" / "stats.json").exists()
         subprocess.run(["mount", "-o", "remount,size=60m", str(disk)], check=True)
-        assert files_of(prepared(audio, disk / "out", *words).path / "data") == pictures
+        assert files_of(prepared(audio, disk / "out", *arguments).path / "data") == images
     finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)  # the error's frames still hold a kept file open
+        subprocess.run(
+            ["umount", "--lazy", str(disk)], check=True
+        )  # the error's frames still hold a file of the store open
 
 
 @pytest.fixture
@@ -234,15 +236,15 @@ def visible(folder):
     return {name: content for name, content in files_of(folder).items() if not name.startswith(".")}
 
 
-def test_a_dataset_is_uploaded_whole_and_what_an_earlier_one_had_more_goes(audio, tmp_path, token):
-    words = ("push_to_hub=me/mine", "private=true", "license=cc-by-4.0", "max_slices_per_track=1")
+def test_a_dataset_is_uploaded_whole_and_replaces_an_earlier_one(audio, tmp_path, token):
+    arguments = ("push_to_hub=me/mine", "private=true", "license=cc-by-4.0", "max_slices_per_track=1")
     hub = StandInHub()
     hub.files |= {"data/train-00007.parquet": b"old", "notes.md": b"mine"}
     with serving(hub):
-        run(config_for(audio, tmp_path / "out", *words), endpoint=hub.endpoint)
+        run(config_for(audio, tmp_path / "out", *arguments), endpoint=hub.endpoint)
         assert hub.files == visible(tmp_path / "out") | {"notes.md": b"mine"}
         hub.files.clear()
-        run(config_for(audio, tmp_path / "out", *words), endpoint=hub.endpoint)  # nothing to do but to push
+        run(config_for(audio, tmp_path / "out", *arguments), endpoint=hub.endpoint)  # only the upload is left to do
     assert hub.files == visible(tmp_path / "out")
     assert hub.created[0]["name"] == "mine" and hub.created[0]["type"] == "dataset"
     assert hub.created[0].get("private") is True or hub.created[0].get("visibility") == "private"
@@ -261,7 +263,7 @@ def test_a_hub_that_refuses_is_one_line_and_the_dataset_stays(audio, tmp_path, t
     assert json.loads((tmp_path / "out" / "stats.json").read_text())["totals"]["tracks"] == 5
 
 
-def test_a_repository_that_cannot_be_is_refused_before_anything_is_made(audio, tmp_path):
+def test_an_impossible_repository_is_refused_before_anything_is_made(audio, tmp_path):
     with pytest.raises(InputError, match="push_to_hub=mine: not a repository; write user/name"):
         run(config_for(audio, tmp_path / "out", "push_to_hub=mine"))
     assert not (tmp_path / "out").exists()

@@ -18,8 +18,8 @@ NUM_TRACKS = 28
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("produced")
     assert write_folder(folder / "audio") == NUM_TRACKS
-    words = [f"audio={folder / 'audio'}", f"out={folder / 'dataset'}", "spectrogram=tiny", "validation_ratio=0.1"]
-    assert main(["prepare", *words]) == 0
+    arguments = [f"audio={folder / 'audio'}", f"out={folder / 'dataset'}", "spectrogram=tiny", "validation_ratio=0.1"]
+    assert main(["prepare", *arguments]) == 0
     return folder
 
 
@@ -31,16 +31,18 @@ def test_every_track_is_cut_into_captioned_slices(world: Path) -> None:
     assert all(len(row["caption"]) == 2 and "music" in row["caption"][0] for row in rows)
     assert all(row["image"].size == (64, 64) for row in rows)
     assert not {row["track_id"] for row in dataset["train"]} & {row["track_id"] for row in dataset["validation"]}
-    darkness = [255 - np.asarray(row["image"]).mean() for row in rows]
-    assert min(darkness) > 20, "a slice is all but silent"
+    intensities = [255 - np.asarray(row["image"]).mean() for row in rows]
+    assert min(intensities) > 20, "a slice is almost silent"
 
 
-def test_the_whole_way_from_tracks_to_sound(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tracks_become_a_model_that_makes_sound(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nano = [*NANO_MODEL, "model.sample_size=16"]
-    words = [f"dataset={world / 'dataset'}", "max_train_steps=20", "train_batch_size=4", "optimizer.lr=1e-3"]
-    assert main(["train", f"run={world / 'vae'}", "method=vae", "method.train_vae_encoder=true", *nano, *words]) == 0
-    words += ["method.train_text_encoder=true", "preview.every_steps=20", "preview.num_prompts=1"]
-    assert main(["train", f"run={world / 'run'}", f"model={world / 'vae' / 'final'}", *words]) == 0
+    arguments = [f"dataset={world / 'dataset'}", "max_train_steps=20", "train_batch_size=4", "optimizer.lr=1e-3"]
+    assert (
+        main(["train", f"run={world / 'vae'}", "method=vae", "method.train_vae_encoder=true", *nano, *arguments]) == 0
+    )
+    arguments += ["method.train_text_encoder=true", "preview.every_steps=20", "preview.num_prompts=1"]
+    assert main(["train", f"run={world / 'run'}", f"model={world / 'vae' / 'final'}", *arguments]) == 0
     assert main(["export", f"run={world / 'run'}", f"out={world / 'model'}"]) == 0
     prompt = 'calm, "acoustic" music (live), 68 bpm'
     assert main(["sample", str(world / "model"), "--prompt", prompt, f"out={world / 'clips'}", "seed=3"]) == 0

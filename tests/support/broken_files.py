@@ -23,7 +23,7 @@ SOUNDFILE_FORMATS = ("wav.wav", "flac.flac", "vorbis.ogg", "opus.opus", "mp3.mp3
 
 
 def write_format(folder: Path, name: str) -> Path:
-    """Write a chord of `DURATION_S` in the format that the name tells."""
+    """Write a chord of `DURATION_S` in the format that the name says."""
     path = folder / name
     if name in AV_FORMATS:
         _write_av(path, *AV_FORMATS[name])
@@ -45,8 +45,8 @@ def write_rotten_mp3(folder: Path) -> Path:
     path = write_format(folder, "rotten.mp3")
     content = bytearray(path.read_bytes())
     random = np.random.default_rng(0)
-    for place in random.integers(len(content) // 3, 2 * len(content) // 3, 40):
-        content[place] = random.integers(256)
+    for position in random.integers(len(content) // 3, 2 * len(content) // 3, 40):
+        content[position] = random.integers(256)
     path.write_bytes(content)
     return path
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 
 def make_doomed_work(setup: None) -> Callable[[str], str]:
-    """Return work that gives capitals, and ends badly on four words.
+    """Return work that converts to capitals, and fails on four tasks.
 
-    It crashes on `crash`, takes its parent along on `parent`, meets a full disk on `full`, fails on `bug`.
+    It crashes on `crash`, kills its parent on `parent`, meets a full disk on `full`, fails on `bug`.
     """
 
     def work(task: str) -> str:

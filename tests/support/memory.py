@@ -38,7 +38,7 @@ def write_tiny_files(folder: Path, count: int) -> Path:
 
 
 def _peak_mb(process_id: int | str) -> float:
-    """Return the largest memory of a process; `getrusage` would tell of the one that started it, if that was larger."""
+    """Return the peak memory of a process in MB; `getrusage` would give that of its parent, if that was larger."""
     status = Path(f"/proc/{process_id}/status").read_text(encoding="ascii")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
@@ -66,12 +66,12 @@ def main() -> None:
     peaks: list[float] = []
     threading.Thread(target=_watch, args=(peaks,), daemon=True).start()
     folder = prepare(PrepareConfig(audio=audio, out=out, spectrogram=tiny, num_workers=1))
-    told = {
+    figures = {
         "tracks": folder.stats["totals"]["tracks"],
         "parent_mb": _peak_mb("self"),
         "worker_mb": max(peaks),
     }
-    print(json.dumps(told))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

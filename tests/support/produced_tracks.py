@@ -12,13 +12,13 @@ def write_folder(folder: Path) -> int:
     package = importlib.metadata.distribution("immich-memories-music")
     labels = package.read_text("licenses/LICENSE-MUSIC")
     assert labels is not None
-    found = _LINE.findall(labels)
+    entries = _LINE.findall(labels)
     tracks = {Path(str(file)).name: Path(str(file.locate())) for file in package.files or () if file.suffix == ".opus"}
-    assert {name for name, *_ in found} == set(tracks)
+    assert {name for name, *_ in entries} == set(tracks)
     folder.mkdir(parents=True)
-    for name, bpm, key, instrumentation in found:
+    for name, bpm, key, instrumentation in entries:
         mood = name.split("_")[0]
         (folder / name).symlink_to(tracks[name])
         captions = [f"{mood} {instrumentation} music, {bpm} bpm, {key}", f"{mood} {instrumentation} track"]
         (folder / name).with_suffix(".txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
-    return len(found)
+    return len(entries)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from data_prep.captions.templates import CaptionTemplate, PathTemplate
 from riffusion_train.runtime.errors import InputError
 
-FACTS = {"genre": "dub", "instrument": "organ", "bpm": 91.96, "key": "A minor", "live": None}
+FIELDS = {"genre": "dub", "instrument": "organ", "bpm": 91.96, "key": "A minor", "live": None}
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ FACTS = {"genre": "dub", "instrument": "organ", "bpm": 91.96, "key": "A minor", 
     ],
 )
 def test_a_caption_is_composed_of_what_is_known(text, expected):
-    assert CaptionTemplate(text).fill(FACTS) == expected
+    assert CaptionTemplate(text).fill(FIELDS) == expected
 
 
 @pytest.mark.parametrize("text", ["{genre", "{a b}", "{}", "{genre|}"])
@@ -61,9 +61,9 @@ PIECES = st.text(st.sampled_from("aB ä1.-"), min_size=1, max_size=9).map(lambda
 def test_no_caption_has_a_hole(cases):
     template = CaptionTemplate("{a} and {b|c}, in {c}, {d:.1f} bpm")
     for values in cases:
-        facts = dict(zip("abcd", values, strict=True))
-        caption = template.fill(facts)
-        known = [name for name, value in facts.items() if value not in (None, "")]
+        fields = dict(zip("abcd", values, strict=True))
+        caption = template.fill(fields)
+        known = [name for name, value in fields.items() if value not in (None, "")]
         assert (caption is None) == (not known)
         if caption:
             assert ", ," not in caption and caption == " ".join(caption.split()) and not caption.startswith(",")

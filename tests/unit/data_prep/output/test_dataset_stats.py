@@ -18,9 +18,9 @@ def test_a_histogram_spans_what_there_is_and_counts_what_lies_beyond_at_the_ends
 
 @given(st.lists(st.floats(-1000, 1000), min_size=1))
 def test_a_histogram_loses_no_value(values):
-    found = histogram(values, 40, 220, 10)
-    assert sum(found["counts"]) == len(values) and found["counts"][0] and found["counts"][-1]
-    assert 40 <= found["start"] <= 220 - 10 * len(found["counts"])
+    counted = histogram(values, 40, 220, 10)
+    assert sum(counted["counts"]) == len(values) and counted["counts"][0] and counted["counts"][-1]
+    assert 40 <= counted["start"] <= 220 - 10 * len(counted["counts"])
 
 
 @pytest.mark.parametrize("counts", [[3], [1, 0, 2, 12], [5] * 20])

@@ -3,7 +3,8 @@ import pytest
 from mutagen.id3 import COMM, TBPM, TCON, TIT2, TKEY, TPE1
 from support import broken_files as broken
 
-from data_prep.captions.sidecars import read_tags
+from data_prep.captions.sidecars import read_tags, sidecar_of
+from data_prep.storage import LocalFolder
 
 EXPECTED = {"title": "Rain", "artist": "Ann", "genre": "Dub", "bpm": "90", "key": "Am", "comment": "slow dub"}
 
@@ -52,3 +53,10 @@ def test_files_without_tags_and_without_sound_have_none(tmp_path):
     assert read_tags(broken.write_format(tmp_path, "wav.wav")) == {}
     assert read_tags(broken.write_bytes(tmp_path, "a.mp3", b"no sound")) == {}
     assert read_tags(tmp_path / "gone.mp3") == {}
+
+
+def test_the_sidecar_may_also_have_the_whole_file_name(tmp_path):
+    (tmp_path / "song.wav.txt").write_text("x")
+    storage = LocalFolder(tmp_path, tmp_path / "out")
+    assert sidecar_of(storage, "song.wav") == "song.wav.txt"
+    assert sidecar_of(storage, "song.mp3") is None

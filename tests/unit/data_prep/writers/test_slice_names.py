@@ -4,8 +4,6 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.inputs.sources import _with_track_ids
-from data_prep.inputs.tracks import Track
 from data_prep.writers.shards import slice_name
 
 CASES, A_TIME = 10_000, 20
@@ -22,7 +20,7 @@ def drawn_track(seed):
     return "".join(draw.choices(PIECES, k=draw.randrange(8))), draw.randrange(10 ** draw.randrange(1, 11))
 
 
-def test_a_name_tells_the_track_and_the_start():
+def test_a_name_shows_the_track_and_the_start():
     assert re.fullmatch(r"albums-blue-sun-[0-9a-f]{10}-00005108700", slice_name("albums/Blue Sün", 5.1087))
     assert slice_name("a/b", 0.0) != slice_name("a-b", 0.0)
     first, second = 44100 / 44100, 44101 / 44100  # two random crops may begin at neighbouring samples
@@ -38,16 +36,3 @@ def test_every_name_is_good_on_every_file_system_and_no_two_slices_share_one(cas
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) and len(name) + len(".json") <= 100
         assert name.endswith(f"-{start_us:011d}")
         assert names.setdefault(name, (track_id, start_us)) == (track_id, start_us)
-
-
-FILES = [stem + suffix for stem in ("a", "b", "a.b", "A", "ä") for suffix in ("", ".wav", ".mp3", ".b", ".b.wav")]
-
-
-@settings(max_examples=CASES // A_TIME, deadline=None)
-@given(st.lists(st.integers(0, 2 ** len(FILES) - 1), min_size=A_TIME, max_size=A_TIME))
-def test_no_two_files_get_one_track_id(cases):
-    for chosen in cases:
-        sources = sorted({file for index, file in enumerate(FILES) if chosen >> index & 1})
-        tracks = _with_track_ids([Track(source, source, source) for source in sources])
-        assert [track.source for track in tracks] == sources
-        assert len({track.track_id for track in tracks}) == len(tracks)

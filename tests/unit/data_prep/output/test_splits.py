@@ -70,7 +70,7 @@ def test_no_group_is_ever_in_two_splits(cases):
             for key in (f"content {member.content}", member.artist and f"artist {member.artist}", *member.alike):
                 splits[key].add(split_of[member.track_id])
         splits.pop(None, None)
-        assert all(len(found) == 1 for found in splits.values())
+        assert all(len(assigned) == 1 for assigned in splits.values())
     assert assign_splits(members[::-1], seed, validation, test) == split_of  # whatever the order of the files
 
 

@@ -15,7 +15,7 @@ from riffusion_train.config.spectrogram import load_preset
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([None, 3]), st.integers(0, 2**32 - 1), st.booleans())
-def test_every_picture_comes_back_as_it_was(
+def test_every_image_comes_back_as_it_was(
     height: int, width: int, colours: int | None, seed: int, smooth: bool
 ) -> None:
     shape = (height, width) if colours is None else (height, width, colours)

@@ -1,8 +1,9 @@
+import random
+
 import pytest
 
-from data_prep.captions.sidecars import sidecar_of
-from data_prep.captions.text import clean_caption, clean_captions, read_sidecar
-from data_prep.inputs.storage import LocalFolder
+from data_prep.captions.text import MAX_TOKENS, clean_caption, clean_captions, count_tokens, read_sidecar
+from riffusion_train.model.tokenizer import MAX_LENGTH, build_tokenizer
 from riffusion_train.runtime.errors import InputError
 
 
@@ -14,19 +15,21 @@ def test_captions_keep_their_order_without_blanks_and_repetitions():
     assert clean_captions(["b", " ", "a", "b ", "a"]) == ("b", "a")
 
 
-def test_a_sidecar_gives_one_caption_a_line(tmp_path):
+def test_a_sidecar_gives_one_caption_per_line(tmp_path):
     (tmp_path / "song.txt").write_bytes("\ufeffdrums, bass\r\n\r\nslow “dub”\r\n".encode())
     assert read_sidecar(tmp_path / "song.txt") == ("drums, bass", "slow “dub”")
-
-
-def test_the_sidecar_may_also_bear_the_whole_file_name(tmp_path):
-    (tmp_path / "song.wav.txt").write_text("x")
-    place = LocalFolder(tmp_path, tmp_path / "out")
-    assert sidecar_of(place, "song.wav") == "song.wav.txt"
-    assert sidecar_of(place, "song.mp3") is None
 
 
 def test_a_sidecar_in_another_encoding_is_refused_by_name(tmp_path):
     (tmp_path / "song.txt").write_bytes("Fühling".encode("latin-1"))
     with pytest.raises(InputError, match=r"song\.txt: not UTF-8"):
         read_sidecar(tmp_path / "song.txt")
+
+
+def test_tokens_are_counted_as_the_models_tokenizer_counts_them():
+    draw = random.Random(0)
+    pool = "abc ABC é ñ 123 ,.!?'s don't 日本 🎸 - _ \t ß piano drums"
+    texts = ["".join(draw.choice(pool) for _ in range(draw.randint(0, 60))) for _ in range(500)]
+    tokenizer = build_tokenizer()
+    assert count_tokens(texts) == [len(ids) for ids in tokenizer(texts)["input_ids"]]
+    assert MAX_TOKENS == MAX_LENGTH

@@ -1,4 +1,4 @@
-"""Where audio files lie: a folder, a glob or list of files, or a folder in an object store or on a web server."""
+"""Storage of audio files: a folder, a pattern or list of files, or a folder in an object store or on a web server."""
 
 import functools
 import glob
@@ -14,24 +14,24 @@ AUDIO_SUFFIXES = (
     *(".aifc", ".au", ".snd", ".caf", ".m4a", ".m4b", ".mp4", ".aac", ".wma", ".wv", ".tta", ".ape", ".ac3", ".mka"),
     *(".webm", ".amr"),
 )
-"""Which files of a folder are tried. What a file holds is decided by its content, not by this."""
+"""Files of a folder that are tried. The content decides what a file really holds."""
 LIST_SUFFIXES = (".txt", ".lst", ".list", ".m3u", ".m3u8")
 
 
-class Place(Protocol):
-    """Audio files by their names, and the small files beside them."""
+class Storage(Protocol):
+    """Audio files by name, and the small files beside them."""
 
     label: str
-    """What the user called it."""
+    """What the user called it, for messages."""
 
     def audio(self) -> list[str]:
         """Return the names of the audio files, sorted: paths with forward slashes."""
 
     def locate(self, name: str) -> str | None:
-        """Return the path or URL of a file that is there; None where it is not."""
+        """Return the path or URL of a file; None if it does not exist."""
 
     def name_of(self, locator: str) -> str:
-        """Return the name of a located file."""
+        """Return the name of a file from its path or URL."""
 
     def read(self, name: str) -> bytes:
         """Return the content of a small file.
@@ -41,7 +41,7 @@ class Place(Protocol):
         """
 
     def size(self, locator: str) -> int:
-        """Return a located file's size in bytes; -1 where it is not known."""
+        """Return the size in bytes of a file by its path or URL; -1 if it is not known."""
 
 
 class LocalFolder:
@@ -49,7 +49,7 @@ class LocalFolder:
 
     Args:
         folder: The folder.
-        out: A folder in it that is passed over: the dataset that is made.
+        out: A folder inside it to skip: the dataset that is being made.
     """
 
     def __init__(self, folder: Path, out: Path) -> None:
@@ -58,11 +58,11 @@ class LocalFolder:
         self._out = out
 
     def audio(self) -> list[str]:
-        """Return the names of the audio files, sorted; hidden ones are passed over."""
+        """Return the names of the audio files, sorted; hidden files are skipped."""
         return [path.relative_to(self.folder).as_posix() for path in find_audio(self.folder, self._out)]
 
     def locate(self, name: str) -> str | None:
-        """Return the absolute path of a file that is there, with either kind of slash in its name; else None."""
+        """Return the absolute path of a file, whichever kind of slash its name has; None if it does not exist."""
         for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
             path = Path(os.path.abspath(self.folder / spelling))  # noqa: PTH100
             if path.is_file():
@@ -70,7 +70,7 @@ class LocalFolder:
         return None
 
     def name_of(self, locator: str) -> str:
-        """Return the path in this folder, or the whole path of a file elsewhere."""
+        """Return the path relative to this folder, or the whole path of a file elsewhere."""
         if is_url(locator):
             return locator
         path = Path(locator)
@@ -81,13 +81,19 @@ class LocalFolder:
         return (self.folder / name).read_bytes()
 
     def size(self, locator: str) -> int:
-        """Return the size of a file; -1 where it is gone."""
+        """Return the size of a file in bytes; -1 if it does not exist."""
         path = Path(locator)
         return path.stat().st_size if path.is_file() else -1
 
 
 class FileList(LocalFolder):
-    """Chosen files, named by their paths in a common folder."""
+    """Chosen files, named by their paths relative to a common folder.
+
+    Args:
+        label: What the user called the list, for messages.
+        folder: The common folder.
+        files: The files.
+    """
 
     def __init__(self, label: str, folder: Path, files: Sequence[Path]) -> None:
         super().__init__(folder, folder / ".work")
@@ -95,15 +101,18 @@ class FileList(LocalFolder):
         self._files = [str(Path(os.path.abspath(path))) for path in files]  # noqa: PTH100
 
     def audio(self) -> list[str]:
-        """Return the names of the files in the list that are there or not, sorted."""
+        """Return the names of all files in the list, sorted, whether they exist or not."""
         return sorted(dict.fromkeys(self.name_of(path) for path in self._files))
 
 
 class RemoteFolder:
-    """A folder behind a URL, by fsspec: `s3://`, `gs://`, `hf://`, `https://`, `memory://` and what else is installed.
+    """A folder behind a URL, read with fsspec: `s3://`, `gs://`, `hf://`, `https://`, `memory://` and others.
+
+    Args:
+        url: URL of the folder.
 
     Raises:
-        InputError: If the URL's kind is unknown or not installed, or the folder cannot be listed.
+        InputError: If the kind of URL is unknown, or its fsspec backend is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -119,11 +128,11 @@ class RemoteFolder:
     @functools.cached_property
     def _sizes(self) -> dict[str, int]:
         try:
-            found: dict[str, Any] = self._files.find(self._root, detail=True)
-        except Exception as error:  # each kind of store has its own
+            listing: dict[str, Any] = self._files.find(self._root, detail=True)
+        except Exception as error:  # every fsspec backend raises its own classes
             raise InputError(f"audio={self.label}: cannot be listed: {one_line(error)}") from None
-        names = {path.removeprefix(self._root).lstrip("/"): facts for path, facts in found.items()}
-        return {name: int(facts.get("size") or -1) for name, facts in names.items()}
+        entries = {path.removeprefix(self._root).lstrip("/"): entry for path, entry in listing.items()}
+        return {name: int(entry.get("size") or -1) for name, entry in entries.items()}
 
     def audio(self) -> list[str]:
         """Return the names of the audio files, sorted.
@@ -138,14 +147,14 @@ class RemoteFolder:
         )
 
     def locate(self, name: str) -> str | None:
-        """Return the URL of a file in the listing; a whole URL is believed."""
+        """Return the URL of a file in the listing; a whole URL is returned unchecked."""
         if is_url(name):
             return name
         name = name.replace("\\", "/").removeprefix("./")
         return str(self._files.unstrip_protocol(f"{self._root}/{name}")) if name in self._sizes else None
 
     def name_of(self, locator: str) -> str:
-        """Return the path in this folder, or the whole URL of a file elsewhere."""
+        """Return the path relative to this folder, or the whole URL of a file elsewhere."""
         return locator.removeprefix(str(self._files.unstrip_protocol(self._root))).lstrip("/")
 
     def read(self, name: str) -> bytes:
@@ -153,15 +162,19 @@ class RemoteFolder:
         return bytes(self._files.cat_file(f"{self._root}/{name}"))
 
     def size(self, locator: str) -> int:
-        """Return the size from the listing."""
+        """Return the size in bytes from the listing; -1 if it is not known."""
         return self._sizes.get(self.name_of(locator), -1)
 
 
-def make_place(audio: str, out: Path) -> Place:
-    """Return the place that `audio=` names: a URL, a folder, one file, a list of files, or a pattern.
+def open_storage(audio: str, out: Path) -> Storage:
+    """Return the storage that `audio=` names: a URL, a folder, one file, a list of files, or a pattern.
+
+    Args:
+        audio: The value of `audio=`.
+        out: The dataset folder, which is not searched.
 
     Raises:
-        InputError: If there is nothing there.
+        InputError: If nothing exists there.
     """
     path = Path(audio)
     if is_url(audio):
@@ -172,30 +185,30 @@ def make_place(audio: str, out: Path) -> Place:
         return _read_list(path) if path.suffix.lower() in LIST_SUFFIXES else FileList(audio, path.parent, [path])
     if not glob.has_magic(audio):
         raise InputError(f"audio={audio}: no such folder, file or pattern")
-    plain = [part for part in path.parts if not glob.has_magic(part)]
-    count = next(index for index, part in enumerate(path.parts) if glob.has_magic(part))
-    found = [Path(name) for name in glob.glob(audio, recursive=True)]  # noqa: PTH207 - Path.glob takes no absolute ones
-    files = [file for file in found if file.is_file() and file.suffix.lower() in AUDIO_SUFFIXES]
+    # Files are named relative to the parts of the path before the first wildcard.
+    plain_parts = next(index for index, part in enumerate(path.parts) if glob.has_magic(part))
+    matches = [Path(name) for name in glob.glob(audio, recursive=True)]  # noqa: PTH207 - Path.glob takes no absolute ones
+    files = [file for file in matches if file.is_file() and file.suffix.lower() in AUDIO_SUFFIXES]
     if not files:
-        raise InputError(f"audio={audio}: no audio file is of that pattern")
-    return FileList(audio, Path(*plain[:count]), files)
+        raise InputError(f"audio={audio}: no audio file matches this pattern")
+    return FileList(audio, Path(*path.parts[:plain_parts]), files)
 
 
 def is_url(text: str) -> bool:
-    """Tell whether a text is a URL and no path."""
+    """Return whether a text is a URL rather than a path."""
     return "://" in text
 
 
 def one_line(error: Exception) -> str:
-    """Return what an error says on one line."""
+    """Return the message of an error on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def find_audio(folder: Path, out: Path) -> list[Path]:
-    """Return the audio files in a folder and its subfolders, sorted; hidden files and the folder `out` are passed over.
+    """Return the audio files in a folder and its subfolders, sorted; hidden files and the folder `out` are skipped.
 
     Raises:
-        InputError: If there is no such folder.
+        InputError: If the folder does not exist.
     """
     if not folder.is_dir():
         raise InputError(f"audio={folder}: no such folder")
@@ -206,7 +219,7 @@ def _walk(folder: Path, out: Path) -> Iterator[Path]:
     seen: set[Path] = set()
     for directory, subfolders, files in os.walk(folder, followlinks=True):
         real = Path(directory).resolve()
-        if real in seen or real == out:  # a link may lead back up, or into the dataset that is being made
+        if real in seen or real == out:  # a link may point to a parent, or into the dataset that is being made
             subfolders.clear()
             continue
         seen.add(real)
@@ -218,7 +231,7 @@ def _walk(folder: Path, out: Path) -> Iterator[Path]:
 
 
 def _read_list(path: Path) -> FileList:
-    """Read a list of files, one a line, relative to the list; lines that begin with # are comments."""
+    """Read a list of files, one per line, relative to the list itself; lines that begin with # are comments."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:

@@ -1,7 +1,11 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from data_prep.inputs.storage import find_audio
+from data_prep.inputs.sources import _with_track_ids
+from data_prep.inputs.tracks import Track
 from data_prep.pipeline import make_sources
+from data_prep.storage import find_audio
 from riffusion_train.config.prepare import CaptionSource, PrepareConfig
 from riffusion_train.runtime.errors import InputError
 
@@ -18,11 +22,11 @@ def config(folder, **values):
 
 def test_audio_is_found_in_subfolders_sorted_without_hidden_files_and_the_output(tmp_path):
     touch(tmp_path, "b/x.MP3", "a.wav", "._a.wav", ".trash/y.wav", "notes.txt", "out/z.wav")
-    found = [path.relative_to(tmp_path).as_posix() for path in find_audio(tmp_path, tmp_path / "out")]
-    assert found == ["a.wav", "b/x.MP3"]
+    names = [path.relative_to(tmp_path).as_posix() for path in find_audio(tmp_path, tmp_path / "out")]
+    assert names == ["a.wav", "b/x.MP3"]
 
 
-def test_a_link_that_leads_back_up_does_not_hang_the_search(tmp_path):
+def test_a_link_to_a_parent_folder_does_not_hang_the_search(tmp_path):
     touch(tmp_path, "sub/a.wav")
     (tmp_path / "sub" / "loop").symlink_to(tmp_path)
     assert [path.name for path in find_audio(tmp_path, tmp_path / "out")] == ["a.wav"]
@@ -83,3 +87,17 @@ def test_the_digest_changes_with_a_caption_and_with_a_file(tmp_path):
     second = make_sources(config(tmp_path)).digest()
     (tmp_path / "a.wav").write_bytes(b"longer")
     assert len({first, second, make_sources(config(tmp_path)).digest()}) == 3
+
+
+CASES, A_TIME = 10_000, 20
+FILES = [stem + suffix for stem in ("a", "b", "a.b", "A", "ä") for suffix in ("", ".wav", ".mp3", ".b", ".b.wav")]
+
+
+@settings(max_examples=CASES // A_TIME, deadline=None)
+@given(st.lists(st.integers(0, 2 ** len(FILES) - 1), min_size=A_TIME, max_size=A_TIME))
+def test_no_two_files_get_one_track_id(cases):
+    for chosen in cases:
+        sources = sorted({file for index, file in enumerate(FILES) if chosen >> index & 1})
+        tracks = _with_track_ids([Track(source, source, source) for source in sources])
+        assert [track.source for track in tracks] == sources
+        assert len({track.track_id for track in tracks}) == len(tracks)

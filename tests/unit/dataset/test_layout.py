@@ -15,7 +15,7 @@ def test_the_arrow_schema_is_the_one_datasets_would_write():
     assert json.loads(ours.metadata[b"huggingface"]) == json.loads(theirs.metadata[b"huggingface"])
 
 
-def test_folders_that_are_no_dataset_are_refused_with_the_mend(tmp_path):
+def test_folders_that_are_no_dataset_are_refused_with_the_fix(tmp_path):
     for folder, message in ((tmp_path / "nowhere", "no such dataset folder"), (tmp_path, "not a dataset folder")):
         with pytest.raises(InputError, match=f"{message}.*riffusion prepare"):
             layout.open_dataset_folder(folder)

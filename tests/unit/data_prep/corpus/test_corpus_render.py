@@ -8,13 +8,13 @@ import pytest
 import soundfile
 from support.rendered_clips import render
 
+from data_prep.captions.tables import read_table
 from data_prep.corpus import corpus
 from data_prep.corpus import render as rendering
 from data_prep.corpus.corpus import write_corpus
 from data_prep.corpus.palette import CLIP_S
 from data_prep.corpus.render import PEAK, RATE_HZ, default_soundfont, load_soundfont
 from data_prep.corpus.score import Attributes
-from data_prep.inputs.tables import read_table
 from riffusion_train.runtime.errors import InputError
 
 LOOP = Attributes("piano", "medium", 100, "none", "middle", "chords", "C", "major")
@@ -60,7 +60,7 @@ def test_a_higher_register_sounds_brighter():
     assert heights[0] < 0.8 * heights[1] < 0.8**2 * heights[2]
 
 
-def test_the_table_says_of_every_file_what_its_sidecar_says(corpus_dir):
+def test_the_table_and_the_sidecars_give_the_same_captions(corpus_dir):
     table = read_table(corpus_dir / "metadata.jsonl")
     assert len(table.rows) == 12
     for name, row in table.rows.items():
@@ -119,7 +119,7 @@ def test_a_truncated_soundfont_is_one_line(tmp_path):
         write_corpus(tmp_path / "audio", clips=1, soundfont=tmp_path / "cut.sf2", num_workers=0)
 
 
-def test_without_the_demo_extra_the_mend_is_named(monkeypatch):
+def test_without_the_demo_extra_the_fix_is_named(monkeypatch):
     monkeypatch.setattr(rendering.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'riffusion-train\[demo\]'"):
         rendering.default_soundfont()
@@ -127,10 +127,10 @@ def test_without_the_demo_extra_the_mend_is_named(monkeypatch):
         rendering.require_renderer()
 
 
-def test_the_command_writes_a_corpus_and_refuses_odd_words(tmp_path):
+def test_the_command_writes_a_corpus_and_refuses_unknown_arguments(tmp_path):
     command = [sys.executable, "-m", "data_prep.corpus"]
-    words = [f"out={tmp_path / 'a b'}", "clips=2", "num_workers=1", "soundfont=null"]
-    done = subprocess.run([*command, *words], capture_output=True, text=True)
+    arguments = [f"out={tmp_path / 'a b'}", "clips=2", "num_workers=1", "soundfont=null"]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'a b'}: 2 clips\n")
     assert "2/2" in done.stderr
     rows = [json.loads(line) for line in (tmp_path / "a b" / "metadata.jsonl").read_text().splitlines()]

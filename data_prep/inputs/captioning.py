@@ -1,4 +1,4 @@
-"""The captions of each track in the end: its own, or composed of what tables, sidecars, names, tags and measuring tell."""
+"""The final captions of each track: its own, or composed from fields of tables, sidecars, names, tags and measurements."""
 
 import csv
 import dataclasses
@@ -16,34 +16,34 @@ from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import write_atomically
 
 _TAG_TEMPLATE = "{comment|genre}"
-"""What captions=tags makes without a caption_template: a title says little about a sound, a comment or genre more."""
+"""Template of captions=tags without caption_template: comments and genres describe a sound better than titles."""
 
 
-def needs_work_first(config: PrepareConfig) -> bool:
-    """Tell whether captions wait for what the workers read or measure in the files."""
+def captions_need_audio(config: PrepareConfig) -> bool:
+    """Return whether captions depend on what the workers read or measure in the files."""
     return bool(config.measure) or config.captions is CaptionSource.tags
 
 
 def add_path_fields(sources: Sources, config: PrepareConfig) -> Sources:
-    """Add the fields that `path_template` reads out of the files' names as columns.
+    """Return the sources with the fields that `path_template` reads from their paths as columns.
 
     Raises:
-        InputError: If the template cannot be used, or fits no file.
+        InputError: If the template cannot be used, or matches no file.
     """
     if config.path_template is None:
         return sources
     template = PathTemplate(config.path_template)
     for name in template.fields:
         if name in COLUMNS:
-            raise InputError(f"path_template: '{name}' is a name the dataset itself uses; call the field otherwise")
-    found = [template.read(track.source) for track in sources.tracks]
-    if not any(found):
-        raise InputError(f"path_template={template.text} fits no file; the first is {sources.tracks[0].source}")
-    return with_columns(sources, [fields or {} for fields in found], template.fields)
+            raise InputError(f"path_template: '{name}' is a name that the dataset itself uses; rename the field")
+    fields_of = [template.read(track.source) for track in sources.tracks]
+    if not any(fields_of):
+        raise InputError(f"path_template={template.text} matches no file; the first is {sources.tracks[0].source}")
+    return with_columns(sources, [fields or {} for fields in fields_of], template.fields)
 
 
 def finish_captions(sources: Sources, config: PrepareConfig) -> Sources:
-    """Give each track its captions in the end: compose, add the trigger word, and reject what has none.
+    """Return the sources with their final captions: compose them, add the trigger, reject tracks without any.
 
     Raises:
         InputError: If `caption_template` cannot be used.
@@ -70,16 +70,16 @@ def _captioned(track: Track, template: CaptionTemplate | None, config: PrepareCo
 
 
 def review_path(config: PrepareConfig) -> Path:
-    """Return where the table to edit lies: what `table=` names, else beside the dataset folder."""
+    """Return the path of the table to edit: `table=`, or else beside the dataset folder."""
     out = Path(config.out)
     return Path(config.table) if config.table else out.with_name(f"{out.name}.captions.csv")
 
 
 def write_review(config: PrepareConfig, path: Path) -> str:
-    """Write the table: a row for each caption, with the columns that are known, an empty caption where there is none.
+    """Write the table of captions=review: a row per caption with all columns; the caption is empty if there is none.
 
     Returns:
-        What to tell the user.
+        A message for the user.
     """
     sources = add_path_fields(find_sources(config), config)
     tags = [read_tags(Path(track.locator)) if Path(track.locator).is_file() else {} for track in sources.tracks]
@@ -97,4 +97,4 @@ def _table(sources: Sources) -> bytes:
     for track in sources.tracks:
         values = [track.columns.get(name) for name in sources.extra_types]
         writer.writerows([track.source, caption, *values] for caption in track.captions or ("",))
-    return b"\xef\xbb\xbf" + sink.getvalue().encode()  # spreadsheets take a table without the mark for Latin-1
+    return b"\xef\xbb\xbf" + sink.getvalue().encode()  # without the byte-order mark, spreadsheets assume Latin-1

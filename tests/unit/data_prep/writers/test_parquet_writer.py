@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.writers.parquet import ROWS_A_GROUP, ParquetWriter
+from data_prep.writers.parquet import ROWS_PER_GROUP, ParquetWriter
 from data_prep.writers.shards import fingerprint
 from riffusion_train.dataset import layout
 
@@ -30,7 +30,7 @@ def test_shards_end_at_their_size_and_hold_all_rows_in_order(tmp_path):
     assert all(shard.bytes == (tmp_path / shard.name).stat().st_size for shard in shards)
     assert shards[0].sha256 == hashlib.sha256((tmp_path / shards[0].name).read_bytes()).hexdigest()
     metadata = pq.read_metadata(tmp_path / shards[0].name)
-    assert all(metadata.row_group(index).num_rows <= ROWS_A_GROUP for index in range(metadata.num_row_groups))
+    assert all(metadata.row_group(index).num_rows <= ROWS_PER_GROUP for index in range(metadata.num_row_groups))
 
 
 def test_the_fingerprint_follows_the_content(tmp_path):

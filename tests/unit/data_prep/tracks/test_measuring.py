@@ -18,13 +18,13 @@ def clicks(bpm, duration_s=12.0):
 
 def triad(root_hz, third):
     time_s = np.arange(6 * RATE_HZ) / RATE_HZ
-    # The tonic an octave below and above tells it from the other keys that hold the chord.
+    # The tonic an octave below and above distinguishes it from the other keys that hold the chord.
     factors = (0.5, 1.0, 2 ** (third / 12), 2 ** (7 / 12), 2.0)
     return 0.1 * sum(np.sin(2 * np.pi * root_hz * factor * time_s) for factor in factors)[None].astype(np.float32)
 
 
 @pytest.mark.parametrize("bpm", [92, 120, 140])
-def test_the_tempo_of_clicks_is_found(bpm):
+def test_the_tempo_of_clicks_is_measured(bpm):
     assert measure(clicks(bpm), RATE_HZ, -14, ["bpm"])["bpm"] == pytest.approx(bpm, rel=0.03)
 
 
@@ -40,8 +40,8 @@ def test_clicks_are_drums_and_a_chord_is_not():
 
 def test_noise_is_bright_and_a_low_tone_dark_and_loudness_is_a_word():
     hiss = np.random.default_rng(0).standard_normal((1, 3 * RATE_HZ)).astype(np.float32)
-    found = measure(hiss, RATE_HZ, -30.0, ["brightness", "loudness"])
-    assert found == {"brightness": "bright", "loudness": "quiet"}
+    measured = measure(hiss, RATE_HZ, -30.0, ["brightness", "loudness"])
+    assert measured == {"brightness": "bright", "loudness": "quiet"}
     assert measure(triad(110.0, 4), RATE_HZ, None, ["brightness", "loudness"]) == {"brightness": "dark"}
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from data_prep.inputs.tables import read_table
+from data_prep.captions.tables import read_table
 from riffusion_train.runtime.errors import InputError
 
 
@@ -42,14 +42,14 @@ def test_artist_and_split_are_found_and_split_names_are_understood(tmp_path):
     [
         ("", "no rows"),
         ("name,caption\na,b\n", "no column any of file"),
-        ("file,caption,image\na.wav,x,y\n", "column 'image' bears a name"),
+        ("file,caption,image\na.wav,x,y\n", "column 'image' has a name"),
         ("file,caption,split\na.wav,x,nowhere\n", "'nowhere' in column 'split'"),
         ("file,caption,split\na.wav,x,train\na.wav,y,test\n", "splits test and train"),
         ("file,caption\na.wav,slow, sad\n", "more fields than the header"),
         ("file,caption\n,x\n", "row 1 has nothing in column 'file'"),
     ],
 )
-def test_a_bad_table_is_refused_with_the_place(tmp_path, text, message):
+def test_a_bad_table_is_refused_with_its_path_and_the_fault(tmp_path, text, message):
     path = write(tmp_path, text)
     with pytest.raises(InputError, match=message) as caught:
         read_table(path)

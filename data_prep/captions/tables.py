@@ -1,4 +1,4 @@
-"""Tables of captions: CSV, TSV, JSONL or Parquet with one row a file, or several rows where a file has several captions."""
+"""Tables of captions: CSV, TSV, JSONL or Parquet, with one row for each file, or several where it has several captions."""
 
 import csv
 import dataclasses
@@ -19,10 +19,12 @@ FILE_COLUMNS = ("file", "file_name", "filename", "path", "audio")
 CAPTION_COLUMNS = ("caption", "captions", "text", "prompt", "description")
 _SPLIT_NAMES = {name: name for name in SPLITS} | {"training": "train", "val": "validation", "valid": "validation"}
 _SPLIT_NAMES |= {"dev": "validation", "eval": "validation", "testing": "test"}
+# Narrow on purpose: "007" and "1_000" stay text, and every match fits into 64 bits.
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
 
 Value = str | int | float | bool | None
+"""A cell of an extra column."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,21 +44,21 @@ class Table:
     where: str
     """Its path, for messages."""
     rows: dict[str, TableRow]
-    """By the file's path as the table writes it."""
+    """Rows by the file's path, as the table spells it."""
     types: dict[str, str]
     """Type of each extra column: string, int64, float64 or bool."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ColumnNames:
-    """Which columns of a table mean what; None takes the usual names."""
+    """Names of the columns that have a meaning; None takes the usual names."""
 
     file: str | None = None
     caption: str | None = None
     artist: str | None = None
     split: str | None = None
     needs_caption: bool = True
-    """Whether a table without a column of captions is refused."""
+    """Whether a table without a caption column is refused."""
 
 
 def read_table(path: Path, names: ColumnNames | None = None) -> Table:
@@ -72,13 +74,13 @@ def parse_table(where: str, content: bytes, names: ColumnNames | None = None) ->
     """Read a table of captions.
 
     Args:
-        where: Its path or URL; the suffix tells what it is: .csv or .tsv with a header, .jsonl, or .parquet.
+        where: Its path or URL; the suffix decides the format: .csv or .tsv with a header, .jsonl, or .parquet.
         content: Its bytes.
-        names: Columns with the file's path (else the first of `FILE_COLUMNS`), with the caption or a list of them (else the
-            first of `CAPTION_COLUMNS`), with the artist and the split (else `artist` and `split` where they are there).
+        names: Columns with the file's path (else the first of `FILE_COLUMNS`), with the caption or a list of captions (else
+            the first of `CAPTION_COLUMNS`), with the artist and the split (else `artist` and `split` where they exist).
 
     Raises:
-        InputError: If it cannot be read, a column is missing, or an extra column bears a name the dataset uses.
+        InputError: If it cannot be read, a column is missing, or an extra column has a name that the dataset itself uses.
     """
     suffix = Path(where).suffix.lower()
     if suffix == ".parquet":
@@ -92,7 +94,7 @@ def parse_table(where: str, content: bytes, names: ColumnNames | None = None) ->
 
 
 def table_of(where: str, records: Sequence[dict[str, Any]], chosen: ColumnNames | None = None) -> Table:
-    """Make a table of records; see `parse_table`."""
+    """Make a table from records; see `parse_table`."""
     chosen = chosen or ColumnNames()
     if not records:
         raise InputError(f"{where}: the table has no rows")
@@ -106,7 +108,9 @@ def table_of(where: str, records: Sequence[dict[str, Any]], chosen: ColumnNames 
     extra = [name for name in names if name not in (file_name, caption_name, split_name)]
     for name in extra:
         if name in COLUMNS:
-            raise InputError(f"{where}: column '{name}' bears a name the dataset itself uses; rename it in the table")
+            raise InputError(
+                f"{where}: column '{name}' has a name that the dataset itself uses; rename it in the table"
+            )
     grouped: dict[str, list[dict[str, Any]]] = {}
     for number, record in enumerate(records, start=1):
         file = str(record.get(file_name) or "").strip()
@@ -139,7 +143,7 @@ def _read_parquet(where: str, content: bytes) -> list[dict[str, Any]]:
 
 def _plain_cell(cell: Any) -> Any:
     if isinstance(cell, float) and not math.isfinite(cell):
-        return None  # what pandas writes for an empty cell
+        return None  # pandas writes NaN for an empty cell
     return cell if isinstance(cell, str | int | float | list | dict | None) else str(cell)
 
 
@@ -178,8 +182,8 @@ def _choose(where: str, key: str, named: str | None, usual: Sequence[str], names
     for name in [named] if named else usual:
         if name in names:
             return name
-    wanted = f"'{named}'" if named else f"any of {', '.join(usual)}"
-    raise InputError(f"{where}: no column {wanted}; it has {', '.join(names)}; name one with {key}=")
+    missing = f"'{named}'" if named else f"any of {', '.join(usual)}"
+    raise InputError(f"{where}: no column {missing}; it has {', '.join(names)}; name one with {key}=")
 
 
 def _optional(where: str, key: str, named: str | None, usual: str, names: Sequence[str]) -> str | None:
@@ -189,7 +193,7 @@ def _optional(where: str, key: str, named: str | None, usual: str, names: Sequen
 
 
 def cell_texts(cell: Any) -> list[str]:
-    """Return the texts of a cell that may hold a list of them."""
+    """Return the texts of a cell, which may hold a list of them."""
     if cell is None:
         return []
     return [str(item) for item in cell] if isinstance(cell, list) else [str(cell)]
@@ -198,13 +202,13 @@ def cell_texts(cell: Any) -> list[str]:
 def _split_of(where: str, file: str, group: Sequence[dict[str, Any]], name: str | None) -> str | None:
     if name is None:
         return None
-    said = {str(record.get(name) or "").strip().lower() for record in group} - {""}
-    unknown = sorted(said - set(_SPLIT_NAMES))
+    given = {str(record.get(name) or "").strip().lower() for record in group} - {""}
+    unknown = sorted(given - set(_SPLIT_NAMES))
     if unknown:
         raise InputError(f"{where}: {file}: '{unknown[0]}' in column '{name}' is not {', '.join(SPLITS)}")
-    splits = sorted({_SPLIT_NAMES[word] for word in said})
+    splits = sorted({_SPLIT_NAMES[value] for value in given})
     if len(splits) > 1:
-        raise InputError(f"{where}: {file} stands in the splits {' and '.join(splits)}; leave one")
+        raise InputError(f"{where}: {file} is in the splits {' and '.join(splits)}; keep one of them")
     return splits[0] if splits else None
 
 

@@ -13,7 +13,7 @@ def test_a_worker_that_crashes_costs_its_task_only(tmp_path):
     assert all(isinstance(results[index], WorkerDied) and "SIGSEGV" in str(results[index]) for index in (1, 4))
 
 
-def test_workers_see_what_was_set_after_the_first_crew(tmp_path, monkeypatch):
+def test_workers_see_the_environment_of_later_runs(tmp_path, monkeypatch):
     for value in ("before", "after"):
         monkeypatch.setenv("SOME_KEY", value)
         assert dict(run_in_processes(make_reader, None, ["SOME_KEY"], 1, tmp_path / "log")) == {0: value}
