@@ -1,4 +1,4 @@
-"""The configs of `riffusion export` and `riffusion import`: models out and in."""
+"""The configs of `riffusion export` and `riffusion import`."""
 
 import dataclasses
 import enum
@@ -18,21 +18,21 @@ class ExportFormat(enum.Enum):
 
 
 class ExportWeights(enum.Enum):
-    """Which of a run's weights."""
+    """Which of a run's weights to take."""
 
     ema = "ema"
-    """Their moving average, where the run keeps one."""
+    """The moving average, where the run keeps one."""
     raw = "raw"
-    """The weights as the last step left them."""
+    """The weights after the last step."""
 
 
 class ExportDtype(enum.Enum):
-    """The kind of number that weights are written as."""
+    """The number format of the weights."""
 
     fp32 = "fp32"
     """As they were trained."""
     fp16 = "fp16"
-    """Half the size; for GPUs."""
+    """Half the size, for GPUs."""
     bf16 = "bf16"
     """Half the size, with the range of fp32."""
 
@@ -48,52 +48,52 @@ class LoraLayout(enum.Enum):
 
 @dataclasses.dataclass
 class ExportConfig:
-    """Everything `riffusion export` can be told."""
+    """All keys of `riffusion export`."""
 
     run: str = MISSING
     """Run folder made by `riffusion train`, or one of its `checkpoints/step-…`."""
     out: str = MISSING
     """Folder or `.safetensors` file to write; it must not exist."""
     format: ExportFormat = ExportFormat.diffusers
-    """The layout."""
+    """The layout to write."""
     checkpoint: str = "final"
-    """Step of the checkpoint to take, or `final`, `newest`, or `best`: the one that `validation.keep_best` kept."""
+    """Step of the checkpoint to export, or `final`, `newest`, or `best`: the one that `validation.keep_best` kept."""
     weights: ExportWeights = ExportWeights.ema
-    """Which weights."""
+    """Which weights to take."""
     dtype: ExportDtype = ExportDtype.fp32
-    """The kind of number."""
+    """The number format of the weights."""
     layout: LoraLayout = LoraLayout.diffusers
-    """With `format=lora`: the layout."""
+    """With `format=lora`: the layout to write."""
     push_to_hub: str | None = None
     """Also upload to this repository of the Hugging Face hub, `user/name`."""
     private: bool = False
-    """With `push_to_hub`: make the repository private where it is new."""
+    """With `push_to_hub`: whether a new repository is private."""
 
 
 @dataclasses.dataclass
 class ImportConfig:
-    """Everything `riffusion import` can be told."""
+    """All keys of `riffusion import`."""
 
     out: str = MISSING
     """Folder or `.safetensors` file to write; it must not exist."""
     format: ExportFormat = ExportFormat.diffusers
     """The layout to write."""
     dtype: ExportDtype = ExportDtype.fp32
-    """The kind of number that weights are written as."""
+    """The number format of the weights."""
     base: str | None = None
-    """With a LoRA: the model to merge it into; a folder, a file or a hub id."""
+    """With a LoRA: the model to merge it into, as a folder, a file or a hub id."""
     revision: str | None = None
     """Revision of a hub id."""
     lora_scale: float = 1.0
-    """With a LoRA and a base: how much of it."""
+    """With a LoRA and a base: weight of the LoRA."""
     layout: LoraLayout = LoraLayout.diffusers
     """With `format=lora`: the layout to write."""
     codec: str | None = None
-    """Preset of `conf/spectrogram/` that says what the pictures of a model mean that does not say it itself."""
+    """Codec preset of `conf/spectrogram/`, for a model that does not carry its own."""
     allow_pickle: bool = False
-    """Also read `.ckpt` and `.bin`, which are pickles: one that is made to can run code, so take only files that you trust."""
+    """Also read `.ckpt` and `.bin`. These are pickles, which can run code: use only files that you trust."""
 
 
 def is_file(kind: ExportFormat, layout: LoraLayout) -> bool:
-    """Say whether a format is one file rather than a folder."""
+    """Whether a format is one file rather than a folder."""
     return kind is ExportFormat.single_file or (kind is ExportFormat.lora and layout is LoraLayout.kohya)

@@ -1,4 +1,4 @@
-"""Which model: where its weights come from, and the sizes of one that is built from nothing."""
+"""Which model: where its weights come from, and the sizes of one that is built with random weights."""
 
 import dataclasses
 import enum
@@ -18,7 +18,7 @@ class ModelConfig:
     """The model to start from. The sizes are used by `random` only."""
 
     name: ModelName = ModelName.pretrained
-    """Whether to load or to build."""
+    """Whether to load or to build the model."""
     path: str | None = None
     """Hub id, folder or file of the weights. `model=PATH` on the command line is short for this."""
     revision: str | None = None
@@ -26,7 +26,7 @@ class ModelConfig:
     sample_size: int = 64
     """Height and width of the latents in pixels."""
     vae_block_out_channels: list[int] = dataclasses.field(default_factory=lambda: [128, 256, 512, 512])
-    """Channels of each VAE level; every level but the last halves the picture."""
+    """Channels of each VAE level; every level but the last halves the image."""
     vae_layers_per_block: int = 2
     """Residual layers of a VAE level."""
     vae_norm_num_groups: int = 32
@@ -38,13 +38,13 @@ class ModelConfig:
     unet_layers_per_block: int = 2
     """Residual layers of a UNet level."""
     unet_attention_levels: list[bool] = dataclasses.field(default_factory=lambda: [True, True, True, False])
-    """Which UNet levels attend to themselves and to the text."""
+    """Which UNet levels have self-attention and cross-attention to the text."""
     unet_attention_head_dim: int = 8
     """Attention heads of the UNet (diffusers keeps this misleading name for SD 1.x)."""
     unet_norm_num_groups: int = 32
     """Groups of the UNet's group norms."""
     text_hidden_size: int = 768
-    """Width of the text encoder, and of the UNet's cross attention."""
+    """Width of the text encoder, and of the UNet's cross-attention."""
     text_intermediate_size: int = 3072
     """Width of the text encoder's feed-forward layers."""
     text_num_hidden_layers: int = 12

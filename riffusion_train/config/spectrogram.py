@@ -11,11 +11,11 @@ from riffusion_train.runtime.files import write_json
 
 SPECTROGRAM_FILE = "spectrogram.json"
 SCHEMA_VERSION = 2
-"""Version 1 knew no `scale` and no `reference_value`: its images were all scaled to their own maximum."""
+"""Version 1 had no `scale` and no `reference_value`: its images were all scaled to their own maximum."""
 
 
 class Channels(enum.Enum):
-    """How the audio channels are laid into the RGB image."""
+    """How the audio channels map to the colours of the image."""
 
     mono = "mono"
     """One spectrogram, the same grey in R, G and B."""
@@ -23,7 +23,7 @@ class Channels(enum.Enum):
     """R is empty (0), G is the left channel and B the right one, on one common scale."""
     stereo_phase = "stereo_phase"
     """R is the left channel and G the right one, on one common scale; B is the cosine of the phase between them, 255 for
-    in phase (and for silence), 0 for opposite."""
+    in phase (and for silence), 0 for opposite phase."""
 
 
 class Scale(enum.Enum):
@@ -32,14 +32,14 @@ class Scale(enum.Enum):
     per_image = "per_image"
     """The loudest band of the image itself; the true level is kept beside the image."""
     absolute = "absolute"
-    """`reference_value`, the same for every image: silence is white and quiet is pale."""
+    """`reference_value`, the same for every image: silence is white and quiet sounds are pale."""
 
 
 class Rounding(enum.Enum):
     """How a pixel value becomes an integer."""
 
     truncate = "truncate"
-    """Cut off the fraction, as the original Riffusion does."""
+    """Drop the fraction, as the original Riffusion does."""
     nearest = "nearest"
     """Round to the nearest of the 256 levels."""
 
@@ -69,17 +69,17 @@ class SpectrogramConfig:
     mel_corner_hz: float = 700.0
     """Corner of the warp mel(f) = 2595 log10(1 + f / corner); 700 is the HTK scale."""
     power: float = 0.25
-    """Exponent from relative magnitude to darkness: pixel = 255 - 255 (magnitude / black) ** power."""
+    """Exponent of the level curve: pixel = 255 - 255 (magnitude / reference) ** power."""
     scale: Scale = Scale.per_image
     """What black stands for: the image's own maximum, or `reference_value`."""
     reference_value: float = 10_000_000.0
-    """Mel magnitude of black under `scale=absolute`, on the scale of 16-bit samples; louder bands are cut to it."""
+    """Mel magnitude of black under `scale=absolute`, on the scale of 16-bit samples; louder bands are clipped to it."""
     rounding: Rounding = Rounding.truncate
     """How the pixel value becomes an integer."""
     channels: Channels = Channels.mono
-    """How the audio channels are laid into the image."""
+    """How the audio channels map to the colours of the image."""
     decode_rate_hz: int = 22400
-    """Sample rate at which the sound is rebuilt before it is resampled to `rate_hz`; a whole number of samples a hop."""
+    """Sample rate at which the sound is rebuilt, before resampling to `rate_hz`; a hop must be a whole number of samples."""
     decode_n_fft: int = 3360
     """Length of the FFT with which the sound is rebuilt, at `decode_rate_hz`."""
 

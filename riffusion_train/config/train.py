@@ -17,7 +17,7 @@ class MethodName(enum.Enum):
     lora = "lora"
     """Low-rank adapters on the UNet's attention (Hu et al. 2021)."""
     vae = "vae"
-    """The VAE, on the pictures themselves."""
+    """The VAE, on the images themselves."""
 
 
 class OptimizerName(enum.Enum):
@@ -26,9 +26,9 @@ class OptimizerName(enum.Enum):
     adamw = "adamw"
     """`torch.optim.AdamW`, fused."""
     adamw_8bit = "adamw_8bit"
-    """AdamW with 8-bit moments (Dettmers et al. 2022), from bitsandbytes: 6 bytes less for each weight. Needs a GPU."""
+    """AdamW with 8-bit moments (Dettmers et al. 2022), from bitsandbytes: 6 bytes less per weight. Needs a GPU."""
     prodigy = "prodigy"
-    """Finds its own learning rate (Mishchenko and Defazio 2024), from prodigyopt; `lr` is a factor, 1 unless you know why."""
+    """Finds its own learning rate (Mishchenko and Defazio 2024), from prodigyopt; `lr` is a factor, usually 1."""
     schedule_free = "schedule_free"
     """AdamW that averages the weights instead of lowering the rate (Defazio et al. 2024), from schedulefree."""
 
@@ -60,7 +60,7 @@ class MixedPrecision(enum.Enum):
 
 
 class TrackerName(enum.Enum):
-    """Where metrics go beside `metrics.jsonl`, which is always written."""
+    """Where metrics go in addition to `metrics.jsonl`, which is always written."""
 
     files = "files"
     tensorboard = "tensorboard"
@@ -69,12 +69,12 @@ class TrackerName(enum.Enum):
 
 
 class Resume(enum.Enum):
-    """What to do where the run folder already holds a run."""
+    """What to do if the run folder already holds a run."""
 
     never = "never"
     """Refuse."""
     auto = "auto"
-    """Go on from the newest checkpoint; start where there is none."""
+    """Resume from the newest checkpoint; start anew if there is none."""
 
 
 @dataclasses.dataclass
@@ -86,30 +86,30 @@ class MethodConfig:
     train_text_encoder: bool = False
     """Also train the text encoder: all of it with `full`, adapters on its attention with `lora`."""
     text_encoder_lr: float | None = None
-    """Learning rate of the text encoder; null is the same as the UNet's."""
+    """Learning rate of the text encoder; null takes the UNet's."""
     lora_rank: int = 16
     """Rank of the adapters."""
     lora_alpha: float = 16.0
     """Scale of the adapters: their output is multiplied by alpha / rank."""
     lora_target_modules: list[str] = dataclasses.field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
-    """Names of the UNet's linear layers that get an adapter."""
+    """Names of the UNet's linear layers that get adapters."""
     lora_target_blocks: list[str] = dataclasses.field(default_factory=list)
     """Blocks of the UNet that get adapters, such as `mid_block` or `up_blocks.1`; empty is all of them."""
     lora_text_encoder_target_modules: list[str] = dataclasses.field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "out_proj"]
     )
-    """With `train_text_encoder`: names of the text encoder's linear layers that get an adapter."""
+    """With `train_text_encoder`: names of the text encoder's linear layers that get adapters."""
     lora_use_dora: bool = False
-    """Train the length of every adapted weight's rows apart from their direction (DoRA, Liu et al. 2024)."""
+    """Train magnitude and direction of the rows of adapted weights separately (DoRA, Liu et al. 2024)."""
     lora_use_rslora: bool = False
     """Scale by alpha / sqrt(rank), so that high ranks learn as fast as low ones (rsLoRA, Kalajdzievski 2023)."""
     train_vae_encoder: bool = False
-    """With `vae`: train the encoder too and measure the latents' scale anew, as a VAE built from nothing needs."""
+    """With `vae`: train the encoder too and measure the scale of the latents again, as a VAE trained from scratch needs."""
     kl_weight: float = 1e-6
     """With `vae` and a trained encoder: weight of the KL divergence."""
     latent_std: float = 1.0
-    """With a trained encoder: the standard deviation to scale latents to. Below 1, noise hides a picture at more timesteps,
-    so that more of them are learned from the caption."""
+    """With a trained encoder: the standard deviation to scale latents to. Below 1, noise hides an image at more timesteps,
+    so that the caption decides more of it."""
 
 
 @dataclasses.dataclass
@@ -135,7 +135,7 @@ class ScheduleConfig:
     """The learning rate over the optimizer steps; it does not depend on the number of processes."""
 
     name: ScheduleName = ScheduleName.constant_with_warmup
-    """The shape."""
+    """The shape of the schedule."""
     num_warmup_steps: int = 500
     """Steps from zero to the peak."""
 
@@ -145,36 +145,36 @@ class ObjectiveConfig:
     """The training objective of the UNet."""
 
     prediction_type: PredictionType = PredictionType.epsilon
-    """What the UNet predicts; the exported scheduler says the same."""
+    """What the UNet predicts; written into the exported scheduler."""
     rescale_betas_zero_snr: bool = False
-    """Let the last timestep be pure noise (Lin et al. 2024), so that very loud and very quiet pictures can be made; needs
-    v_prediction. The exported scheduler says so."""
+    """Let the last timestep be pure noise (Lin et al. 2024), so that very loud and very quiet images can be made; needs
+    v_prediction. Written into the exported scheduler."""
     snr_gamma: float | None = None
     """Min-SNR weighting (Hang et al. 2023); 5.0 is the paper's value, null is off."""
     noise_offset: float = 0.0
     """Strength of a per-channel offset in the noise."""
     input_perturbation: float = 0.0
-    """Strength of more noise in the UNet's input that the target does not know of (Ning et al. 2023); 0.1 is the paper's."""
+    """Strength of extra noise in the UNet's input, not in the target (Ning et al. 2023); 0.1 is the paper's value."""
     proportion_empty_prompts: float = 0.1
-    """How often the caption is dropped, so that guidance has an unconditional model to lean on."""
+    """How often the caption is dropped, so that the model learns the unconditional prediction that guidance needs."""
 
 
 @dataclasses.dataclass
 class EmaConfig:
-    """The moving average of the trained weights, in fp32; it is what is previewed and exported."""
+    """The moving average of the trained weights, in fp32; previews and exports use it."""
 
     enabled: bool = True
-    """Whether to keep one."""
+    """Whether to keep a moving average."""
     decay: float = 0.9999
     """Highest decay; in the early steps it is (1 + step) / (10 + step), or as `use_ema_warmup` says."""
     use_ema_warmup: bool = False
     """Raise the decay as 1 - (1 + step / inv_gamma) ** -power instead: faster at first, slower to reach the highest."""
     inv_gamma: float = 1.0
-    """With `use_ema_warmup`: the steps after which the rise sets in."""
+    """With `use_ema_warmup`: steps after which the decay begins to rise."""
     power: float = 2 / 3
     """With `use_ema_warmup`: how fast it rises; 2/3 suits a million steps, 3/4 fewer."""
     update_after_step: int = 0
-    """Begin to average after so many steps."""
+    """Start averaging after so many steps."""
 
 
 @dataclasses.dataclass
@@ -182,9 +182,9 @@ class ValidationConfig:
     """The loss on the held-out split: at fixed timesteps with fixed noise, from the EMA weights."""
 
     every_steps: int = 0
-    """Measure every so many steps, and at the end of a run that long; 0 is never."""
+    """Measure every so many steps, and at the end of a run at least that long; 0 is never."""
     num_slices: int = 64
-    """Measure on at most so many slices, spread over the split."""
+    """Largest number of slices to measure on, spread over the split."""
     patience: int | None = None
     """Stop the run after so many measurements in a row without a lower loss; null never stops."""
     keep_best: bool = False
@@ -202,11 +202,11 @@ class PreviewConfig(ClipConfig):
     num_prompts: int = 4
     """How many captions to take where no prompts are given."""
     seed: int = 0
-    """Seed of the first prompt, one more for each further one; the same at every preview."""
+    """Seed of the first prompt; each further prompt adds one. The same at every preview."""
     guidance_scales: list[float] = dataclasses.field(default_factory=lambda: [7.0])
     """Strengths of classifier-free guidance; every prompt is sampled at each."""
     base_row: bool = False
-    """Also sample once from the model that training begins with, for comparison."""
+    """Also sample once from the base model, for comparison."""
 
 
 @dataclasses.dataclass
@@ -221,18 +221,18 @@ class TrackerConfig:
 
 @dataclasses.dataclass
 class TrainConfig:
-    """Everything `riffusion train` can be told."""
+    """All keys of `riffusion train`."""
 
     dataset: str = MISSING
     """Dataset folder made by `riffusion prepare`."""
     spectrogram_preset: str | None = None
-    """The spectrogram preset that the dataset must have been prepared with; null takes any."""
+    """The spectrogram preset that the dataset must have been prepared with; null accepts any."""
     allow_other_spectrogram: bool = False
-    """Train although the dataset's codec is not the base model's own or not `spectrogram_preset`."""
+    """Train even if the dataset's codec is not the base model's or not `spectrogram_preset`."""
     run: str | None = None
     """Run folder; null makes `runs/<date>-<name>`."""
     name: str = "train"
-    """Short name for a run folder that is named by the program."""
+    """Short name at the end of a run folder that `run` does not name."""
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
@@ -243,7 +243,7 @@ class TrainConfig:
     preview: PreviewConfig = dataclasses.field(default_factory=PreviewConfig)
     tracker: TrackerConfig = dataclasses.field(default_factory=TrackerConfig)
     seed: int = 0
-    """Every random draw is a function of this, the step and the position in the global batch."""
+    """Seed; every random draw is a function of it, the step and the position in the global batch."""
     max_train_steps: int = 10000
     """Optimizer steps."""
     train_batch_size: int = 4
@@ -259,14 +259,14 @@ class TrainConfig:
     compile: bool = False
     """Compile the UNet with `torch.compile`: minutes before the first step, then faster steps on a GPU."""
     cache_latents: bool = True
-    """Encode every slice once with the frozen VAE and keep mean and variance on disk."""
+    """Encode every slice once with the frozen VAE and cache mean and variance on disk."""
     cache_text_embeddings: bool = True
-    """Encode every distinct caption once with the frozen text encoder and keep its hidden states on disk; with
-    `method.train_text_encoder` captions are encoded in every step all the same."""
+    """Encode every distinct caption once with the frozen text encoder and cache its hidden states on disk; ignored with
+    `method.train_text_encoder`."""
     dataloader_num_workers: int = 0
-    """Loader processes of one training process."""
+    """Data loader processes per training process."""
     num_threads: int | None = None
-    """CPU threads of one training process; null leaves it to torch."""
+    """CPU threads per training process; null leaves it to torch."""
     logging_steps: int = 10
     """Log metrics every so many steps."""
     checkpointing_steps: int = 500
@@ -274,6 +274,6 @@ class TrainConfig:
     checkpoints_total_limit: int = 2
     """Keep this many checkpoints."""
     resume: Resume = Resume.never
-    """What to do where the run folder already holds a run."""
+    """What to do if the run folder already holds a run."""
     check: bool = False
-    """Build everything, do two steps and one save and load, say what the run would need, and leave nothing behind."""
+    """Dry run: build everything, do two steps, save and load once, report what the run would need, and leave nothing behind."""

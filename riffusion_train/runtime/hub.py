@@ -7,7 +7,7 @@ from riffusion_train.runtime.errors import InputError
 
 
 def check_repository(repository: str) -> None:
-    """Refuse a name that the hub would refuse, before anything is written.
+    """Check the name of a repository before anything is written.
 
     Raises:
         InputError: If it is not `user/name`.
@@ -33,31 +33,31 @@ def push(
     stays: str = "the exported files stay, push again with hf upload",
     endpoint: str | None = None,
 ) -> str:
-    """Upload the files of a folder as one commit; the repository is made where it is new. Hidden files stay here.
+    """Upload the files of a folder, except hidden ones, as one commit; a repository that does not exist is made.
 
     Args:
         folder: The folder.
         repository: `user/name`.
         private: Whether a new repository is private.
         kind: `model` or `dataset`.
-        replaces: Patterns of files that are deleted there where the folder no longer has them.
-        stays: What is left after a failure and how to go on, for the message.
+        replaces: Patterns of files to delete from the repository if the folder no longer has them.
+        stays: What is left after a failure and how to continue, for the message.
         endpoint: The hub's address; None takes `HF_ENDPOINT` or huggingface.co.
 
     Returns:
         The address of the repository.
 
     Raises:
-        InputError: If the hub cannot be reached or refuses; what was made stays on disk.
+        InputError: If the hub cannot be reached or refuses; what was written stays on disk.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     api = HfApi(endpoint=endpoint)
     try:
-        made = api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
+        address = api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
         api.upload_folder(
-            repo_id=made.repo_id,
+            repo_id=address.repo_id,
             repo_type=kind,
             folder_path=folder,
             commit_message=f"Upload the {kind} with riffusion-train",
@@ -67,4 +67,4 @@ def push(
     except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"push_to_hub={repository}: {reason}; {stays}") from None
-    return str(made)
+    return str(address)

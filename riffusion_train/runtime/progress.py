@@ -12,12 +12,12 @@ _PLAIN_INTERVAL_S = 10.0
 
 
 class ProgressReport:
-    """Shows how far a job is. Use as a context manager.
+    """Shows the progress of a job. Use as a context manager.
 
     Args:
         title: What is being done.
-        total: How many steps there are.
-        done: How many are done already; they do not count towards the speed.
+        total: Number of steps.
+        done: Steps that were done before; they do not count towards the speed.
         enabled: Whether to show anything; false on all ranks but the first.
     """
 
@@ -27,7 +27,7 @@ class ProgressReport:
         self._first = self._done = done
         self._enabled = enabled
         self._on_terminal = sys.stderr.isatty()
-        self._start = self._spoke = time.monotonic()
+        self._start = self._last_line = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -50,20 +50,20 @@ class ProgressReport:
 
     @property
     def done(self) -> int:
-        """Steps that are done, as far as it was told."""
+        """Steps that are done, by the last `update`."""
         return self._done
 
     def update(self, done: int, figures: str = "") -> None:
-        """Say that `done` steps are done, with a few figures worth seeing."""
+        """Report that `done` steps are done, with a few figures to show beside them."""
         self._done = done
         if not self._enabled:
             return
         self._bar.update(self._task, completed=done, figures=figures)
         now = time.monotonic()
-        if not self._on_terminal and (now - self._spoke >= _PLAIN_INTERVAL_S or done == self.total):
-            self._spoke = now
-            told = [f"{self.title}: {done}/{self.total}, {self._left(now)} left", *([figures] if figures else [])]
-            print("; ".join(told), file=sys.stderr)
+        if not self._on_terminal and (now - self._last_line >= _PLAIN_INTERVAL_S or done == self.total):
+            self._last_line = now
+            parts = [f"{self.title}: {done}/{self.total}, {self._left(now)} left", *([figures] if figures else [])]
+            print("; ".join(parts), file=sys.stderr)
 
     def _left(self, now: float) -> str:
         finished = self._done - self._first

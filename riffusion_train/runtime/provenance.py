@@ -13,10 +13,10 @@ _PACKAGES = ("torch", "torchaudio", "diffusers", "transformers", "accelerate", "
 
 
 def git_state() -> str | None:
-    """Return the commit of this checkout, with `-dirty` where files differ from it; None outside a checkout."""
+    """Return the commit of this checkout, with `-dirty` if files differ from it; None outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     try:
-        found = subprocess.run(
+        described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
             cwd=root,
             capture_output=True,
@@ -26,19 +26,19 @@ def git_state() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() if (root / ".git").exists() else None
+    return described.stdout.strip() if (root / ".git").exists() else None
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of this package, of Python and of the libraries that shape a result."""
-    found = {"riffusion-train": __version__, "python": platform.python_version()}
+    """Return the versions of this package, of Python and of the libraries that affect results."""
+    numbers = {"riffusion-train": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
-        found[package] = importlib.metadata.version(package)
-    return found
+        numbers[package] = importlib.metadata.version(package)
+    return numbers
 
 
 def machine() -> dict[str, Any]:
-    """Return what the machine is: processor, cores, memory, system."""
+    """Return processor, cores, memory and system of this machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return {
         "processor": _processor(),
@@ -49,7 +49,7 @@ def machine() -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use, hyperthreads counted; a container may have fewer than the machine."""
+    """Return how many cores this process may use, hyperthreads included; a container may have fewer than the machine."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
