@@ -32,11 +32,11 @@ from benchmarks.prepare_peers import (
 from benchmarks.report import Goal, Row
 from data_prep.engine.process_pool import run_in_processes
 from data_prep.output.track_store import Slice, TrackResult, write_kept
-from data_prep.tracks.loudness import gain_db, measure_lufs
 from data_prep.tracks.measuring import clipped_share, pcm_hash
 from data_prep.tracks.track_worker import CutParameters, TrackWorker, WorkerSetup, mixed_for
 from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
 from riffusion_train.audio.codec.image_file import png_bytes
+from riffusion_train.audio.io.loudness import gain_db, measure_lufs
 from riffusion_train.audio.io.read import decode_audio, resample
 from riffusion_train.audio.io.write import write_audio
 from riffusion_train.config.prepare import Tail

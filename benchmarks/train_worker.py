@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from riffusion_train.cli.quiet import quieten_libraries
+from riffusion_train.cli.model import quieten_libraries
 from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.model.loading import make_components

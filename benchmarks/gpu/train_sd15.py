@@ -164,7 +164,7 @@ def _train(case: Case, quick: bool, steps: int, folder: Path) -> list[dict[str, 
         metrics=MetricsLog(folder / "metrics.jsonl", accelerator, speed),
         validation=None,
         preview=lambda step: None,
-        rhythm=Intervals(total, total, steps, 0, 1, 1.0),
+        intervals=Intervals(total, total, steps, 0, 1, 1.0),
         global_batch_size=case.batch_size,
     )
     trainer.train()

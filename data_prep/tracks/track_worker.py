@@ -15,7 +15,6 @@ from data_prep.captions.sidecars import read_tags
 from data_prep.inputs.fetch import open_input, origin_of
 from data_prep.output.track_store import Slice, TrackResult, kept_path, note_origin, read_facts, read_origin, write_kept
 from data_prep.tracks.fingerprint import fingerprint_words, to_text
-from data_prep.tracks.loudness import gain_db, measure_lufs, rms_dbfs
 from data_prep.tracks.measuring import clipped_share, find_extremes, measure, pcm_hash
 from data_prep.tracks.windows import (
     Window,
@@ -28,6 +27,7 @@ from data_prep.tracks.windows import (
     spread,
 )
 from riffusion_train.audio.codec.image_file import png_bytes
+from riffusion_train.audio.io.loudness import gain_db, measure_lufs, rms_dbfs
 from riffusion_train.audio.io.read import decode_audio, decoding_problems, resample
 from riffusion_train.config.prepare import Tail, Windows
 from riffusion_train.config.spectrogram import Channels, SpectrogramConfig

@@ -8,12 +8,15 @@ judged by the rest of its work. Perceptual scores such as PEAQ are left out: no 
 import dataclasses
 import functools
 import itertools
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from riffusion_train.audio.codec.analysis import HTK_CORNER_HZ, mel_filter_bank
+from riffusion_train.audio.convert import LoadedSound, load_sound
 from riffusion_train.audio.io.read import resample
+from riffusion_train.config.sample import Inverter, Quality
 from riffusion_train.runtime.errors import InputError
 
 RATE_HZ = 44100
@@ -27,6 +30,7 @@ HOP_LENGTH = 512
 
 _MEL_BANDS, _MEL_TOP_HZ, _LOW_HZ = 128, 16000.0, 10000.0
 _FLOOR_DB = 80.0
+_LONGEST_S = 1800
 _RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512), (4096, 1024))
 _COHERENCE_BANDS, _COHERENCE_FRAMES, _COHERENCE_FLOOR_DB = 24, 8, 60.0
 
@@ -208,3 +212,65 @@ def _mel_centres_hz() -> np.ndarray:
 def _centres_hz(bands: int, top_hz: float) -> np.ndarray:
     top = np.log10(1 + top_hz / HTK_CORNER_HZ)
     return HTK_CORNER_HZ * (10 ** np.linspace(0, top, bands + 2)[1:-1] - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class FileComparison:
+    """Two sounds as they were compared, (channels, samples) each at its own rate, and how far apart they are."""
+
+    distance: SoundDistance
+    first: LoadedSound
+    second: LoadedSound
+    warnings: tuple[str, ...]
+    """What the comparison had to leave out or even out, one line each."""
+
+
+def compare_files(
+    first: Path,
+    second: Path,
+    *,
+    match_level: bool = True,
+    preset: str | None = None,
+    quality: Quality = Quality.normal,
+    inverter: Inverter = Inverter.pghi,
+) -> FileComparison:
+    """Compare two sound files; an image or a folder of slices stands for the sound it decodes to.
+
+    Only the first half hour is compared, and only what the first sound covers. A stereo sound is mixed down if the other one
+    is mono.
+
+    Args:
+        first: The reference.
+        second: The other sound.
+        match_level: Whether the second is brought to the level of the first.
+        preset: For images: the codec, as in `decode_images`.
+        quality: For images: how long to search for the phase.
+        inverter: For images: how the phase is found.
+
+    Raises:
+        InputError: If a file cannot be used, or the sounds cannot be compared.
+    """
+    warnings: list[str] = []
+    sounds = []
+    for path in (first, second):
+        sound = load_sound(path, preset=preset, quality=quality, inverter=inverter)
+        warnings += sound.warnings
+        longest = _LONGEST_S * sound.rate_hz
+        if sound.wav.shape[1] > longest:
+            minutes = _LONGEST_S // 60
+            warnings.append(f"{path}: is longer than {minutes} minutes; the first {minutes} are compared")
+        sounds.append(dataclasses.replace(sound, wav=sound.wav[:, :longest]))
+    a, b = sounds
+    durations_s = [sound.wav.shape[1] / sound.rate_hz for sound in sounds]
+    if abs(durations_s[0] - durations_s[1]) > 0.1:
+        lengths = f"lasts {durations_s[1]:.2f} s, not {durations_s[0]:.2f} s"
+        warnings.append(f"{second}: {lengths}; only what {first.name} covers is compared")
+    if len(a.wav) != len(b.wav) and 1 in (len(a.wav), len(b.wav)):
+        mono, other = (first, second) if len(a.wav) == 1 else (second, first)
+        warnings.append(f"{mono}: is mono; {other} is mixed down to mono for the comparison")
+        a, b = (dataclasses.replace(sound, wav=sound.wav.mean(0, keepdims=True)) for sound in (a, b))
+    try:
+        distance = compare_sounds(a.wav, a.rate_hz, b.wav, b.rate_hz, match_level=match_level)
+    except InputError as error:
+        raise InputError(f"{first}, {second}: {error}") from None
+    return FileComparison(distance, a, b, tuple(warnings))

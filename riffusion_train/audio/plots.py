@@ -1,6 +1,7 @@
-"""Plots for people: spectrograms with axes, the difference of two, contact sheets, histograms."""
+"""Plots for people, drawn with Pillow: spectrograms with axes, contact sheets, histograms, training curves."""
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,14 +32,14 @@ _INK, _PAPER = (40, 40, 40), (255, 255, 255)
 def draw_comparison(
     a: np.ndarray, a_rate_hz: int, b: np.ndarray, b_rate_hz: int, names: tuple[str, str]
 ) -> PIL.Image.Image:
-    """Draw the spectrograms of two sounds, and B - A, below each other; the mean power of the channels is shown.
+    """Draw the spectrograms of two sounds and their difference B - A, one below the other, with the channels averaged.
 
     Args:
         a: (channels, samples), not silent.
         a_rate_hz: Its sample rate.
         b: (channels, samples).
         b_rate_hz: Its sample rate.
-        names: What the two are called.
+        names: Captions of the two.
     """
     first, second = _levels_db(a, a_rate_hz), _levels_db(b, b_rate_hz)
     columns = first.shape[1]
@@ -65,7 +66,7 @@ def draw_spectrogram(wav: np.ndarray, rate_hz: int, name: str, top_db: float | N
         wav: The sound.
         rate_hz: Its sample rate.
         name: The caption.
-        top_db: The level that is shown white; None takes its own loudest.
+        top_db: The level that is drawn white; None takes the loudest of the sound.
     """
     levels = _levels_db(wav, rate_hz)
     top = float(levels.max()) if top_db is None else top_db
@@ -73,32 +74,32 @@ def draw_spectrogram(wav: np.ndarray, rate_hz: int, name: str, top_db: float | N
 
 
 def stack(panels: list[PIL.Image.Image]) -> PIL.Image.Image:
-    """Put pictures of one width below each other."""
-    picture = PIL.Image.new("RGB", (panels[0].width, sum(panel.height for panel in panels)), _PAPER)
-    height = 0
+    """Put images of one width below each other."""
+    image = PIL.Image.new("RGB", (panels[0].width, sum(panel.height for panel in panels)), _PAPER)
+    top = 0
     for panel in panels:
-        picture.paste(panel, (0, height))
-        height += panel.height
-    return picture
+        image.paste(panel, (0, top))
+        top += panel.height
+    return image
 
 
-def write_image(path: Path, picture: PIL.Image.Image, colours: int | None = None) -> None:
-    """Write a PNG, with a palette where `colours` are given, which makes it a third of the size.
+def write_image(path: Path, image: PIL.Image.Image, colours: int | None = None) -> None:
+    """Write a PNG, with a palette of so many `colours` where that is given, which makes it a third of the size.
 
     Raises:
         InputError: If it cannot be written.
     """
     if colours:
-        picture = picture.quantize(colours, dither=PIL.Image.Dither.NONE)
+        image = image.quantize(colours, dither=PIL.Image.Dither.NONE)
     try:
         with open_atomically(path) as file:
-            picture.save(file, "PNG", optimize=True)
+            image.save(file, "PNG", optimize=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _levels_db(wav: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Return mel levels, (bands, frames), of the mean of the channels' powers."""
+    """Return mel levels in decibels, (bands, frames), of the mean power of the channels."""
     samples = torch.from_numpy(resample(wav, rate_hz, RATE_HZ))
     power = 10 ** (mel_power_db(samples, _BANDS, _TOP_HZ) / 10)
     return (10 * power.mean(0).log10()).numpy()
@@ -109,10 +110,10 @@ def _panel(
 ) -> PIL.Image.Image:
     """Draw values from 0 to 1, (bands, frames), with the low bands at the bottom, axes and a caption."""
     bands = len(values)
-    picture = PIL.Image.new("RGB", (_MARGIN + _WIDTH_PX + 8, _CAPTION + bands + _CAPTION), _PAPER)
-    draw, font = PIL.ImageDraw.Draw(picture), PIL.ImageFont.load_default(11)
+    image = PIL.Image.new("RGB", (_MARGIN + _WIDTH_PX + 8, _CAPTION + bands + _CAPTION), _PAPER)
+    draw, font = PIL.ImageDraw.Draw(image), PIL.ImageFont.load_default(11)
     resized = PIL.Image.fromarray(_coloured(values[::-1], colours)).resize((_WIDTH_PX, bands), PIL.Image.Resampling.BOX)
-    picture.paste(resized, (_MARGIN, _CAPTION))
+    image.paste(resized, (_MARGIN, _CAPTION))
     draw.text((_MARGIN, 4), name, _INK, font)
     for hz in _TICKS_HZ:
         y = _CAPTION + bands * (1 - np.log10(1 + hz / 700) / np.log10(1 + _TOP_HZ / 700))
@@ -130,10 +131,11 @@ def _panel(
             font,
             anchor="ra" if tick * step_s > 0.97 * duration_s else "ma",
         )
-    return picture
+    return image
 
 
 def _coloured(values: np.ndarray, colours: tuple[tuple[int, int, int], ...]) -> np.ndarray:
+    """Map values from 0 to 1, (height, width), to colours, uint8 (height, width, 3)."""
     points = np.linspace(0, 1, len(colours))
     planes = [np.interp(values.clip(0, 1), points, [colour[plane] for colour in colours]) for plane in range(3)]
     return np.stack(planes, -1).round().astype(np.uint8)
@@ -142,59 +144,167 @@ def _coloured(values: np.ndarray, colours: tuple[tuple[int, int, int], ...]) -> 
 _CELL_PX = 224
 _GAP_PX = 8
 _COLUMNS = 4
-_CHART_WIDTH_PX, _HEIGHT_PX = 920, 260
-_LEFT_PX, _RIGHT_PX, _TOP_PX, _BOTTOM_PX = 16, 16, 44, 40
-_CHART_INK, _FAINT, _BAR = (50, 50, 50), (205, 205, 205), (92, 84, 160)
 
 
 def contact_sheet(pngs: Sequence[bytes]) -> bytes:
     """Return one PNG with the given PNGs in rows of four."""
-    from PIL import Image
-
     columns = min(_COLUMNS, len(pngs))
     rows = -(-len(pngs) // columns)
     step = _CELL_PX + _GAP_PX
-    sheet = Image.new("RGB", (columns * step - _GAP_PX, rows * step - _GAP_PX), "white")
+    sheet = PIL.Image.new("RGB", (columns * step - _GAP_PX, rows * step - _GAP_PX), "white")
     for index, png in enumerate(pngs):
-        with Image.open(io.BytesIO(png)) as image:
-            cell = image.convert("RGB").resize((_CELL_PX, _CELL_PX), Image.Resampling.BILINEAR)
+        with PIL.Image.open(io.BytesIO(png)) as image:
+            cell = image.convert("RGB").resize((_CELL_PX, _CELL_PX), PIL.Image.Resampling.BILINEAR)
         sheet.paste(cell, (index % columns * step, index // columns * step))
-    sink = io.BytesIO()
-    sheet.save(sink, "PNG")
-    return sink.getvalue()
+    return _png(sheet)
+
+
+_CHART_WIDTH_PX, _CHART_HEIGHT_PX = 920, 260
+_LEFT_PX, _RIGHT_PX, _TOP_PX, _BOTTOM_PX = 16, 16, 44, 40
+_CHART_INK, _FAINT, _BAR = (50, 50, 50), (205, 205, 205), (92, 84, 160)
+_MIN_BINS = 8
 
 
 def histogram_image(title: str, unit: str, start: float, step: float, counts: Sequence[int]) -> bytes:
-    """Return a histogram as PNG: a bar for each bin with its count above, the edges of the bins below.
+    """Return a histogram as PNG: a bar for each bin with its count above it, and the edges of the bins below.
 
     Args:
         title: What is counted.
         unit: Unit of the edges.
         start: Lower edge of the first bin.
         step: Width of a bin.
-        counts: How many there are in each bin.
+        counts: Number of items in each bin.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
-    picture = Image.new("RGB", (_CHART_WIDTH_PX, _HEIGHT_PX), "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
+    image = PIL.Image.new("RGB", (_CHART_WIDTH_PX, _CHART_HEIGHT_PX), "white")
+    draw, font = PIL.ImageDraw.Draw(image), PIL.ImageFont.load_default(14)
     draw.text((_LEFT_PX, 10), f"{title}, {unit}", _CHART_INK, font)
-    # At least eight places, so that a dataset of one loudness does not get one bar as wide as the page.
-    places = max(8, len(counts))
-    width_px = (_CHART_WIDTH_PX - _LEFT_PX - _RIGHT_PX) / places
-    base, room_px = _HEIGHT_PX - _BOTTOM_PX, _HEIGHT_PX - _TOP_PX - _BOTTOM_PX - 20
-    draw.line([(_LEFT_PX, base), (_CHART_WIDTH_PX - _RIGHT_PX, base)], _FAINT)
+    # A dataset of one loudness should not get one bar as wide as the page.
+    bins = max(_MIN_BINS, len(counts))
+    width_px = (_CHART_WIDTH_PX - _LEFT_PX - _RIGHT_PX) / bins
+    base_px, bar_px = _CHART_HEIGHT_PX - _BOTTOM_PX, _CHART_HEIGHT_PX - _TOP_PX - _BOTTOM_PX - 20
+    draw.line([(_LEFT_PX, base_px), (_CHART_WIDTH_PX - _RIGHT_PX, base_px)], _FAINT)
     for index, count in enumerate(counts):
         left = _LEFT_PX + index * width_px
         if count:
-            top = base - max(2, round(room_px * count / max(counts)))
-            draw.rectangle([(left + 2, top), (left + width_px - 2, base - 1)], _BAR)
+            top = base_px - max(2, round(bar_px * count / max(counts)))
+            draw.rectangle([(left + 2, top), (left + width_px - 2, base_px - 1)], _BAR)
             draw.text((left + width_px / 2, top - 4), str(count), _CHART_INK, font, anchor="ms")
     for index in range(len(counts) + 1):
         x = _LEFT_PX + index * width_px
-        draw.line([(x, base), (x, base + 4)], _FAINT)
-        anchor = "la" if index == 0 else "ra" if index == places else "ma"
-        draw.text((x, base + 9), f"{start + index * step:g}", _CHART_INK, font, anchor=anchor)
+        draw.line([(x, base_px), (x, base_px + 4)], _FAINT)
+        anchor = "la" if index == 0 else "ra" if index == bins else "ma"
+        draw.text((x, base_px + 9), f"{start + index * step:g}", _CHART_INK, font, anchor=anchor)
+    return _png(image)
+
+
+_CURVE_WIDTH, _CURVE_HEIGHT, _SCALE = 640, 280, 2
+_CURVE_LEFT, _CURVE_RIGHT, _CURVE_TOP, _CURVE_BOTTOM = 64, 20, 16, 44
+_GRID, _LIGHT, _STRONG = "#dddddd", "#a9c4e6", "#1f5fa8"
+_MEAN_SHARE = 0.05
+"""Half of the running mean's window, as a share of all points."""
+_MAX_POINTS = 1200
+_LOGARITHMIC_FROM = 8.0
+"""Ratio of the largest to the smallest value from which the axis is logarithmic."""
+
+Points = Sequence[tuple[float, float]]
+
+
+def curve_image(points: Points, *, x_label: str = "step", y_label: str = "loss") -> bytes | None:
+    """Return a training curve as PNG: every point in a light line, and the running mean in a strong one.
+
+    The value axis is logarithmic where all values are positive and span more than a factor of eight. The largest hundredth
+    of the values is cut off at the top, as the first steps of a training would set the scale for all others.
+
+    Args:
+        points: (x, y) in any order; those that are not finite are left out.
+        x_label: What the horizontal axis is.
+        y_label: What the vertical axis is.
+
+    Returns:
+        The PNG; None where fewer than two different steps are left.
+    """
+    finite = sorted(point for point in points if all(map(math.isfinite, point)))
+    finite = finite[:: math.ceil(len(finite) / _MAX_POINTS) or 1]
+    if len(finite) < 2 or finite[0][0] == finite[-1][0]:
+        return None
+    low, high = _value_range([y for _, y in finite])
+    logarithmic = low > 0 and high / low > _LOGARITHMIC_FROM
+    y_ticks = _log_ticks(low, high) if logarithmic else _linear_ticks(low, high)
+    low, high = min(low, y_ticks[0]), max(high, y_ticks[-1])
+    left, right = finite[0][0], finite[-1][0]
+
+    def position(x: float, y: float) -> tuple[float, float]:
+        y = min(max(y, low), high)
+        share = math.log(y / low) / math.log(high / low) if logarithmic else (y - low) / (high - low)
+        return (
+            (_CURVE_LEFT + (x - left) / (right - left) * (_CURVE_WIDTH - _CURVE_LEFT - _CURVE_RIGHT)) * _SCALE,
+            (_CURVE_HEIGHT - _CURVE_BOTTOM - share * (_CURVE_HEIGHT - _CURVE_TOP - _CURVE_BOTTOM)) * _SCALE,
+        )
+
+    # Drawn at twice the size and reduced: Pillow's lines are not antialiased.
+    image = PIL.Image.new("RGB", (_CURVE_WIDTH * _SCALE, _CURVE_HEIGHT * _SCALE), "white")
+    draw, font = PIL.ImageDraw.Draw(image), PIL.ImageFont.load_default(12 * _SCALE)
+    for tick in y_ticks:
+        draw.line([position(left, tick), position(right, tick)], _GRID, _SCALE)
+        x, y = position(left, tick)
+        draw.text((x - 8 * _SCALE, y), _tick_label(tick), _INK, font, anchor="rm")
+    for tick in _linear_ticks(left, right):
+        x, y = position(tick, low)
+        draw.text((x, y + 8 * _SCALE), _tick_label(tick), _INK, font, anchor="ma")
+    draw.line([position(*point) for point in finite], _LIGHT, _SCALE)
+    draw.line([position(*point) for point in running_mean(finite)], _STRONG, 2 * _SCALE)
+    label = f"{x_label}; {y_label} upwards{', logarithmic' if logarithmic else ''}"
+    draw.text((_CURVE_WIDTH * _SCALE // 2, (_CURVE_HEIGHT - 4) * _SCALE), label, _INK, font, anchor="mb")
+    return _png(image.resize((_CURVE_WIDTH, _CURVE_HEIGHT), PIL.Image.Resampling.LANCZOS))
+
+
+def running_mean(points: Points) -> list[tuple[float, float]]:
+    """Return the points with each value replaced by the mean over a tenth of them; the window shrinks at the ends."""
+    half = max(1, round(len(points) * _MEAN_SHARE))
+    means = []
+    for index, (x, _) in enumerate(points):
+        window = [y for _, y in points[max(0, index - half) : index + half + 1]]
+        means.append((x, sum(window) / len(window)))
+    return means
+
+
+def _value_range(values: list[float]) -> tuple[float, float]:
+    """Return the range of all values but the largest hundredth; never empty."""
+    ordered = sorted(values)
+    low, high = ordered[0], ordered[max(0, math.ceil(0.99 * len(ordered)) - 1)]
+    if high <= low:
+        margin = abs(low) * 0.1 or 1.0
+        return low - margin, high + margin
+    return low, high
+
+
+def _linear_ticks(low: float, high: float) -> list[float]:
+    """Return three to seven round numbers in [low, high]."""
+    raw = (high - low) / 5
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Return two to seven numbers in [low, high], evenly spaced by ratio as far as round numbers are."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [factor * 10.0**decade for decade in decades for factor in factors]
+        ticks = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+        if 2 <= len(ticks) <= 7:
+            return ticks
+    return [low, high]
+
+
+def _tick_label(value: float) -> str:
+    if value and abs(value) < 1e-3:
+        return f"{value:.0e}".replace("e-0", "e-")
+    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def _png(image: PIL.Image.Image) -> bytes:
     sink = io.BytesIO()
-    picture.save(sink, "PNG")
+    image.save(sink, "PNG")
     return sink.getvalue()

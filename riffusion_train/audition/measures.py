@@ -1,9 +1,8 @@
-"""What is measured of a clip from its own files, to sort and filter by, and to play all clips equally loud."""
+"""Measures of a clip from its files, to sort and filter by, and to play all clips equally loud."""
 
 import dataclasses
 import math
 import statistics
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import numpy as np
 
 from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.audio.codec.image_file import load_image
+from riffusion_train.audio.io.loudness import measure_lufs
 from riffusion_train.audio.io.read import read_audio
 
-_BLOCK_S = 0.4
 _LARGEST_CUT_DB = 12.0
 _SILENT_DBFS = -120.0
 _BOTH_SPEAKERS_DB = 10 * math.log10(2)
@@ -32,20 +31,20 @@ class Metric:
 METRICS = (
     Metric("loudness_lufs", "loudness", "LUFS"),
     Metric("peak_dbfs", "peak", "dBFS"),
-    Metric("picture_error_percent", "sound ≠ picture", "%", 2),
+    Metric("image_error_percent", "sound ≠ image", "%", 2),
 )
-"""What `measure_clip` measures. `picture_error_percent`: how far the picture of the sound is from the picture that the model
-drew, as the mean difference of their pixels, of white to black; what the inversion could not turn into sound."""
+"""What `measure_clip` measures. `image_error_percent` is what the inversion could not turn into sound: the mean difference
+between the pixels of the model's image and of the image of the sound, in percent of white to black."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What the files of a clip say."""
+    """The measures of a clip."""
 
     duration_s: float
     channels: int
     metrics: dict[str, float]
-    """By name; what has no value, such as the loudness of silence, is not there."""
+    """By name; one without a value, such as the loudness of silence, is left out."""
 
 
 def measure_clip(audio: Path, image: Path) -> Measured:
@@ -53,51 +52,33 @@ def measure_clip(audio: Path, image: Path) -> Measured:
 
     Args:
         audio: Its sound.
-        image: Its picture; where it does not carry its codec, the picture error is left out.
+        image: Its image; if the file does not hold its codec, the image error is left out.
 
     Raises:
         InputError: If a file cannot be read.
     """
     wav, rate_hz = read_audio(audio)
     metrics = {}
-    loudness = measure_lufs(wav, rate_hz)
+    loudness = measure_lufs(wav, rate_hz, whole_clip=True)
     if loudness is not None:
         metrics["loudness_lufs"] = loudness
     peak = float(np.abs(wav).max(initial=0.0))
     metrics["peak_dbfs"] = max(20 * float(np.log10(max(peak, 1e-12))), _SILENT_DBFS)
-    picture = load_image(image)
-    if picture.config is not None and picture.config.rate_hz == rate_hz and wav.shape[1]:
-        drawn, heard = picture.image, make_codec(picture.config).encode(wav).image
-        width = min(drawn.shape[1], heard.shape[1])
-        if drawn.ndim == heard.ndim and len(drawn) == len(heard):
-            difference = np.abs(drawn[:, :width].astype(np.float32) - heard[:, :width])
-            metrics["picture_error_percent"] = float(difference.mean() / 2.55)
+    loaded = load_image(image)
+    if loaded.config is not None and loaded.config.rate_hz == rate_hz and wav.shape[1]:
+        sampled, heard = loaded.image, make_codec(loaded.config).encode(wav).image
+        width = min(sampled.shape[1], heard.shape[1])
+        if sampled.ndim == heard.ndim and len(sampled) == len(heard):
+            difference = np.abs(sampled[:, :width].astype(np.float32) - heard[:, :width])
+            metrics["image_error_percent"] = float(difference.mean() / 2.55)
     return Measured(wav.shape[1] / rate_hz, wav.shape[0], {name: round(value, 3) for name, value in metrics.items()})
 
 
-def measure_lufs(wav: np.ndarray, rate_hz: int) -> float | None:
-    """Return the integrated loudness by ITU-R BS.1770-4; None for silence. A clip below 0.4 s counts as one block.
-
-    Args:
-        wav: Sound (channels, samples).
-        rate_hz: Sample rate.
-    """
-    import pyloudnorm
-
-    if wav.shape[1] < 2:
-        return None
-    block_s = min(_BLOCK_S, wav.shape[1] / rate_hz)
-    with np.errstate(divide="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        loudness = float(pyloudnorm.Meter(rate_hz, block_size=block_s).integrated_loudness(wav.T.astype(np.float64)))
-    return loudness if np.isfinite(loudness) else None
-
-
 def heard_lufs(measured: Measured) -> float | None:
-    """Return how loud a player makes a clip; None for silence.
+    """Return the loudness of a clip as a player plays it; None for silence.
 
     The standard adds up the channels. A player sends the one channel of a mono clip to both speakers, which makes it 3 dB
-    louder than its file says.
+    louder than the file's own loudness.
     """
     loudness = measured.metrics.get("loudness_lufs")
     if loudness is None or measured.channels != 1:
@@ -106,10 +87,10 @@ def heard_lufs(measured: Measured) -> float | None:
 
 
 def matching_target_lufs(loudnesses: Sequence[float]) -> float | None:
-    """Return the loudness at which a page plays all clips; None where none has any.
+    """Return the loudness at which a page plays all clips; None if there is no clip with one.
 
-    A page can turn down and not up. The quietest clip sets the target, but no more than 12 dB below the median, or a single
-    faint clip would hush all the others; it is then the one that is not matched.
+    A page can turn clips down but not up. The quietest clip sets the target, but at most 12 dB below the median: a single
+    faint clip must not turn all others down, and is then the one that is not matched.
     """
     if not loudnesses:
         return None

@@ -1,4 +1,4 @@
-"""The audition site: clips that lie in a folder become one HTML page that opens from disk, and a file for machines."""
+"""The audition site: the clips of a folder as one HTML page that opens from disk, and as JSON for other programs."""
 
 import base64
 import dataclasses
@@ -13,13 +13,14 @@ from typing import Any
 
 from riffusion_train.audition.measures import METRICS, Measured, heard_lufs, matching_target_lufs, measure_clip
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import write_atomically, write_json
 
 SCRIPTS = ("elements.js", "ratings.js", "player.js", "grid.js", "details.js", "link.js", "main.js")
 """The parts of the page's script, in order; they share one scope."""
 
 
 def page_html(data: Mapping[str, Any]) -> str:
-    """Return the page for the data of a site; all texts in it are data, and none becomes markup."""
+    """Return the page of a site's data; all texts in it are data, and none becomes markup."""
     static = files("riffusion_train.audition") / "static"
 
     def read(name: str) -> str:
@@ -37,7 +38,7 @@ def page_html(data: Mapping[str, Any]) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """Return the page's content security policy: its own style and script, pictures and sound beside it, nothing else."""
+    """Return the page's content security policy: its own style and script, images and sound beside it, nothing else."""
     return (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src 'self' data:; media-src 'self'; "
         f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
@@ -66,16 +67,16 @@ class Version:
     """A column of the grid: a model, or one model at one strength of guidance."""
 
     name: str
-    """What it is called on the page; no two have the same."""
+    """Its name on the page; no two have the same."""
     source: str
-    """Where the model lies."""
+    """The model's path or hub id."""
     step: int | None = None
-    """Training steps that it has seen, where they are known."""
+    """Training steps, if known."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A clip of the grid. Its `.png`, `.json` (its settings) and sound lie side by side."""
+    """A clip of the grid. Its `.png`, its `.json` (the settings) and its sound are side by side."""
 
     stem: str
     """Path of its files without the suffix, relative to the site's folder, with forward slashes."""
@@ -88,22 +89,22 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """All that the page shows."""
+    """Everything that the page shows."""
 
     title: str
     command: str
-    """The command that makes all of it; empty where there is none."""
+    """The command that makes all of it, or empty."""
     versions: Sequence[Version]
     cells: Sequence[Cell]
 
 
 def write_site(folder: Path, site: Site) -> Path:
-    """Write `index.html` and `site.json` into the folder that the clips lie in; return the page's path.
+    """Write `index.html` and `site.json` into the folder of the clips; return the page's path.
 
     A clip is measured once: the next call takes its measures from `site.json`.
 
     Raises:
-        InputError: If a clip's picture, sound or settings are missing or cannot be read.
+        InputError: If a clip's image, sound or settings are missing or cannot be read.
     """
     known = _known_measures(folder / SITE_FILE)
     versions = {version.name: f"v{number}" for number, version in enumerate(site.versions, start=1)}
@@ -120,25 +121,25 @@ def write_site(folder: Path, site: Site) -> Path:
         "versions": [{"id": versions[version.name], **dataclasses.asdict(version)} for version in site.versions],
         "cells": cells,
     }
-    _replace(folder / SITE_FILE, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / SITE_FILE, data, indent=1)
     shown = [{name: value for name, value in cell.items() if name != "stamp"} for cell in cells]
-    _replace(folder / PAGE_FILE, page_html({**data, "cells": shown}))
+    write_atomically(folder / PAGE_FILE, page_html({**data, "cells": shown}))
     return folder / PAGE_FILE
 
 
 def _cell_data(folder: Path, cell: Cell, version: str, known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    place = PurePosixPath(cell.stem)
-    if place.is_absolute() or ".." in place.parts:
-        raise ValueError(f"{cell.stem} does not lie in the site's folder")
+    path = PurePosixPath(cell.stem)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{cell.stem} is not inside the site's folder")
     audio, image, settings_file = (f"{cell.stem}.{kind}" for kind in (cell.audio_format, "png", "json"))
     for name in (audio, image, settings_file):
         if not (folder / name).is_file():
             raise InputError(f"{folder / name}: missing; make the clip again, or leave it out")
     settings = _read_settings(folder / settings_file)
     stamp = [_stamp(folder / audio), _stamp(folder / image)]
-    before = known.get(cell.stem)
-    if before is not None and before["stamp"] == stamp:
-        measured = Measured(before["duration_s"], before["channels"], before["metrics"])
+    earlier = known.get(cell.stem)
+    if earlier is not None and earlier["stamp"] == stamp:
+        measured = Measured(earlier["duration_s"], earlier["channels"], earlier["metrics"])
     else:
         measured = measure_clip(folder / audio, folder / image)
     return {
@@ -169,13 +170,13 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _identity(stem: str, settings: Mapping[str, Any]) -> str:
-    """Return a name that a clip keeps while the site grows and moves, so that its ratings and links stay good."""
+    """Return an id that a clip keeps while the site grows and moves, so that its ratings and links stay valid."""
     text = json.dumps([stem, settings], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def _known_measures(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the cells that a site already lists, by stem; nothing where it cannot be read or has other measures."""
+    """Return the cells that a site already lists, by stem; none if it cannot be read or has other measures."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["metrics"] != [dataclasses.asdict(metric) for metric in METRICS]:
@@ -186,11 +187,6 @@ def _known_measures(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _stamp(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    """Return what changes when a file does."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]

@@ -1,26 +1,28 @@
-"""`riffusion demo`: the whole way on this machine."""
+"""`riffusion demo`: a model from nothing on this machine, with a page to listen to it."""
 
 import importlib.util
 from collections.abc import Sequence
 
-from riffusion_train.cli.command import parse
+from riffusion_train.cli.arguments import Command
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.runtime.errors import InputError
 
-_NEEDED = {"midirenderer": "midirenderer", "pretty_midi": "pretty_midi", "sklearn": "scikit-learn"}
+_COMMAND = Command(name="demo", root=DemoConfig)
+_REQUIRED = {"midirenderer": "midirenderer", "pretty_midi": "pretty_midi", "sklearn": "scikit-learn"}
+"""Modules of the extra `demo`, and the packages that bring them."""
 
 
-def main(words: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Run the verb."""
-    config = parse("demo", DemoConfig, words)
-    if config is None:
+    parsed = _COMMAND.parse(arguments)
+    if parsed is None:
         return
-    missing = [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
+    missing = [package for module, package in _REQUIRED.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise InputError(f"the demo needs {', '.join(missing)}: pip install 'riffusion-train[demo]'")
-    from riffusion_train.cli.quiet import quieten_libraries
+    from riffusion_train.cli.model import quieten_libraries
     from riffusion_train.demo.run import run_demo
 
     quieten_libraries()
-    page = run_demo(config, words)
+    page = run_demo(parsed.config, arguments)
     print(f"done: open {page.resolve()} in a browser")

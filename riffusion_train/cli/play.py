@@ -3,48 +3,45 @@
 import importlib.util
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from riffusion_train.cli.command import FlagParser, help_text
-from riffusion_train.config.compose import compose, config_keys
+from riffusion_train.cli.arguments import Command, Flag
 from riffusion_train.config.sample import PlayConfig, sampler_options
 from riffusion_train.runtime.errors import InputError
 
-_FLAGS = "MODEL [--lora FILE[:WEIGHT]] "
-_NEEDED = ("fastapi", "uvicorn", "websockets", "multipart")
+_COMMAND = Command(
+    name="play",
+    root=PlayConfig,
+    usage="MODEL [--lora FILE[:WEIGHT]]",
+    takes_positionals=True,
+    flags=(Flag("--lora", "FILE[:WEIGHT]", "merge a LoRA into the model; repeat it for several", repeats=True),),
+)
+_REQUIRED = ("fastapi", "uvicorn", "websockets", "multipart")
+"""Modules of the extra `play`."""
 
 
-def main(words: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Run the verb.
 
     Raises:
-        InputError: If the words, the model or the port cannot be used, or what the page needs is not installed.
+        InputError: If the arguments, the model or the port cannot be used, or a package that the player needs is missing.
     """
-    if any(word in ("-h", "--help") for word in words):
-        print(help_text("play", PlayConfig, _FLAGS))
+    parsed = _COMMAND.parse(arguments)
+    if parsed is None:
         return
-    parser = FlagParser(prog="riffusion play", add_help=False, allow_abbrev=False)
-    parser.add_argument("--lora", action="append", default=[], metavar="FILE[:WEIGHT]")
-    flags, rest = parser.parse_known_args(list(words))
-    unknown = [word for word in rest if word.startswith("--")]
-    if unknown:
-        raise InputError(f"unknown flag {unknown[0]}; the flags are {_FLAGS.strip()}")
-    keys = tuple(f"{key}=" for key in config_keys(PlayConfig))
-    models = [word for word in rest if not word.startswith(keys) and (Path(word).exists() or "=" not in word)]
-    config = compose("play", PlayConfig, [word for word in rest if word not in models])
-    if len(models) != 1:
-        raise InputError(f"{len(models) or 'no'} models: riffusion play MODEL [key=value …]")
-    if any(importlib.util.find_spec(module) is None for module in _NEEDED):
-        raise InputError('the player needs FastAPI and friends: pip install "riffusion-train[play]"')
-    _play(config, models[0], flags.lora)
+    if len(parsed.positionals) != 1:
+        raise InputError(f"{len(parsed.positionals) or 'no'} models: riffusion play MODEL [key=value …]")
+    if any(importlib.util.find_spec(module) is None for module in _REQUIRED):
+        raise InputError('the player needs FastAPI, uvicorn and more: pip install "riffusion-train[play]"')
+    _play(parsed.config, parsed.positionals[0], parsed.flags.lora)
 
 
 def _play(config: PlayConfig, model: str, loras: Sequence[str]) -> None:
     from riffusion_train.player.serve import make_server, open_socket, page_address
     from riffusion_train.player.settings import Limits, make_settings
 
+    # The port is taken before the model is loaded, so that one in use is reported at once.
     with open_socket(config.host, config.port) as listening:
-        from riffusion_train.cli.loaded import load_sampler
+        from riffusion_train.cli.model import load_sampler
         from riffusion_train.player.app import make_app
 
         limits = Limits(sockets_per_address=config.sockets_per_address)

@@ -1,7 +1,8 @@
-"""Compose a command's config: typed root dataclass <- presets in `conf/` <- `key=value` words from the command line.
+"""Compose a command's config: typed root dataclass <- presets in `conf/` <- `key=value` arguments of the command line.
 
 Hydra composes and nothing more: it makes no run directory and sets up no logging. The root dataclass is stored as
-`<verb>_schema` and comes first in the verb's `defaults`, so an unknown key in any preset or override fails at once.
+`<verb>_schema`. A verb with preset groups has a file `conf/<verb>.yaml`, whose `defaults` begin with the schema; other verbs
+are composed from the schema alone. Either way an unknown key in any preset or override fails at once.
 """
 
 import dataclasses
@@ -40,13 +41,13 @@ def group_options(group: str) -> list[str]:
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
-def compose(verb: str, root: type[Root], words: Sequence[str]) -> Root:
-    """Compose the config of `verb` from its presets and the command line's `key=value` words.
+def compose(verb: str, root: type[Root], arguments: Sequence[str]) -> Root:
+    """Compose the config of `verb` from its presets and the command line's `key=value` arguments.
 
     Args:
-        verb: Name of the root file `conf/<verb>.yaml`.
+        verb: The command; `conf/<verb>.yaml` names its default presets, where it has preset groups.
         root: The root dataclass.
-        words: Overrides as the user typed them. Values of text fields are taken literally, so that a path may hold
+        arguments: Overrides as the user typed them. Values of text fields are taken literally, so that a path may contain
             spaces, commas, quotes and parentheses.
 
     Raises:
@@ -61,10 +62,11 @@ def compose(verb: str, root: type[Root], words: Sequence[str]) -> Root:
     from omegaconf.errors import OmegaConfBaseException
 
     ConfigStore.instance().store(name=f"{verb}_schema", node=root)
-    overrides = [hydra_word for word in words for hydra_word in _as_overrides(_with_new_key(word, root), root)]
+    overrides = [override for argument in arguments for override in _as_overrides(argument, root)]
+    has_file = (conf_dir() / f"{verb}.yaml").is_file()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            config = hydra_compose(config_name=verb, overrides=overrides)
+            config = hydra_compose(config_name=verb if has_file else f"{verb}_schema", overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_explain(error, root)) from None
     missing = sorted(OmegaConf.missing_keys(config))
@@ -88,7 +90,7 @@ def load_saved(path: Path, root: type[Root]) -> Root:
     try:
         saved: Any = OmegaConf.load(path)
         for key in _RENAMED_KEYS.keys() & set(saved):
-            saved[_new_key(key, root)] = saved.pop(key)
+            saved[_renamed(key, root)] = saved.pop(key)
         merged = OmegaConf.merge(OmegaConf.structured(root), saved)
         return typing.cast(Root, OmegaConf.to_object(merged))
     except OSError as error:
@@ -117,37 +119,37 @@ def config_keys(root: type, prefix: str = "") -> dict[str, dataclasses.Field[Any
     return keys
 
 
-def _new_key(key: str, root: type) -> str:
-    """Return the present name of a key of `root`; warn if the key was given by its old name."""
-    new = _RENAMED_KEYS.get(key, key)
+def current_key(key: str, root: type) -> str:
+    """Return the current name of a key of `root` that version 0.1.0 called differently; any other key as it is."""
     names = {field.name for field in dataclasses.fields(root)}
-    if key in names or new not in names:
-        return key
+    new = _RENAMED_KEYS.get(key, key)
+    return new if key not in names and new in names else key
+
+
+def _renamed(key: str, root: type) -> str:
+    """Return the current name of a key, with a warning if that is another one."""
+    new = current_key(key, root)
     if new != key:
         print(f"{key}= is now called {new}=; the old name still works", file=sys.stderr)
     return new
 
 
-def _with_new_key(word: str, root: type) -> str:
-    key, separator, value = word.partition("=")
-    return f"{_new_key(key, root)}{separator}{value}"
-
-
-def _as_overrides(word: str, root: type) -> list[str]:
-    """Turn one command-line word into Hydra overrides, with text values quoted."""
-    key, separator, value = word.partition("=")
+def _as_overrides(argument: str, root: type) -> list[str]:
+    """Turn one command-line argument into Hydra overrides, with text values quoted."""
+    key, separator, value = argument.partition("=")
+    key = _renamed(key, root)
     if not separator:
-        raise InputError(f"'{word}' is not key=value (texts go in --prompt TEXT, and so on)")
+        raise InputError(f"'{argument}' is not key=value (texts go in --prompt TEXT, and so on)")
     group = key.lstrip("+~")
     if group in _GROUP_SHORTHAND and (conf_dir() / group).is_dir() and value not in group_options(group):
         return [f"{group}={_GROUP_SHORTHAND[group]}", f"{group}.path={_quoted(value)}"]
     if is_text(root, group) and value not in ("null", "???"):
         return [f"{key}={_quoted(value)}"]
-    return [word]
+    return [f"{key}={value}"]
 
 
 def is_text(root: type, key: str) -> bool:
-    """Whether a dotted key of a config dataclass holds free text, whose commas and brackets mean themselves."""
+    """Whether a dotted key of a config dataclass holds free text, in which commas and brackets are ordinary characters."""
     kind: Any = root
     for part in key.split("."):
         if not dataclasses.is_dataclass(kind):
@@ -166,7 +168,7 @@ def _quoted(value: str) -> str:
 
 
 def _explain(error: Exception, root: type) -> str:
-    """Reduce a Hydra or OmegaConf error to one line, with a near key where the user mistyped one."""
+    """Reduce a Hydra or OmegaConf error to one line, with the nearest key where the user mistyped one."""
     cause = error
     while cause.__cause__ is not None and isinstance(cause.__cause__, Exception):
         cause = cause.__cause__

@@ -1,4 +1,4 @@
-"""The config reference: every key with type, default and meaning, read from the dataclasses themselves.
+"""The config reference: every key with default and meaning, read from the dataclasses themselves.
 
 `python -m riffusion_train.config.reference docs/config.md` writes it, `--check` before the path compares it.
 """
@@ -45,9 +45,16 @@ Written by `make docs` from the dataclasses in `riffusion_train/config/`; do not
 
 @functools.cache
 def field_meanings(kind: type) -> dict[str, str]:
-    """Return the text below each field or member in the source of a dataclass or enum, on one line each."""
+    """Return the text below each field or member in the source of a dataclass or enum, on one line each.
+
+    The fields of a dataclass's bases are included.
+    """
+    meanings: dict[str, str] = {}
+    if dataclasses.is_dataclass(kind):
+        for base in kind.__bases__:
+            if dataclasses.is_dataclass(base):
+                meanings |= field_meanings(base)
     body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]).body
-    meanings = {}
     for statement, after in itertools.pairwise(body):
         is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
         if isinstance(statement, ast.AnnAssign | ast.Assign) and is_text:
@@ -85,15 +92,15 @@ def reference() -> str:
     return "\n".join(parts) + "\n"
 
 
-def main(words: Sequence[str]) -> int:
-    """Write the reference, or with `--check` say whether the file is up to date; the exit code says so too."""
-    path = Path(words[-1])
-    if "--check" not in words:
+def main(arguments: Sequence[str]) -> int:
+    """Write the reference, or with `--check` report whether the file is up to date, by the exit code too."""
+    path = Path(arguments[-1])
+    if "--check" not in arguments:
         path.write_text(reference(), encoding="utf-8")
         return 0
     if path.is_file() and path.read_text(encoding="utf-8") == reference():
         return 0
-    print(f"{path} is not up to date: make docs", file=sys.stderr)
+    print(f"{path} is not up to date; run make docs", file=sys.stderr)
     return 1
 
 
@@ -104,9 +111,7 @@ def _default(field: "dataclasses.Field[Any]") -> str:
 
 
 def _meaning(root: type, name: str, kind: Any) -> str:
-    # A field that a dataclass takes over from its base is explained there.
-    declared = (field_meanings(base) for base in root.__mro__ if dataclasses.is_dataclass(base))
-    text = next((meanings[name] for meanings in declared if name in meanings), "")
+    text = field_meanings(root).get(name, "")
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         meanings = field_meanings(kind)
         text += " " + "; ".join(

@@ -44,13 +44,13 @@ class ModeName(enum.Enum):
     audio = "audio"
     """The sounds of `--audio` changed towards the prompt; `strength` says how much."""
     inpaint = "inpaint"
-    """Parts of the sound of `--audio` made anew: `--keep`, `--renew`, `--band`, `--mask`."""
+    """Parts of the sound of `--audio` generated anew: `--keep`, `--renew`, `--band`, `--mask`."""
     extend = "extend"
-    """The sound of `--audio` carried on by `duration`, or led up to with `backwards=true`."""
+    """The sound of `--audio` continued by `duration`, or led up to with `backwards=true`."""
     long = "long"
     """One piece of `duration`; `--schedule` changes its prompt on the way."""
     loop = "loop"
-    """A loop without a seam, of about `duration`, snapped to bars by `bpm`."""
+    """A loop whose end meets its beginning, of about `duration`, snapped to bars by `bpm`."""
     walk = "walk"
     """From prompt to prompt without a break."""
     morph = "morph"
@@ -86,7 +86,7 @@ class Quality(enum.Enum):
 
 @dataclasses.dataclass
 class ClipConfig:
-    """How a clip is sampled, wherever it is: by a command or while training."""
+    """How clips are sampled, by any command and while training."""
 
     num_inference_steps: int = 20
     """Denoising steps."""
@@ -100,7 +100,7 @@ class ClipConfig:
 
 @dataclasses.dataclass
 class SamplerConfig(ClipConfig):
-    """The options of the sampler, which every command that loads a model to sample it shares."""
+    """All options of the sampler, shared by the commands that sample a model."""
 
     guidance_scale: float = 7.0
     """Classifier-free guidance; 1 is none."""
@@ -128,10 +128,10 @@ def sampler_options(config: SamplerConfig) -> dict[str, Any]:
 
 @dataclasses.dataclass
 class SampleConfig(SamplerConfig):
-    """Everything `riffusion sample` can be told beside the model, the texts and the files."""
+    """All keys of `riffusion sample`; the model, the texts and the files are separate arguments."""
 
     out: str = MISSING
-    """Folder to write into; it is made where it does not exist."""
+    """Folder to write into; it is made if it does not exist."""
     mode: ModeName = ModeName.text
     """What is made."""
     seed: int = 0
@@ -141,7 +141,7 @@ class SampleConfig(SamplerConfig):
     vary_seed: bool = False
     """Also count the seed up from prompt to prompt, so that no two clips start from the same noise."""
     guidance_scales: list[float] | None = None
-    """Several of them, each with every prompt and seed: `guidance_scales=[3,7]`."""
+    """Several guidance scales, each with every prompt and seed: `guidance_scales=[3,7]`."""
     unconditional: bool = False
     """Make clips without a prompt and without guidance."""
     strength: float | None = None
@@ -149,9 +149,9 @@ class SampleConfig(SamplerConfig):
     duration: str | None = None
     """How long: `90`, `90s`, `1:30`, `3min`, `1h`; null is a minute in long, 5 s more in extend, a clip in loop."""
     backwards: bool = False
-    """In extend, add before the sound in place of after it."""
+    """In extend, add before the sound instead of after it."""
     pick: int = 0
-    """In extend, make so many candidates and ask which of them to go on with, again and again until the answer is q."""
+    """In extend, make this many candidates, ask which to continue, and repeat until the answer is q."""
     bpm: float | None = None
     """In loop, beats a minute to which the length is snapped."""
     bars: int | None = None
@@ -161,13 +161,13 @@ class SampleConfig(SamplerConfig):
     clips: int = 4
     """In walk, clips from one prompt to the next."""
     seed_image: str | None = None
-    """In walk, what all clips start from: beats, half_time, plucked, pad, or a picture or sound file; null is noise alone."""
+    """In walk, what all clips start from: beats, half_time, plucked, pad, or an image or sound file; null is noise alone."""
     strength_end: float | None = None
     """In walk, the strength at every second prompt; null is `strength`."""
     guidance_end: float | None = None
     """In walk, the guidance at every second prompt; null is `guidance_scale`."""
     alpha_power: float = 1.0
-    """In walk, the curve of the way between two prompts: above 1 it begins slowly."""
+    """In walk, the curve of the transition between two prompts: above 1 it begins slowly."""
     steps: int = 5
     """In morph, the number of sounds, both ends included."""
     batch_size: int = 4
@@ -178,18 +178,18 @@ class SampleConfig(SamplerConfig):
 
 @dataclasses.dataclass
 class GridConfig(SamplerConfig):
-    """Everything `riffusion evaluate grid` can be told beside the models and the prompts."""
+    """All keys of `riffusion evaluate grid`; the models and the prompts are separate arguments."""
 
     out: str = MISSING
-    """Folder of the site; clips that stand in it are not made again."""
+    """Folder of the site; clips that exist there are not made again."""
     checkpoints: str = "all"
-    """Of a run folder: `all`, `final`, `newest`, `best`, or steps, with commas between them."""
+    """Of a run folder: `all`, `final`, `newest`, `best`, or steps, separated by commas."""
     weights: ExportWeights = ExportWeights.ema
     """Of a run folder: which of its weights."""
     seeds: str = "0"
-    """Seeds, with commas between them; `0-3` is 0,1,2,3. Each is sampled for every prompt and every model."""
+    """Seeds, separated by commas; `0-3` is 0,1,2,3. Each is sampled for every prompt and every model."""
     title: str = "Audition"
-    """What the page is called."""
+    """The page's title."""
     batch_size: int = 4
     """Clips denoised together."""
     format: AudioFormat = AudioFormat.wav
@@ -198,21 +198,21 @@ class GridConfig(SamplerConfig):
 
 @dataclasses.dataclass
 class PlayConfig(SamplerConfig):
-    """Everything `riffusion play` can be told beside the model."""
+    """All keys of `riffusion play`; the model is a separate argument."""
 
     host: str = "127.0.0.1"
     """Address to listen on; `0.0.0.0` serves every machine that can reach this one."""
     port: int = 8000
     """Port to listen on; 0 takes any that is free."""
     origins: list[str] = dataclasses.field(default_factory=list)
-    """Further origins whose pages may steer, as `[https://music.example.org]` before a proxy."""
+    """Other origins whose pages may control the player, such as `[https://music.example.org]` behind a proxy."""
     prompt: str | None = None
-    """What plays first; null takes one of ours."""
+    """The first prompt; null takes one of ours."""
     seed_image: str | None = None
     """The seed image that sessions begin with; null for none."""
     num_inference_steps: int = 20
-    """Denoising steps at most; fewer are done where time is short."""
+    """Denoising steps at most; fewer are done if time is short."""
     max_streams: int | None = None
-    """Sessions that play at once; null lets in as many as the measured speed of this machine allows."""
+    """Sessions that play at once; null allows as many as the measured speed of this machine permits."""
     sockets_per_address: int = 64
-    """Listeners of one address; all who share a network may have the same one."""
+    """Connections from one address; all users of a network may share one."""

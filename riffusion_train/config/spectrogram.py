@@ -84,6 +84,11 @@ class SpectrogramConfig:
     """Length of the FFT with which the sound is rebuilt, at `decode_rate_hz`."""
 
     @property
+    def num_channels(self) -> int:
+        """Number of audio channels in the image, 1 or 2."""
+        return 1 if self.channels is Channels.mono else 2
+
+    @property
     def clip_samples(self) -> int:
         """Number of samples that give exactly `width_px` columns."""
         return (self.width_px - 1) * self.hop_length
@@ -176,3 +181,26 @@ def load_preset(name: str) -> SpectrogramConfig:
         choices = ", ".join(group_options("spectrogram"))
         raise InputError(f"unknown spectrogram preset '{name}'; choose from: {choices}")
     return load_saved(conf_dir() / "spectrogram" / f"{name}.yaml", SpectrogramConfig)
+
+
+def find_preset(name: str) -> SpectrogramConfig:
+    """Return the preset of that name, or the codec in a `spectrogram.json` or in a folder that holds one.
+
+    Args:
+        name: A preset of `conf/spectrogram/`, or a path.
+
+    Raises:
+        InputError: If there is no such preset, or the file cannot be used.
+    """
+    from riffusion_train.config.compose import group_options
+
+    path = Path(name)
+    if name not in group_options("spectrogram"):
+        if path.is_dir() and (config := load_spectrogram(path)) is not None:
+            return config
+        if path.is_file():
+            try:
+                return from_data(json.loads(path.read_text(encoding="utf-8")), str(path))
+            except ValueError:
+                raise InputError(f"{path}: not valid JSON") from None
+    return load_preset(name)

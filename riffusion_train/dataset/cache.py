@@ -160,8 +160,8 @@ class RowCache:
             rows[place * len(rows) // min(_LOOKED_AT, len(rows))]
         return rows
 
-    def prepare(self) -> None:
-        """Make room for the rows, or keep what a stopped job left; called by one process, before any of them fills.
+    def allocate(self) -> None:
+        """Allocate the file on disk, or keep what a stopped job left; called by one process, before any of them fills.
 
         Raises:
             InputError: If there is not enough room, or none may be taken.
@@ -334,17 +334,17 @@ def _named(paths: Sequence[Path]) -> str:
 LATENTS = CacheKind(name="latents", contents="latents", network="VAE", key="VAE", option="cache_latents")
 
 
-def latent_cache(table: SpectrogramDataset, vae: str, shape: tuple[int, int, int]) -> RowCache:
+def latent_cache(dataset: SpectrogramDataset, vae: str, shape: tuple[int, int, int]) -> RowCache:
     """Return the cache of a split's moments, whether or not it is there yet: float32 (slices, 2 * C, h, w).
 
     Moments are kept and not samples, so that every step draws latents of its own, as without a cache.
 
     Args:
-        table: The slices.
+        dataset: The slices.
         vae: Fingerprint of the VAE.
         shape: Of the moments of a slice, (2 * C, h, w).
     """
-    return RowCache(table.folder, LATENTS, network=vae, shape=(len(table), *shape), name_row=table.where)
+    return RowCache(dataset.folder, LATENTS, network=vae, shape=(len(dataset), *shape), name_row=dataset.slice_name)
 
 
 TEXTS = CacheKind(

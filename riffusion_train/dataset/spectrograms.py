@@ -1,6 +1,7 @@
 """Read a dataset folder for training: images, captions, and the random draws that belong to an address."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow.compute as pc
 import torch
 from torch.utils.data import Dataset
 
-from riffusion_train.dataset.layout import DatasetFolder
+from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder
 from riffusion_train.dataset.order import Address, generator, normal
 from riffusion_train.runtime.errors import InputError
 
@@ -35,23 +36,23 @@ class SpectrogramDataset:
             raise InputError(f"{folder.path}: the split '{split}' has no slices; prepare more audio, or other ratios")
         datasets.disable_progress_bars()
         self.folder = folder
-        self.table = datasets.load_dataset("parquet", data_files=shards, split="train")
-        self._pictures = self.table.select_columns(["image"])  # made once: it costs more than reading a row
-        self._texts = self.table.select_columns(["caption", "source", "start_s"])
+        self.rows = datasets.load_dataset("parquet", data_files=shards, split="train")
+        self._pictures = self.rows.select_columns(["image"])  # made once: it costs more than reading a row
+        self._texts = self.rows.select_columns(["caption", "source", "start_s"])
 
     def __len__(self) -> int:
-        return int(self.table.num_rows)
+        return int(self.rows.num_rows)
 
-    def picture(self, index: int) -> np.ndarray:
+    def image(self, index: int) -> np.ndarray:
         """Return the image of a slice as it is stored: uint8 (height, width) or (height, width, 3)."""
         return np.asarray(self._pictures[index]["image"])
 
     def pixels(self, index: int) -> torch.Tensor:
         """Return the image of a slice as the VAE takes it: float32 (3, height, width) in [-1, 1]."""
-        picture, size = self.picture(index), self.folder.spectrogram
+        picture, size = self.image(index), self.folder.spectrogram
         if picture.shape[:2] != (size.n_mels, size.width_px):
             raise InputError(
-                f"{self.folder.path}: the picture of {self.where(index)} is {picture.shape[1]} x {picture.shape[0]}, "
+                f"{self.folder.path}: the picture of {self.slice_name(index)} is {picture.shape[1]} x {picture.shape[0]}, "
                 f"spectrogram.json says {size.width_px} x {size.n_mels}; prepare the dataset anew"
             )
         if picture.ndim == 2:
@@ -66,19 +67,19 @@ class SpectrogramDataset:
         """
         captions = self._texts[index]["caption"]
         if not captions:
-            raise InputError(f"{self.folder.path}: the slice {self.where(index)} has no caption; prepare it anew")
+            raise InputError(f"{self.folder.path}: the slice {self.slice_name(index)} has no caption; prepare it anew")
         return list(captions)
 
     def all_captions(self) -> list[str]:
         """Return every caption of the split once, in the order in which they first come."""
         found: dict[str, None] = {}
-        for chunk in self.table.data.column("caption").chunks:
+        for chunk in self.rows.data.column("caption").chunks:
             found.update(dict.fromkeys(pc.unique(pc.list_flatten(chunk)).drop_null().to_pylist()))
         return list(found)
 
     def without_caption(self) -> list[int]:
         """Return the slices without a caption, or with one that is blank."""
-        column = self.table.data.column("caption")
+        column = self.rows.data.column("caption")
         missing, start = [], 0
         for chunk in column.chunks:
             counts = pc.fill_null(pc.list_value_length(chunk), 0).to_numpy(zero_copy_only=False)
@@ -90,31 +91,44 @@ class SpectrogramDataset:
             start += len(chunk)
         return missing
 
-    def where(self, index: int) -> str:
+    def slice_name(self, index: int) -> str:
         """Name a slice for a message: its source and start."""
         row = self._texts[index]
         return f"{row['source']} at {row['start_s']:.2f} s"
 
 
-def check_slices(table: SpectrogramDataset, *, captions: bool) -> None:
+def load_dataset(folder: Path | str, split: str = "train") -> SpectrogramDataset:
+    """Open one split of a dataset folder that `riffusion prepare` made.
+
+    Args:
+        folder: The folder.
+        split: `train`, `validation` or `test`.
+
+    Raises:
+        InputError: If the folder is not a dataset, or the split is empty.
+    """
+    return SpectrogramDataset(open_dataset_folder(Path(folder).expanduser()), split)
+
+
+def check_slices(dataset: SpectrogramDataset, *, captions: bool) -> None:
     """Refuse slices that cannot be trained on, before the first step: pictures of another size, missing captions.
 
     Args:
-        table: The slices; up to 64 pictures spread over them are looked at, and all captions.
+        dataset: The slices; up to 64 pictures spread over them are looked at, and all captions.
         captions: Whether captions are needed.
 
     Raises:
         InputError: Naming a slice and how many there are like it.
     """
-    for place in range(min(_LOOKED_AT, len(table))):
-        table.pixels(place * len(table) // min(_LOOKED_AT, len(table)))
+    for place in range(min(_LOOKED_AT, len(dataset))):
+        dataset.pixels(place * len(dataset) // min(_LOOKED_AT, len(dataset)))
     if not captions:
         return
-    missing = table.without_caption()
+    missing = dataset.without_caption()
     if missing:
         raise InputError(
-            f"{table.folder.path}: {len(missing)} of {len(table)} slices have an empty caption or none, such as "
-            f"{table.where(missing[0])}; prepare the audio with captions, or leave these files out"
+            f"{dataset.folder.path}: {len(missing)} of {len(dataset)} slices have an empty caption or none, such as "
+            f"{dataset.slice_name(missing[0])}; prepare the audio with captions, or leave these files out"
         )
 
 
@@ -144,7 +158,7 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
 
     def __init__(
         self,
-        table: SpectrogramDataset,
+        dataset: SpectrogramDataset,
         tokenize: Tokenize,
         *,
         moments: Moments | None,
@@ -156,7 +170,7 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
         input_perturbation: float = 0.0,
         texts: Texts | None = None,
     ) -> None:
-        self.table = table
+        self.dataset = dataset
         self.tokenize = tokenize
         self.moments = moments
         self.texts = texts
@@ -187,7 +201,7 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
             more = self.input_perturbation * normal(self.seed, "input perturbation", self.latent_shape, *at)
             item["input_noise"] = torch.from_numpy(noise + more)
         if self.moments is None:
-            return item | {"pixels": self.table.pixels(address.slice_index)}
+            return item | {"pixels": self.dataset.pixels(address.slice_index)}
         return item | {"moments": torch.from_numpy(np.array(self.moments[address.slice_index]))}
 
     def _timestep(self, address: Address) -> int:
@@ -201,7 +215,7 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
 
     def _caption(self, address: Address) -> str:
         draw = generator(self.seed, "caption", address.step, address.position)
-        captions = self.table.captions(address.slice_index)
+        captions = self.dataset.captions(address.slice_index)
         chosen = captions[int(draw.integers(len(captions)))]
         return "" if draw.random() < self.proportion_empty_prompts else chosen
 
@@ -209,8 +223,8 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
 class PixelItems(Dataset[dict[str, torch.Tensor]]):
     """Items for training the VAE, looked up by `Address`: `pixels` (3, H, W), `latent_noise` (C, h, w), `slice_index` ()."""
 
-    def __init__(self, table: SpectrogramDataset, *, latent_shape: tuple[int, int, int], seed: int) -> None:
-        self.table = table
+    def __init__(self, dataset: SpectrogramDataset, *, latent_shape: tuple[int, int, int], seed: int) -> None:
+        self.dataset = dataset
         self.latent_shape = latent_shape
         self.seed = seed
 
@@ -218,7 +232,7 @@ class PixelItems(Dataset[dict[str, torch.Tensor]]):
         latent_noise = normal(self.seed, "latent", self.latent_shape, address.step, address.position)
         return {
             "latent_noise": torch.from_numpy(latent_noise),
-            "pixels": self.table.pixels(address.slice_index),
+            "pixels": self.dataset.pixels(address.slice_index),
             "slice_index": torch.tensor(address.slice_index),
         }
 

@@ -1,9 +1,8 @@
-"""The demo's page: one HTML file that opens from disk, with images, players and curves."""
+"""The report of the demo: `figures.json`, and one HTML page that opens from disk, with images, players and curves."""
 
+import base64
 import dataclasses
 import html
-import json
-import math
 import string
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -11,17 +10,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from riffusion_train.audio.plots import curve_image
 from riffusion_train.demo.steps import StepResult
 from riffusion_train.evaluation.classifier import Agreement
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import write_atomically, write_json
 from riffusion_train.runtime.provenance import git_state, machine, versions
 
 FIGURES_FILE = "figures.json"
+PAGE_FILE = "index.html"
 
 
 @dataclasses.dataclass(frozen=True)
 class FigureRow:
-    """One measured figure beside its reference; the medians, with the smallest and the largest value of the repeats."""
+    """One measured figure beside its reference: medians, with the minimum and maximum of the repeats."""
 
     what: str
     unit: str
@@ -32,18 +34,18 @@ class FigureRow:
     reference_min: float
     reference_max: float
     target: float | None = None
-    """The least that was asked for, where something was."""
+    """The value to reach, if there is one."""
     ceiling: float | None = None
-    """What a perfect result would score, where that is known."""
+    """What a perfect result would score, if that is known."""
 
     @property
     def ratio(self) -> float | None:
-        """Ours over the reference; None where the reference is 0."""
+        """Ours over the reference; None if the reference is 0."""
         return self.ours / self.reference if self.reference else None
 
 
 def agreement_rows(agreements: Sequence[Agreement], targets: Mapping[str, float] | None = None) -> list[FigureRow]:
-    """Return one row an attribute: agreement of the clips with their own captions, beside shuffled captions."""
+    """Return one row for each attribute: agreement of the clips with their own captions, beside shuffled captions."""
     return [
         FigureRow(
             what=f"{item.attribute} agrees with the caption",
@@ -65,7 +67,7 @@ def write_figures(path: Path, command: str, rows: Sequence[FigureRow]) -> None:
     """Write `figures.json`: the command, git state, machine, versions, and the rows.
 
     Args:
-        path: The file; it appears whole or not at all.
+        path: The file.
         command: The command that made the figures, as a user would type it.
         rows: The figures.
     """
@@ -76,142 +78,15 @@ def write_figures(path: Path, command: str, rows: Sequence[FigureRow]) -> None:
         "versions": versions(),
         "rows": [{**dataclasses.asdict(row), "ratio": row.ratio} for row in rows],
     }
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-_WIDTH, _HEIGHT = 560, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 14, 44
-_WINDOW_SHARE = 0.04
-_MOST_POINTS = 1200
+    write_json(path, data, allow_nan=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """One training curve: a name, what is on its axes, and its points (step, value)."""
+    """One training curve: its name, and its points (step, loss)."""
 
     name: str
     points: Sequence[tuple[float, float]]
-    y_label: str = "loss"
-    x_label: str = "step"
-
-
-def curve_svg(curve: Curve) -> str:
-    """Draw a curve as an inline SVG; its colours are the CSS classes of the page.
-
-    The value axis is logarithmic where all values are positive and span more than a factor of eight.
-    """
-    points = [(x, y) for x, y in curve.points if math.isfinite(x) and math.isfinite(y)]
-    if len(points) < 2:
-        return '<p class="empty">too few points for a curve</p>'
-    points = _thinned(sorted(points))
-    smooth = _running_median(points)
-    lowest, highest = _value_range([y for _, y in points])
-    logarithmic = lowest > 0 and highest / lowest > 8
-    x_ticks = _ticks(points[0][0], points[-1][0])
-    y_ticks = _log_ticks(lowest, highest) if logarithmic else _ticks(lowest, highest)
-    x_low, x_high = min(points[0][0], x_ticks[0]), points[-1][0]
-    y_low, y_high = min(lowest, y_ticks[0]), max(highest, y_ticks[-1])
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        y = min(max(y, y_low), y_high)
-        share = math.log(y / y_low) / math.log(y_high / y_low) if logarithmic else (y - y_low) / (y_high - y_low)
-        return (
-            _LEFT + (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT),
-            _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM),
-        )
-
-    parts = [
-        f'<svg class="curve" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{html.escape(_spoken(curve, smooth), quote=True)}">'
-    ]
-    for tick in y_ticks:
-        _, y = place(x_low, tick)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
-    for tick in x_ticks:
-        x, _ = place(tick, y_low)
-        parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{_number(tick)}</text>'
-        )
-    middle_x, middle_y = (_LEFT + _WIDTH - _RIGHT) / 2, (_TOP + _HEIGHT - _BOTTOM) / 2
-    parts += [
-        f'<text class="axis" x="{middle_x}" y="{_HEIGHT - 6}" text-anchor="middle">{html.escape(curve.x_label)}</text>',
-        f'<text class="axis" transform="translate(13 {middle_y}) rotate(-90)" text-anchor="middle">'
-        f"{html.escape(curve.y_label)}</text>",
-        _polyline("raw", [place(x, y) for x, y in points]),
-        _polyline("smooth", [place(x, y) for x, y in smooth]),
-        "</svg>",
-    ]
-    return "".join(parts)
-
-
-def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    stride = math.ceil(len(points) / _MOST_POINTS)
-    return points[::stride]
-
-
-def _running_median(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    half = max(1, round(_WINDOW_SHARE * len(points)))
-    smooth = []
-    for index, (x, _) in enumerate(points):
-        reach = min(half, index, len(points) - 1 - index) or (1 if len(points) > 8 else 0)
-        window = sorted(y for _, y in points[max(0, index - reach) : index + reach + 1])
-        smooth.append((x, window[len(window) // 2]))
-    return smooth
-
-
-def _value_range(values: list[float]) -> tuple[float, float]:
-    """Return the range to show: all values but the largest hundredth, which the first steps own."""
-    ordered = sorted(values)
-    low, high = ordered[0], ordered[max(0, math.ceil(0.99 * len(ordered)) - 1)]
-    if high <= low:
-        margin = abs(low) * 0.1 or 1.0
-        return low - margin, high + margin
-    return low, high
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Return three to seven round numbers within [low, high], the last one perhaps just above."""
-    raw = (high - low) / 5 or 1.0
-    magnitude = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for factors in ((1, 2, 5), (1, 3), (1,)):
-        ticks = [factor * 10.0**decade for decade in decades for factor in factors]
-        ticks = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
-        if 2 <= len(ticks) <= 7:
-            return ticks
-    return [low, high]
-
-
-def _number(value: float) -> str:
-    if value and abs(value) < 1e-3:
-        return f"{value:.0e}".replace("e-0", "e-")
-    if abs(value) >= 10_000:
-        return f"{value / 1000:g}k"
-    return f"{value:.4g}"
-
-
-def _polyline(name: str, places: list[tuple[float, float]]) -> str:
-    return f'<polyline class="{name}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>'
-
-
-def _spoken(curve: Curve, smooth: list[tuple[float, float]]) -> str:
-    first, last = smooth[0], smooth[-1]
-    return (
-        f"{curve.name}: {curve.y_label} from {first[1]:.4g} at {curve.x_label} {first[0]:g} "
-        f"to {last[1]:.4g} at {curve.x_label} {last[0]:g}"
-    )
-
-
-PAGE_FILE = "index.html"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +96,7 @@ class Clip:
     image_path: str
     audio_path: str
     heard: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """What the judge hears in it, attribute by attribute; empty where it was not asked."""
+    """What the classifier hears in it, attribute by attribute; empty if it was not asked."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +104,7 @@ class Pair:
     """A generated clip, and a real clip of the same description that the model has never seen."""
 
     prompt: str
-    wanted: Mapping[str, str]
+    expected: Mapping[str, str]
     """The attributes that the prompt asks for."""
     generated: Clip
     real: Clip | None = None
@@ -237,31 +112,31 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class DemoPage:
-    """All that the page shows."""
+    """Everything that the page shows."""
 
     pairs: Sequence[Pair]
     figures: Sequence[FigureRow]
-    """Agreement with the captions; the reference of each row is the shuffled control."""
+    """Agreement with the captions; the reference of each row is the agreement with shuffled captions."""
     curves: Sequence[Curve]
     steps: Sequence[StepResult]
     command: str
-    """The command that makes all of it."""
+    """The command that made all of it."""
     facts: Mapping[str, str]
     """Machine, versions, sizes: a name and a value each."""
-    title: str = "Music from words, learned on this machine"
+    title: str = "Music from text, trained on this machine"
 
 
 def write_page(folder: Path, page: DemoPage) -> Path:
     """Write `index.html` into `folder` and return its path.
 
     Raises:
-        InputError: If a picture or a sound that the page shows is not there.
+        InputError: If an image or a sound that the page shows is missing.
     """
     for pair in page.pairs:
         for clip in filter(None, (pair.generated, pair.real)):
             for name in (clip.image_path, clip.audio_path):
                 if not (folder / name).is_file():
-                    raise InputError(f"{folder / name}: missing; the page would show an empty place")
+                    raise InputError(f"{folder / name}: missing; remove the folder of the demo and run it again")
     static = files("riffusion_train.demo") / "static"
     template = string.Template((static / "page.html").read_text(encoding="utf-8"))
     text = template.substitute(
@@ -283,9 +158,7 @@ def write_page(folder: Path, page: DemoPage) -> Path:
         ),
     )
     path = folder / PAGE_FILE
-    partial = folder / f".{PAGE_FILE}.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, text)
     return path
 
 
@@ -294,14 +167,11 @@ def _text(value: object) -> str:
 
 
 def _summary(page: DemoPage) -> str:
-    clips = len(page.pairs)
-    took = _duration(sum(step.seconds for step in page.steps))
-    return (
-        f"Below are {clips} clips that a small model made from one line of text each. It was trained from nothing, in "
-        f"{_text(took)} in all, by the steps at the end of this page."
-        if page.steps
-        else f"Below are {clips} clips that a small model made from one line of text each."
-    )
+    summary = f"Below are {len(page.pairs)} clips that a small model made from one line of text each."
+    if not page.steps:
+        return summary
+    duration = _text(_duration(sum(step.seconds for step in page.steps)))
+    return f"{summary} It was trained from scratch, in {duration} in total, by the steps at the end of this page."
 
 
 def _tile(row: FigureRow) -> str:
@@ -313,44 +183,44 @@ def _tile(row: FigureRow) -> str:
 
 
 def _pair(number: int, pair: Pair) -> str:
-    panes = _pane("Generated", pair.prompt, pair.generated, pair.wanted)
+    panes = _pane("Generated", pair.prompt, pair.generated, pair.expected)
     if pair.real is not None:
-        panes += _pane("Real", pair.prompt, pair.real, pair.wanted)
+        panes += _pane("Real", pair.prompt, pair.real, pair.expected)
     return (
         f'<article class="pair" aria-labelledby="prompt-{number}"><h3 id="prompt-{number}">{_text(pair.prompt)}</h3>'
         f'<div class="panes">{panes}</div></article>'
     )
 
 
-def _pane(label: str, prompt: str, clip: Clip, wanted: Mapping[str, str]) -> str:
+def _pane(label: str, prompt: str, clip: Clip, expected: Mapping[str, str]) -> str:
     spoken = _text(f"{label}: {prompt}")
     return (
         f'<figure class="clip" data-label="{spoken}">'
-        f'<div class="picture"><img src="{_url(clip.image_path)}" alt="Spectrogram. {spoken}" decoding="async">'
+        f'<div class="image"><img src="{_url(clip.image_path)}" alt="Spectrogram. {spoken}" decoding="async">'
         '<span class="playhead" hidden></span></div>'
         f'<figcaption><span class="label">{_text(label)}</span></figcaption>'
         f'<audio controls preload="metadata" src="{_url(clip.audio_path)}" aria-label="{spoken}"></audio>'
-        f"{_verdicts(clip.heard, wanted)}</figure>"
+        f"{_verdicts(clip.heard, expected)}</figure>"
     )
 
 
-def _verdicts(heard: Mapping[str, str], wanted: Mapping[str, str]) -> str:
-    """Return what the judge hears as a row of small marks; a wrong one names both."""
+def _verdicts(heard: Mapping[str, str], expected: Mapping[str, str]) -> str:
+    """Return what the classifier hears as a row of small marks; a wrong one names both values."""
     if not heard:
         return ""
     marks = []
     for name, value in heard.items():
-        right = wanted.get(name) == value
-        state, sign, word = ("right", "✓", "as asked") if right else ("wrong", "✗", f"asked for {wanted.get(name)}")
+        right = expected.get(name) == value
+        state, sign, note = ("right", "✓", "as asked") if right else ("wrong", "✗", f"asked for {expected.get(name)}")
         marks.append(
-            f'<li class="{state}" title="{_text(f"{name}: {value}, {word}")}"><span aria-hidden="true">{sign}</span> '
-            f'{_text(_as_heard(name, value))}<span class="spoken">, {_text(word)}</span></li>'
+            f'<li class="{state}" title="{_text(f"{name}: {value}, {note}")}"><span aria-hidden="true">{sign}</span> '
+            f'{_text(_as_heard(name, value))}<span class="spoken">, {_text(note)}</span></li>'
         )
-    return f'<ul class="verdicts" aria-label="What the judge hears">{"".join(marks)}</ul>'
+    return f'<ul class="verdicts" aria-label="What the classifier hears">{"".join(marks)}</ul>'
 
 
 def _as_heard(name: str, value: str) -> str:
-    """Return a value that can stand alone: `none` becomes `no drums`, `low` becomes `low register`."""
+    """Return a value that is clear without its name: `none` becomes `no drums`, `low` becomes `low register`."""
     if value == "none":
         return f"no {name}"
     return f"{value} {name}" if name in ("register", "tempo") else value
@@ -388,7 +258,15 @@ def _bar(row: FigureRow) -> str:
 
 
 def _curve(curve: Curve) -> str:
-    return f"<figure><figcaption>{_text(curve.name)}</figcaption>{curve_svg(curve)}</figure>"
+    png = curve_image(curve.points)
+    if png is None:
+        drawing = '<p class="empty">too few points for a curve</p>'
+    else:
+        (first_step, first), (last_step, last) = min(curve.points), max(curve.points)
+        alt = f"{curve.name}: from {first:.4g} at step {first_step:g} to {last:.4g} at step {last_step:g}"
+        source = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+        drawing = f'<img class="curve" src="{source}" alt="{_text(alt)}">'
+    return f"<figure><figcaption>{_text(curve.name)}</figcaption>{drawing}</figure>"
 
 
 def _step(number: int, step: StepResult) -> str:

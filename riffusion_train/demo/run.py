@@ -1,4 +1,4 @@
-"""Run the demo: the planned commands, then the listening test, the figures and the page."""
+"""Run the demo: its commands, then the measurement of what it made, the figures and the page."""
 
 import dataclasses
 import json
@@ -33,14 +33,14 @@ from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.provenance import machine, versions
 
 TARGETS = {"instrument": 0.75, "drums": 0.95, "tempo": 0.80, "register": 0.70}
-"""What a demo at full scale has to reach."""
+"""Agreement with the captions that a demo at full scale has to reach."""
 
-_SHOWN = 12
+_NUM_SHOWN = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One generated clip with the held-out slice that its prompt describes."""
+    """One generated clip, and the held-out slice whose caption was its prompt."""
 
     prompt: str
     stem: Path
@@ -49,12 +49,16 @@ class Sample:
     """Row of the slice in the validation split."""
 
 
-def run_demo(config: DemoConfig, words: Sequence[str]) -> Path:
-    """Run the whole demo, leaving out what is done, and return the path of its page.
+def run_demo(config: DemoConfig, arguments: Sequence[str]) -> Path:
+    """Run the whole demo, skipping steps that are done, and return the path of its page.
+
+    Args:
+        config: The options.
+        arguments: The command line they come from, for the page.
 
     Raises:
         InputError: If something in the config or in the user's audio cannot be used.
-        StoppedError: If asked to stop; the same command goes on.
+        StoppedError: If a stop was asked for; the same command continues.
     """
     path = Path(config.out).expanduser()
     path.mkdir(parents=True, exist_ok=True)
@@ -62,14 +66,14 @@ def run_demo(config: DemoConfig, words: Sequence[str]) -> Path:
     runner = StepRunner(path)
     count = num_samples(config)
     runner.run(plan_steps(config, folder, lambda: _write_prompts(folder, count)))
-    table = SpectrogramDataset(open_dataset_folder(folder.dataset), "validation")
-    codec = make_codec(table.folder.spectrogram)
-    samples = _find_samples(folder, table, count)
-    command = shlex.join(["riffusion", "demo", *words])
-    figures, heard = _listen(table, codec, samples)
+    dataset = SpectrogramDataset(open_dataset_folder(folder.dataset), "validation")
+    codec = make_codec(dataset.folder.spectrogram)
+    samples = _find_samples(folder, dataset, count)
+    command = shlex.join(["riffusion", "demo", *arguments])
+    figures, verdicts = _measure(dataset, codec, samples)
     write_figures(path / FIGURES_FILE, command, figures)
     page = DemoPage(
-        pairs=_pairs(path, table, codec, in_turn(samples)[:_SHOWN], heard),
+        pairs=_pairs(path, dataset, codec, round_robin(samples)[:_NUM_SHOWN], verdicts),
         figures=figures,
         curves=[
             _curve("VAE: reconstruction loss", folder.vae_run),
@@ -77,89 +81,87 @@ def run_demo(config: DemoConfig, words: Sequence[str]) -> Path:
         ],
         steps=runner.results,
         command=command,
-        facts=_facts(folder, table, len(samples)),
+        facts=_facts(folder, dataset, len(samples)),
     )
     return write_page(path, page)
 
 
 def _write_prompts(folder: DemoFolder, count: int) -> None:
-    """Take the first caption of each of the first held-out slices as a prompt."""
-    table = SpectrogramDataset(open_dataset_folder(folder.dataset), "validation")
-    prompts = [table.captions(index)[0] for index in range(min(count, len(table)))]
+    """Use the first caption of each of the first held-out slices as a prompt."""
+    dataset = SpectrogramDataset(open_dataset_folder(folder.dataset), "validation")
+    prompts = [dataset.captions(index)[0] for index in range(min(count, len(dataset)))]
     folder.prompts.write_text("\n".join(prompts) + "\n", encoding="utf-8")
 
 
-def _find_samples(folder: DemoFolder, table: SpectrogramDataset, count: int) -> list[Sample]:
-    pictures = sorted(folder.samples.glob("*.png"))
-    wanted = min(count, len(table))
-    if len(pictures) != wanted:
-        raise InputError(f"{folder.samples}: holds {len(pictures)} clips instead of {wanted}; remove it and run again")
-    return [
-        Sample(
-            json.loads(picture.with_suffix(".json").read_text(encoding="utf-8"))["prompt"],
-            picture.with_suffix(""),
-            index,
-        )
-        for index, picture in enumerate(pictures)
-    ]
+def _find_samples(folder: DemoFolder, dataset: SpectrogramDataset, count: int) -> list[Sample]:
+    records = sorted(folder.samples.glob("*.json"))
+    expected = min(count, len(dataset))
+    if len(records) != expected:
+        raise InputError(f"{folder.samples}: holds {len(records)} clips instead of {expected}; remove it and run again")
+    prompts = [json.loads(record.read_text(encoding="utf-8"))["prompt"] for record in records]
+    return [Sample(prompts[index], record.with_suffix(""), index) for index, record in enumerate(records)]
 
 
-def _listen(
-    table: SpectrogramDataset, codec: SpectrogramCodec, samples: list[Sample]
+def _measure(
+    dataset: SpectrogramDataset, codec: SpectrogramCodec, samples: list[Sample]
 ) -> tuple[list[FigureRow], dict[str, list[str]]]:
-    """Judge the generated clips by their pictures and by their sound; nothing where the audio has no attributes."""
-    if not set(ATTRIBUTES) <= set(table.table.column_names):
+    """Measure how often a classifier hears in the generated clips what their captions ask for.
+
+    Returns:
+        A row for each attribute, judged from the image and from the sound, and what the classifier hears in each image;
+        both empty if the audio comes without attributes.
+    """
+    if not set(ATTRIBUTES) <= set(dataset.rows.column_names):
         return [], {}
-    labels = {name: [str(value) for value in table.table[name]] for name in ATTRIBUTES}
+    labels = {name: [str(value) for value in dataset.rows[name]] for name in ATTRIBUTES}
     try:
-        judge = CaptionClassifier([_grey(table.picture(index)) for index in range(len(table))], labels)
+        classifier = CaptionClassifier([_grey(dataset.image(index)) for index in range(len(dataset))], labels)
     except InputError as error:
-        print(f"the listening test is left out: {error}")
+        print(f"the agreement with the captions is not measured: {error}")
         return [], {}
-    wanted = {name: [labels[name][sample.index] for sample in samples] for name in ATTRIBUTES}
-    pictures = [_grey(load_image(sample.stem.with_suffix(".png")).image) for sample in samples]
+    expected = {name: [labels[name][sample.index] for sample in samples] for name in ATTRIBUTES}
+    images = [_grey(load_image(sample.stem.with_suffix(".png")).image) for sample in samples]
     sounds = [_grey(codec.encode(read_audio(sample.stem.with_suffix(".wav"))[0]).image) for sample in samples]
-    rows = agreement_rows(judge.listen(pictures, wanted), TARGETS)
-    by_sound = agreement_rows(judge.listen(sounds, wanted))
+    rows = agreement_rows(classifier.agreements(images, expected), TARGETS)
+    by_sound = agreement_rows(classifier.agreements(sounds, expected))
     rows += [
         dataclasses.replace(row, what=f"{row.what}, judged from the sound", unit=f"{row.unit}, by sound")
         for row in by_sound
     ]
-    return rows, judge.predict(pictures)
+    return rows, classifier.predict(images)
 
 
-def in_turn(samples: Sequence[Sample]) -> list[Sample]:
-    """Return the samples one prompt after the other; the slices of a long track all have the same."""
+def round_robin(samples: Sequence[Sample]) -> list[Sample]:
+    """Return the samples ordered so that prompts alternate; the slices of a long track all have the same one."""
     seen: Counter[str] = Counter()
     rounds = []
     for sample in samples:
         rounds.append(seen[sample.prompt])
         seen[sample.prompt] += 1
-    return [samples[place] for place in sorted(range(len(samples)), key=rounds.__getitem__)]
+    return [samples[index] for index in sorted(range(len(samples)), key=rounds.__getitem__)]
 
 
 def _pairs(
     path: Path,
-    table: SpectrogramDataset,
+    dataset: SpectrogramDataset,
     codec: SpectrogramCodec,
     samples: list[Sample],
-    heard: Mapping[str, Sequence[str]],
+    verdicts: Mapping[str, Sequence[str]],
 ) -> list[Pair]:
-    """Put each generated clip beside the real one of the same description, heard through the same codec."""
+    """Put each generated clip beside the real one of the same description, both decoded by the same codec."""
     pairs = []
     for sample in samples:
-        place = sample.index
-        real = path / "real" / f"{place:04d}"
+        real = path / "real" / f"{sample.index:04d}"
         real.parent.mkdir(exist_ok=True)
-        picture = table.picture(sample.index)
-        save_image(real.with_suffix(".png"), EncodedClip(picture, 0.0), codec.config)
-        write_audio(real.with_suffix(".wav"), codec.decode(picture), codec.rate_hz)
-        row = table.table[sample.index]
+        image = dataset.image(sample.index)
+        save_image(real.with_suffix(".png"), EncodedClip(image, 0.0), codec.config)
+        write_audio(real.with_suffix(".wav"), codec.decode(image), codec.rate_hz)
+        row = dataset.rows[sample.index]
         pairs.append(
             Pair(
                 prompt=sample.prompt,
-                wanted={name: str(row[name]) for name in ATTRIBUTES if name in row},
-                generated=_clip(path, sample.stem, {name: verdicts[place] for name, verdicts in heard.items()}),
+                expected={name: str(row[name]) for name in ATTRIBUTES if name in row},
+                generated=_clip(path, sample.stem, {name: heard[sample.index] for name, heard in verdicts.items()}),
                 real=_clip(path, real, {}),
             )
         )
@@ -180,14 +182,16 @@ def _curve(name: str, run: Path) -> Curve:
     return Curve(name, [(line["step"], line["loss"]) for line in lines if "loss" in line])
 
 
-def _facts(folder: DemoFolder, table: SpectrogramDataset, num_clips: int) -> dict[str, str]:
-    box, found = machine(), versions()
-    spectrogram = table.folder.spectrogram
+def _facts(folder: DemoFolder, dataset: SpectrogramDataset, num_clips: int) -> dict[str, str]:
+    hardware, packages = machine(), versions()
+    spectrogram = dataset.folder.spectrogram
     return {
-        "machine": f"{box['processor']}, {box['cores']} cores, {box['memory_gib']} GiB",
-        "software": ", ".join(f"{name} {found[name]}" for name in ("riffusion-train", "python", "torch", "diffusers")),
-        "slices": f"{table.folder.num_slices('train')} to learn from, {len(table)} held out",
-        "pictures": f"{spectrogram.width_px} × {spectrogram.n_mels} pixels for {spectrogram.clip_s:.2f} s",
+        "machine": f"{hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB",
+        "software": ", ".join(
+            f"{name} {packages[name]}" for name in ("riffusion-train", "python", "torch", "diffusers")
+        ),
+        "slices": f"{dataset.folder.num_slices('train')} for training, {len(dataset)} held out",
+        "images": f"{spectrogram.width_px} × {spectrogram.n_mels} pixels for {spectrogram.clip_s:.2f} s",
         "sampled": f"{num_clips} prompts from held-out captions, guidance {GUIDANCE_SCALE:g}",
         "model": str(folder.model),
     }

@@ -1,4 +1,4 @@
-"""The demo's commands in order, run one by one, measured, and left out where they are done."""
+"""The commands of the demo: their plan, and a runner that measures each and skips those that are done."""
 
 import contextlib
 import dataclasses
@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.runtime.errors import EXIT_FAULT, EXIT_STOPPED, InputError, StoppedError
+from riffusion_train.runtime.files import write_json
 from riffusion_train.runtime.provenance import usable_cores
+from riffusion_train.runtime.signals import StopRequest
 
 _RECORD_FILE = "steps.json"
 _IMPORTED_ONCE = (
@@ -29,6 +30,16 @@ _IMPORTED_ONCE = (
     "riffusion_train.sampling.sampler",
     "riffusion_train.training.run",
 )
+
+NUM_CLIPS = 1800
+NUM_SAMPLES = 96
+GUIDANCE_SCALE = 5.0
+NUM_INFERENCE_STEPS = 20
+VALIDATION_RATIO = 0.18
+
+_PROGRAM = "riffusion_train"
+_VAE_STEPS, _UNET_STEPS = 500, 2100  # of conf/experiment/demo_vae.yaml and demo.yaml, at scale 1
+_MIN_CLIPS, _MIN_STEPS, _MIN_SAMPLES = 24, 4, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +50,10 @@ class Step:
     """What it does, in a few words."""
     module: str
     """The Python module that is run: `riffusion_train` or one of data_prep's."""
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     """Its command line."""
-    makes: Path
-    """What stands once it is done."""
+    output: Path
+    """What exists once it is done."""
     before: Callable[[], None] | None = None
     """Called just before the command is run."""
 
@@ -50,24 +61,103 @@ class Step:
     def command(self) -> str:
         """The command as a user would type it."""
         program = "riffusion" if self.module == "riffusion_train" else f"python -m {self.module}"
-        return f"{program} {shlex.join(self.words)}"
+        return f"{program} {shlex.join(self.arguments)}"
+
+
+class DemoFolder:
+    """The paths of everything that the demo makes.
+
+    Args:
+        path: The folder of the demo.
+        audio_dir: The user's own audio; None for the composed corpus.
+    """
+
+    def __init__(self, path: Path, audio_dir: Path | None) -> None:
+        self.path = path
+        self.audio = audio_dir or path / "audio"
+        self.dataset = path / "dataset"
+        self.vae_run = path / "vae"
+        self.run = path / "run"
+        self.model = path / "model"
+        self.prompts = path / "prompts.txt"
+        self.samples = path / "samples"
+
+
+def plan_steps(config: DemoConfig, folder: DemoFolder, write_prompts: Callable[[], None]) -> list[Step]:
+    """Return the commands of the demo, in order.
+
+    Args:
+        config: The options of the demo.
+        folder: Its paths.
+        write_prompts: Writes `folder.prompts`, once the dataset exists.
+    """
+    seed, threads = f"seed={config.seed}", f"num_threads={config.num_threads or usable_cores()}"
+    vae_steps = _scaled(_VAE_STEPS, config.scale, _MIN_STEPS)
+    unet_steps = _scaled(_UNET_STEPS, config.scale, _MIN_STEPS)
+    prepare = [f"audio={folder.audio}", f"out={folder.dataset}", "spectrogram=tiny"]
+    prepare += [f"validation_ratio={VALIDATION_RATIO}", seed]
+    train_vae = ["experiment=demo_vae", f"dataset={folder.dataset}", f"run={folder.vae_run}"]
+    train_vae += [f"max_train_steps={vae_steps}", "resume=auto", seed, threads]
+    train = ["experiment=demo", f"model={folder.vae_run / 'final'}", f"dataset={folder.dataset}", f"run={folder.run}"]
+    train += [f"max_train_steps={unet_steps}", "resume=auto", seed, threads]
+    sample = [str(folder.model), "--prompts", str(folder.prompts), f"out={folder.samples}"]
+    sample += [f"guidance_scale={GUIDANCE_SCALE}", f"num_inference_steps={NUM_INFERENCE_STEPS}", "batch_size=16"]
+    sample += ["unet_batch_size=16", "vary_seed=true", seed, threads]
+    return [
+        *([_corpus_step(config, folder)] if config.audio_dir is None else []),
+        _step("prepare the dataset", "prepare", prepare, folder.dataset / "stats.json"),
+        _step("train the VAE", "train", train_vae, folder.vae_run / "final"),
+        _step("train the UNet and the text encoder", "train", train, folder.run / "final"),
+        _step("export the model", "export", [f"run={folder.run}", f"out={folder.model}"], folder.model),
+        _step("sample prompts and invert them to sound", "sample", sample, folder.samples, before=write_prompts),
+    ]
+
+
+def num_samples(config: DemoConfig) -> int:
+    """Return how many clips are sampled."""
+    return min(NUM_SAMPLES, _scaled(NUM_SAMPLES, config.scale, _MIN_SAMPLES))
+
+
+def _step(
+    name: str, verb: str, arguments: Sequence[str], output: Path, before: Callable[[], None] | None = None
+) -> Step:
+    return Step(name, _PROGRAM, (verb, *arguments), output, before)
+
+
+def _corpus_step(config: DemoConfig, folder: DemoFolder) -> Step:
+    soundfont = [] if config.soundfont is None else [f"soundfont={config.soundfont}"]
+    clips = _scaled(NUM_CLIPS, config.scale, _MIN_CLIPS)
+    return Step(
+        "compose and render the corpus",
+        "data_prep.corpus",
+        (f"out={folder.audio}", f"clips={clips}", f"seed={config.seed}", *soundfont),
+        folder.audio / "metadata.jsonl",
+    )
+
+
+def _scaled(number: int, scale: float, minimum: int) -> int:
+    return max(minimum, math.ceil(number * scale))
 
 
 @dataclasses.dataclass(frozen=True)
 class StepResult:
-    """How a step went."""
+    """What a step took."""
 
     name: str
     command: str
     seconds: float
-    """Wall time of all its starts together."""
+    """Wall time, summed over all times it was started."""
     peak_mb: float
     """Largest resident memory of one of its processes, in MB."""
     finished: bool
 
 
 class StepRunner:
-    """Runs steps in order, and remembers in `steps.json` what each of them took."""
+    """Runs steps in order, and records in `steps.json` what each of them took.
+
+    Args:
+        folder: The folder of the demo.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -79,11 +169,11 @@ class StepRunner:
         return list(self._results.values())
 
     def run(self, steps: Sequence[Step]) -> list[StepResult]:
-        """Run every step that is not done with the same command.
+        """Run every step that was not finished before with the same command.
 
         Raises:
-            InputError: If a step refuses its input; it has said why.
-            StoppedError: If a step was stopped; the same command goes on.
+            InputError: If a step refuses its input; its message has been printed.
+            StoppedError: If a step was stopped; the same command continues.
             RuntimeError: If a step failed.
         """
         for number, step in enumerate(steps, start=1):
@@ -93,7 +183,7 @@ class StepRunner:
                     f"out={self.folder}: holds a demo with other settings ({before.command}); choose another folder"
                 )
             title = f"[{number}/{len(steps)}] {step.name}"
-            if before and before.finished and step.makes.exists():
+            if before and before.finished and step.output.exists():
                 print(f"{title}: done before ({before.seconds:.0f} s)", flush=True)
                 continue
             print(f"{title}\n    {step.command}", flush=True)
@@ -109,7 +199,7 @@ class StepRunner:
         self._results[step.name] = StepResult(step.name, step.command, seconds, peak_mb, code == 0)
         self._write()
         if code in (EXIT_STOPPED, -signal.SIGINT, -signal.SIGTERM):
-            raise StoppedError(f"in the step '{step.name}'; the same command goes on from there")
+            raise StoppedError(f"in the step '{step.name}'; the same command continues from there")
         if code not in (0, EXIT_FAULT):
             raise InputError(f"the step '{step.name}' did not succeed (exit code {code}); its message is above")
         if code == EXIT_FAULT:
@@ -122,174 +212,41 @@ class StepRunner:
         return {row["name"]: StepResult(**row) for row in json.loads(path.read_text(encoding="utf-8"))}
 
     def _write(self) -> None:
-        partial = self.folder / f".{_RECORD_FILE}"
         rows = [dataclasses.asdict(result) for result in self._results.values()]
-        partial.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-        partial.replace(self.folder / _RECORD_FILE)
+        write_json(self.folder / _RECORD_FILE, rows, ascii_only=True)
 
 
 def _run_in_process(step: Step) -> tuple[int, float]:
     """Run a step's command in a process of its own. Returns its exit code and peak memory in MB.
 
-    On Linux it is forked from this process, so that torch and diffusers are imported once for all steps. No fork takes
-    the threads of a computation along, so this process must not have computed anything before.
+    On Linux it is forked from this process, so that torch and diffusers are imported once for all steps. A fork does not
+    copy the threads that a computation has started, so this process must not have computed anything before.
     """
     forked = sys.platform == "linux"
     for module in _IMPORTED_ONCE if forked else ():
         importlib.import_module(module)
     context: Any = multiprocessing.get_context("fork" if forked else "spawn")
     peak = context.Value("q", 0)
-    process = context.Process(target=_run_module, args=(step.module, step.words, peak))
+    process = context.Process(target=_run_module, args=(step.module, step.arguments, peak))
     process.start()
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def pass_on(number: int) -> None:
         # A terminal sends Ctrl-C to the child itself; a second one would interrupt it before its state is saved.
         if number == signal.SIGTERM or not sys.stdin.isatty():
             with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
                 os.kill(process.pid, number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with StopRequest(pass_on):
         process.join()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
     return process.exitcode, peak.value * unit / 1e6
 
 
-def _run_module(module: str, words: Sequence[str], peak: "Synchronized[int]") -> None:
-    """Do what `python -m MODULE WORDS` does; leaves the largest memory of this process and its own in `peak`."""
-    sys.argv = [module, *words]
+def _run_module(module: str, arguments: Sequence[str], peak: "Synchronized[int]") -> None:
+    """Do what `python -m MODULE ARGUMENTS` does; store the peak memory of this process and its children in `peak`."""
+    sys.argv = [module, *arguments]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         used = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         peak.value = max(used)
-
-
-NUM_CLIPS = 1800
-NUM_SAMPLES = 96
-GUIDANCE_SCALE = 5.0
-NUM_INFERENCE_STEPS = 20
-VALIDATION_RATIO = 0.18
-
-_PROGRAM = "riffusion_train"
-_VAE_STEPS, _UNET_STEPS = 500, 2100  # of conf/experiment/demo_vae.yaml and demo.yaml, at scale 1
-_FEWEST_CLIPS, _FEWEST_STEPS, _FEWEST_SAMPLES = 24, 4, 4
-
-
-class DemoFolder:
-    """Where the demo puts things."""
-
-    def __init__(self, path: Path, audio_dir: Path | None) -> None:
-        self.path = path
-        self.audio = audio_dir or path / "audio"
-        self.dataset = path / "dataset"
-        self.vae_run = path / "vae"
-        self.run = path / "run"
-        self.model = path / "model"
-        self.prompts = path / "prompts.txt"
-        self.samples = path / "samples"
-
-
-def plan_steps(config: DemoConfig, folder: DemoFolder, write_prompts: Callable[[], None]) -> list[Step]:
-    """Return the demo's commands.
-
-    Args:
-        config: What the user asked for.
-        folder: Where things go.
-        write_prompts: Writes `folder.prompts`, once the dataset stands.
-    """
-    seed, threads = f"seed={config.seed}", f"num_threads={config.num_threads or usable_cores()}"
-    steps = []
-    if config.audio_dir is None:
-        steps.append(_corpus_step(config, folder))
-    steps += [
-        Step(
-            "prepare the dataset",
-            _PROGRAM,
-            (
-                "prepare",
-                f"audio={folder.audio}",
-                f"out={folder.dataset}",
-                "spectrogram=tiny",
-                f"validation_ratio={VALIDATION_RATIO}",
-                seed,
-            ),
-            folder.dataset / "stats.json",
-        ),
-        Step(
-            "train the VAE",
-            _PROGRAM,
-            (
-                "train",
-                "experiment=demo_vae",
-                f"dataset={folder.dataset}",
-                f"run={folder.vae_run}",
-                f"max_train_steps={_scaled(_VAE_STEPS, config.scale, _FEWEST_STEPS)}",
-                "resume=auto",
-                seed,
-                threads,
-            ),
-            folder.vae_run / "final",
-        ),
-        Step(
-            "train the UNet and the text encoder",
-            _PROGRAM,
-            (
-                "train",
-                "experiment=demo",
-                f"model={folder.vae_run / 'final'}",
-                f"dataset={folder.dataset}",
-                f"run={folder.run}",
-                f"max_train_steps={_scaled(_UNET_STEPS, config.scale, _FEWEST_STEPS)}",
-                "resume=auto",
-                seed,
-                threads,
-            ),
-            folder.run / "final",
-        ),
-        Step("export the model", _PROGRAM, ("export", f"run={folder.run}", f"out={folder.model}"), folder.model),
-        Step(
-            "sample prompts and invert them to sound",
-            _PROGRAM,
-            (
-                "sample",
-                str(folder.model),
-                "--prompts",
-                str(folder.prompts),
-                f"out={folder.samples}",
-                f"guidance_scale={GUIDANCE_SCALE}",
-                f"num_inference_steps={NUM_INFERENCE_STEPS}",
-                "batch_size=16",
-                "unet_batch_size=16",
-                "vary_seed=true",
-                seed,
-                threads,
-            ),
-            folder.samples,
-            before=write_prompts,
-        ),
-    ]
-    return steps
-
-
-def num_samples(config: DemoConfig) -> int:
-    """Return how many clips are sampled."""
-    return min(NUM_SAMPLES, _scaled(NUM_SAMPLES, config.scale, _FEWEST_SAMPLES))
-
-
-def _corpus_step(config: DemoConfig, folder: DemoFolder) -> Step:
-    soundfont = [] if config.soundfont is None else [f"soundfont={config.soundfont}"]
-    clips = _scaled(NUM_CLIPS, config.scale, _FEWEST_CLIPS)
-    return Step(
-        "compose and render the corpus",
-        "data_prep.corpus",
-        (f"out={folder.audio}", f"clips={clips}", f"seed={config.seed}", *soundfont),
-        folder.audio / "metadata.jsonl",
-    )
-
-
-def _scaled(number: int, scale: float, fewest: int) -> int:
-    return max(fewest, math.ceil(number * scale))

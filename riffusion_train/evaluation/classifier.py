@@ -1,4 +1,4 @@
-"""Does a model follow its captions? A classifier fitted on real clips judges the generated ones."""
+"""Does a model follow its captions? A classifier fitted on real clips labels the generated ones."""
 
 import dataclasses
 import importlib.util
@@ -21,18 +21,18 @@ Features = npt.NDArray[np.float64]
 
 
 def image_features(image: npt.NDArray[np.uint8]) -> Features:
-    """Describe one spectrogram image.
+    """Return the features of one spectrogram image.
 
-    Four kinds of numbers: how loud each band is on average, how much it changes, and how loud it is at its loudest; the
-    shape of the average spectrum, and of the single frames, wherever on the frequency axis it lies (autocorrelation and
-    cepstrum); how rough the picture is along frequency and how fast sounds begin and die away; and in each of four groups
-    of bands the autocorrelation of the onsets, whose peaks are the beats.
+    Four kinds: mean, spread and 90th percentile of each band; the shape of the average spectrum and of the single frames,
+    independent of its position on the frequency axis (autocorrelation and cepstrum); roughness along frequency, and how
+    fast sounds rise and fall; and in each of four groups of bands the autocorrelation of the onsets, whose peaks are the
+    beats.
 
     Args:
-        image: Grey levels, shape (height, width): 0 is loud, 255 is silence, the lowest band is the bottom row.
+        image: Grey levels, (height, width): 0 is loud, 255 is silence, the lowest band is the bottom row.
 
     Returns:
-        A vector whose length depends on the size of the image only.
+        A vector whose length depends only on the size of the image.
 
     Raises:
         ValueError: If the image is not two-dimensional, or smaller than 16 pixels on a side.
@@ -51,26 +51,29 @@ def image_features(image: npt.NDArray[np.uint8]) -> Features:
 
 
 def _spectral_shape(spectrum: Features) -> Features:
-    """Describe a spectrum (bands,) independently of its pitch, then where on the axis its energy lies."""
+    """Return features of a spectrum (bands,): its shape independent of its pitch, then where its energy lies."""
+    # Quantiles of the energy along frequency, then the cepstrum, whose magnitude does not change with a shift in pitch.
     share = np.cumsum(spectrum) / (spectrum.sum() + _TINY)
-    places = np.searchsorted(share, _QUANTILES) / len(spectrum)
+    positions = np.searchsorted(share, _QUANTILES) / len(spectrum)
     logarithm = np.log(spectrum + 0.02)
     cepstrum = np.abs(np.fft.rfft(logarithm - logarithm.mean()))[1 : _CEPSTRUM + 1] / len(spectrum)
     level = np.array([spectrum.mean(), spectrum.std(), np.abs(np.diff(spectrum)).mean()])
-    return np.concatenate([_autocorrelation(spectrum), places, cepstrum, level])
+    return np.concatenate([_autocorrelation(spectrum), positions, cepstrum, level])
 
 
 def _frame_shapes(loudness: Features) -> Features:
-    """Describe the frames of a spectrogram (bands, frames) one by one: mean and spread over time of their shapes."""
+    """Return features of the single frames of a spectrogram (bands, frames): mean and spread over time of their shapes."""
     bands = len(loudness)
+    # Autocorrelation along frequency of every frame, (lags, frames), and its cepstrum, (24, frames).
     centred = loudness - loudness.mean(axis=0)
     energy = (centred**2).sum(axis=0) + 1e-6
     repeats = np.array([(centred[lag:] * centred[:-lag]).sum(axis=0) / energy for lag in range(1, bands // 2)])
     cepstra = np.abs(np.fft.rfft(centred, axis=0))[1 : _CEPSTRUM + 1] / bands
+    # Moments of every frame along frequency, (frames,) each.
     levels = loudness + 1e-3
-    places, total = np.arange(bands)[:, None], levels.sum(axis=0)
-    centroid = (places * levels).sum(axis=0) / total
-    width = np.sqrt((((places - centroid) ** 2) * levels).sum(axis=0) / total)
+    positions, total = np.arange(bands)[:, None], levels.sum(axis=0)
+    centroid = (positions * levels).sum(axis=0) / total
+    width = np.sqrt((((positions - centroid) ** 2) * levels).sum(axis=0) / total)
     flatness = np.exp(np.log(levels).mean(axis=0)) / levels.mean(axis=0)
     tracks = [centroid, width, flatness, levels.max(axis=0), total]
     statistics = [*repeats, *cepstra]
@@ -95,11 +98,11 @@ def _autocorrelation(series: Features) -> Features:
 
 
 ATTRIBUTES = ("instrument", "drums", "tempo", "register")
-"""What is judged, all of it visible in a spectrogram of 64 x 64 pixels and more."""
+"""What is classified; all of it is visible in a spectrogram of 64 x 64 pixels and more."""
 
-_INVERSE_PENALTY = 0.05  # few clips and many correlated features want a strong penalty
+_INVERSE_PENALTY = 0.05  # few clips and many correlated features need strong regularisation
 _MAX_ITERATIONS = 1000
-_SOFTENINGS = (1, 3)
+_BLURS = (1, 3)
 
 Images = Sequence[npt.NDArray[np.uint8]]
 Labels = Mapping[str, Sequence[str]]
@@ -108,7 +111,7 @@ Labels = Mapping[str, Sequence[str]]
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How often the judge hears in the generated clips what their captions ask for; all shares are from 0 to 1."""
+    """How often the classifier finds in generated clips what their captions ask for; all shares are from 0 to 1."""
 
     attribute: str
     agreement: float
@@ -118,22 +121,22 @@ class Agreement:
     shuffled_min: float
     shuffled_max: float
     real: float
-    """The judge's own accuracy on real clips that it was not fitted on: what a perfect model could reach."""
+    """The accuracy on real clips that were not fitted: what a perfect model could reach."""
     clips: int
     """Number of generated clips."""
 
 
 class CaptionClassifier:
-    """Standardised picture features and one logistic regression an attribute.
+    """Standardised image features and one logistic regression for each attribute.
 
-    It learns from every real clip three times: as it is, softened a little, and softened more. A generated picture is a
-    little soft whatever it shows, and a judge that has seen sharp ones only takes softness for another instrument.
+    It is fitted on every real clip three times: as it is, blurred a little, and blurred more. Generated images are a little
+    soft, and a classifier that was fitted only on sharp ones confuses softness with another instrument.
 
     Args:
-        images: Real clips, grey, all of one size, (height, width) each; loud is dark, low is at the bottom. They must be
-            clips that the judged model was not trained on.
+        images: Real clips, grey, all of one size, (height, width) each; loud is dark, low is at the bottom. The model
+            must not have been trained on them.
         labels: Their true attributes.
-        folds: Number of folds of the cross-validation that tells how good the judge is.
+        folds: Number of folds of the cross-validation that measures the accuracy.
         seed: Seed of the folds.
 
     Raises:
@@ -147,49 +150,49 @@ class CaptionClassifier:
         self._shape = images[0].shape if len(images) else (0, 0)
         self._models: dict[str, Any] = {}
         self.real_accuracy: dict[str, float] = {}
-        """Share of right verdicts on real clips of other folds, as they are, for every attribute."""
+        """Share of correct labels on real clips of other folds, for every attribute."""
         views = self._views(images)
         for attribute in ATTRIBUTES:
-            wanted = np.asarray(labels[attribute])
-            values, counts = np.unique(wanted, return_counts=True)
+            targets = np.asarray(labels[attribute])
+            values, counts = np.unique(targets, return_counts=True)
             if len(values) < 2 or counts.min() < 2:
                 raise InputError(
-                    f"{len(images)} real clips are too few to learn '{attribute}' from: every value needs two; "
+                    f"{len(images)} real clips are too few to learn '{attribute}': every value needs two; "
                     "prepare a larger held-out share"
                 )
             splits = StratifiedKFold(min(folds, int(counts.min())), shuffle=True, random_state=seed)
-            verdicts = np.empty_like(wanted)
-            for known, unknown in splits.split(views[0], wanted):
-                verdicts[unknown] = _fit([view[known] for view in views], wanted[known]).predict(views[0][unknown])
-            self.real_accuracy[attribute] = float(np.mean(verdicts == wanted))
-            self._models[attribute] = _fit(views, wanted)
+            predicted = np.empty_like(targets)
+            for known, unknown in splits.split(views[0], targets):
+                predicted[unknown] = _fit([view[known] for view in views], targets[known]).predict(views[0][unknown])
+            self.real_accuracy[attribute] = float(np.mean(predicted == targets))
+            self._models[attribute] = _fit(views, targets)
 
     def predict(self, images: Images) -> dict[str, list[str]]:
-        """Return what the judge hears: for every attribute, its value for each image."""
+        """Return for every attribute its value for each image."""
         features = self._features(images)
         return {name: [str(value) for value in model.predict(features)] for name, model in self._models.items()}
 
-    def judge(self, images: Images, wanted: Labels) -> dict[str, float]:
-        """Return for every attribute the share of images in which the judge hears what was wanted, from 0 to 1."""
-        heard = self.predict(images)
-        return {name: _share(heard[name], wanted[name]) for name in ATTRIBUTES}
+    def accuracy(self, images: Images, labels: Labels) -> dict[str, float]:
+        """Return for every attribute the share of images with the right label, from 0 to 1."""
+        predicted = self.predict(images)
+        return {name: _share(predicted[name], labels[name]) for name in ATTRIBUTES}
 
-    def listen(self, images: Images, wanted: Labels, shuffles: int = 1000, seed: int = 0) -> list[Agreement]:
-        """Judge generated clips against their own captions and against shuffled ones.
+    def agreements(self, images: Images, captions: Labels, shuffles: int = 1000, seed: int = 0) -> list[Agreement]:
+        """Compare generated clips with their own captions and with shuffled ones.
 
         Args:
             images: Generated clips, of the size of the real ones.
-            wanted: The attributes that their captions ask for.
+            captions: The attributes that their captions ask for.
             shuffles: Number of random orders of the captions.
             seed: Seed of the orders.
         """
-        return measure_agreement(self.predict(images), wanted, self.real_accuracy, shuffles, seed)
+        return measure_agreement(self.predict(images), captions, self.real_accuracy, shuffles, seed)
 
     def _views(self, images: Images) -> list[npt.NDArray[np.float64]]:
-        """Return the features of the images as they are and of their softened forms, (images, features) each."""
+        """Return the features of the images as they are and blurred, (images, features) each."""
         views = [self._features(images)]
-        for times in _SOFTENINGS:
-            views.append(self._features([_softened(image, times) for image in images]))
+        for times in _BLURS:
+            views.append(self._features([_blurred(image, times) for image in images]))
         return views
 
     def _features(self, images: Images) -> npt.NDArray[np.float64]:
@@ -197,35 +200,35 @@ class CaptionClassifier:
         if odd is not None:
             raise InputError(f"an image of {odd} pixels among images of {self._shape}; use one spectrogram preset")
         if not len(images):
-            raise InputError("there are no images to judge")
+            raise InputError("there are no images to classify")
         return np.stack([image_features(image) for image in images])
 
 
 def measure_agreement(
-    heard: Labels, wanted: Labels, real: Mapping[str, float], shuffles: int = 1000, seed: int = 0
+    predicted: Labels, captions: Labels, real: Mapping[str, float], shuffles: int = 1000, seed: int = 0
 ) -> list[Agreement]:
-    """Compare verdicts with captions, and with the captions in shuffled order.
+    """Compare predicted labels with captions, and with the captions in shuffled order.
 
     Args:
-        heard: The judge's verdicts.
-        wanted: What the captions ask for, in the same order. A caption is shuffled as a whole.
-        real: The judge's accuracy on real clips, for every attribute.
+        predicted: The classifier's labels of the clips.
+        captions: What the captions ask for, in the same order. A caption is shuffled as a whole.
+        real: The classifier's accuracy on real clips, for every attribute.
         shuffles: Number of random orders.
         seed: Seed of the orders.
     """
     if shuffles < 1:
         raise ValueError(f"shuffles must be at least 1, not {shuffles}")
-    clips = len(wanted[ATTRIBUTES[0]])
+    clips = len(captions[ATTRIBUTES[0]])
     rng = np.random.default_rng(seed)
     orders = [rng.permutation(clips) for _ in range(shuffles)]
     agreements = []
     for name in ATTRIBUTES:
-        verdicts, captions = np.asarray(heard[name]), np.asarray(wanted[name])
-        control = np.array([np.mean(verdicts == captions[order]) for order in orders])
+        labels, asked = np.asarray(predicted[name]), np.asarray(captions[name])
+        control = np.array([np.mean(labels == asked[order]) for order in orders])
         agreements.append(
             Agreement(
                 attribute=name,
-                agreement=_share(heard[name], wanted[name]),
+                agreement=_share(predicted[name], captions[name]),
                 shuffled=float(np.median(control)),
                 shuffled_min=float(control.min()),
                 shuffled_max=float(control.max()),
@@ -236,20 +239,20 @@ def measure_agreement(
     return agreements
 
 
-def _share(heard: Sequence[str], wanted: Sequence[str]) -> float:
-    return float(np.mean(np.asarray(heard) == np.asarray(wanted)))
+def _share(predicted: Sequence[str], labels: Sequence[str]) -> float:
+    return float(np.mean(np.asarray(predicted) == np.asarray(labels)))
 
 
-def _fit(views: Sequence[npt.NDArray[np.float64]], wanted: npt.NDArray[np.str_]) -> Any:
+def _fit(views: Sequence[npt.NDArray[np.float64]], labels: npt.NDArray[np.str_]) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=_INVERSE_PENALTY, max_iter=_MAX_ITERATIONS))
-    return classifier.fit(np.concatenate(views), np.tile(wanted, len(views)))
+    return classifier.fit(np.concatenate(views), np.tile(labels, len(views)))
 
 
-def _softened(image: npt.NDArray[np.uint8], times: int) -> npt.NDArray[np.uint8]:
+def _blurred(image: npt.NDArray[np.uint8], times: int) -> npt.NDArray[np.uint8]:
     """Blur an image with the kernel (1, 2, 1) / 4 in both directions, `times` times over."""
     values = image.astype(np.float64)
     for _ in range(times):
@@ -261,4 +264,4 @@ def _softened(image: npt.NDArray[np.uint8], times: int) -> npt.NDArray[np.uint8]
 
 def _require_sklearn() -> None:
     if importlib.util.find_spec("sklearn") is None:
-        raise InputError("judging clips needs the package scikit-learn: pip install 'riffusion-train[demo]'")
+        raise InputError("classifying clips needs the package scikit-learn: pip install 'riffusion-train[demo]'")

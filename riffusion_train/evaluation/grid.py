@@ -1,11 +1,11 @@
-"""Sampling prompts x models x seeds into an audition site, leaving alone what stands already."""
+"""Sampling prompts x models x seeds into an audition site; clips that exist already are kept."""
 
 import dataclasses
 import hashlib
 import json
-import re
 import shlex
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,9 +17,10 @@ from riffusion_train.config.export import ExportWeights
 from riffusion_train.config.sample import SamplerConfig, sampler_options
 from riffusion_train.model.components import freeze
 from riffusion_train.model.diffusers_folder import SUMMARY_FILE
-from riffusion_train.model.lazy import LazyModel, read_components, stored_fingerprint
+from riffusion_train.model.lazy import LazyModel, lazy_fingerprint, load_lazy_model
 from riffusion_train.model.loading import open_model
 from riffusion_train.runtime.errors import InputError, StoppedError
+from riffusion_train.runtime.files import slug
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.sampler import Sampler
@@ -55,31 +56,31 @@ class GridModel:
     """A model of the grid. Its weights are read when it is loaded."""
 
     name: str
-    """What it is called on the page."""
+    """Its name on the page."""
     source: str
-    """The run, folder, file or hub id that it is from."""
+    """The run, folder, file or hub id that it comes from."""
     step: int | None
-    """Training steps, where they are known."""
+    """Training steps, if known."""
     fingerprint: str
-    """Changes with its weights."""
+    """A hash of its weights and codec."""
     load: Callable[..., Sampler]
-    """Called with the sampler's options."""
+    """Loads the model; called with the sampler's options."""
     checkpoint: tuple[str, ...] | None = None
-    """The words that choose this model from a run; None where `source` is the model itself."""
+    """The arguments that select this model from a run; None if `source` is the model itself."""
 
     def command(self, prompt: str, negative: str, seed: int, settings: SamplerConfig) -> str:
         """Return the command that makes one clip with this model."""
         texts = ["--prompt", prompt, *(["--negative", negative] if negative else [])]
         if self.checkpoint is None:
-            words = ["sample", self.source, *texts, f"seed={seed}"]
+            arguments = ["sample", self.source, *texts, f"seed={seed}"]
         else:
-            words = ["evaluate", "grid", self.source, *texts, *self.checkpoint, f"seeds={seed}"]
-        return shlex.join(["riffusion", *words, *option_arguments(settings), "out=clips"])
+            arguments = ["evaluate", "grid", self.source, *texts, *self.checkpoint, f"seeds={seed}"]
+        return shlex.join(["riffusion", *arguments, *option_arguments(settings), "out=clips"])
 
 
 @dataclasses.dataclass(frozen=True)
-class _Place:
-    """One cell of the grid, and where its files are or will be."""
+class _Entry:
+    """One clip of the grid, and the stem of its files."""
 
     model: GridModel
     prompt: str
@@ -91,13 +92,13 @@ class Grid:
     """Prompts x models x seeds, in a folder.
 
     Args:
-        folder: The site's folder; it is made where it does not exist.
+        folder: The site's folder; it is made if it does not exist.
         models: The models, in the order of the page. No two have the same name.
         prompts: The prompts.
         seeds: The seeds; each is sampled for every prompt.
-        negative: What every prompt leads away from.
-        settings: How to sample.
-        audio_format: The format of the sound, as the end of its files.
+        negative: The negative prompt of every clip.
+        settings: The options of the sampler.
+        audio_format: The audio format, as the suffix of its files.
         title: The page's title.
         command: The command that makes the grid, for the page.
     """
@@ -122,8 +123,8 @@ class Grid:
         self.audio_format = audio_format
         self.title = title
         self.command = command
-        self._places = [
-            _Place(model, prompt, seed, self._stem(model, prompt, seed))
+        self._entries = [
+            _Entry(model, prompt, seed, self._stem(model, prompt, seed))
             for model in self.models
             for prompt in dict.fromkeys(prompts)
             for seed in dict.fromkeys(seeds)
@@ -131,84 +132,90 @@ class Grid:
 
     @property
     def page(self) -> Path:
-        """The page."""
+        """The path of the page."""
         return self.folder / PAGE_FILE
 
     def __len__(self) -> int:
         """Return the number of clips in all."""
-        return len(self._places)
+        return len(self._entries)
 
-    def standing(self) -> int:
-        """Return the number of clips that stand already."""
-        return sum(self._stands(place) for place in self._places)
+    def count_existing(self) -> int:
+        """Return the number of clips that exist already."""
+        return sum(self._exists(entry) for entry in self._entries)
 
     def make(self, *, batch_size: int = 4, asked_to_stop: Callable[[], bool] = lambda: False) -> int:
-        """Sample what does not stand yet, and write the page; return the number of clips made.
+        """Sample the clips that do not exist yet, and write the page; return the number of new clips.
 
-        The page is written after each model, and also where the work is interrupted: it shows what there is.
+        The page is written after each model, and also after an interruption: it shows the clips there are.
 
         Args:
             batch_size: Clips denoised together.
-            asked_to_stop: Asked after each clip.
+            asked_to_stop: Called after each clip; True stops.
 
         Raises:
-            StoppedError: If asked to stop; the next call goes on.
+            StoppedError: If asked to stop; the next call continues.
             InputError: If a model cannot be used or the folder holds something else.
         """
         self._check_folder()
-        made, kept = 0, self.standing()
+        made, kept = 0, self.count_existing()
         try:
             with ProgressReport("audition", len(self), done=kept) as progress:
                 for model in self.models:
-                    wanted = [place for place in self._places if place.model is model and not self._stands(place)]
-                    if not wanted:
+                    missing = [entry for entry in self._entries if entry.model is model and not self._exists(entry)]
+                    if not missing:
                         continue
-                    for _ in self._sample(model, wanted, batch_size):
+                    for _ in self._sample(model, missing, batch_size):
                         made += 1
                         progress.update(kept + made, model.name)
                         if asked_to_stop():
-                            raise StoppedError(f"{kept + made} of {len(self)} clips stand; the same command goes on")
+                            raise StoppedError(
+                                f"{kept + made} of {len(self)} clips are done; the same command continues"
+                            )
                     self.write_page()
         finally:
             self.write_page()
         return made
 
     def write_page(self) -> Path:
-        """Write the page of the clips that stand."""
+        """Write the page of the clips that exist."""
         self.folder.mkdir(parents=True, exist_ok=True)
         cells = [
             Cell(
-                place.stem,
-                place.model.name,
-                place.model.command(place.prompt, self.negative, place.seed, self.settings),
+                entry.stem,
+                entry.model.name,
+                entry.model.command(entry.prompt, self.negative, entry.seed, self.settings),
                 self.audio_format,
             )
-            for place in self._places
-            if self._stands(place)
+            for entry in self._entries
+            if self._exists(entry)
         ]
         versions = [Version(model.name, model.source, model.step) for model in self.models]
         return write_site(self.folder, Site(self.title, self.command, versions, cells))
 
-    def _sample(self, model: GridModel, wanted: Sequence[_Place], batch_size: int) -> Iterator[_Place]:
+    def _sample(self, model: GridModel, entries: Sequence[_Entry], batch_size: int) -> Iterator[_Entry]:
         sampler = model.load(**sampler_options(self.settings))
         if sampler.codec_notice is not None:
             print(sampler.codec_notice, file=sys.stderr)
-        clips = sampler.generate([(place.prompt, self.negative, place.seed) for place in wanted], batch_size=batch_size)
-        for place, clip in zip(wanted, clips, strict=True):
-            _save_whole(clip, self.folder / place.stem, self.audio_format)
-            yield place
+        texts = [(entry.prompt, self.negative, entry.seed) for entry in entries]
+        for entry, clip in zip(entries, sampler.generate(texts, batch_size=batch_size), strict=True):
+            _save_whole(clip, self.folder / entry.stem, self.audio_format)
+            yield entry
 
     def _stem(self, model: GridModel, prompt: str, seed: int) -> str:
-        """Return the clip's place, named by everything that decides it: what stands there can be no other clip."""
-        decides = json.dumps([model.fingerprint, prompt, self.negative, seed, option_arguments(self.settings)])
-        digest = hashlib.blake2b(decides.encode(), digest_size=5).hexdigest()
+        """Return the stem of a clip's files, which holds a hash of everything that decides the clip."""
+        deciding = json.dumps([model.fingerprint, prompt, self.negative, seed, option_arguments(self.settings)])
+        digest = hashlib.blake2b(deciding.encode(), digest_size=5).hexdigest()
         # Not by the model's name on the page, which changes with the models beside it.
-        home = "-".join([_slug(Path(model.source).name), *([f"step{model.step}"] if model.step is not None else [])])
-        return f"{CLIPS_DIR}/{home}-{model.fingerprint[:8]}/{_slug(prompt) or 'empty'}-seed{seed}-{digest}"
+        parts = [
+            slug(Path(model.source).name, _SLUG_LENGTH),
+            *([f"step{model.step}"] if model.step is not None else []),
+        ]
+        folder = f"{CLIPS_DIR}/{'-'.join(parts)}-{model.fingerprint[:8]}"
+        return f"{folder}/{slug(prompt, _SLUG_LENGTH) or 'empty'}-seed{seed}-{digest}"
 
-    def _stands(self, place: _Place) -> bool:
-        """Whether all files of a clip are there; the settings are written last."""
-        files = [self.folder / f"{place.stem}.{kind}" for kind in (self.audio_format, "png", "json")]
+    def _exists(self, entry: _Entry) -> bool:
+        """Whether all files of a clip exist; the settings are written last."""
+        files = [self.folder / f"{entry.stem}.{kind}" for kind in (self.audio_format, "png", "json")]
         return all(file.is_file() for file in files)
 
     def _check_folder(self) -> None:
@@ -222,73 +229,65 @@ class Grid:
 
 
 def _save_whole(clip: Clip, stem: Path, audio_format: str) -> None:
-    """Write a clip beside its place and rename it, its settings last: a clip that is interrupted does not stand."""
-    partial = stem.with_name(f".partial-{stem.name}")
-    try:
-        files = clip.save(partial, audio_format)
-        for file in sorted(files, key=lambda path: path.suffix == ".json"):
-            file.replace(stem.with_name(stem.name + file.suffix))
-    finally:
-        for left in stem.parent.glob(f"{partial.name}.*"):  # a slug has nothing that glob would take for a pattern
-            left.unlink(missing_ok=True)
+    """Write all files of a clip beside their names, then rename them, its settings last: on an error, none appears."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=stem.parent) as folder:
+        for file in clip.save(Path(folder, stem.name), audio_format):
+            file.replace(stem.parent / file.name)
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^\w]+", "-", text.lower()).strip("-")[:_SLUG_LENGTH].strip("-")
-
-
-ALL = "all"
+_ALL = "all"
 
 
 def find_models(sources: Sequence[str], checkpoints: str, weights: ExportWeights) -> list[GridModel]:
-    """Open the models of a grid and tell them apart; no weights stay in memory.
+    """Open the models of a grid and give them distinct names; no weights stay in memory.
 
     Args:
-        sources: Run folders, folders of a run's checkpoint, and models of any kind that can be sampled.
-        checkpoints: Of a run: `all`, or `final`, `newest`, `best` and steps with commas between them.
+        sources: Run folders, checkpoint folders of a run, and models of any kind that can be sampled.
+        checkpoints: Of a run: `all`, or `final`, `newest`, `best` and steps, separated by commas.
         weights: Which weights of a run.
 
     Raises:
         InputError: If one cannot be opened.
     """
-    wanted = [(source, name) for source in dict.fromkeys(sources) for name in _names(source, checkpoints)]
+    selected = [(source, name) for source in dict.fromkeys(sources) for name in _names(source, checkpoints)]
     models: list[GridModel] = []
-    with ProgressReport("reading models", len(wanted)) as progress:
-        for done, (source, name) in enumerate(wanted, start=1):
+    with ProgressReport("reading models", len(selected)) as progress:
+        for done, (source, name) in enumerate(selected, start=1):
             model = _model(source) if name is None else _checkpoint(source, name, weights)
             twin = next((other for other in models if other.fingerprint == model.fingerprint), None)
             if twin is None:
                 models.append(model)
-            elif twin.source != source:  # that a run's last checkpoint is its final model goes without saying
+            elif twin.source != source:  # a run's last checkpoint always equals its final model
                 print(f"{source} ({model.name}) is the same model as {twin.source} ({twin.name}); it is shown once")
             progress.update(done)
     return _named(models)
 
 
 def _names(source: str, checkpoints: str) -> list[str | None]:
-    """Return what to take of a source: the names of checkpoints, or None for the model itself."""
+    """Return the names of the checkpoints of a source, or None for the model itself."""
     path = Path(source).expanduser()
     if path.parent.name == "checkpoints" and path.name.startswith("step-"):
         return [path.name.removeprefix("step-")]
     run = RunFolder(path)
     if not run.config_file.is_file() and not run.checkpoints.is_dir():
         return [None]
-    if checkpoints != ALL:
+    if checkpoints != _ALL:
         names = [name.strip() for name in checkpoints.strip("[]() ").split(",") if name.strip()]
         if not names:
-            raise InputError("checkpoints=: names none; take all, final, newest, best, or steps with commas between")
+            raise InputError("checkpoints=: names none; give all, final, newest, best, or steps separated by commas")
         return list(dict.fromkeys(names))
     config = run.read_config()
     final: list[str | None] = [FINAL] if run.final.is_dir() else []
-    if config.method.train_vae_encoder:  # its checkpoints are no whole models
+    if config.method.train_vae_encoder:  # its checkpoints are not whole models
         return final or [FINAL]
     steps = Checkpoints(run.checkpoints, config.checkpoints_total_limit).steps()
-    found = [str(int(folder.name.removeprefix("step-"))) for folder in steps] + final
-    if not found:
+    every = [str(int(folder.name.removeprefix("step-"))) for folder in steps] + final
+    if not every:
         raise InputError(
             f"{source}: has no checkpoint yet; wait for its first, or train with smaller checkpointing_steps"
         )
-    return found
+    return every
 
 
 def _checkpoint(source: str, name: str, weights: ExportWeights) -> GridModel:
@@ -296,7 +295,7 @@ def _checkpoint(source: str, name: str, weights: ExportWeights) -> GridModel:
     opened = open_run_model(path, name, weights)
 
     def load(device: str | None = None, **options: Any) -> Sampler:
-        components = read_components(open_run_model(path, name, weights).whole())
+        components = load_lazy_model(open_run_model(path, name, weights).whole())
         freeze(components)
         named = dataclasses.replace(components, source=f"{source} ({step}, {opened.weights.value})")
         return Sampler(named, device=device, **options)
@@ -328,7 +327,7 @@ def _model(source: str) -> GridModel:
 
 
 def _trained_steps(folder: Path) -> int | None:
-    """Return the steps that an exported model says it has seen."""
+    """Return the training steps that an exported model's summary gives."""
     try:
         step = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))["step"]
         return int(step)
@@ -337,15 +336,15 @@ def _trained_steps(folder: Path) -> int | None:
 
 
 def _fingerprint(model: LazyModel) -> str:
-    """Return a hash of all weights and of the codec: whatever changes a clip."""
-    parts = [stored_fingerprint(model.tensors[part]) for part in sorted(model.tensors)]
+    """Return a hash of all weights and of the codec: everything in a model that can change a clip."""
+    parts = [lazy_fingerprint(model.tensors[part]) for part in sorted(model.tensors)]
     codec = model.skeleton.spectrogram
-    said = json.dumps([parts, None if codec is None else dataclasses.asdict(codec)], default=str)
-    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+    deciding = json.dumps([parts, None if codec is None else dataclasses.asdict(codec)], default=str)
+    return hashlib.blake2b(deciding.encode(), digest_size=8).hexdigest()
 
 
 def _named(models: list[GridModel]) -> list[GridModel]:
-    """Name models apart: where there are several sources, each name begins with its own."""
+    """Make names distinct: with several sources, each name begins with its source."""
     sources = list(dict.fromkeys(model.source for model in models))
     shorts = Counter(Path(source).name for source in sources)
     named = []

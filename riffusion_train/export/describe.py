@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
-from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_family, detect_folder_family
+from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_file, detect_folder
 from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, SUMMARY_FILE, SUMMARY_KEY
 from riffusion_train.model.lazy import WEIGHT_STEMS, LazyModel, read_json
 from riffusion_train.model.loading import open_model
@@ -22,18 +23,18 @@ _DOWN_ENDS = (".lora_A.weight", ".lora_down.weight", "lora.down.weight", ".lora_
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a file or folder is. `_UNKNOWN` stands where it does not say."""
+    """What a file or folder is; `_UNKNOWN` if it does not say."""
 
     what: str
-    """Kind and layout, in words."""
+    """Kind and layout."""
     base: str
     """The model it was made from."""
     codec: str
-    """What its pictures mean."""
+    """The codec of its images."""
     target: str
     """What the UNet predicts."""
     dtype: str
-    """Kinds of number, the most frequent first."""
+    """Number formats of the weights, the most frequent first."""
     size: str
     """Parameters and bytes."""
     sampler: str
@@ -48,7 +49,7 @@ def describe(source: str) -> Description:
     """Describe a diffusers folder, a single file, a LoRA, or a model on the hub.
 
     Raises:
-        InputError: If there is nothing, or the file is damaged.
+        InputError: If there is nothing at `source`, or the file is damaged.
     """
     path = Path(source).expanduser()
     if path.is_dir() and (path / LORA_FILE).is_file():
@@ -59,7 +60,7 @@ def describe(source: str) -> Description:
         return _describe_pickle(path)
     if path.is_file():
         tensors, metadata = open_tensors(path)
-        family = detect_family({name: tensor.shape for name, tensor in tensors.items()})
+        family = detect_file({name: tensor.shape for name, tensor in tensors.items()})
         if family in (LORA_DIFFUSERS, LORA_KOHYA):
             return _describe_lora(path, tensors, metadata)
         return _describe_file(path, family, tensors, metadata)
@@ -71,7 +72,7 @@ def _describe_folder(path: Path) -> Description:
         raise InputError(f"{path}: a run, not a model; riffusion export run={path} out=MODEL, or look at {path}/final")
     if not (path / MODEL_INDEX_FILE).is_file():
         raise InputError(f"{path}: no {MODEL_INDEX_FILE}; this is not a diffusers folder")
-    family = detect_folder_family(read_json(path / MODEL_INDEX_FILE), _json_or_empty(path / "unet" / "config.json"))
+    family = detect_folder(read_json(path / MODEL_INDEX_FILE), _json_or_empty(path / "unet" / "config.json"))
     num_bytes = sum(file.stat().st_size for part in WEIGHT_STEMS for file in (path / part).glob("*.safetensors"))
     summary = _json_or_empty(path / SUMMARY_FILE)
     what = f"{family}, as a diffusers folder"
@@ -116,7 +117,7 @@ def _describe_model(what: str, model: LazyModel, summary: Mapping[str, Any], num
 
 
 def _describe_lora(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> Description:
-    family = detect_family({name: tensor.shape for name, tensor in tensors.items()})
+    family = detect_file({name: tensor.shape for name, tensor in tensors.items()})
     downs = {name: one.shape for name, one in tensors.items() if name.endswith(_DOWN_ENDS)}
     ranks = sorted({shape[0] for shape in downs.values()})
     widths = sorted({shape[1] for name, shape in downs.items() if "attn2" in name and "to_k" in name})
@@ -164,10 +165,10 @@ def _unusable(what: str, codec: str, tensors: Iterable[LazyTensor], num_bytes: i
 
 def _summary(metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        found = json.loads(metadata.get(SUMMARY_KEY, "{}"))
+        summary = json.loads(metadata.get(SUMMARY_KEY, "{}"))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return summary if isinstance(summary, dict) else {}
 
 
 def _json_or_empty(path: Path) -> dict[str, Any]:
@@ -197,13 +198,8 @@ def _dtypes(tensors: Iterable[LazyTensor]) -> str:
 
 
 def _size(tensors: Iterable[LazyTensor], num_bytes: int) -> str:
-    count = 0
-    for tensor in tensors:
-        product = 1
-        for length in tensor.shape:
-            product *= length
-        count += product
-    return f"{count:,} numbers" + (f", {_bytes_text(num_bytes)}" if num_bytes else "")
+    count = sum(math.prod(tensor.shape) for tensor in tensors)
+    return f"{count:,} parameters" + (f", {_bytes_text(num_bytes)}" if num_bytes else "")
 
 
 def _bytes_text(num_bytes: int) -> str:

@@ -1,11 +1,9 @@
-"""`riffusion export` and `import`: write the model of a run, or any model, in a format that others read."""
+"""Write the model of a run, or any other model, in a format that others read: `riffusion export` and `import`."""
 
-import contextlib
 import dataclasses
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,17 +11,21 @@ import torch
 from riffusion_train.config.export import ExportDtype, ExportFormat, ExportWeights, LoraLayout, is_file
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset, write_spectrogram
-from riffusion_train.export.card import metadata, summarise, write_card, write_summary
-from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_family
+from riffusion_train.export.card import write_card
+from riffusion_train.export.summary import metadata, summarise, write_summary
+from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_file
 from riffusion_train.model.diffusers_folder import write_model
 from riffusion_train.model.lazy import LazyModel
 from riffusion_train.model.loading import make_components, open_model
-from riffusion_train.model.lora import LORA_FILE, Lora, merged, read_lora, write_diffusers_lora, write_kohya_lora
+from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora, write_diffusers_lora, write_kohya_lora
 from riffusion_train.model.safetensors_io import open_tensors
 from riffusion_train.model.single_file import write_single_file
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import written_beside
 from riffusion_train.runtime.hub import check_repository, push
 from riffusion_train.training.run_model import FINAL, RunModel, open_run_model
+
+_TORCH_DTYPES = {ExportDtype.fp32: torch.float32, ExportDtype.fp16: torch.float16, ExportDtype.bf16: torch.bfloat16}
 
 
 def export_run(
@@ -43,14 +45,14 @@ def export_run(
 
     Args:
         run: The run folder, or one of its checkpoints.
-        out: The folder or file; it is written beside and renamed, so it is whole or not there.
+        out: The folder or file to write; it appears complete or not at all.
         kind: The format.
         checkpoint: A step, `final` or `newest`.
         weights: EMA or raw.
-        dtype: The kind of number.
+        dtype: The number format of the weights.
         layout: The layout of adapters.
         push_to_hub: A repository to upload to as well.
-        private: Whether it is private where it is new.
+        private: Whether a new repository is private.
         endpoint: The hub's address.
 
     Returns:
@@ -64,10 +66,12 @@ def export_run(
         check_repository(push_to_hub)
     model = open_run_model(run, checkpoint, weights)
     if kind is ExportFormat.lora and model.lora is None:
-        raise InputError(f"run={run}: method={model.config.method.name.value} trains no adapters; take another format")
+        raise InputError(
+            f"run={run}: method={model.config.method.name.value} trains no adapters; choose another format"
+        )
     summary = summarise(model)
     single = is_file(kind, layout)
-    with written_beside(out) as partial:
+    with written_beside(out, parents=True) as partial:
         write_product(
             partial,
             kind,
@@ -112,16 +116,16 @@ def import_model(
         source: A diffusers folder, a single file, a hub id, or a LoRA's file or folder.
         out: The folder or file to write.
         kind: The format to write.
-        dtype: The kind of number.
+        dtype: The number format of the weights.
         base: With a LoRA, the model to merge it into.
         revision: Revision of a hub id.
         lora_scale: How much of the LoRA.
         layout: The layout of adapters to write.
-        codec: Preset for a model that does not say what its pictures mean.
+        codec: Preset for a model that does not name its codec.
         allow_pickle: Whether `.ckpt` and `.bin` files are read.
 
     Returns:
-        What was read, in words.
+        What was read, as a text.
 
     Raises:
         InputError: If something does not fit; nothing is left behind then.
@@ -135,27 +139,27 @@ def import_model(
         what = f"a LoRA of {len(lora.layers)} layers" + ("" if model is None else f", merged into {base}")
     else:
         if kind is ExportFormat.lora:
-            raise InputError(f"{source}: a whole model holds no adapters; take format=diffusers or single_file")
+            raise InputError(f"{source}: a whole model holds no adapters; use format=diffusers or single_file")
         if base is not None:
             raise InputError(f"base={base}: {source} is a whole model and needs no base")
         model = open_model(source, revision, allow_pickle=allow_pickle)
         what = "a whole model"
     if model is not None:
         model = _with_codec(model, (lora and lora.spectrogram) or preset, override=lora is not None)
-    with written_beside(out) as partial:
+    with written_beside(out, parents=True) as partial:
         write_product(partial, kind, model=model, lora=lora, layout=layout, dtype=dtype, metadata={})
     return what
 
 
 def is_lora(source: str) -> bool:
-    """Say whether a path holds adapters."""
+    """Return whether a path holds adapters."""
     path = Path(source).expanduser()
     if path.is_dir():
         return (path / LORA_FILE).is_file()
     if not (path.is_file() and path.suffix == ".safetensors"):
         return False
     tensors, _ = open_tensors(path)
-    return detect_family({name: tensor.shape for name, tensor in tensors.items()}) in (LORA_KOHYA, LORA_DIFFUSERS)
+    return detect_file({name: tensor.shape for name, tensor in tensors.items()}) in (LORA_KOHYA, LORA_DIFFUSERS)
 
 
 def _open_lora(
@@ -164,55 +168,34 @@ def _open_lora(
     path = Path(source).expanduser()
     if base is None:
         if kind is not ExportFormat.lora:
-            raise InputError(f"{source}: a LoRA is no whole model; give base=MODEL to merge it, or take format=lora")
+            raise InputError(f"{source}: a LoRA is no whole model; give base=MODEL to merge it, or use format=lora")
         with torch.device("meta"):
             sd15 = make_components(ModelConfig(name=ModelName.random), seed=0)
         return read_lora(path, sd15.modules), None
     model = open_model(base, revision)
     lora = read_lora(path, model.skeleton.modules, base)
-    return lora, None if kind is ExportFormat.lora else merged(model, lora, scale)
+    return lora, None if kind is ExportFormat.lora else merge_lora(model, lora, scale)
 
 
 def _with_codec(model: LazyModel, codec: SpectrogramConfig | None, *, override: bool) -> LazyModel:
-    """Say what the pictures mean where the model does not, or where a LoRA has changed what it draws."""
+    """Set the codec of a model that names none, or of one whose images a LoRA has changed."""
     if codec is None or (model.skeleton.spectrogram is not None and not override):
         return model
     return dataclasses.replace(model, skeleton=dataclasses.replace(model.skeleton, spectrogram=codec))
 
 
-DTYPES = {ExportDtype.fp32: torch.float32, ExportDtype.fp16: torch.float16, ExportDtype.bf16: torch.bfloat16}
-
-
 def check_target(out: Path, kind: ExportFormat, layout: LoraLayout) -> None:
-    """Refuse a target that is there or has the wrong name.
+    """Refuse a target that exists or has the wrong kind of name.
 
     Raises:
-        InputError: If `out` exists, or is named as a file where a folder is written or the other way round.
+        InputError: If `out` exists, is named like a file for a format that is a folder, or the other way round.
     """
     if out.exists():
         raise InputError(f"out={out}: exists already; choose another name or remove it")
-    wants_file = is_file(kind, layout)
-    if wants_file != (out.suffix == ".safetensors"):
-        mend = "end its name in .safetensors" if wants_file else "give a folder's name"
-        raise InputError(f"out={out}: format={kind.name} writes a {'file' if wants_file else 'folder'}; {mend}")
-
-
-@contextlib.contextmanager
-def written_beside(out: Path) -> Iterator[Path]:
-    """Give a path to write a folder or file to, which becomes `out` at the end, and is taken away on an error."""
-    made = [parent for parent in (out.parent, *out.parent.parents) if not parent.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".partial-{out.name}")
-    _remove(partial)
-    try:
-        yield partial
-        partial.rename(out)
-    except BaseException:
-        _remove(partial)
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        raise
+    writes_file = is_file(kind, layout)
+    if writes_file != (out.suffix == ".safetensors"):
+        fix = "end its name in .safetensors" if writes_file else "give the name of a folder"
+        raise InputError(f"out={out}: format={kind.name} writes a {'file' if writes_file else 'folder'}; {fix}")
 
 
 def write_product(
@@ -233,29 +216,22 @@ def write_product(
         model: The whole model; needed by all formats but `lora`.
         lora: The adapters; needed by `lora`.
         layout: The layout of the adapters.
-        dtype: The kind of number.
+        dtype: The number format of the weights.
         metadata: Text for the header of a single file or of adapters.
     """
-    number = DTYPES[dtype]
+    torch_dtype = _TORCH_DTYPES[dtype]
     if kind is not ExportFormat.lora:
         assert model is not None
         if kind is ExportFormat.diffusers:
-            write_model(path, model, dtype=number)
+            write_model(path, model, dtype=torch_dtype)
         else:
-            write_single_file(path, model, dtype=number, metadata=metadata)
+            write_single_file(path, model, dtype=torch_dtype, metadata=metadata)
         return
     assert lora is not None
     if layout is LoraLayout.kohya:
-        write_kohya_lora(path, lora, dtype=number, extra=metadata)
+        write_kohya_lora(path, lora, dtype=torch_dtype, extra=metadata)
         return
     path.mkdir(parents=True)
-    write_diffusers_lora(path / LORA_FILE, lora, dtype=number, extra=metadata)
+    write_diffusers_lora(path / LORA_FILE, lora, dtype=torch_dtype, extra=metadata)
     if lora.spectrogram is not None:
         write_spectrogram(path, lora.spectrogram)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -180,7 +180,7 @@ def build_skeleton(
         )
 
 
-def _materialise_buffers(module: nn.Module) -> None:
+def materialise_buffers(module: nn.Module) -> None:
     """Replace the non-persistent buffers, which no checkpoint holds, by real ones: CLIP's position ids."""
     for owner in module.modules():
         for name, buffer in owner.named_buffers(recurse=False):

@@ -29,7 +29,7 @@ _LORA_ENDS = {
 }
 
 
-def detect_family(shapes: Mapping[str, tuple[int, ...]]) -> str:
+def detect_file(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """Return what a file of these tensors is, in words: `SD1`, a LoRA's layout, or another model's name."""
     for key in shapes:
         for end, name in _LORA_ENDS.items():
@@ -59,7 +59,7 @@ def _by_sizes(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return SD1 if (channels[0], width) == (320, 768) else OTHER_SIZE
 
 
-def detect_folder_family(index: Mapping[str, object], unet_config: Mapping[str, object]) -> str:
+def detect_folder(index: Mapping[str, object], unet_config: Mapping[str, object]) -> str:
     """Return what a diffusers folder is, from its `model_index.json` and its UNet's `config.json`."""
     if "text_encoder_2" in index or unet_config.get("addition_embed_type"):
         return "Stable Diffusion XL"

@@ -10,17 +10,17 @@ import torch
 from riffusion_train.config.spectrogram import load_spectrogram, write_spectrogram
 from riffusion_train.model.architecture import build_skeleton
 from riffusion_train.model.components import Components
-from riffusion_train.model.detect import detect_folder_family
+from riffusion_train.model.detect import detect_folder
 from riffusion_train.model.lazy import (
-    _PICKLE_STEMS,
     _POSITION_IDS,
+    PICKLE_STEMS,
     WEIGHT_STEMS,
     LazyModel,
     as_matrix,
-    check_family,
-    fitting,
+    match_weights,
     open_pickle,
     read_json,
+    require_sd1,
 )
 from riffusion_train.model.safetensors_io import LazyTensor, open_tensors
 from riffusion_train.model.tokenizer import load_tokenizer, save_tokenizer
@@ -31,9 +31,9 @@ MODEL_INDEX_FILE = "model_index.json"
 
 def write_components(folder: Path, components: Components) -> None:
     """Write a model as a diffusers folder of safetensors files, with `spectrogram.json` where it is known."""
-    from riffusion_train.model.lazy import stored_components
+    from riffusion_train.model.lazy import as_lazy_model
 
-    write_model(folder, stored_components(components))
+    write_model(folder, as_lazy_model(components))
 
 
 def write_model(folder: Path, model: "LazyModel", *, dtype: torch.dtype | None = None) -> None:
@@ -102,8 +102,8 @@ def open_folder(folder: Path, source: str, *, allow_pickle: bool = False) -> Laz
     """
     if not (folder / MODEL_INDEX_FILE).is_file():
         raise InputError(f"{source}: no {MODEL_INDEX_FILE}; this is not a diffusers folder")
-    family = detect_folder_family(read_json(folder / MODEL_INDEX_FILE), read_json(folder / "unet" / "config.json"))
-    check_family(source, family)
+    kind = detect_folder(read_json(folder / MODEL_INDEX_FILE), read_json(folder / "unet" / "config.json"))
+    require_sd1(source, kind)
     skeleton = _folder_skeleton(folder, source)
     tensors = {}
     for part, module in skeleton.modules.items():
@@ -111,7 +111,7 @@ def open_folder(folder: Path, source: str, *, allow_pickle: bool = False) -> Laz
             found = _folder_tensors(folder / part, part, allow_pickle)
         except InputError as error:
             raise InputError(f"{source}: cannot read its {part} ({error})") from None
-        tensors[part] = fitting(source, part, module, found)
+        tensors[part] = match_weights(source, part, module, found)
     return LazyModel(skeleton, tensors)
 
 
@@ -145,7 +145,7 @@ def _folder_tensors(folder: Path, part: str, allow_pickle: bool) -> dict[str, La
     found: dict[str, LazyTensor] = {}
     index = folder / f"{stem}.safetensors.index.json"
     whole = [folder / f"{stem}{kind}.safetensors" for kind in ("", ".fp16")]
-    pickled = folder / f"{_PICKLE_STEMS[part]}.bin"
+    pickled = folder / f"{PICKLE_STEMS[part]}.bin"
     if index.is_file():
         for shard in sorted(set(read_json(index).get("weight_map", {}).values())):
             found |= open_tensors(folder / str(shard))[0]

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from riffusion_train.model.architecture import _materialise_buffers
+from riffusion_train.model.architecture import materialise_buffers
 from riffusion_train.model.components import Components, hash_weights
 from riffusion_train.model.detect import OTHER_SIZE, SD1
-from riffusion_train.model.safetensors_io import LazyTensor, stored
+from riffusion_train.model.safetensors_io import LazyTensor, in_memory
 from riffusion_train.runtime.errors import InputError
 
 WEIGHT_STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 """Names of the weight files in a diffusers folder, without their ends."""
 
-_PICKLE_STEMS = WEIGHT_STEMS | {"text_encoder": "pytorch_model"}
+PICKLE_STEMS = WEIGHT_STEMS | {"text_encoder": "pytorch_model"}
 _POSITION_IDS = "embeddings.position_ids"  # a constant that old versions of transformers saved as a weight
 _NAMES_SHOWN = 3
 
@@ -53,31 +53,31 @@ class LazyModel:
         return dataclasses.replace(self, tensors=tensors)
 
 
-def stored_components(components: Components) -> LazyModel:
+def as_lazy_model(components: Components) -> LazyModel:
     """Return a model in memory as a stored one; nothing is copied."""
     tensors = {
-        part: {name.removeprefix("text_model."): stored(tensor) for name, tensor in module.state_dict().items()}
+        part: {name.removeprefix("text_model."): in_memory(tensor) for name, tensor in module.state_dict().items()}
         for part, module in components.modules.items()
     }
     return LazyModel(components, tensors)
 
 
-def read_components(model: LazyModel) -> Components:
+def load_lazy_model(model: LazyModel) -> Components:
     """Read a stored model into memory, in fp32; its skeleton, on the meta device before, holds the weights then."""
     for part, module in model.skeleton.modules.items():
-        fill_network(module, model.tensors[part])
+        load_weights(module, model.tensors[part])
     return model.skeleton
 
 
-def fill_network(module: nn.Module, tensors: Mapping[str, LazyTensor]) -> None:
+def load_weights(module: nn.Module, tensors: Mapping[str, LazyTensor]) -> None:
     """Give a network on the meta device its weights, in fp32."""
     weights = {name: tensor.load().to(torch.float32, copy=True) for name, tensor in tensors.items()}
     module.load_state_dict(weights, strict=True, assign=True)
-    _materialise_buffers(module)
+    materialise_buffers(module)
     module.eval()
 
 
-def fitting(source: str, part: str, module: nn.Module, found: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+def match_weights(source: str, part: str, module: nn.Module, found: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """Return `found` where it is exactly the weights of `module`.
 
     Raises:
@@ -100,20 +100,18 @@ def shortened(names: Iterable[str]) -> str:
     return ", ".join(ordered[:_NAMES_SHOWN]) + (", …" if len(ordered) > _NAMES_SHOWN else "")
 
 
-def check_family(source: str, family: str) -> None:
+def require_sd1(source: str, kind: str) -> None:
     """Refuse what is not Stable Diffusion 1.x.
 
     Raises:
-        InputError: If `family` is another model.
+        InputError: If `kind` is another model.
     """
-    if family in (SD1, OTHER_SIZE):
+    if kind in (SD1, OTHER_SIZE):
         return
     mend = (
-        "riffusion import … base=MODEL merges it"
-        if "LoRA in" in family
-        else "only Stable Diffusion 1.x models are used"
+        "riffusion import … base=MODEL merges it" if "LoRA in" in kind else "only Stable Diffusion 1.x models are used"
     )
-    raise InputError(f"{source}: this is {family}; {mend}")
+    raise InputError(f"{source}: this is {kind}; {mend}")
 
 
 def open_pickle(path: Path) -> dict[str, LazyTensor]:
@@ -132,13 +130,13 @@ def open_pickle(path: Path) -> dict[str, LazyTensor]:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: damaged, or a pickle of more than tensors, which is not read ({reason})") from None
     weights = data.get("state_dict", data) if isinstance(data, dict) else {}
-    tensors = {str(name): stored(tensor) for name, tensor in weights.items() if isinstance(tensor, torch.Tensor)}
+    tensors = {str(name): in_memory(tensor) for name, tensor in weights.items() if isinstance(tensor, torch.Tensor)}
     if not tensors:
         raise InputError(f"{path}: holds no tensors")
     return tensors
 
 
-def stored_fingerprint(tensors: Mapping[str, LazyTensor]) -> str:
+def lazy_fingerprint(tensors: Mapping[str, LazyTensor]) -> str:
     """Return what `fingerprint` says of the network that has these weights in fp32."""
     return hash_weights((name, one.load().float()) for name, one in sorted(tensors.items()))
 

@@ -35,9 +35,9 @@ def load_components(source: str, revision: str | None = None) -> Components:
     Raises:
         InputError: If there is nothing usable at `source`; the message names the part that is missing.
     """
-    from riffusion_train.model.lazy import read_components
+    from riffusion_train.model.lazy import load_lazy_model
 
-    return read_components(open_model(source, revision))
+    return load_lazy_model(open_model(source, revision))
 
 
 def open_model(source: str, revision: str | None = None, *, allow_pickle: bool = False) -> "LazyModel":
@@ -96,16 +96,16 @@ def load_with_loras(source: str, loras: Sequence[str]) -> Components:
     """
     if not loras:
         return load_components(source)
-    from riffusion_train.model.lazy import read_components
-    from riffusion_train.model.lora import merged, read_lora
+    from riffusion_train.model.lazy import load_lazy_model
+    from riffusion_train.model.lora import merge_lora, read_lora
 
     model = open_model(source)
     for text in loras:
         path, weight = split_lora(text)
         if not path.exists():
             raise InputError(f"--lora {path}: no such file")
-        model = merged(model, read_lora(path, model.skeleton.modules, source), weight)
-    return read_components(model)
+        model = merge_lora(model, read_lora(path, model.skeleton.modules, source), weight)
+    return load_lazy_model(model)
 
 
 def split_lora(text: str) -> tuple[Path, float]:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from riffusion_train.config.spectrogram import SpectrogramConfig, to_data
 from riffusion_train.model.components import Components
-from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_family
+from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_file
 from riffusion_train.model.lazy import LazyModel, shortened
-from riffusion_train.model.safetensors_io import LazyTensor, open_tensors, stored, write_tensors
+from riffusion_train.model.safetensors_io import LazyTensor, in_memory, open_tensors, write_tensors
 from riffusion_train.model.single_file import METADATA_KEY, read_metadata_spectrogram
 from riffusion_train.runtime.errors import InputError
 
@@ -101,15 +101,15 @@ def read_lora(path: Path, modules: Mapping[str, nn.Module], where: str = "Stable
     """
     file = path / LORA_FILE if path.is_dir() else path
     tensors, metadata = open_tensors(file)
-    family = detect_family({name: tensor.shape for name, tensor in tensors.items()})
-    if family not in (LORA_KOHYA, LORA_DIFFUSERS):
-        raise InputError(f"{file}: this is {family}, not a LoRA")
-    named = _kohya_paths(modules) if family == LORA_KOHYA else {}
+    layout = detect_file({name: tensor.shape for name, tensor in tensors.items()})
+    if layout not in (LORA_KOHYA, LORA_DIFFUSERS):
+        raise InputError(f"{file}: this is {layout}, not a LoRA")
+    named = _kohya_paths(modules) if layout == LORA_KOHYA else {}
     parts: dict[str, dict[str, Tensor]] = {}
     odd = []
     for key, tensor in tensors.items():
         name, kind = _split(key)
-        layer = named.get(name) if family == LORA_KOHYA else _plain_path(name)
+        layer = named.get(name) if layout == LORA_KOHYA else _plain_path(name)
         if layer is None or not kind:
             odd.append(key)
         else:
@@ -128,7 +128,7 @@ def read_lora(path: Path, modules: Mapping[str, nn.Module], where: str = "Stable
         from riffusion_train.config.spectrogram import load_spectrogram
 
         codec = load_spectrogram(path)
-    return Lora(layers, codec, metadata, "kohya" if family == LORA_KOHYA else "diffusers", str(path))
+    return Lora(layers, codec, metadata, "kohya" if layout == LORA_KOHYA else "diffusers", str(path))
 
 
 def write_diffusers_lora(path: Path, lora: Lora, *, dtype: torch.dtype | None = None, extra: Mapping[str, str]) -> None:
@@ -146,10 +146,10 @@ def write_diffusers_lora(path: Path, lora: Lora, *, dtype: torch.dtype | None = 
         layers = {name.partition(".")[2]: one for name, one in lora.layers.items() if name.startswith(part + ".")}
         prefix = f"{part}.text_model." if part == "text_encoder" else f"{part}."
         for name, layer in layers.items():
-            tensors[f"{prefix}{name}.lora_A.weight"] = stored(layer.down)
-            tensors[f"{prefix}{name}.lora_B.weight"] = stored(layer.up)
+            tensors[f"{prefix}{name}.lora_A.weight"] = in_memory(layer.down)
+            tensors[f"{prefix}{name}.lora_B.weight"] = in_memory(layer.up)
             if layer.magnitude is not None:
-                tensors[f"{prefix}{name}.lora_magnitude_vector"] = stored(layer.magnitude)
+                tensors[f"{prefix}{name}.lora_magnitude_vector"] = in_memory(layer.magnitude)
         if layers:
             config |= {f"{part}.{key}": value for key, value in _peft_config(layers).items()}
     texts = {"format": "pt", _ADAPTER_METADATA_KEY: json.dumps(config, indent=2, sort_keys=True)}
@@ -162,11 +162,11 @@ def write_kohya_lora(path: Path, lora: Lora, *, dtype: torch.dtype | None = None
     for name, layer in lora.layers.items():
         part, _, rest = name.partition(".")
         start = _KOHYA_PREFIXES[part] + rest.replace(".", "_")
-        tensors[f"{start}.lora_down.weight"] = stored(layer.down)
-        tensors[f"{start}.lora_up.weight"] = stored(layer.up)
-        tensors[f"{start}.alpha"] = stored(torch.tensor(layer.alpha))
+        tensors[f"{start}.lora_down.weight"] = in_memory(layer.down)
+        tensors[f"{start}.lora_up.weight"] = in_memory(layer.up)
+        tensors[f"{start}.alpha"] = in_memory(torch.tensor(layer.alpha))
         if layer.magnitude is not None:
-            tensors[f"{start}.dora_scale"] = stored(layer.magnitude[:, None])
+            tensors[f"{start}.dora_scale"] = in_memory(layer.magnitude[:, None])
     ranks = {layer.rank for layer in lora.layers.values()}
     alphas = {layer.alpha for layer in lora.layers.values()}
     texts = {
@@ -180,7 +180,7 @@ def write_kohya_lora(path: Path, lora: Lora, *, dtype: torch.dtype | None = None
     write_tensors(path, tensors, dtype=dtype, metadata=texts | _codec_text(lora) | dict(extra))
 
 
-def merged(model: LazyModel, lora: Lora, scale: float = 1.0) -> LazyModel:
+def merge_lora(model: LazyModel, lora: Lora, scale: float = 1.0) -> LazyModel:
     """Return the model with adapters added to the weights they adapt; the sums are made when they are read, in fp32."""
 
     def changed(base: LazyTensor, layer: LoraLayer) -> LazyTensor:

@@ -44,7 +44,7 @@ class LazyTensor:
     """Reads it; every call gives a tensor that the caller may keep."""
 
 
-def stored(tensor: Tensor) -> LazyTensor:
+def in_memory(tensor: Tensor) -> LazyTensor:
     """Wrap a tensor that is in memory already."""
     return LazyTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor)
 

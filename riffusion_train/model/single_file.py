@@ -12,17 +12,17 @@ from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, from_data, to_data
 from riffusion_train.model.architecture import build_components, build_scheduler, build_skeleton
 from riffusion_train.model.components import Components
-from riffusion_train.model.detect import detect_family
+from riffusion_train.model.detect import detect_file
 from riffusion_train.model.lazy import (
     LazyModel,
     as_convolution,
     as_matrix,
-    check_family,
-    fitting,
+    match_weights,
     open_pickle,
+    require_sd1,
     shortened,
 )
-from riffusion_train.model.safetensors_io import LazyTensor, open_tensors, stored, write_tensors
+from riffusion_train.model.safetensors_io import LazyTensor, in_memory, open_tensors, write_tensors
 from riffusion_train.model.tokenizer import build_tokenizer, is_standard
 from riffusion_train.runtime.errors import InputError
 
@@ -204,7 +204,7 @@ def open_single_file(path: Path, *, allow_pickle: bool = False) -> LazyModel:
             f"{path}: only .safetensors files are read (a {path.suffix or 'nameless'} file is a pickle that can run code); "
             "riffusion import … allow_pickle=true converts one that you trust"
         )
-    check_family(str(path), detect_family({name: tensor.shape for name, tensor in found.items()}))
+    require_sd1(str(path), detect_file({name: tensor.shape for name, tensor in found.items()}))
     skeleton = _skeleton(path, metadata)
     found = {_normalised(name): tensor for name, tensor in found.items() if not _ignorable(name)}
     tensors: dict[str, dict[str, LazyTensor]] = {}
@@ -212,7 +212,7 @@ def open_single_file(path: Path, *, allow_pickle: bool = False) -> LazyModel:
         here = {ldm.key: name for name, ldm in names.items()}
         convolutions = {ldm.key for ldm in names.values() if ldm.as_convolution}
         mine = [key for key in found if key.startswith(PART_PREFIXES[part])]
-        tensors[part] = fitting(
+        tensors[part] = match_weights(
             str(path),
             part.replace("_", " "),
             skeleton.modules[part],
@@ -249,7 +249,7 @@ def write_single_file(
             ldm = by_name[name]
             tensors[ldm.key] = as_convolution(tensor) if ldm.as_convolution else tensor
     positions = int(parts.text_encoder.config.max_position_embeddings)
-    tensors[POSITION_IDS] = stored(torch.arange(positions)[None])
+    tensors[POSITION_IDS] = in_memory(torch.arange(positions)[None])
     texts = {"format": "pt", CONFIGS_KEY: json.dumps(part_configs(parts)), **(metadata or {})}
     if parts.spectrogram is not None:
         texts[METADATA_KEY] = json.dumps(to_data(parts.spectrogram))

@@ -10,7 +10,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from riffusion_train import __version__
 from riffusion_train.config.sample import PlayConfig
 from riffusion_train.player import routes
 from riffusion_train.player.clips import ClipMaker
@@ -19,6 +18,7 @@ from riffusion_train.player.security import Guard
 from riffusion_train.player.serve import is_loopback
 from riffusion_train.player.session import Timeouts
 from riffusion_train.player.settings import DEFAULT_PROMPT, ErrorAnswer, Limits, Settings, describe_errors
+from riffusion_train.runtime import __version__
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.sampler import Sampler
 

@@ -76,7 +76,7 @@ class ClipMaker:
     @property
     def channels(self) -> int:
         """Channels of the audio."""
-        return 1 if self.sampler.codec.config.channels.value == "mono" else 2
+        return self.sampler.codec.config.num_channels
 
     def keep_upload(self, id: str, wav: np.ndarray) -> None:
         """Keep audio, (channels, samples) at the codec's rate, as a seed image; audio shorter than a clip is repeated."""
@@ -136,7 +136,7 @@ class ClipMaker:
     def decode(self, image: np.ndarray, seed: int) -> np.ndarray:
         """Return the audio of an image that loops, at its final loudness, float32 (channels, samples)."""
         codec = self.sampler.codec
-        wav = codec.decode_loop(image, quality=self.sampler.quality.value, seed=seed)
+        wav = codec.decode_loop(image, quality=self.sampler.quality, seed=seed)
         gain = loudness_gain(*measure_loudness(wav, codec.rate_hz), self.sampler.target_lufs, TRUE_PEAK_DBTP)
         return wav * np.float32(gain)
 

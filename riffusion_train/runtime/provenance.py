@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from riffusion_train import __version__
+from riffusion_train.runtime import __version__
 
 _PACKAGES = ("torch", "torchaudio", "diffusers", "transformers", "accelerate", "datasets", "peft", "numpy")
 

@@ -31,7 +31,7 @@ from riffusion_train.sampling.modes import REQUESTS
 from riffusion_train.sampling.modes.base import Request
 
 RECORD_KEY = "riffusion"
-"""Name under which the record stands inside the PNG and the audio file."""
+"""Name of the record's text in the PNG; the audio file has it as a comment."""
 
 SCHEMA_VERSION = 3
 """Of a clip's record. 2 is version 0.1.0: `lane`, `energy`, and fewer options of the sampler."""

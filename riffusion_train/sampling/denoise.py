@@ -70,8 +70,8 @@ def run_denoising(
     """Denoise canvases in overlapping windows that are blended in every step.
 
     Blending is MultiDiffusion's (Bar-Tal et al. 2023, arXiv:2302.08113), with weights that fall towards a window's edges.
-    The UNet always sees the same number of windows at once, so that a clip does not depend on what is made beside it: in a
-    batch of another size, sums are rounded differently.
+    The UNet always sees the same number of windows at once, so that a clip does not depend on the rest of its
+    batch: in a batch of another size, sums are rounded differently.
 
     Args:
         unet: The denoiser.
@@ -197,3 +197,16 @@ def make_scheduler(name: SchedulerName, trained: Any) -> Any:
     return diffusers.DPMSolverMultistepScheduler.from_config(
         config, algorithm_type="dpmsolver++", use_karras_sigmas=karras
     )
+
+
+def make_ddim_pair(trained: Any) -> tuple[Any, Any]:
+    """Return the DDIM schedulers from noise to image and back (Song et al. 2020, arXiv:2010.02502).
+
+    Args:
+        trained: The model's own scheduler, whose config holds the noise schedule.
+    """
+    import diffusers
+
+    config = dict(trained.config)
+    forwards = diffusers.DDIMScheduler.from_config(config, clip_sample=False)
+    return forwards, diffusers.DDIMInverseScheduler.from_config(config, clip_sample=False)

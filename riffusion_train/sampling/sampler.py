@@ -12,7 +12,6 @@ from riffusion_train.audio.codec.codec import SpectrogramCodec
 from riffusion_train.audio.codec.streaming import StreamingDecoder
 from riffusion_train.audio.io.loudness import loudness_gain, measure_loudness
 from riffusion_train.config.sample import Dtype, Quality, SchedulerName
-from riffusion_train.config.spectrogram import Channels
 from riffusion_train.model import loading
 from riffusion_train.model.components import Components, fingerprint, freeze
 from riffusion_train.runtime.errors import InputError
@@ -331,10 +330,12 @@ class Sampler:
     def _stream(self, request: Request, data: StreamData, num_inference_steps: int | None = None) -> StreamedClip:
         """Return a clip that is decoded chunk by chunk, and is on disk until it is saved."""
         config = self.codec.config
-        decoder = StreamingDecoder(self.codec, quality=self.quality.value, seed=request.seed, max_value=data.max_value)
+        decoder = StreamingDecoder(self.codec, quality=self.quality, seed=request.seed, max_value=data.max_value)
         chunks = _with_gain(_decoded(decoder, data.images, data.columns), data.samples, data.gain_at, config.rate_hz)
-        mono = config.channels is Channels.mono
-        recording = record(chunks, (config.n_mels,) if mono else (config.n_mels, 3), 1 if mono else 2, config.rate_hz)
+        mono = config.num_channels == 1
+        recording = record(
+            chunks, (config.n_mels,) if mono else (config.n_mels, 3), config.num_channels, config.rate_hz
+        )
         return StreamedClip(
             recording,
             config,

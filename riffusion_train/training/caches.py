@@ -58,7 +58,7 @@ def caches_texts(config: TrainConfig) -> bool:
     )
 
 
-def open_caches(config: TrainConfig, components: Components, table: SpectrogramDataset, accelerator: Any) -> Caches:
+def open_caches(config: TrainConfig, components: Components, dataset: SpectrogramDataset, accelerator: Any) -> Caches:
     """Open the caches that a run reads; let all ranks fill together what is missing of them.
 
     Raises:
@@ -68,39 +68,39 @@ def open_caches(config: TrainConfig, components: Components, table: SpectrogramD
     """
     moments = texts = None
     if caches_latents(config):
-        moments = _opened(latent_work(components, table, accelerator.device), accelerator)
+        moments = _opened(latent_work(components, dataset, accelerator.device), accelerator)
     if caches_texts(config):
-        captions = cached_captions(table.all_captions())
-        rows = _opened(text_work(components, table, accelerator.device, captions), accelerator)
+        captions = cached_captions(dataset.all_captions())
+        rows = _opened(text_work(components, dataset, accelerator.device, captions), accelerator)
         texts = CachedTexts(captions, rows)
         components.text_encoder.to("cpu")  # half a gibibyte of a card; a preview borrows it back
     return Caches(moments, texts)
 
 
 def planned_caches(
-    config: TrainConfig, components: Components, table: SpectrogramDataset, device: Any
+    config: TrainConfig, components: Components, dataset: SpectrogramDataset, device: Any
 ) -> list[CacheWork]:
     """Return the caches that a run of this config reads, whether or not they are there yet."""
-    works = [latent_work(components, table, device)] if caches_latents(config) else []
+    works = [latent_work(components, dataset, device)] if caches_latents(config) else []
     if caches_texts(config):
-        works.append(text_work(components, table, device, cached_captions(table.all_captions())))
+        works.append(text_work(components, dataset, device, cached_captions(dataset.all_captions())))
     return works
 
 
-def latent_work(components: Components, table: SpectrogramDataset, device: Any) -> CacheWork:
+def latent_work(components: Components, dataset: SpectrogramDataset, device: Any) -> CacheWork:
     """Return the cache of a dataset's latents under the model's VAE, and the encoder of its slices."""
     vae = components.vae
-    channels, height, width = components.latent_shape(table.folder.spectrogram)
+    channels, height, width = components.latent_shape(dataset.folder.spectrogram)
 
     @torch.no_grad()
     def encode(slices: range) -> Tensor:
-        return encode_moments(vae, torch.stack([table.pixels(index) for index in slices]).to(device))
+        return encode_moments(vae, torch.stack([dataset.pixels(index) for index in slices]).to(device))
 
-    cache = latent_cache(table, fingerprint(vae), (2 * channels, height, width))
+    cache = latent_cache(dataset, fingerprint(vae), (2 * channels, height, width))
     return CacheWork("encode latents", cache, encode)
 
 
-def text_work(components: Components, table: SpectrogramDataset, device: Any, captions: list[str]) -> CacheWork:
+def text_work(components: Components, dataset: SpectrogramDataset, device: Any, captions: list[str]) -> CacheWork:
     """Return the cache of the captions' hidden states under the model's text encoder, and the encoder of its rows."""
     tokenizer, text_encoder = components.tokenizer, components.text_encoder
     tokenize = make_tokenize(tokenizer)
@@ -111,7 +111,7 @@ def text_work(components: Components, table: SpectrogramDataset, device: Any, ca
         return text_encoder(ids.to(device)).last_hidden_state
 
     cache = text_cache(
-        table.folder,
+        dataset.folder,
         captions,
         text_encoder=fingerprint(text_encoder),
         tokenizer=tokenizer_fingerprint(tokenizer),
@@ -139,7 +139,7 @@ def _begin(cache: RowCache, accelerator: Any) -> None:
     others = cache.others()
     if others is not None:
         print(f"note: {others}: of another {cache.kind.key}, so a cache is made anew; delete what you need no more")
-    cache.prepare()
+    cache.allocate()
 
 
 def _fill(work: CacheWork, accelerator: Any) -> None:

@@ -160,8 +160,8 @@ def whole_model(components: Components, accelerator: Any) -> Components:
     if not (sharded and main):
         return components
     from riffusion_train.model.architecture import build_skeleton
-    from riffusion_train.model.lazy import fill_network
-    from riffusion_train.model.safetensors_io import stored
+    from riffusion_train.model.lazy import load_weights
+    from riffusion_train.model.safetensors_io import in_memory
 
     configs: dict[str, Any] = {
         "vae": components.vae.config,
@@ -174,7 +174,7 @@ def whole_model(components: Components, accelerator: Any) -> Components:
         if name not in weights:
             setattr(model, name, network)
             continue
-        fill_network(model.modules[name], {key: stored(tensor) for key, tensor in weights[name].items()})
+        load_weights(model.modules[name], {key: in_memory(tensor) for key, tensor in weights[name].items()})
     return model
 
 

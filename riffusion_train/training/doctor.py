@@ -29,15 +29,15 @@ _OPTIONAL = {
 
 @dataclasses.dataclass
 class Examination:
-    """What was found: a text for each title, and the mends for what could be better."""
+    """What was found: a text for each title, and the fixes for what could be better."""
 
     rows: dict[str, str] = dataclasses.field(default_factory=dict)
-    mends: list[str] = dataclasses.field(default_factory=list)
+    fixes: list[str] = dataclasses.field(default_factory=list)
 
     def lines(self) -> list[str]:
         """Return everything as lines for a terminal."""
         told = [f"{title:<16} {text}" for title, text in self.rows.items()]
-        advice = [f"  - {mend}" for mend in self.mends] or ["  nothing"]
+        advice = [f"  - {mend}" for mend in self.fixes] or ["  nothing"]
         return [*told, "", "what to change:", *advice]
 
 
@@ -61,21 +61,21 @@ def _devices(found: Examination) -> None:
         device = torch.device("cuda", index)
         found.rows[f"cuda:{index}"] = f"{card.name}, {memory:.0f} GiB, trains in {_formats(device)}"
         if not trains_in(device, torch.bfloat16):
-            found.mends.append(f"cuda:{index} has no bf16: take mixed_precision=fp16")
+            found.fixes.append(f"cuda:{index} has no bf16: take mixed_precision=fp16")
         if memory < _LORA_GIB:
-            found.mends.append(f"cuda:{index} has {memory:.0f} GiB: experiment=sd15_lora_8gb needs about 8")
+            found.fixes.append(f"cuda:{index} has {memory:.0f} GiB: experiment=sd15_lora_8gb needs about 8")
     if torch.backends.mps.is_available():
         found.rows["mps"] = f"available, trains in {_formats(torch.device('mps'))}"
     if torch.accelerator.is_available():
         return
     found.rows["cpu"] = f"the only device, trains in {_formats(torch.device('cpu'))}"
     if Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi"):
-        found.mends.append(
+        found.fixes.append(
             f"an NVIDIA driver is here, but torch {torch.__version__} does not see a GPU: install the CUDA build of torch "
             "(https://pytorch.org/get-started)"
         )
     else:
-        found.mends.append(
+        found.fixes.append(
             "no GPU: experiment=tiny_cpu trains here; Stable Diffusion 1.5 wants a card of 8 GiB or more"
         )
 
@@ -142,7 +142,7 @@ def _bitsandbytes(found: Examination) -> None:
     if importlib.util.find_spec(title) is None:
         found.rows[title] = "not installed; for optimizers of 8 bits: pip install bitsandbytes"
         if torch.cuda.is_available():
-            found.mends.append("pip install bitsandbytes: optimizers of 8 bits save 4.8 GiB in full fine-tuning")
+            found.fixes.append("pip install bitsandbytes: optimizers of 8 bits save 4.8 GiB in full fine-tuning")
         return
     able = "its optimizers of 8 bits work here" if _steps_in_8_bits() else "its optimizers of 8 bits do not work here"
     found.rows[title] = f"{importlib.metadata.version(title)}, {able}"
@@ -170,13 +170,13 @@ def _compiler(found: Examination) -> None:
 
 
 def _places(found: Examination) -> None:
-    for title, path in cache_places().items():
+    for title, path in storage_folders().items():
         free = _free_gib(path)
         size = "nothing yet" if not path.exists() else "there"
         found.rows[title] = f"{path} ({size}), {free:.0f} GiB free"
         if free < _LITTLE_DISK_GIB:
             wanted = "a checkpoint of full fine-tuning takes 13 GiB" if title == "disk here" else "models land there"
-            found.mends.append(f"{path} has {free:.0f} GiB free; {wanted}")
+            found.fixes.append(f"{path} has {free:.0f} GiB free; {wanted}")
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
         found.rows["hub"] = "HF_HUB_OFFLINE is set: only models that are in the cache are found"
     shared = Path("/dev/shm")
@@ -184,10 +184,10 @@ def _places(found: Examination) -> None:
         gib = shutil.disk_usage(shared).total / _GIB
         found.rows["shared memory"] = f"{gib:.1f} GiB"
         if gib < _LITTLE_SHARED_GIB:
-            found.mends.append("shared memory is small for loader processes: docker run --shm-size=8g, or no workers")
+            found.fixes.append("shared memory is small for loader processes: docker run --shm-size=8g, or no workers")
 
 
-def cache_places() -> dict[str, Path]:
+def storage_folders() -> dict[str, Path]:
     """Return where things are kept: runs here, models of the hub, compiled networks."""
     from huggingface_hub.constants import HF_HUB_CACHE
 

@@ -62,7 +62,7 @@ def _try_out(config: TrainConfig, job: TrainingJob) -> list[str]:
     missing = _missing_caches(config, job)
     checkpoints = _TimedCheckpoints(trainer.checkpoints.folder, trainer.checkpoints.total_limit)
     trainer.checkpoints = checkpoints
-    trainer.rhythm = dataclasses.replace(trainer.rhythm, max_train_steps=_STEPS, checkpointing_steps=_STEPS)
+    trainer.intervals = dataclasses.replace(trainer.intervals, max_train_steps=_STEPS, checkpointing_steps=_STEPS)
     trainer.train()
     start = time.perf_counter()
     trainer.restore()
@@ -72,11 +72,11 @@ def _try_out(config: TrainConfig, job: TrainingJob) -> list[str]:
     encode_s = {work.title.removeprefix("encode "): _encode_s(work, job.accelerator) for work in missing}
     saves = -(-config.max_train_steps // config.checkpointing_steps)
     whole_s = sum(encode_s.values()) + config.max_train_steps * step_s + saves * checkpoints.save_s
-    epochs = config.max_train_steps * trainer.global_batch_size / len(job.table)
+    epochs = config.max_train_steps * trainer.global_batch_size / len(job.dataset)
     trained = sum(weight.numel() for weight in trainer.parameters)
     return [
         f"model       {job.components.source}: {trained / 1e6:.4g} million trained weights",
-        f"dataset     {len(job.table)} slices, passed over {epochs:.3g} times in {config.max_train_steps} steps of "
+        f"dataset     {len(job.dataset)} slices, passed over {epochs:.3g} times in {config.max_train_steps} steps of "
         f"{trainer.global_batch_size}",
         f"two steps   loss {figures['loss']:.4f}; {_rates(figures)}",
         f"memory      {_memory(job.accelerator.device)}",
@@ -107,7 +107,7 @@ class _TimedCheckpoints(Checkpoints):
 def _missing_caches(config: TrainConfig, job: TrainingJob) -> list[CacheWork]:
     """Return the caches that the run would have to fill, after refusing what it would refuse."""
     missing = []
-    for work in planned_caches(config, job.components, job.table, job.accelerator.device):
+    for work in planned_caches(config, job.components, job.dataset, job.accelerator.device):
         work.cache.refuse_stale()
         if work.cache.exists():
             work.cache.open()

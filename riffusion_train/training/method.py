@@ -106,7 +106,7 @@ _MEASURED_SLICES = 256
 
 
 @torch.no_grad()
-def measure_scaling_factor(vae: Any, table: SpectrogramDataset, *, latent_std: float, seed: int) -> float:
+def measure_scaling_factor(vae: Any, dataset: SpectrogramDataset, *, latent_std: float, seed: int) -> float:
     """Set the VAE's `scaling_factor` and return it.
 
     Unit deviation is usual (Rombach et al. 2022, appendix G). Smaller latents shift the noise schedule towards noise without
@@ -115,13 +115,13 @@ def measure_scaling_factor(vae: Any, table: SpectrogramDataset, *, latent_std: f
 
     Args:
         vae: The trained VAE.
-        table: The slices to measure.
+        dataset: The slices to measure.
         latent_std: The standard deviation of the scaled latents.
         seed: Chooses the slices.
     """
-    count = min(_MEASURED_SLICES, len(table))
-    chosen = generator(seed, "scaling factor").permutation(len(table))[:count]
-    latents = [vae.encode(table.pixels(int(index))[None].to(vae.device)).latent_dist.mode() for index in chosen]
+    count = min(_MEASURED_SLICES, len(dataset))
+    chosen = generator(seed, "scaling factor").permutation(len(dataset))[:count]
+    latents = [vae.encode(dataset.pixels(int(index))[None].to(vae.device)).latent_dist.mode() for index in chosen]
     factor = latent_std / float(torch.cat(latents).float().std())
     vae.register_to_config(scaling_factor=factor)
     return factor

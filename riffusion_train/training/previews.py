@@ -23,11 +23,11 @@ _AT_ONCE = 4
 """Prompts that are sampled together."""
 
 
-def preview_prompts(config: PreviewConfig, table: SpectrogramDataset) -> list[str]:
+def preview_prompts(config: PreviewConfig, dataset: SpectrogramDataset) -> list[str]:
     """Return the prompts of the config, or the first captions of the slices."""
     if config.prompts:
         return list(config.prompts)
-    return [table.captions(index)[0] for index in range(min(config.num_prompts, len(table)))]
+    return [dataset.captions(index)[0] for index in range(min(config.num_prompts, len(dataset)))]
 
 
 def make_preview(

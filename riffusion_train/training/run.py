@@ -51,7 +51,7 @@ class TrainingJob:
     run: RunFolder
     accelerator: Any
     components: Components
-    table: SpectrogramDataset
+    dataset: SpectrogramDataset
     trainer: Trainer
 
 
@@ -81,7 +81,7 @@ def run_training(config: TrainConfig, words: Sequence[str]) -> Path:
         if accelerator.is_main_process:
             if config.method.name is MethodName.vae and config.method.train_vae_encoder:
                 vae = model.vae.to(accelerator.device)
-                measure_scaling_factor(vae, job.table, latent_std=config.method.latent_std, seed=config.seed)
+                measure_scaling_factor(vae, job.dataset, latent_std=config.method.latent_std, seed=config.seed)
             write_final(run.final, model, lora_alpha=adapter_alpha(config))
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -126,9 +126,9 @@ def build_job(
     if weights_are_shared(accelerator):
         shard_components(components, accelerator)
     start_tracker(accelerator, config.tracker, run.path, config_values(config))
-    table = SpectrogramDataset(folder, "train")
-    trainer = make_trainer(config, run, accelerator, components, table)
-    return TrainingJob(config, run, accelerator, components, table, trainer)
+    dataset = SpectrogramDataset(folder, "train")
+    trainer = make_trainer(config, run, accelerator, components, dataset)
+    return TrainingJob(config, run, accelerator, components, dataset, trainer)
 
 
 def _manifest(config: TrainConfig, folder: DatasetFolder, base: Components, world_size: int) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _manifest(config: TrainConfig, folder: DatasetFolder, base: Components, worl
 
 
 def make_trainer(
-    config: TrainConfig, run: RunFolder, accelerator: Any, components: Components, table: SpectrogramDataset
+    config: TrainConfig, run: RunFolder, accelerator: Any, components: Components, dataset: SpectrogramDataset
 ) -> Trainer:
     """Return the trainer that the config describes, over a model whose trainable weights are chosen.
 
@@ -153,12 +153,12 @@ def make_trainer(
         InputError: If the optimizer or the dataset's caches cannot be used.
         StoppedError: If asked to stop while the caches are filled.
     """
-    caches = open_caches(config, components, table, accelerator)
+    caches = open_caches(config, components, dataset, accelerator)
     objective = _make_objective(config, components)
     groups = parameter_groups(objective, config.optimizer.lr, config.method.text_encoder_lr)
     optimizer = make_optimizer(config.optimizer, groups)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    slices = _make_slices(config, components, table, caches)
+    slices = _make_slices(config, components, dataset, caches)
     global_batch_size = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
     return Trainer(
         accelerator=accelerator,
@@ -166,8 +166,8 @@ def make_trainer(
         optimizer=optimizer,
         schedule=make_schedule(config.schedule, optimizer, config.max_train_steps),
         ema=make_ema(config.ema, own_parts(weights)),
-        batches=_make_batches(config, slices, len(table), accelerator),
-        name_slice=table.where,
+        batches=_make_batches(config, slices, len(dataset), accelerator),
+        name_slice=dataset.slice_name,
         checkpoints=Checkpoints(run.checkpoints, config.checkpoints_total_limit),
         metrics=MetricsLog(
             run.metrics_file,
@@ -177,12 +177,12 @@ def make_trainer(
                 config.mixed_precision.value,
                 images_per_step=global_batch_size,
                 world_size=accelerator.num_processes,
-                clip_s=table.folder.spectrogram.clip_s,
+                clip_s=dataset.folder.spectrogram.clip_s,
             ),
         ),
-        validation=make_validation(config, run.metrics_file, components, table.folder, accelerator),
-        preview=_make_preview(config, run, components, table, accelerator),
-        rhythm=Intervals(
+        validation=make_validation(config, run.metrics_file, components, dataset.folder, accelerator),
+        preview=_make_preview(config, run, components, dataset, accelerator),
+        intervals=Intervals(
             max_train_steps=config.max_train_steps,
             checkpointing_steps=config.checkpointing_steps,
             logging_steps=config.logging_steps,
@@ -210,12 +210,12 @@ def _make_objective(config: TrainConfig, components: Components) -> nn.Module:
     )
 
 
-def _make_slices(config: TrainConfig, components: Components, table: SpectrogramDataset, caches: Caches) -> Any:
-    latent_shape = components.latent_shape(table.folder.spectrogram)
+def _make_slices(config: TrainConfig, components: Components, dataset: SpectrogramDataset, caches: Caches) -> Any:
+    latent_shape = components.latent_shape(dataset.folder.spectrogram)
     if config.method.name is MethodName.vae:
-        return PixelItems(table, latent_shape=latent_shape, seed=config.seed)
+        return PixelItems(dataset, latent_shape=latent_shape, seed=config.seed)
     return LatentItems(
-        table,
+        dataset,
         make_tokenize(components.tokenizer),
         moments=caches.moments,
         texts=caches.texts,
@@ -249,10 +249,10 @@ def _make_batches(config: TrainConfig, slices: Any, num_slices: int, accelerator
 
 
 def _make_preview(
-    config: TrainConfig, run: RunFolder, components: Components, table: SpectrogramDataset, accelerator: Any
+    config: TrainConfig, run: RunFolder, components: Components, dataset: SpectrogramDataset, accelerator: Any
 ) -> Callable[[int], None]:
     if not config.preview.every_steps:
         return lambda step: None
-    held_out = SpectrogramDataset(table.folder, "validation") if table.folder.num_slices("validation") else table
+    held_out = SpectrogramDataset(dataset.folder, "validation") if dataset.folder.num_slices("validation") else dataset
     prompts = preview_prompts(config.preview, held_out)
     return make_preview(config.preview, components, prompts, run.previews, accelerator)

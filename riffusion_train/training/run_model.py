@@ -10,9 +10,9 @@ from riffusion_train.config.model import ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
 from riffusion_train.config.train import MethodName, OptimizerName, TrainConfig
 from riffusion_train.model.architecture import trained_scheduler
-from riffusion_train.model.lazy import LazyModel, stored_components, stored_fingerprint
+from riffusion_train.model.lazy import LazyModel, as_lazy_model, lazy_fingerprint
 from riffusion_train.model.loading import make_components, open_model
-from riffusion_train.model.lora import LORA_FILE, Lora, from_peft, lora_scale_alpha, merged, read_lora
+from riffusion_train.model.lora import LORA_FILE, Lora, from_peft, lora_scale_alpha, merge_lora, read_lora
 from riffusion_train.model.safetensors_io import open_tensors
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.run_folder import RunFolder
@@ -39,7 +39,7 @@ class RunModel:
 
     def whole(self) -> LazyModel:
         """Return the model with its adapters merged in."""
-        return self.base if self.lora is None else merged(self.base, self.lora)
+        return self.base if self.lora is None else merge_lora(self.base, self.lora)
 
 
 def open_run_model(path: Path, checkpoint: str, weights: ExportWeights) -> RunModel:
@@ -134,11 +134,11 @@ def _codec(run: RunFolder, config: TrainConfig) -> SpectrogramConfig:
 def _base(run: RunFolder, config: TrainConfig, manifest: dict[str, Any], codec: SpectrogramConfig | None) -> LazyModel:
     """Open the model that the run started from, with the run's codec and the scheduler of its target."""
     if config.model.name is ModelName.random:
-        model = stored_components(make_components(config.model, config.seed))
+        model = as_lazy_model(make_components(config.model, config.seed))
     else:
         model = open_model(str(config.model.path), config.model.revision)
     known = manifest["base_model"]["fingerprints"]
-    changed = [part for part in known if known[part] != stored_fingerprint(model.tensors[part])]
+    changed = [part for part in known if known[part] != lazy_fingerprint(model.tensors[part])]
     if changed:
         raise InputError(
             f"run={run.path}: its base {model.skeleton.source} is not what it was trained from ({', '.join(changed)} "

@@ -60,7 +60,7 @@ class Trainer:
         metrics: Where metrics go.
         validation: Measures the held-out loss, with the averaged weights in place, and may end the run; or None.
         preview: Called with the step when a preview is due, with the averaged weights in place; with 0 before the first step.
-        rhythm: What is due when.
+        intervals: What is due when.
         global_batch_size: Slices in one optimizer step over all ranks.
     """
 
@@ -78,7 +78,7 @@ class Trainer:
         metrics: MetricsLog,
         validation: Validation | None,
         preview: Callable[[int], None],
-        rhythm: Intervals,
+        intervals: Intervals,
         global_batch_size: int,
     ) -> None:
         self.accelerator = accelerator
@@ -90,7 +90,7 @@ class Trainer:
         self.metrics = metrics
         self.validation = validation
         self.preview = preview
-        self.rhythm = rhythm
+        self.intervals = intervals
         self.global_batch_size = global_batch_size
         self.step = 0
         self._saved_step: int | None = None
@@ -137,14 +137,14 @@ class Trainer:
             yield
 
     def _progress(self, main: bool) -> ProgressReport:
-        return ProgressReport("train", self.rhythm.max_train_steps, done=self.step, enabled=main)
+        return ProgressReport("train", self.intervals.max_train_steps, done=self.step, enabled=main)
 
     def _fetch(self, batches: Iterator[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
         device = self.accelerator.device
         with self.metrics.speed.waiting():
             fetched = [
                 {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-                for batch in itertools.islice(batches, self.rhythm.accumulation)
+                for batch in itertools.islice(batches, self.intervals.accumulation)
             ]
         if self.metrics.speed.flops_per_image is None:
             with self.metrics.speed.paused():
@@ -179,14 +179,14 @@ class Trainer:
         A norm that is not finite ends the run before a weight changes; on a GPU, which is not waited for, only in steps that
         are logged.
         """
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.rhythm.max_grad_norm)
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.intervals.max_grad_norm)
         grad_norm = whole(torch.as_tensor(norm))
         if self.accelerator.scaler is not None:  # it meets infinite gradients by leaving the step out
             return grad_norm
         if grad_norm.device.type == "cpu":
             finite = math.isfinite(grad_norm.numpy())
         else:
-            finite = (self.step + 1) % self.rhythm.logging_steps != 0 or bool(grad_norm.isfinite())
+            finite = (self.step + 1) % self.intervals.logging_steps != 0 or bool(grad_norm.isfinite())
         if not finite:
             self._refuse("gradient", grad_norm.isfinite(), fetched)
         return grad_norm
@@ -227,21 +227,21 @@ class Trainer:
 
     def _log_if_due(self, loss: Tensor, grad_norm: Tensor) -> None:
         self.metrics.add(loss)
-        if self._due(self.rhythm.logging_steps):
+        if self._due(self.intervals.logging_steps):
             self.metrics.write(self.step, float(self.schedule.get_last_lr()[0]), grad_norm)
 
     def _preview_base(self) -> None:
         """Let the preview show the model that training begins with, where it wants to."""
-        if self.rhythm.preview_steps and self.step == 0:
+        if self.intervals.preview_steps and self.step == 0:
             self.preview(self.step)
 
     def _preview_if_due(self) -> None:
-        if self.rhythm.preview_steps and self._due(self.rhythm.preview_steps):
+        if self.intervals.preview_steps and self._due(self.intervals.preview_steps):
             with self.metrics.speed.paused(), self.averaged_weights():
                 self.preview(self.step)
 
     def _checkpoint_if_due(self) -> None:
-        if self._due(self.rhythm.checkpointing_steps):
+        if self._due(self.intervals.checkpointing_steps):
             self._save()
 
     def _leave_if(self, stop_now: bool) -> None:
@@ -256,7 +256,7 @@ class Trainer:
 
     def _finished(self) -> bool:
         exhausted = self.validation is not None and self.validation.exhausted
-        return exhausted or self.step >= self.rhythm.max_train_steps
+        return exhausted or self.step >= self.intervals.max_train_steps
 
     def _save(self) -> None:
         if self._saved_step == self.step:
@@ -329,7 +329,7 @@ class Trainer:
         """Refuse to go on with another number of slices in a step."""
         if before == self.global_batch_size:
             return
-        forward = self.global_batch_size // self.rhythm.accumulation
+        forward = self.global_batch_size // self.intervals.accumulation
         mend = (
             f"take gradient_accumulation_steps={before // forward}"
             if before % forward == 0

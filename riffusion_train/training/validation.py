@@ -47,7 +47,7 @@ class HeldOutNoise:
     """Held-out slices under fixed noise at five timesteps, with their first caption; what is frozen encodes them once.
 
     Args:
-        table: The split.
+        dataset: The split.
         num_slices: Take at most so many, spread over the split.
         tokenize: Caption to token ids.
         encode: The VAE's encoder.
@@ -58,7 +58,7 @@ class HeldOutNoise:
 
     def __init__(
         self,
-        table: SpectrogramDataset,
+        dataset: SpectrogramDataset,
         num_slices: int,
         *,
         tokenize: Tokenize,
@@ -69,8 +69,8 @@ class HeldOutNoise:
     ) -> None:
         self.names = tuple(f"validation_loss_t{fraction:g}" for fraction in TIMESTEP_FRACTIONS)
         self.timesteps = [int(fraction * num_train_timesteps) for fraction in TIMESTEP_FRACTIONS]
-        self._table = table
-        self._chosen = spread(len(table), num_slices)
+        self._dataset = dataset
+        self._chosen = spread(len(dataset), num_slices)
         self._tokenize = tokenize
         self._encode = encode
         self._encode_text = encode_text
@@ -96,21 +96,21 @@ class HeldOutNoise:
 
     def _encode_slice(self, index: int) -> dict[str, Tensor]:
         """Return what is the same at every timestep and every measurement, one row each."""
-        moments = self._encode(self._table.pixels(index)[None])
-        ids = self._tokenize(self._table.captions(index)[0])[None]
+        moments = self._encode(self._dataset.pixels(index)[None])
+        ids = self._tokenize(self._dataset.captions(index)[0])[None]
         if self._encode_text is None:
             return {"input_ids": ids, "moments": moments}
         return {"hidden_states": self._encode_text(ids), "moments": moments}
 
 
-class HeldOutPictures:
+class HeldOutImages:
     """Held-out slices for the VAE, one row each."""
 
     names: tuple[str, ...] = ("validation_loss",)
 
-    def __init__(self, table: SpectrogramDataset, num_slices: int, *, latent_shape: tuple[int, int, int]) -> None:
-        self._table = table
-        self._chosen = spread(len(table), num_slices)
+    def __init__(self, dataset: SpectrogramDataset, num_slices: int, *, latent_shape: tuple[int, int, int]) -> None:
+        self._dataset = dataset
+        self._chosen = spread(len(dataset), num_slices)
         self._latent_shape = latent_shape
 
     def __len__(self) -> int:
@@ -120,7 +120,7 @@ class HeldOutPictures:
         """Return a slice's pixels and the noise that samples its latents."""
         index = self._chosen[place]
         noise = normal(_SEED, "validation latent", self._latent_shape, index)
-        return {"latent_noise": torch.from_numpy(noise)[None], "pixels": self._table.pixels(index)[None]}
+        return {"latent_noise": torch.from_numpy(noise)[None], "pixels": self._dataset.pixels(index)[None]}
 
 
 class Validation:
@@ -254,11 +254,11 @@ def make_validation(
 
 
 def _make_held_out(
-    config: TrainConfig, components: Components, table: SpectrogramDataset, accelerator: Any
+    config: TrainConfig, components: Components, dataset: SpectrogramDataset, accelerator: Any
 ) -> HeldOutBatches:
-    count, latent_shape = config.validation.num_slices, components.latent_shape(table.folder.spectrogram)
+    count, latent_shape = config.validation.num_slices, components.latent_shape(dataset.folder.spectrogram)
     if config.method.name is MethodName.vae:
-        return HeldOutPictures(table, count, latent_shape=latent_shape)
+        return HeldOutImages(dataset, count, latent_shape=latent_shape)
 
     @torch.no_grad()
     def encode(pixels: Tensor) -> Tensor:
@@ -270,7 +270,7 @@ def _make_held_out(
         return text_encoder(input_ids.to(text_encoder.device)).last_hidden_state.float().cpu()
 
     return HeldOutNoise(
-        table,
+        dataset,
         count,
         tokenize=make_tokenize(components.tokenizer),
         encode=encode,

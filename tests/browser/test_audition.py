@@ -46,7 +46,7 @@ def names(page: Any, row: int = 0) -> list[str]:
 
 
 def versions_of(page: Any, row: int) -> list[str]:
-    """Return the numbers of a row's versions, from the folders that their pictures lie in."""
+    """Return the numbers of a row's versions, from the folders that their images lie in."""
     images = page.locator(".row").nth(row).locator("img")
     return [re.findall(r"v%20(\d)%231", source)[0] for source in images.evaluate_all("l => l.map((i) => i.src)")]
 
@@ -59,7 +59,7 @@ def ratings_file(page: Any) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
-def test_it_opens_from_disk_and_shows_every_clip_with_its_picture(opened: Open, audition: Path) -> None:
+def test_it_opens_from_disk_and_shows_every_clip_with_its_image(opened: Open, audition: Path) -> None:
     page = opened(audition)
     assert page.locator(".clip").count() == 12
     assert [names(page, row) for row in range(4)] == [NAMES] * 4
@@ -78,7 +78,7 @@ def test_texts_of_others_are_shown_and_do_nothing(opened: Open, audition: Path) 
     assert page.locator("main img").count() == 12
 
 
-def test_one_clip_sounds_at_a_time_and_the_picture_shows_where(opened: Open, audition: Path) -> None:
+def test_one_clip_sounds_at_a_time_and_the_image_shows_where(opened: Open, audition: Path) -> None:
     page = opened(audition)
     play(page, 0)
     play(page, 4)
@@ -108,7 +108,7 @@ def test_another_version_goes_on_at_the_same_place(opened: Open, audition: Path)
 
 def test_a_paused_clip_keeps_its_place_in_another_version(opened: Open, audition: Path) -> None:
     page = opened(audition)
-    page.locator(".clip .picture").first.click(position={"x": 1, "y": 1})
+    page.locator(".clip .spectrogram").first.click(position={"x": 1, "y": 1})
     page.keyboard.press("Space")
     wait(page, "sounding().length === 0")
     page.locator("#position").fill("1.5")
@@ -123,10 +123,10 @@ def test_a_paused_clip_keeps_its_place_in_another_version(opened: Open, audition
     wait(page, "sounding().length === 0")
 
 
-def test_a_click_on_a_picture_goes_to_that_moment(opened: Open, audition: Path) -> None:
+def test_a_click_on_an_image_goes_to_that_moment(opened: Open, audition: Path) -> None:
     page = opened(audition)
-    picture = page.locator(".clip .picture").nth(1)
-    picture.click(position={"x": 0.6 * picture.bounding_box()["width"], "y": 20})
+    image = page.locator(".clip .spectrogram").nth(1)
+    image.click(position={"x": 0.6 * image.bounding_box()["width"], "y": 20})
     wait(page, "sounding().length === 1")
     assert 0.58 * CLIP_S < page.evaluate("sounding()[0].currentTime") < 0.9 * CLIP_S
 
@@ -220,7 +220,7 @@ def test_clips_can_be_filtered_and_ordered_by_a_measure(opened: Open, audition: 
     page.get_by_label(NAMES[0], exact=True).uncheck()
     assert NAMES[0] not in page.inner_text("main")
     page.get_by_label("loudness from, LUFS").fill("50")
-    assert page.inner_text("main") == "No clip fits. Clear a filter."
+    assert page.inner_text("main") == "No clip matches. Clear a filter."
 
 
 def test_rows_can_be_filtered_by_prompt_and_seed(opened: Open, audition: Path) -> None:
@@ -249,7 +249,7 @@ def test_a_link_restores_what_was_shown_and_where_it_played(opened: Open, auditi
     for part in ("main", "#player", "header"):
         assert other.inner_text(part) == page.inner_text(part)
     assert other.inner_text("#time") == "1.3 / 2.5 s"
-    assert [other.is_checked(f"#{name}") for name in ("equal", "loop", "blind", "pictures")] == [
+    assert [other.is_checked(f"#{name}") for name in ("equal", "loop", "blind", "images")] == [
         False,
         False,
         False,
@@ -300,7 +300,7 @@ def test_everything_can_be_reached_with_the_keyboard_alone(opened: Open, auditio
     assert page.evaluate("document.activeElement.id") == "clips"
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.className") == "picture"
+    assert page.evaluate("document.activeElement.className") == "spectrogram"
     page.keyboard.press("Enter")
     wait(page, "sounding().length === 1")
     page.keyboard.press("Space")
@@ -325,7 +325,7 @@ def test_everything_can_be_reached_with_the_keyboard_alone(opened: Open, auditio
     assert page.locator("#sheet").is_visible()
     page.keyboard.press("Escape")
     page.keyboard.press("p")
-    assert page.locator(".picture").first.bounding_box()["height"] < 60
+    assert page.locator(".spectrogram").first.bounding_box()["height"] < 60
 
 
 def test_keys_mean_themselves_while_a_text_is_typed(opened: Open, audition: Path) -> None:

@@ -10,9 +10,9 @@ from support.worlds import train_config, write_dataset
 
 from riffusion_train.config.export import ExportFormat, ExportWeights, LoraLayout
 from riffusion_train.export.write import export_run
-from riffusion_train.model.lazy import read_components, stored_components
+from riffusion_train.model.lazy import as_lazy_model, load_lazy_model
 from riffusion_train.model.loading import load_components, make_components
-from riffusion_train.model.lora import LORA_FILE, add_lora, merged, read_lora
+from riffusion_train.model.lora import LORA_FILE, add_lora, merge_lora, read_lora
 from riffusion_train.training.run import run_training
 from riffusion_train.training.run_model import open_run_model
 
@@ -56,12 +56,12 @@ def test_what_peft_trained_is_what_is_merged_and_exported(dataset: Path, tmp_pat
     assert (expected - predict(base)).abs().max() > 1e-4
     export_run(run, tmp_path / "whole")
     export_run(run, tmp_path / "kohya.safetensors", kind=ExportFormat.lora, layout=LoraLayout.kohya)
-    stored = stored_components(base)
+    stored = as_lazy_model(base)
     for found in (
         load_components(str(tmp_path / "whole")),
-        read_components(open_run_model(run, "newest", ExportWeights.raw).whole()),
-        read_components(merged(stored, read_lora(run / "final" / LORA_FILE, base.modules))),
-        read_components(merged(stored, read_lora(tmp_path / "kohya.safetensors", base.modules))),
+        load_lazy_model(open_run_model(run, "newest", ExportWeights.raw).whole()),
+        load_lazy_model(merge_lora(stored, read_lora(run / "final" / LORA_FILE, base.modules))),
+        load_lazy_model(merge_lora(stored, read_lora(tmp_path / "kohya.safetensors", base.modules))),
     ):
         assert torch.allclose(predict(found), expected, atol=1e-5)
     if kind == "text":

@@ -61,7 +61,7 @@ def test_training_overfits_sixteen_slices_and_sampling_gives_each_back_for_its_c
 def nearest_slices(dataset: Path, model: Path) -> list[bool]:
     """Return for each slice whether the picture sampled for its caption is nearer to it than to every other."""
     table = SpectrogramDataset(open_dataset_folder(dataset), "train")
-    pictures = np.stack([table.picture(index).astype(np.float32) for index in range(len(table))])
+    pictures = np.stack([table.image(index).astype(np.float32) for index in range(len(table))])
     sampler = Sampler.load(model, device="cpu", num_inference_steps=8, guidance_scale=1.0)
     found = []
     for index in range(len(table)):

@@ -22,17 +22,17 @@ from riffusion_train.training.run import run_training
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sample")
-    words = ["max_train_steps=5", "method.train_text_encoder=true"]
-    run = run_training(train_config(write_dataset(folder / "dataset"), folder / "run", *words), [])
+    arguments = ["max_train_steps=5", "method.train_text_encoder=true"]
+    run = run_training(train_config(write_dataset(folder / "dataset"), folder / "run", *arguments), [])
     export_run(run, folder / "model")
     return folder / "model"
 
 
-def sample(*words: str) -> int:
-    return main(["sample", *words, "num_inference_steps=3", "device=cpu"])
+def sample(*arguments: str) -> int:
+    return main(["sample", *arguments, "num_inference_steps=3", "device=cpu"])
 
 
-def test_a_prompt_becomes_sound_picture_and_settings(model: Path, tmp_path: Path) -> None:
+def test_a_prompt_becomes_sound_image_and_settings(model: Path, tmp_path: Path) -> None:
     assert sample(str(model), "--prompt", "band 3", "--prompt", "a line", f"out={tmp_path}", "num_variations=2") == 0
     for kind in ("wav", "png", "json"):
         assert len(list(tmp_path.glob(f"*.{kind}"))) == 4
@@ -61,7 +61,7 @@ def test_the_prompt_the_negative_prompt_and_guidance_all_act(model: Path) -> Non
     assert np.array_equal(image(1.0, prompt="band 3"), image(1.0, prompt="band 3", negative_prompt="a line"))
 
 
-def test_the_sound_is_the_picture_inverted_as_the_model_says(model: Path) -> None:
+def test_the_sound_is_the_image_inverted_as_the_model_says(model: Path) -> None:
     sampler = Sampler.load(model, device="cpu", num_inference_steps=3, target_lufs=None)
     clip = sampler.text_to_audio("band 3", seed=1)
     assert clip.rate_hz == 16000
@@ -71,7 +71,7 @@ def test_the_sound_is_the_picture_inverted_as_the_model_says(model: Path) -> Non
     assert np.isfinite(clip.audio).all()
 
 
-def test_the_picture_is_the_one_that_the_pipeline_of_diffusers_draws(model: Path) -> None:
+def test_the_image_is_the_one_that_the_pipeline_of_diffusers_draws(model: Path) -> None:
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(model)
@@ -89,16 +89,16 @@ def test_every_scheduler_and_format_works(model: Path, tmp_path: Path) -> None:
     kinds = ("wav", "flac", "mp3", "ogg", "opus", "wav")
     for scheduler, kind in zip(SchedulerName, kinds, strict=True):
         out = tmp_path / scheduler.value
-        words = [f"out={out}", f"scheduler={scheduler.value}", f"format={kind}"]
-        assert sample(str(model), "--prompt", "x", *words) == 0
+        arguments = [f"out={out}", f"scheduler={scheduler.value}", f"format={kind}"]
+        assert sample(str(model), "--prompt", "x", *arguments) == 0
         wav, _ = read_audio(next(out.glob(f"*.{kind}")))
         assert np.abs(wav).max() > 0.05
 
 
 @pytest.mark.parametrize("kind", ["json", "png", "wav"])
 def test_a_clip_is_made_again_from_its_own_file(model: Path, tmp_path: Path, kind: str) -> None:
-    words = ["--negative", "a line", f"out={tmp_path / 'first'}", "seed=5", "guidance_scale=3"]
-    assert sample(str(model), "--prompt", "band 2", *words) == 0
+    arguments = ["--negative", "a line", f"out={tmp_path / 'first'}", "seed=5", "guidance_scale=3"]
+    assert sample(str(model), "--prompt", "band 2", *arguments) == 0
     file = next((tmp_path / "first").glob(f"*.{kind}"))
     assert main(["sample", "--again", str(file), f"out={tmp_path / 'second'}", "device=cpu"]) == 0
     first, second = (next((tmp_path / name).glob("*.wav")) for name in ("first", "second"))
@@ -120,7 +120,7 @@ def test_initial_noise_is_standard_normal_and_its_own_for_each_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("arguments", "complaint"),
     [
         (["MODEL", "out=o"], "no prompt: give --prompt TEXT"),
         (["--prompt", "x", "out=o"], "no model"),
@@ -133,20 +133,27 @@ def test_initial_noise_is_standard_normal_and_its_own_for_each_seed() -> None:
     ],
 )
 def test_wrong_input_is_one_line(
-    model: Path, tmp_path: Path, words: list[str], complaint: str, capsys: pytest.CaptureFixture[str], monkeypatch
+    model: Path, tmp_path: Path, arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
     import re
 
     monkeypatch.chdir(tmp_path)
-    assert sample(*[str(model) if word == "MODEL" else word for word in words]) == EXIT_INPUT
+    assert sample(*[str(model) if word == "MODEL" else word for word in arguments]) == EXIT_INPUT
     message = capsys.readouterr().err
     assert re.search(complaint, message), message
     assert message.count("\n") == 1
 
 
 def test_a_clip_is_made_again_with_every_option_it_was_made_with(model: Path, tmp_path: Path) -> None:
-    words = ["--prompt", "band 2", "channels_last=true", "attention_slicing=true", "dtype=bf16", "unet_batch_size=2"]
-    assert sample(str(model), *words, f"out={tmp_path / 'first'}") == 0
+    arguments = [
+        "--prompt",
+        "band 2",
+        "channels_last=true",
+        "attention_slicing=true",
+        "dtype=bf16",
+        "unet_batch_size=2",
+    ]
+    assert sample(str(model), *arguments, f"out={tmp_path / 'first'}") == 0
     first = next((tmp_path / "first").glob("*.wav"))
     assert main(["sample", "--again", str(first), f"out={tmp_path / 'second'}", "device=cpu"]) == 0
     second = next((tmp_path / "second").glob("*.wav"))
@@ -154,7 +161,7 @@ def test_a_clip_is_made_again_with_every_option_it_was_made_with(model: Path, tm
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("arguments", "complaint"),
     [
         (["num_inference_steps=5"], "was made with num_inference_steps=3, not num_inference_steps=5"),
         (["seed=9"], "was made with seed=0, not seed=9"),
@@ -163,10 +170,10 @@ def test_a_clip_is_made_again_with_every_option_it_was_made_with(model: Path, tm
     ],
 )
 def test_what_contradicts_the_clip_to_make_again_is_refused(
-    model: Path, tmp_path: Path, words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+    model: Path, tmp_path: Path, arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sample(str(model), "--prompt", "band 2", f"out={tmp_path}") == 0
     again = ["sample", "--again", str(next(tmp_path.glob("*.json"))), f"out={tmp_path / 'again'}", "device=cpu"]
     assert main([*again, "num_inference_steps=3", "batch_size=1"]) == 0
-    assert main([*again, *words]) == EXIT_INPUT
+    assert main([*again, *arguments]) == EXIT_INPUT
     assert complaint in capsys.readouterr().err

@@ -57,8 +57,8 @@ def test_each_mode_runs_and_makes_the_same_again(
 ) -> None:
     monkeypatch.chdir(world)
     options = ["num_inference_steps=2", "quality=draft", "device=cpu"]
-    words = ["sample", "model", f"mode={mode}", *MODES[mode], f"out={tmp_path / 'first'}", "seed=4", *options]
-    assert main(words) == EXIT_DONE
+    arguments = ["sample", "model", f"mode={mode}", *MODES[mode], f"out={tmp_path / 'first'}", "seed=4", *options]
+    assert main(arguments) == EXIT_DONE
     first = sorted((tmp_path / "first").glob("*.wav"))
     assert len(first) == (2 if mode == "morph" else 1)
     settings = json.loads(first[-1].with_suffix(".json").read_text())
@@ -96,7 +96,7 @@ def test_a_clip_does_not_depend_on_its_batch(sampler: Sampler) -> None:
         assert np.array_equal(clip.audio, next(sampler.generate([one])).audio)
 
 
-def test_changing_nothing_of_a_sound_gives_its_picture_back(world: Path, sampler: Sampler) -> None:
+def test_changing_nothing_of_a_sound_gives_its_image_back(world: Path, sampler: Sampler) -> None:
     still = sampler.audio_to_audio(world / "melody.wav", "a", strength=0.0, seed=1)
     other_seed = sampler.audio_to_audio(world / "melody.wav", "b", strength=0.0, seed=2)
     assert np.array_equal(still.image, other_seed.image)
@@ -121,7 +121,7 @@ def test_what_is_kept_comes_back_sample_for_sample(world: Path, sampler: Sampler
     assert not np.allclose(clip.audio[:, round(1.1 * RATE_HZ) :], source[:, round(1.1 * RATE_HZ) :], atol=1e-2)
 
 
-def test_a_band_made_anew_leaves_the_others(world: Path, sampler: Sampler) -> None:
+def test_a_band_generated_anew_leaves_the_others(world: Path, sampler: Sampler) -> None:
     source = read_audio(world / "melody.wav")[0]
     clip = sampler.inpaint(world / "melody.wav", "a", band_hz=(3000.0, 6000.0))
     change = np.abs(np.fft.rfft(clip.audio[0] - source[0]))
@@ -129,7 +129,7 @@ def test_a_band_made_anew_leaves_the_others(world: Path, sampler: Sampler) -> No
     assert change[(hz > 3500) & (hz < 5500)].mean() > 20 * change[hz < 1500].mean()
 
 
-def test_a_mask_says_what_is_made_anew(world: Path, sampler: Sampler) -> None:
+def test_a_mask_says_what_is_generated_anew(world: Path, sampler: Sampler) -> None:
     source = read_audio(world / "melody.wav")[0]
     clip = sampler.inpaint(world / "melody.wav", "a", mask=world / "mask.png")
     change = np.abs(clip.audio - source)[0]
@@ -190,16 +190,16 @@ def test_a_morph_begins_with_one_sound_and_ends_with_the_other(world: Path, samp
 
 
 def test_prompts_seeds_and_guidances_are_crossed(world: Path, tmp_path: Path) -> None:
-    words = ["--prompt", "a", "--prompt", "b", "num_variations=2", "guidance_scales=[1,3]", "num_inference_steps=1"]
-    assert main(["sample", str(world / "model"), *words, f"out={tmp_path}", "device=cpu", "quality=draft"]) == 0
+    arguments = ["--prompt", "a", "--prompt", "b", "num_variations=2", "guidance_scales=[1,3]", "num_inference_steps=1"]
+    assert main(["sample", str(world / "model"), *arguments, f"out={tmp_path}", "device=cpu", "quality=draft"]) == 0
     found = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
     kinds = {(one["prompt"], one["seed"], one["guidance_scale"]) for one in found}
     assert len(found) == len(kinds) == 8
 
 
 def test_unconditional_clips_need_no_prompt(world: Path, tmp_path: Path) -> None:
-    words = ["unconditional=true", "num_inference_steps=1", f"out={tmp_path}", "device=cpu", "quality=draft"]
-    assert main(["sample", str(world / "model"), *words]) == 0
+    arguments = ["unconditional=true", "num_inference_steps=1", f"out={tmp_path}", "device=cpu", "quality=draft"]
+    assert main(["sample", str(world / "model"), *arguments]) == 0
     assert json.loads(next(tmp_path.glob("*.json")).read_text())["guidance_scale"] == 1.0
 
 
@@ -207,15 +207,15 @@ def test_loras_are_merged_with_their_weights(world: Path, tmp_path: Path) -> Non
     parts = nano_components()
     file = tmp_path / "style.safetensors"
     write_kohya_lora(file, nano_lora(parts), extra={})
-    pictures = [
+    images = [
         Sampler.load(world / "model", device="cpu", num_inference_steps=2, loras=loras, quality="draft")
         .text_to_audio("a")
         .image.astype(int)
         for loras in ([], [f"{file}:0"], [f"{file}:0.5", f"{file}:0.5"], [str(file)])
     ]
-    assert np.array_equal(pictures[0], pictures[1])
-    assert np.abs(pictures[2] - pictures[3]).max() <= 2
-    assert np.abs(pictures[0] - pictures[3]).mean() > 1
+    assert np.array_equal(images[0], images[1])
+    assert np.abs(images[2] - images[3]).max() <= 2
+    assert np.abs(images[0] - images[3]).mean() > 1
 
 
 def test_what_is_lighter_draws_nearly_the_same(world: Path) -> None:
@@ -231,9 +231,9 @@ def test_candidates_are_picked_from_and_extended(
 ) -> None:
     answers = iter(["7", "2", "q"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
-    words = ["mode=extend", "--prompt", "a", "--audio", str(world / "melody.wav"), "duration=0.5", "pick=2"]
+    arguments = ["mode=extend", "--prompt", "a", "--audio", str(world / "melody.wav"), "duration=0.5", "pick=2"]
     options = [f"out={tmp_path}", "num_inference_steps=1", "quality=draft", "device=cpu"]
-    assert main(["sample", str(world / "model"), *words, *options]) == 0
+    assert main(["sample", str(world / "model"), *arguments, *options]) == 0
     rounds = sorted(tmp_path.glob("*-round-*"))
     assert [len(list(folder.glob("*.wav"))) for folder in rounds] == [2, 2]
     assert "round-1/2.wav" in capsys.readouterr().out.splitlines()[-1]
@@ -242,9 +242,9 @@ def test_candidates_are_picked_from_and_extended(
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("arguments", "complaint"),
     [
-        (["--prompts", "EMPTY"], "is empty; write one prompt a line"),
+        (["--prompts", "EMPTY"], "holds no prompt; write one a line"),
         (["mode=inpaint", "--prompt", "a", "--audio", "melody.wav", "--keep", "5-9"], "lies outside"),
         (["mode=inpaint", "--prompt", "a", "--audio", "melody.wav", "--keep", "1-1"], "the range has no length"),
         (["mode=inpaint", "--prompt", "a", "--audio", "melody.wav", "--keep", "0-9"], "nothing of it is left"),
@@ -265,10 +265,10 @@ def test_candidates_are_picked_from_and_extended(
         (["--prompt", "a", "--lora", "gone.safetensors"], "no such file"),
     ],
 )
-def test_wrong_input_is_one_line_with_the_mend(
+def test_wrong_input_is_one_line_with_the_fix(
     world: Path,
     tmp_path: Path,
-    words: list[str],
+    arguments: list[str],
     complaint: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -278,9 +278,9 @@ def test_wrong_input_is_one_line_with_the_mend(
     monkeypatch.chdir(world)
     (tmp_path / "empty.txt").write_text("\n \n")
     write_audio(tmp_path / "silent.wav", np.zeros((1, RATE_HZ), np.float32), RATE_HZ)
-    places = {"EMPTY": str(tmp_path / "empty.txt"), "SILENT": str(tmp_path / "silent.wav")}
+    paths = {"EMPTY": str(tmp_path / "empty.txt"), "SILENT": str(tmp_path / "silent.wav")}
     options = [f"out={tmp_path / 'out'}", "num_inference_steps=1", "device=cpu"]
-    assert main(["sample", "model", *[places.get(word, word) for word in words], *options]) == EXIT_INPUT
+    assert main(["sample", "model", *[paths.get(one, one) for one in arguments], *options]) == EXIT_INPUT
     lines = [line for line in capsys.readouterr().err.splitlines() if not re.match(r"sample: \d", line)]
     assert len(lines) == 1, lines
     assert re.search(complaint, lines[0]), lines
@@ -289,29 +289,29 @@ def test_wrong_input_is_one_line_with_the_mend(
 def test_in_a_batch_the_rest_goes_on_and_the_summary_lists_what_failed(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["mode=audio", "--prompt", "a", "--audio", str(world / "melody.wav"), "--audio", "gone.wav"]
-    words += ["--audio", str(world / "mask.png"), "strength=0.5", f"out={tmp_path}", "num_inference_steps=2"]
-    assert main(["sample", str(world / "model"), *words, "device=cpu", "quality=draft"]) == EXIT_INPUT
-    told = capsys.readouterr()
+    arguments = ["mode=audio", "--prompt", "a", "--audio", str(world / "melody.wav"), "--audio", "gone.wav"]
+    arguments += ["--audio", str(world / "mask.png"), "strength=0.5", f"out={tmp_path}", "num_inference_steps=2"]
+    assert main(["sample", str(world / "model"), *arguments, "device=cpu", "quality=draft"]) == EXIT_INPUT
+    captured = capsys.readouterr()
     assert len(list(tmp_path.glob("*.wav"))) == 1
-    assert "sampled: 1 clips" in told.out
-    assert "2 of 3 clips failed" in told.err
-    assert "gone.wav" in told.err
-    assert "mask.png" in told.err
+    assert "sampled: 1 clips" in captured.out
+    assert "2 of 3 clips failed" in captured.err
+    assert "gone.wav" in captured.err
+    assert "mask.png" in captured.err
 
 
 def test_a_source_that_has_changed_is_refused(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = shutil.copy(world / "melody.wav", tmp_path / "own.wav")
     options = ["num_inference_steps=1", "quality=draft", "device=cpu"]
-    words = ["mode=audio", "--prompt", "a", "--audio", str(own), f"out={tmp_path / 'first'}"]
-    assert main(["sample", str(world / "model"), *words, *options]) == 0
+    arguments = ["mode=audio", "--prompt", "a", "--audio", str(own), f"out={tmp_path / 'first'}"]
+    assert main(["sample", str(world / "model"), *arguments, *options]) == 0
     write_melody(Path(own), 1.0, seed=5)
     file = next((tmp_path / "first").glob("*.json"))
     assert main(["sample", "--again", str(file), f"out={tmp_path / 'second'}", "device=cpu"]) == EXIT_INPUT
     assert "has changed since the clip was made" in capsys.readouterr().err
 
 
-def test_a_notebook_shows_picture_and_sound(sampler: Sampler) -> None:
+def test_a_notebook_shows_image_and_sound(sampler: Sampler) -> None:
     shown = sampler.text_to_audio("<band>")._repr_html_()
     assert "data:image/png;base64," in shown
     assert "data:audio/wav;base64," in shown

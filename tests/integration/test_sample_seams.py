@@ -65,8 +65,8 @@ for minutes in (1, 10):
 def test_ten_minutes_take_hardly_more_memory_than_one(tmp_path: Path) -> None:
     model = write_nano_model(tmp_path / "coarse", COARSE)
 
-    words = [sys.executable, "-c", _RENDER, str(model), str(tmp_path)]
-    printed = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    arguments = [sys.executable, "-c", _RENDER, str(model), str(tmp_path)]
+    printed = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
     one, ten = (int(line) for line in printed.split()[-2:])
     wav, rate_hz = read_audio(tmp_path / "10.wav")
     assert wav.shape[1] == 600 * rate_hz

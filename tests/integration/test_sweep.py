@@ -6,7 +6,7 @@ import pytest
 from support.worlds import train_words, write_dataset
 
 from riffusion_train.cli.main import main
-from riffusion_train.cli.sweep import plan, submit
+from riffusion_train.cli.train import plan, submit
 from riffusion_train.runtime.errors import InputError
 
 

@@ -1,4 +1,4 @@
-"""Audition sites of made-up clips: tones of known level under pictures with one band, without any model."""
+"""Audition sites of made-up clips: tones of known level under images with one band, without any model."""
 
 import json
 from pathlib import Path
@@ -22,15 +22,15 @@ CLIP_S = 2.5
 def write_clip(
     folder: Path, stem: str, *, prompt: str = "a low band", seed: int = 0, level_db: float = -20.0, **settings: object
 ) -> None:
-    """Write a tone whose peak is at a level, a picture and settings."""
+    """Write a tone whose peak is at a level, an image and settings."""
     path = folder / stem
     path.parent.mkdir(parents=True, exist_ok=True)
     time_s = np.arange(round(CLIP_S * RATE_HZ)) / RATE_HZ
     tone = 10 ** (level_db / 20) * np.sin(2 * np.pi * (400 + 100 * seed) * time_s)
     write_audio(path.with_name(f"{path.name}.wav"), tone.astype(np.float32)[None], RATE_HZ)
-    picture = np.full((32, 32), 230, np.uint8)
-    picture[20 - seed] = 20
-    save_image(path.with_name(f"{path.name}.png"), EncodedClip(picture, 0.0), NANO_SPECTROGRAM)
+    image = np.full((32, 32), 230, np.uint8)
+    image[20 - seed] = 20
+    save_image(path.with_name(f"{path.name}.png"), EncodedClip(image, 0.0), NANO_SPECTROGRAM)
     said = {"prompt": prompt, "negative_prompt": "", "seed": seed, "guidance_scale": 7.0, **settings}
     path.with_name(f"{path.name}.json").write_text(json.dumps(said), encoding="utf-8")
 

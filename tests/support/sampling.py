@@ -27,7 +27,7 @@ def write_nano_model(folder: Path, spectrogram: SpectrogramConfig = NANO_SPECTRO
 
 
 def write_silent_model(folder: Path) -> Path:
-    """Write a model that does not say its codec; its latents are an eighth as wide as the pictures, as Stable Diffusion's."""
+    """Write a model that does not say its codec; its latents are an eighth as wide as the images, as Stable Diffusion's."""
     write_components(folder, nano_components("model.vae_block_out_channels=[8,8,8,8]"))
     (folder / SPECTROGRAM_FILE).unlink()
     return folder
@@ -39,7 +39,7 @@ def write_melody(path: Path, duration_s: float, *, seed: int = 0) -> Path:
     notes = np.random.default_rng(seed).choice([220, 277, 330, 440, 554], size=len(time_s))[:: RATE_HZ // 4]
     wav = sum(
         0.4 * np.exp(-8 * age) * np.sin(2 * np.pi * hz * age) * (age >= 0)
-        for hz, age in ((hz, time_s - 0.25 * place) for place, hz in enumerate(notes))
+        for hz, age in ((hz, time_s - 0.25 * index) for index, hz in enumerate(notes))
     )
     write_audio(path, np.asarray(wav, np.float32)[None], RATE_HZ)
     return path

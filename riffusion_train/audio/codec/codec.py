@@ -1,13 +1,12 @@
 """The codec between sound and spectrogram image.
 
-A column of the image is a frame, a row a mel band with the lowest at the bottom, and dark is loud:
-pixel = 255 - 255 (magnitude / black) ** power, the format of the original Riffusion.
+A column of the image is a frame, a row is a mel band with the lowest at the bottom, and dark is loud:
+pixel = 255 - 255 (magnitude / reference) ** power, the format of the original Riffusion.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +17,11 @@ from torch import Tensor
 from riffusion_train.audio.codec.analysis import MelAnalysis, mel_filter_bank
 from riffusion_train.audio.codec.levels import as_tensor, draw_images, read_planes
 from riffusion_train.config.sample import Inverter, Quality
-from riffusion_train.config.spectrogram import Channels, Scale, SpectrogramConfig
-from riffusion_train.runtime.errors import InputError, choice
+from riffusion_train.config.spectrogram import Channels, Scale, SpectrogramConfig, find_preset
+from riffusion_train.runtime.errors import InputError, member
 
 if TYPE_CHECKING:
     from riffusion_train.audio.codec.decoder import Decoder
-    from riffusion_train.audio.vocoder import Vocoder
 
 
 SAMPLE_SCALE = 32768.0
@@ -40,8 +38,8 @@ class EncodedClip:
     Attributes:
         image: uint8, (n_mels, width) for mono, (n_mels, width, 3) for stereo; `Channels` says what the colours are.
         max_value: Mel magnitude of black, on the scale of 16-bit samples: the image's largest or, under an absolute
-            scale, the reference. 0 for digital silence under a scale per image, and for a picture whose level nobody
-            knows, such as a model's.
+            scale, the reference. 0 for digital silence under a scale per image, and for an image whose level is
+            unknown, such as a model's.
     """
 
     image: np.ndarray
@@ -49,24 +47,31 @@ class EncodedClip:
 
 
 class SpectrogramCodec:
-    """Turns sound into images and back by one set of parameters; build it with `make_codec`, which checks them.
+    """Turns sound into images and back with one set of parameters; build it with `make_codec`, which checks them.
 
     Args:
         config: The parameters.
-        vocoder: A network that decodes in place of the inverters.
 
     Attributes:
         config: The parameters.
     """
 
-    def __init__(self, config: SpectrogramConfig, vocoder: "Vocoder | None" = None) -> None:
+    def __init__(self, config: SpectrogramConfig) -> None:
         self.config = config
-        self._vocoder = vocoder
         self._filters = mel_filter_bank(
             config.n_fft, config.rate_hz, config.n_mels, config.f_min_hz, config.f_max_hz, config.mel_corner_hz
         )
         self._analysis = MelAnalysis(self._filters, config.win_length, config.hop_length, SAMPLE_SCALE)
         self._decoder: Decoder | None = None
+
+    @classmethod
+    def from_preset(cls, name: str) -> "SpectrogramCodec":
+        """Return the codec of a preset of `conf/spectrogram/`, of a `spectrogram.json`, or of a folder that holds one.
+
+        Raises:
+            InputError: If there is no such preset, or the file cannot be used.
+        """
+        return make_codec(find_preset(name))
 
     @property
     def clip_samples(self) -> int:
@@ -84,7 +89,7 @@ class SpectrogramCodec:
         return self.config.rate_hz
 
     def encode(self, wav: np.ndarray | Tensor) -> EncodedClip:
-        """Encode the first `clip_samples` of a sound; a shorter one is followed by silence.
+        """Encode the first `clip_samples` of a sound; a shorter one is padded with silence.
 
         Args:
             wav: Samples in [-1, 1] at `rate_hz`, (channels, samples). A mono codec takes the mean of the channels; a
@@ -97,7 +102,7 @@ class SpectrogramCodec:
         return EncodedClip(images[0].numpy(), float(maxima[0]))
 
     def encode_long(self, wav: np.ndarray | Tensor) -> EncodedClip:
-        """Encode a whole sound, (channels, samples), as one image with a column for every hop begun.
+        """Encode a whole sound, (channels, samples), as one image with a column for every started hop.
 
         Raises:
             InputError: If there are no samples, or some are not numbers.
@@ -108,7 +113,7 @@ class SpectrogramCodec:
         return EncodedClip(images[0].numpy(), float(maxima[0]))
 
     def encode_batch(self, wavs: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode clips, (batch, channels, samples), on the device they lie on.
+        """Encode clips, (batch, channels, samples), on their device.
 
         Returns:
             Images, uint8 (batch, n_mels, width_px) or, for a stereo codec, (batch, n_mels, width_px, 3), and their
@@ -124,9 +129,9 @@ class SpectrogramCodec:
         image: np.ndarray | PIL.Image.Image | Tensor,
         max_value: float | None = None,
         *,
-        quality: str = "normal",
+        quality: Quality | str = Quality.normal,
         seed: int = 0,
-        inverter: str = "pghi",
+        inverter: Inverter | str = Inverter.pghi,
     ) -> np.ndarray:
         """Rebuild the sound of an image of any width; the same arguments give the same sound.
 
@@ -134,17 +139,17 @@ class SpectrogramCodec:
             image: (n_mels, width) or (n_mels, width, 3), uint8 or floats from 0 to 1, or a PIL image. The colours of a
                 mono image are averaged.
             max_value: The magnitude of black, which restores the true level. Without it, or with 0, the peak becomes
-                `UNKNOWN_LEVEL_PEAK`; a white image is silence in any case. An absolute scale knows it and does not look.
+                `UNKNOWN_LEVEL_PEAK`; a white image is silence in any case. Ignored under an absolute scale.
             quality: draft, normal or best.
-            seed: Seed of the phase where there is next to nothing to hear.
-            inverter: How the phase is found: pghi, fast_griffin_lim or griffin_lim. A codec with a vocoder leaves quality,
-                seed and inverter aside.
+            seed: Seed of the phase where the sound is next to silent.
+            inverter: How the phase is found: pghi, fast_griffin_lim or griffin_lim.
 
         Returns:
-            float32 samples at `rate_hz`, (channels, (width - 1) * hop_length). At their true level they may pass 1.
+            float32 samples at `rate_hz`, (channels, (width - 1) * hop_length). At their true level they may exceed 1.
 
         Raises:
-            InputError: If the image does not have the height or kind that the codec makes, or a word is unknown.
+            InputError: If the image does not have the height or kind that the codec makes, or `quality` or `inverter` is
+                unknown.
         """
         wavs = self.decode_batch(
             as_tensor(image)[None],
@@ -161,16 +166,16 @@ class SpectrogramCodec:
         images: Tensor,
         max_values: Sequence[float] | Tensor | None = None,
         *,
-        quality: str = "normal",
+        quality: Quality | str = Quality.normal,
         seed: int = 0,
-        inverter: str = "pghi",
+        inverter: Inverter | str = Inverter.pghi,
     ) -> Tensor:
-        """Rebuild the sounds of images of one width, on the device they lie on; a clip does not depend on its neighbours.
+        """Rebuild the sounds of images of one width, on their device; a clip does not depend on the others in the batch.
 
-        On a CPU clips are inverted one by one, which is quickest, and `pghi` gives the best sound for the time. On a GPU
+        On a CPU clips are inverted one by one, which is fastest, and `pghi` gives the best sound for the time. On a GPU
         they are inverted together, but heap integration is a sequential algorithm that runs on the host, one clip after
-        another; `fast_griffin_lim` never leaves the GPU and is expected to be the quicker one there for large batches.
-        That has not been measured.
+        another; `fast_griffin_lim` never leaves the GPU and should be the faster one there for large batches, which has
+        not been measured.
 
         Args:
             images: (batch, n_mels, width) or (batch, n_mels, width, 3), uint8 or floats from 0 to 1.
@@ -186,13 +191,8 @@ class SpectrogramCodec:
             InputError: As `decode`.
         """
         planes = read_planes(images, self.config)
-        effort = Quality[choice("quality", quality, Quality.__members__)]
-        method = Inverter[choice("inverter", inverter, Inverter.__members__)]
-        if self._vocoder is None:
-            wavs = self.decoder.decode(planes, effort, method, seed)
-        else:
-            heard = planes.intensity.flatten(1).any(1)[:, None]
-            wavs = torch.where(heard, self._vocoder.to(images.device)(planes.intensity[:, 0]), 0.0)[:, None]
+        quality, inverter = member("quality", quality, Quality), member("inverter", inverter, Inverter)
+        wavs = self.decoder.decode(planes, quality, inverter, seed)
         return wavs * self._gains(wavs, max_values)[:, None, None]
 
     @torch.no_grad()
@@ -201,28 +201,27 @@ class SpectrogramCodec:
         image: np.ndarray | PIL.Image.Image | Tensor,
         max_value: float | None = None,
         *,
-        quality: str = "normal",
+        quality: Quality | str = Quality.normal,
         seed: int = 0,
     ) -> np.ndarray:
-        """Rebuild the sound of an image that goes round: its last column is followed by its first.
+        """Rebuild the sound of an image that repeats: its last column is followed by its first.
 
-        Arguments as of `decode`; the phase is found by heap integration that closes the round.
+        Arguments as of `decode`; the phase is found by circular heap integration.
 
         Returns:
-            float32 samples at `rate_hz`, (channels, width * hop_length), that play as a loop without a seam.
+            float32 samples at `rate_hz`, (channels, width * hop_length), that play as a gapless loop.
 
         Raises:
             InputError: As `decode`.
         """
         planes = read_planes(as_tensor(image)[None], self.config)
-        effort = Quality[choice("quality", quality, Quality.__members__)]
-        wavs = self.decoder.decode_loop(planes, effort, seed)
+        wavs = self.decoder.decode_loop(planes, member("quality", quality, Quality), seed)
         gain = self._gains(wavs, None if max_value is None else [max_value])
         return np.asarray((wavs * gain[:, None, None])[0].cpu().numpy(), np.float32)
 
     @property
     def decoder(self) -> "Decoder":
-        """What turns magnitudes into sound; made at the first use, as numba takes a second to load."""
+        """What turns magnitudes into sound; built at the first use, as numba takes a second to load."""
         if self._decoder is None:
             from riffusion_train.audio.codec.decoder import Decoder
 
@@ -230,18 +229,18 @@ class SpectrogramCodec:
         return self._decoder
 
     def reference_magnitude(self, max_value: float | None) -> float | None:
-        """Return the magnitude of black relative to that of samples in [-1, 1]; None where nobody knows it."""
+        """Return the magnitude of black relative to that of samples in [-1, 1]; None where it is unknown."""
         if self.config.scale is Scale.absolute:
             return self.config.reference_value / SAMPLE_SCALE
         return max_value / SAMPLE_SCALE if max_value else None
 
     @torch.no_grad()
     def crossfade(self, clips: Sequence[EncodedClip], overlap_px: int) -> EncodedClip:
-        """Join images that share `overlap_px` columns with their neighbours; the magnitudes cross over in between.
+        """Join images that share `overlap_px` columns with their neighbours, with a crossfade of the magnitudes.
 
         Args:
-            clips: Images of this codec in order, each wider than twice the overlap. Under a scale per image, a level that
-                nobody knows is taken to be that of the loudest neighbour.
+            clips: Images of this codec in order, each at least twice as wide as the overlap. Under a scale per image, an
+                unknown level is taken to be that of the loudest image.
             overlap_px: Columns that two neighbours share; 0 puts them side by side.
 
         Raises:
@@ -260,6 +259,7 @@ class SpectrogramCodec:
         return EncodedClip(images[0].numpy(), float(maxima[0]) if is_known else 0.0)
 
     def _gains(self, wavs: Tensor, max_values: Sequence[float] | Tensor | None) -> Tensor:
+        """Return the factor of each sound, (clips,): its true level where that is known, else a fixed peak."""
         values = [None] * len(wavs) if max_values is None else [float(value) for value in max_values]
         peaks = wavs.abs().amax((1, 2)).clamp(min=1e-9)
         gains = [self.reference_magnitude(value) for value in values]
@@ -283,31 +283,29 @@ class SpectrogramCodec:
         return draw_images(mels, cosine, self.config)
 
     def _with_channels(self, wavs: Tensor) -> Tensor:
+        """Mix or repeat channels, (clips, channels, samples) -> (clips, num_channels, samples)."""
         if self.config.channels is Channels.mono and wavs.shape[1] == 1:
             return wavs
         if self.config.channels is Channels.mono:
-            # The mean by two calls is the same and takes a tenth of the time.
+            # The same as `mean`, in a tenth of the time.
             return (wavs[:, :1] + wavs[:, 1:]).div_(2) if wavs.shape[1] == 2 else wavs.mean(1, keepdim=True)
         return wavs.expand(-1, 2, -1) if wavs.shape[1] == 1 else wavs[:, :2]
 
 
-def make_codec(config: SpectrogramConfig, vocoder: Path | None = None) -> SpectrogramCodec:
-    """Build the codec of `config`, with the neural vocoder of a folder where one is named.
+def make_codec(config: SpectrogramConfig) -> SpectrogramCodec:
+    """Build the codec of `config`.
 
     Raises:
-        InputError: If the parameters contradict each other, or the vocoder is not made for them.
+        InputError: If the parameters contradict each other.
     """
-    for holds, mend in _conditions(config):
+    for holds, fix in _conditions(config):
         if not holds:
-            raise InputError(f"spectrogram '{config.name}': {mend}")
-    if vocoder is None:
-        return SpectrogramCodec(config)
-    from riffusion_train.audio.vocoder import load_vocoder
-
-    return SpectrogramCodec(config, load_vocoder(vocoder, config))
+            raise InputError(f"spectrogram '{config.name}': {fix}")
+    return SpectrogramCodec(config)
 
 
 def _conditions(config: SpectrogramConfig) -> list[tuple[bool, str]]:
+    """Return what must hold of the parameters, each with what to say where it does not."""
     decode_hop = config.hop_length * config.decode_rate_hz / max(config.rate_hz, 1)
     smallest: list[tuple[Any, int]] = [
         (config.rate_hz, 1), (config.hop_length, 1), (config.win_length, 2), (config.n_mels, 1), (config.width_px, 2),
@@ -339,10 +337,10 @@ def _conditions(config: SpectrogramConfig) -> list[tuple[bool, str]]:
 def crossfade_mels(
     mels: Sequence[Tensor], cosines: Sequence[Tensor | None], overlap: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Join spectrograms; in the columns that two share, one's magnitudes give way to the other's.
+    """Join spectrograms with a crossfade over the columns that two neighbours share.
 
-    Two versions of one moment agree in what they share, so the magnitudes are mixed in proportion (not their powers), by
-    a raised cosine.
+    Two versions of the same moment are correlated, so the weights of a raised cosine add up to one in magnitude, not in
+    power.
 
     Args:
         mels: Mel magnitudes in order, each (clips, channels, frames, n_mels).
@@ -353,19 +351,19 @@ def crossfade_mels(
         InputError: If there is nothing to join, or an overlap takes more than half of a spectrogram.
     """
     if not mels:
-        raise InputError("there is no image to stitch; give at least one")
+        raise InputError("there is no image to join; give at least one")
     narrowest = min(mel.shape[2] for mel in mels)
     if overlap < 0 or (len(mels) > 1 and 2 * overlap > narrowest):
         raise InputError(f"overlap_px={overlap} must be 0 to {narrowest // 2}, half the width of the narrowest image")
     joined, cosine = mels[0], cosines[0]
     for mel, next_cosine in zip(mels[1:], cosines[1:], strict=True):
-        joined = _cross(joined, mel, overlap)
+        joined = _crossfade(joined, mel, overlap)
         if cosine is not None and next_cosine is not None:
-            cosine = _cross(cosine, next_cosine, overlap)
+            cosine = _crossfade(cosine, next_cosine, overlap)
     return joined, cosine
 
 
-def _cross(before: Tensor, after: Tensor, overlap: int) -> Tensor:
+def _crossfade(before: Tensor, after: Tensor, overlap: int) -> Tensor:
     """Join (..., frames, n_mels) along the frames."""
     if overlap == 0:
         return torch.cat([before, after], -2)

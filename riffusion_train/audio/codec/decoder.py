@@ -1,4 +1,4 @@
-"""From what an image says to sound: the inverters of one codec, pieces for long images, and the way back to its rate."""
+"""From the planes of an image to sound: a codec's inverters, long images in chunks, and the codec's own sample rate."""
 
 import soxr
 import torch
@@ -15,10 +15,10 @@ from riffusion_train.config.sample import Inverter, Quality
 from riffusion_train.config.spectrogram import SpectrogramConfig
 
 _CHUNK_COLUMNS = 1024
-"""Columns that are inverted at once; longer images are taken in pieces of this size, so that memory stays bounded."""
+"""Columns that are inverted at once; longer images are taken in chunks of this size, so that memory stays bounded."""
 
 _LOOP_CONTEXT = 32
-"""Columns beyond either end of a loop that the smoothing of a noisy picture sees."""
+"""Columns beyond either end of a loop that the noise reduction sees."""
 
 
 class Decoder:
@@ -32,16 +32,23 @@ class Decoder:
     def __init__(self, config: SpectrogramConfig, filters: Tensor) -> None:
         self._config = config
         self._filters = filters
-        self._inverters: dict[str, MelInverter] = {}
+        self._inverters: dict[tuple[torch.device, bool], MelInverter] = {}  # by device, and whether for loops
 
     def decode(self, planes: Planes, quality: Quality, inverter: Inverter, seed: int) -> Tensor:
-        """Return the sounds at a magnitude of black of 1, (clips, channels, (frames - 1) * hop_length)."""
+        """Return the sounds where black is a magnitude of 1, (clips, channels, (frames - 1) * hop_length).
+
+        Args:
+            planes: What the images say.
+            quality: Sets the number of iterations.
+            inverter: How the phase is found.
+            seed: Seed of the phase.
+        """
         clips, channels, frames, _ = planes.intensity.shape
         samples = (frames - 1) * self._config.hop_length
         wavs = planes.intensity.new_zeros(clips, channels, samples)
-        heard = torch.nonzero(planes.intensity.flatten(1).any(1))[:, 0]
+        audible = torch.nonzero(planes.intensity.flatten(1).any(1))[:, 0]  # white images stay silent
         # One by one on a CPU: a clip then stays in the cache.
-        groups = heard.split(1) if kernels.on_host(wavs) else heard.split(max(len(heard), 1))
+        groups = audible.split(1) if kernels.on_host(wavs) else audible.split(max(len(audible), 1))
         for rows in groups:
             if len(rows):
                 cosine = None if planes.cosine is None else planes.cosine[rows]
@@ -50,44 +57,43 @@ class Decoder:
         return wavs
 
     def magnitudes(self, intensity: Tensor) -> Tensor:
-        """Return mel magnitudes relative to black."""
+        """Return mel magnitudes relative to black, of the same shape as `intensity`."""
         power = self._config.power
         # Two squares are a tenth of the time of a general power.
         return intensity.square().square() if power == 0.25 else intensity.pow(1 / power)
 
     def chunks(self, quality: Quality, inverter: Inverter, seed: int, device: torch.device | str) -> ChunkedInverter:
-        """Return what inverts a spectrogram in pieces, at `decode_rate_hz`.
-
-        The sounds are to be taken times `gain`.
-        """
-        coarse = self._inverter(device)
+        """Return what inverts a spectrogram in chunks, at `decode_rate_hz`; its sounds are still to be multiplied by `gain`."""
+        coarse = self._inverter(torch.device(device))
         chosen = coarse.finer if quality is Quality.best and coarse.finer is not None else coarse
-        effort = iterations_of(inverter, quality, self._config.win_length / self._config.hop_length)
-        return ChunkedInverter(chosen, effort, seed, inverter)
+        iterations = iterations_of(inverter, quality, self._config.win_length / self._config.hop_length)
+        return ChunkedInverter(chosen, iterations, seed, inverter)
 
     def decode_loop(self, planes: Planes, quality: Quality, seed: int) -> Tensor:
-        """Return loops at a magnitude of black of 1, (clips, channels, frames * hop_length), without a seam."""
+        """Return gapless loops where black is a magnitude of 1, (clips, channels, frames * hop_length)."""
         config = self._config
         frames = planes.intensity.shape[2]
-        order = torch.arange(-_LOOP_CONTEXT, frames + _LOOP_CONTEXT) % frames  # so that the smoothing goes round too
+        # The noise reduction sees the columns beyond either end, which are those of the other end.
+        order = torch.arange(-_LOOP_CONTEXT, frames + _LOOP_CONTEXT) % frames
         smooth = remove_noise(planes.intensity[:, :, order], config)[:, :, _LOOP_CONTEXT : _LOOP_CONTEXT + frames]
         loops = planes.intensity.new_zeros(*planes.intensity.shape[:2], frames * config.hop_length)
-        inverter = self._inverter("cpu", circular=True)
+        inverter = self._inverter(torch.device("cpu"), circular=True)
         chosen = inverter.finer if quality is Quality.best and inverter.finer is not None else inverter
-        effort = iterations_of(Inverter.pghi, quality, config.win_length / config.hop_length)
+        iterations = iterations_of(Inverter.pghi, quality, config.win_length / config.hop_length)
         for row, intensity in enumerate(smooth):
             if not bool(intensity.any()):
                 continue
             cosine = None if planes.cosine is None else planes.cosine[row : row + 1].cpu()
-            signal = chosen.invert(self.magnitudes(intensity[None]).cpu(), effort, seed, cosine=cosine)[0] * self.gain
-            wav = signal.roll(-chosen.stft.margin, -1).numpy()
+            mels = self.magnitudes(intensity[None]).cpu()  # (1, channels, frames, n_mels)
+            signal = chosen.invert(mels, iterations, seed, cosine=cosine)[0] * self.gain
+            wav = signal.roll(-chosen.stft.margin, -1).numpy()  # a circular signal begins half a window early
             hop_length = config.hop_length * config.decode_rate_hz // config.rate_hz
             loops[row] = torch.from_numpy(resample_loop(wav, config.decode_rate_hz, config.rate_hz, hop_length))
         return loops
 
     @property
     def gain(self) -> float:
-        """Factor of what `chunks` gives: at a lower rate the window has fewer samples, so a magnitude means a louder sound."""
+        """Factor of the sounds of `chunks`: at a lower rate a window has fewer samples, so a magnitude means a louder sound."""
         return self._config.decode_rate_hz / self._config.rate_hz
 
     def _invert(self, mels: Tensor, cosine: Tensor | None, quality: Quality, inverter: Inverter, seed: int) -> Tensor:
@@ -95,7 +101,7 @@ class Decoder:
             return GriffinLimInverter(self._config, self._filters).invert(mels, quality, seed)
         chunks = self.chunks(quality, inverter, seed, mels.device)
         frames = mels.shape[2]
-        # The last piece is made up to a full one and a half, so that it is never too short to stand alone.
+        # The last chunk has up to one and a half times the columns, so that it is never too short to be inverted.
         starts = list(range(0, max(frames - _CHUNK_COLUMNS // 2, 1), _CHUNK_COLUMNS))
         wavs = [
             chunks.push(
@@ -109,30 +115,31 @@ class Decoder:
         return self._at_rate(wav, (frames - 1) * self._config.hop_length)
 
     def _at_rate(self, wav: Tensor, samples: int) -> Tensor:
-        """Resample to `rate_hz`, on the host."""
+        """Resample (clips, channels, n) to `rate_hz`, on the host, and pad to at least `samples`."""
         config = self._config
         if config.decode_rate_hz != config.rate_hz:
             rows = wav.flatten(0, 1).cpu().numpy()
-            high = soxr.resample(rows.T, config.decode_rate_hz, config.rate_hz, quality="HQ").T
-            wav = torch.from_numpy(high.copy()).to(wav.device).unflatten(0, wav.shape[:2])
+            resampled = soxr.resample(rows.T, config.decode_rate_hz, config.rate_hz, quality="HQ").T
+            wav = torch.from_numpy(resampled.copy()).to(wav.device).unflatten(0, wav.shape[:2])
         return torch.nn.functional.pad(wav, (0, max(samples - wav.shape[-1], 0)))
 
-    def _inverter(self, device: torch.device | str, *, circular: bool = False) -> MelInverter:
+    def _inverter(self, device: torch.device, *, circular: bool = False) -> MelInverter:
+        """Return the inverter on the coarse grid, which holds the one on the finer grid."""
         config = self._config
         win_length, hop_length = (
             round(length * config.decode_rate_hz / config.rate_hz) for length in (config.win_length, config.hop_length)
         )
-        key = f"{device} {circular}"
+        key = (device, circular)
         if key not in self._inverters:
             transform = CircularStft if circular else DecodingStft
             fine, coarse = (
                 transform(win_length, hop_length, n_fft, device)
                 for n_fft in (max(config.decode_n_fft, 2 * win_length), config.decode_n_fft)
             )
-            self._inverters[key] = self._made(coarse, self._made(fine))
+            self._inverters[key] = self._make_inverter(coarse, self._make_inverter(fine))
         return self._inverters[key]
 
-    def _made(self, stft: DecodingStft | CircularStft, finer: MelInverter | None = None) -> MelInverter:
+    def _make_inverter(self, stft: DecodingStft | CircularStft, finer: MelInverter | None = None) -> MelInverter:
         config = self._config
         bin_hz, grid_bin_hz = config.rate_hz / config.n_fft, config.decode_rate_hz / stft.n_fft
         return MelInverter(stft, onto_grid(self._filters, bin_hz, grid_bin_hz, stft.bins), finer)

@@ -13,14 +13,13 @@ import numba
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
-from PIL.PngImagePlugin import PngInfo
 from zlib_ng import zlib_ng as zlib
 
 from riffusion_train.audio.codec.analysis import HTK_CORNER_HZ
 from riffusion_train.audio.codec.codec import EncodedClip
 from riffusion_train.config.spectrogram import Channels, Rounding, Scale, SpectrogramConfig, from_data, to_data
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import open_atomically
+from riffusion_train.runtime.files import write_atomically
 
 MAX_PIXELS = 1 << 27
 """The most pixels that an image may have, 44 minutes at 512 bands and 100 columns a second."""
@@ -60,15 +59,11 @@ def save_image(
     """
     height, width = encoded.image.shape[:2]
     require_size(width, height, str(path))
-    info = PngInfo()
-    info.add_text(TEXT_KEY, text_of(config, encoded.max_value))
-    for name, text in (texts or {}).items():
-        info.add_text(name, text)
     exif = PIL.Image.Exif()
     exif.update(exif_tags_of(config, encoded.max_value))
+    all_texts = {TEXT_KEY: text_of(config, encoded.max_value), **(texts or {})}
     try:
-        with open_atomically(path) as file:
-            PIL.Image.fromarray(encoded.image).save(file, "PNG", pnginfo=info, exif=exif)
+        write_atomically(path, png_bytes(encoded.image, all_texts, exif))
     except (FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError) as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -343,24 +338,43 @@ def _is_number(value: object) -> bool:
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB = 0, 2
 _LEVEL = 2
-_LARGEST_WINDOW, _MOST_MEMORY = 15, 9
+_WINDOW_BITS, _MEMORY_LEVEL = 15, 9
 
 
-def png_bytes(image: npt.NDArray[np.uint8]) -> bytes:
-    """Return a grey (H, W) or colour (H, W, 3) image as PNG.
+def png_bytes(
+    image: npt.NDArray[np.uint8], texts: Mapping[str, str] | None = None, exif: PIL.Image.Exif | None = None
+) -> bytes:
+    """Return an image as PNG.
 
-    Filtered spectrograms hold no repetitions but runs, so others are not searched for (zlib's `Z_RLE`); the level then
-    decides next to nothing.
+    The only repetitions in filtered spectrograms are runs, so the compressor searches for nothing else (zlib's `Z_RLE`);
+    its level then hardly matters.
+
+    Args:
+        image: uint8, grey (height, width) or colour (height, width, 3).
+        texts: PNG texts by name.
+        exif: EXIF tags.
     """
     height, width = image.shape[:2]
     colours = 1 if image.ndim == 2 else image.shape[2]
     rows = np.ascontiguousarray(image).reshape(height, width * colours)
     filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
     _filter_rows(rows, colours, filtered)
-    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _LARGEST_WINDOW, _MOST_MEMORY, zlib.Z_RLE)
+    compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _WINDOW_BITS, _MEMORY_LEVEL, zlib.Z_RLE)
     header = struct.pack(">IIBBBBB", width, height, 8, _GREY if colours == 1 else _RGB, 0, 0, 0)
-    packed = packer.compress(filtered) + packer.flush()
-    return b"".join([_SIGNATURE, _chunk(b"IHDR", header), _chunk(b"IDAT", packed), _chunk(b"IEND", b"")])
+    described = [_text_chunk(name, text) for name, text in (texts or {}).items()]
+    if exif:
+        described.append(_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
+    packed = compressor.compress(filtered) + compressor.flush()
+    return b"".join([_SIGNATURE, _chunk(b"IHDR", header), *described, _chunk(b"IDAT", packed), _chunk(b"IEND", b"")])
+
+
+def _text_chunk(name: str, text: str) -> bytes:
+    """Return a text as `tEXt`, which every reader knows, where it is Latin-1, else as uncompressed `iTXt`, in UTF-8."""
+    key = name.encode("latin-1")
+    try:
+        return _chunk(b"tEXt", key + b"\0" + text.encode("latin-1"))
+    except UnicodeEncodeError:
+        return _chunk(b"iTXt", key + b"\0\0\0\0\0" + text.encode("utf-8"))
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
@@ -368,31 +382,37 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _filter_rows(rows: Any, colours: int, found: Any) -> None:
-    """Write the number of each row's filter (1 left, 2 above, 3 mean of both) and the filtered row.
+def _filter_rows(rows: Any, colours: int, filtered: Any) -> None:
+    """Write the number of each row's filter and the filtered row, by the least sum of absolute differences (PNG, 12.8).
 
-    Slices of arrays are not assigned here: numba would compile the text of the error that does not occur, for four seconds.
+    Filters: 1 takes off the pixel to the left, 2 the one above, 3 the mean of both. Whole rows are not assigned as slices:
+    numba would compile the text of an error that cannot occur, for four seconds.
+
+    Args:
+        rows: uint8, (height, width * colours).
+        colours: Bytes of a pixel.
+        filtered: uint8, (height, 1 + width * colours), to write to.
     """
     width = rows.shape[1]
     above = np.zeros(width, np.uint8)
     left = np.zeros(width, np.uint8)
-    tried = np.empty((3, width), np.uint8)
+    candidates = np.empty((3, width), np.uint8)
     for row in range(len(rows)):
-        for place in range(colours, width):
-            left[place] = rows[row, place - colours]
-        for place in range(width):
-            here, before, over = rows[row, place], left[place], above[place]
-            tried[0, place] = here - before
-            tried[1, place] = here - over
-            tried[2, place] = here - ((np.int32(before) + np.int32(over)) >> 1)
+        for column in range(colours, width):
+            left[column] = rows[row, column - colours]
+        for column in range(width):
+            here, before, over = rows[row, column], left[column], above[column]
+            candidates[0, column] = here - before
+            candidates[1, column] = here - over
+            candidates[2, column] = here - ((np.int32(before) + np.int32(over)) >> 1)
         best, least = 0, np.int32(0)
         for kind in range(3):
             total = np.int32(0)
-            for place in range(width):
-                total += abs(np.int32(np.int8(tried[kind, place])))
+            for column in range(width):
+                total += abs(np.int32(np.int8(candidates[kind, column])))
             if kind == 0 or total < least:
                 best, least = kind, total
-        found[row, 0] = 1 + best
-        for place in range(width):
-            found[row, 1 + place] = tried[best, place]
-            above[place] = rows[row, place]
+        filtered[row, 0] = 1 + best
+        for column in range(width):
+            filtered[row, 1 + column] = candidates[best, column]
+            above[column] = rows[row, column]

@@ -1,4 +1,4 @@
-"""Sound from a spectrogram that is still being made: columns in, samples out, without a seam."""
+"""Sound from a spectrogram that is still being made: columns in, samples out, as one continuous sound."""
 
 import numpy as np
 import PIL.Image
@@ -9,58 +9,57 @@ from torch import Tensor
 from riffusion_train.audio.codec.codec import UNKNOWN_LEVEL_PEAK, SpectrogramCodec
 from riffusion_train.audio.codec.levels import as_tensor, read_planes
 from riffusion_train.config.sample import Inverter, Quality
-from riffusion_train.runtime.errors import InputError, choice
+from riffusion_train.config.spectrogram import Channels
+from riffusion_train.runtime.errors import InputError, member
 
 
 class StreamingDecoder:
-    """Decodes one long image that arrives in pieces; all that comes out is one sound.
+    """Decodes one long image that arrives in chunks; the output is one continuous sound.
 
-    Each piece goes on with the phase of the last. A column is heard once the two windows after it are there (80 ms of
-    `hifi`, 200 ms of `riffusion_v1`, and a little more where the sound is resampled), so each push returns what is finished
-    and `flush` the rest.
+    Each chunk continues the phase of the previous one. A column is finished when the two windows after it have arrived
+    (80 ms of `hifi`, 200 ms of `riffusion_v1`, and a little more where the sound is resampled), so each push returns what
+    is finished and `flush` the rest.
 
     Args:
         codec: The codec of the images.
         quality: draft, normal or best.
-        seed: Seed of the phase where there is next to nothing to hear.
+        seed: Seed of the phase where the sound is next to silent.
         inverter: pghi or fast_griffin_lim.
-        max_value: The magnitude of black. Without it, under a scale per image, the first piece that is heard is
-            brought to a peak of `UNKNOWN_LEVEL_PEAK`, and what follows keeps that scale.
+        max_value: The magnitude of black. Without it, under a scale per image, the first chunk that is not silent is
+            scaled to a peak of `UNKNOWN_LEVEL_PEAK`, and what follows keeps that scale.
 
     Raises:
-        InputError: If a word is unknown, or the inverter cannot go on from a piece to the next.
+        InputError: If `quality` or `inverter` is unknown, or the inverter needs the whole image.
     """
 
     def __init__(
         self,
         codec: SpectrogramCodec,
         *,
-        quality: str = "normal",
+        quality: Quality | str = Quality.normal,
         seed: int = 0,
-        inverter: str = "pghi",
+        inverter: Inverter | str = Inverter.pghi,
         max_value: float | None = None,
     ) -> None:
-        method = Inverter[choice("inverter", inverter, Inverter.__members__)]
+        method = member("inverter", inverter, Inverter)
         if method is Inverter.griffin_lim:
             raise InputError("inverter=griffin_lim takes an image as a whole; stream with pghi or fast_griffin_lim")
         config = codec.config
         self._codec = codec
-        effort = Quality[choice("quality", quality, Quality.__members__)]
-        self._chunks = codec.decoder.chunks(effort, method, seed, "cpu")
+        self._chunks = codec.decoder.chunks(member("quality", quality, Quality), method, seed, "cpu")
         self._gain = codec.reference_magnitude(max_value)
         self._waiting: list[tuple[Tensor, Tensor | None]] = []
         self._columns = 0
         self._returned = 0
         self._resampler = None
         if config.decode_rate_hz != config.rate_hz:
-            channels = 1 if config.channels.value == "mono" else 2
             self._resampler = soxr.ResampleStream(
-                config.decode_rate_hz, config.rate_hz, channels, dtype="float32", quality="HQ"
+                config.decode_rate_hz, config.rate_hz, config.num_channels, dtype="float32", quality="HQ"
             )
 
     @property
     def columns_needed(self) -> int:
-        """Columns that must wait before anything is inverted; a player's buffer is at least these."""
+        """Columns that must arrive before anything is inverted; a player's buffer holds at least as many."""
         return self._chunks.context + 1
 
     @torch.no_grad()
@@ -74,6 +73,7 @@ class StreamingDecoder:
             InputError: If the image does not fit the codec.
         """
         pixels = as_tensor(image)
+        # `read_planes` wants two columns; the copy of a single one is cut off again below.
         wide = torch.cat([pixels, pixels], 1) if pixels.ndim >= 2 and pixels.shape[1] == 1 else pixels
         planes = read_planes(wide[None], self._codec.config)
         width = pixels.shape[1]
@@ -87,24 +87,24 @@ class StreamingDecoder:
 
     @torch.no_grad()
     def flush(self) -> np.ndarray:
-        """Return the rest, so that all pushes and this together give `hop_length` samples for each column but the first."""
+        """Return the rest: all pushes and this together give `hop_length` samples for each column but the first."""
         if self._columns == 0:
             return self._nothing()
         total = (self._columns - 1) * self._codec.config.hop_length
-        found = self._finish(self._chunks.push(*self._take(), last=True), last=True)
-        missing = total - (self._returned - found.shape[1])
+        rest = self._finish(self._chunks.push(*self._take(), last=True), last=True)
+        missing = total - (self._returned - rest.shape[1])
         self._returned = total
-        return np.pad(found[:, :missing], ((0, 0), (0, max(missing - found.shape[1], 0))))
+        return np.pad(rest[:, :missing], ((0, 0), (0, max(missing - rest.shape[1], 0))))
 
     def _take(self) -> tuple[Tensor, Tensor | None]:
-        """Return all that waits as one piece, and wait for more."""
+        """Return all waiting columns as one chunk, (1, channels, frames, n_mels) and (1, frames, n_mels), and forget them."""
         config = self._codec.config
-        rows = 1 if config.channels.value == "mono" else 2
-        empty = torch.zeros(1, rows, 0, config.n_mels)
+        # Nothing may be waiting at the end: the empty tensors keep the shapes right.
+        empty = torch.zeros(1, config.num_channels, 0, config.n_mels)
         waiting, self._waiting = self._waiting, []
         cosines = [cosine for _, cosine in waiting if cosine is not None]
-        none_left = torch.zeros(1, 0, config.n_mels) if config.channels.value == "stereo_phase" else None
-        return torch.cat([empty, *(mels for mels, _ in waiting)], 2), torch.cat(cosines, 1) if cosines else none_left
+        no_cosine = torch.zeros(1, 0, config.n_mels) if config.channels is Channels.stereo_phase else None
+        return torch.cat([empty, *(mels for mels, _ in waiting)], 2), torch.cat(cosines, 1) if cosines else no_cosine
 
     def _finish(self, wav: Tensor, *, last: bool) -> np.ndarray:
         wav = wav[0] * self._codec.decoder.gain
@@ -118,4 +118,4 @@ class StreamingDecoder:
         return samples
 
     def _nothing(self) -> np.ndarray:
-        return np.zeros((1 if self._codec.config.channels.value == "mono" else 2, 0), np.float32)
+        return np.zeros((self._codec.config.num_channels, 0), np.float32)

@@ -18,7 +18,14 @@ _MOMENTUM = 0.99
 
 @dataclasses.dataclass(frozen=True)
 class Iterations:
-    """How many iterations each step of the inversion takes; the fine ones are mel-domain ones with a doubled FFT."""
+    """How many iterations each step of the inversion takes.
+
+    Attributes:
+        mel_iterations: Richardson-Lucy iterations from mel magnitudes to magnitudes.
+        phase_iterations: Fast Griffin-Lim with these magnitudes fixed.
+        mel_phase_iterations: Fast Griffin-Lim with the mel magnitudes fixed; magnitudes may move inside the bands.
+        fine_iterations: The same on a grid of at least twice the window.
+    """
 
     mel_iterations: int
     phase_iterations: int
@@ -26,9 +33,8 @@ class Iterations:
     fine_iterations: int
 
 
-# Iterations of mel inversion, of the phase alone, of phase and mels, and of these on the finer grid. Between two of the
-# decoder's frequencies a magnitude need not run in a straight line, as the coarse grid takes it; the finer grid mends that.
-# The best quality works on the finer grid throughout.
+# The coarse grid takes magnitudes between two of its frequencies to be linear, which they need not be; the finer grid
+# corrects that. The best quality works on the finer grid throughout.
 ITERATIONS = {
     Inverter.pghi: {
         Quality.draft: Iterations(5, 4, 4, 0),
@@ -42,9 +48,9 @@ ITERATIONS = {
         Quality.best: Iterations(15, 64, 80, 0),
     },
 }
-# Where a window spans many columns, each sees the same sound over again. That settles the magnitudes inside the bands from the
-# first round on, and rounds that hold on to the guess are wasted: nearly so with a fourfold overlap, wholly with the tenfold
-# one of riffusion_v1.
+# Where a window spans many columns, neighbours see the same sound, which settles the magnitudes inside the bands from the
+# first iteration on. Iterations with the guessed magnitudes fixed are then nearly wasted with a fourfold overlap, and wholly
+# with the tenfold one of riffusion_v1.
 _OVERLAPPING_ITERATIONS = {
     4: {Quality.normal: Iterations(8, 1, 26, 10)},
     8: {Quality.draft: Iterations(4, 0, 4, 0), Quality.normal: Iterations(8, 0, 16, 4)},
@@ -52,23 +58,23 @@ _OVERLAPPING_ITERATIONS = {
 
 
 def iterations_of(method: Inverter, quality: Quality, overlap: float) -> Iterations:
-    """Return how much work a quality is, where a window spans `overlap` columns."""
-    effort = ITERATIONS[method][quality]
+    """Return the iterations of a quality, where a window spans `overlap` columns."""
+    iterations = ITERATIONS[method][quality]
     if method is Inverter.pghi:
-        for least, efforts in _OVERLAPPING_ITERATIONS.items():
+        for least, by_quality in _OVERLAPPING_ITERATIONS.items():
             if overlap >= least:
-                effort = efforts.get(quality, effort)
-    return effort
+                iterations = by_quality.get(quality, iterations)
+    return iterations
 
 
 @dataclasses.dataclass(frozen=True)
 class PreviousChunk:
-    """The sound of an earlier piece, which the next one goes on with.
+    """The sound of an earlier chunk, which the next one continues.
 
     Attributes:
         signal: The sound from the first sample of column 0's frame, (clips, channels, samples).
-        fade: (samples,), 1 where the earlier sound stands, falling to 0 where the new one has taken over.
-        columns: Columns at the front whose phase the earlier sound gives.
+        fade: Weight of the earlier sound, (samples,): 1, then falling to 0 over the crossfade to the new sound.
+        columns: Columns at the front whose phase is that of the earlier sound.
     """
 
     signal: Tensor
@@ -76,7 +82,7 @@ class PreviousChunk:
     columns: int
 
     def hold(self, signal: Tensor) -> Tensor:
-        """Return `signal` with the past put back into its front."""
+        """Return `signal` with the earlier sound crossfaded back into its front."""
         length = len(self.fade)
         front = torch.lerp(signal[..., :length], self.signal, self.fade)
         return torch.cat([front, signal[..., length:]], -1)
@@ -85,10 +91,13 @@ class PreviousChunk:
 class MelInverter:
     """Finds sounds whose mel spectrograms are the given ones.
 
+    In three steps: magnitudes from mel magnitudes, a first phase for them, and iterations that make the spectrogram
+    consistent (that of a real sound) while it keeps the mel magnitudes.
+
     Args:
         stft: The transform on whose grid the sound is rebuilt; a circular one makes loops.
         filters: Mel filters on that grid, (bins, n_mels).
-        finer: The same with a larger FFT, for the last iterations.
+        finer: An inverter with a larger FFT, for the last iterations.
     """
 
     def __init__(self, stft: DecodingStft | CircularStft, filters: Tensor, finer: "MelInverter | None" = None) -> None:
@@ -101,50 +110,55 @@ class MelInverter:
     def invert(
         self,
         mels: Tensor,
-        effort: Iterations,
+        iterations: Iterations,
         seed: int,
         *,
         method: Inverter = Inverter.pghi,
         cosine: Tensor | None = None,
-        past: PreviousChunk | None = None,
+        previous: PreviousChunk | None = None,
     ) -> Tensor:
         """Return the sounds, with the margins of `stft`, (clips, channels, samples).
 
-        Channels start from one common phase, which keeps their inter-channel coherence and a clean mono sum.
+        Channels start from one common phase, which keeps the coherence between them and a clean mono sum.
 
         Args:
             mels: Mel magnitudes, (clips, channels, frames, n_mels), no clip all zero.
-            effort: Number of iterations of each step.
-            seed: Seed of the phase where there is nothing to hear or, with `fast_griffin_lim`, everywhere.
+            iterations: Number of iterations of each step.
+            seed: Seed of the phase where the sound is next to silent or, with `fast_griffin_lim`, everywhere.
             method: Where the first phase comes from.
-            cosine: Cosine of the phase between the two channels, (clips, frames, n_mels), which is held on to.
-            past: The sound to go on with.
+            cosine: Cosine of the phase between the two channels, (clips, frames, n_mels), which is kept.
+            previous: The chunk to continue.
         """
-        magnitudes = self.magnitudes(mels, effort.mel_iterations)
-        known = None if past is None else self.stft.forward(past.signal, past.columns)
+        # Step 1: magnitudes, (clips, channels, frames, bins).
+        magnitudes = self.magnitudes(mels, iterations.mel_iterations)
+        known = None if previous is None else self.stft.forward(previous.signal, previous.columns)
+        # Step 2: one phase for all channels, (clips, frames, bins), found on the sum of their magnitudes.
         phasors = self._first_phase(magnitudes.sum(1), seed, method, None if known is None else known.sum(1))
         shift = self._shift(cosine)
         if shift is None:
             spectrum = phasors[:, None] * magnitudes
         else:
+            # Half of the phase between the channels goes to either: cos(x / 2) = sqrt((1 + cos x) / 2).
             half = torch.complex(((1 + shift) / 2).sqrt(), ((1 - shift) / 2).sqrt())
             spectrum = torch.stack([phasors * half, phasors * half.conj()], 1) * magnitudes
         if known is not None:
             spectrum[..., : known.shape[-2], :] = known
-        steps = effort.phase_iterations, effort.mel_phase_iterations
-        sound = self._refine(mels, magnitudes, spectrum, shift, past, *steps)
-        if self.finer is None or not effort.fine_iterations:
+        # Step 3: consistency, at the end on the finer grid.
+        counts = iterations.phase_iterations, iterations.mel_phase_iterations
+        sound = self._refine(mels, magnitudes, spectrum, shift, previous, *counts)
+        if self.finer is None or not iterations.fine_iterations:
             return sound
-        return self.finer.refine(mels, sound, effort.fine_iterations, cosine, past)
+        return self.finer.refine(mels, sound, iterations.fine_iterations, cosine, previous)
 
     def refine(
-        self, mels: Tensor, sound: Tensor, iterations: int, cosine: Tensor | None, past: PreviousChunk | None
+        self, mels: Tensor, sound: Tensor, iterations: int, cosine: Tensor | None, previous: PreviousChunk | None
     ) -> Tensor:
         """Return a sound nearer to the mel magnitudes than `sound` is; arguments as of `invert`."""
         spectrum = self.stft.forward(sound, mels.shape[-2])
-        return self._refine(mels, magnitude(spectrum), spectrum, self._shift(cosine), past, 0, iterations)
+        return self._refine(mels, magnitude(spectrum), spectrum, self._shift(cosine), previous, 0, iterations)
 
     def _shift(self, cosine: Tensor | None) -> Tensor | None:
+        """Spread the cosine between the channels from bands to bins, (clips, frames, n_mels) -> (clips, frames, bins)."""
         return None if cosine is None else self._spread(cosine).clamp(-1, 1)
 
     def magnitudes(self, mels: Tensor, iterations: int) -> Tensor:
@@ -158,12 +172,12 @@ class MelInverter:
             iterations: Number of iterations.
         """
         self._band_weight = self._band_weight.to(mels.device)
-        guess = self._spread(mels / self._band_weight)
+        guess = self._spread(mels / self._band_weight)  # each band's mean magnitude, spread over its bins
         tiny = _tiny(mels, 1e-8)
         return self._fit(guess, mels + tiny, tiny, iterations)
 
     def _first_phase(self, magnitudes: Tensor, seed: int, method: Inverter, known: Tensor | None) -> Tensor:
-        """Return complex numbers of magnitude one, (clips, frames, bins)."""
+        """Return complex numbers of magnitude one, (clips, frames, bins), for magnitudes of that shape."""
         if method is Inverter.fast_griffin_lim:
             generator = torch.Generator().manual_seed(seed)
             angle = 2 * math.pi * torch.rand(magnitudes.shape[1:], generator=generator)
@@ -181,48 +195,67 @@ class MelInverter:
         magnitudes: Tensor,
         spectrum: Tensor,
         shift: Tensor | None,
-        past: PreviousChunk | None,
+        previous: PreviousChunk | None,
         phase_iterations: int,
         mel_phase_iterations: int,
     ) -> Tensor:
-        """Run fast Griffin-Lim (Perraudin, Balazs, Søndergaard 2013), at the end with magnitudes that may move inside bands."""
+        """Run fast Griffin-Lim (Perraudin, Balazs, Søndergaard, A fast Griffin-Lim algorithm, WASPAA 2013, algorithm 2).
+
+        Each iteration projects onto the consistent spectrograms, P_C1 of the paper, takes a step ahead in the direction
+        of the last change, and projects onto the spectrograms with the given magnitudes, P_C2. At the end the second set
+        is that of all spectrograms with the given mel magnitudes: magnitudes may move inside the bands.
+
+        Args:
+            mels: Mel magnitudes, (clips, channels, frames, n_mels).
+            magnitudes: Magnitudes to start from, (clips, channels, frames, bins).
+            spectrum: Spectrogram to start from, complex (clips, channels, frames, bins).
+            shift: Cosine of the phase between the channels, (clips, frames, bins).
+            previous: The chunk to continue.
+            phase_iterations: Iterations with `magnitudes` fixed.
+            mel_phase_iterations: Iterations with `mels` fixed.
+        """
         share = _MOMENTUM / (1 + _MOMENTUM)
-        tiny = _tiny(mels, 1e-7)
-        wanted = mels + tiny
-        previous: Tensor | None = None
+        tiny = _tiny(mels, 1e-7)  # (clips, channels, 1, 1)
+        target_mels = mels + tiny
+        before: Tensor | None = None  # the last consistent spectrogram
         for iteration in range(phase_iterations + mel_phase_iterations):
             if iteration == phase_iterations:
-                previous = None  # another projection starts: the old direction says nothing about it
-            rebuilt = self.stft.forward(self._sound(spectrum, past), mels.shape[-2])
+                before = None  # the second set changes: the last direction says nothing about it
+            # P_C1: to sound and back, (clips, channels, frames, bins).
+            rebuilt = self.stft.forward(self._sound(spectrum, previous), mels.shape[-2])
             if iteration >= phase_iterations:
-                magnitudes = self._fit(magnitude(rebuilt), wanted, tiny)
+                # The magnitudes with these mels that are nearest to those of the sound: one multiplicative step.
+                magnitudes = self._fit(magnitude(rebuilt), target_mels, tiny)
+            # The step ahead, and P_C2: its phase with the given magnitudes.
             if shift is None:
-                spectrum = project(rebuilt, previous, share, magnitudes)
+                spectrum = project(rebuilt, before, share, magnitudes)
             else:
-                spectrum = _project_pair(ahead_of(rebuilt, previous, share), magnitudes, shift)
-            previous = rebuilt
-        return self._sound(spectrum, past)
+                spectrum = _project_pair(ahead_of(rebuilt, before, share), magnitudes, shift)
+            before = rebuilt
+        return self._sound(spectrum, previous)
 
-    def _sound(self, spectrum: Tensor, past: PreviousChunk | None) -> Tensor:
+    def _sound(self, spectrum: Tensor, previous: PreviousChunk | None) -> Tensor:
+        """Return the signals of a spectrogram, (clips, channels, samples); their front is that of the previous chunk."""
         signal = self.stft.inverse(spectrum)
-        return signal if past is None else past.hold(signal)
+        return signal if previous is None else previous.hold(signal)
 
 
 def _project_pair(spectrum: Tensor, magnitudes: Tensor, shift: Tensor) -> Tensor:
     """Return the numbers nearest to `spectrum` that have the magnitudes and the cosine between the channels.
 
-    The sign of the phase between the channels is free, and follows `spectrum`; one common turn remains, for which the
+    The sign of the phase between the channels is free, and follows `spectrum`; one common rotation remains, for which the
     nearest pair has a closed form.
 
     Args:
         spectrum: Complex (clips, 2, frames, bins).
-        magnitudes: The magnitudes it shall have.
+        magnitudes: The magnitudes of the result, (clips, 2, frames, bins).
         shift: Cosine of the phase from the second channel to the first, (clips, frames, bins), in [-1, 1].
     """
     left, right = spectrum.unbind(1)
     sine = (1 - shift.square()).sqrt()
-    turned_left = left.imag * right.real - left.real * right.imag >= 0  # the sign of Im(left conj(right))
-    turn = torch.complex(shift, torch.where(turned_left, sine, -sine))
+    left_leads = left.imag * right.real - left.real * right.imag >= 0  # the sign of Im(left conj(right))
+    turn = torch.complex(shift, torch.where(left_leads, sine, -sine))  # from the second channel to the first
+    # Of all pairs (m0 u, m1 u conj(turn)) with |u| = 1 the nearest has u in the direction of m0 left + m1 right turn.
     common = left * magnitudes[:, 0] + right * magnitudes[:, 1] * turn
     common = common / magnitude(common).add_(1e-16)
     return torch.stack([common, common * turn.conj()], 1) * magnitudes
@@ -238,10 +271,10 @@ GRIFFIN_LIM_ITERATIONS = {Quality.draft: 16, Quality.normal: 32, Quality.best: 6
 
 
 class GriffinLimInverter:
-    """Inverts mel magnitudes as torchaudio does: a reference to compare with and to agree with, not the best sound.
+    """Inverts mel magnitudes as torchaudio does: a reference to compare with, not the best sound.
 
-    The phase starts at random, and each channel has its own. The whole spectrogram is taken at once, so memory grows with
-    its width.
+    The phase starts at random, and each channel has its own. The whole spectrogram is inverted at once, so memory grows
+    with its width.
 
     Args:
         config: The codec's parameters.
@@ -250,7 +283,7 @@ class GriffinLimInverter:
 
     def __init__(self, config: SpectrogramConfig, filters: Tensor) -> None:
         self._config = config
-        # The narrowest bands of some presets see no frequency of their own, which "gels" does not stand.
+        # The narrowest bands of some presets hold no frequency, so the filters are rank-deficient, which "gels" cannot solve.
         self._to_linear = torchaudio.transforms.InverseMelScale(
             config.n_fft // 2 + 1, config.n_mels, config.rate_hz, config.f_min_hz, config.f_max_hz, driver="gelsd"
         )
@@ -263,7 +296,7 @@ class GriffinLimInverter:
             mels: Mel magnitudes, (clips, channels, frames, n_mels). Their device does the work but for the least squares,
                 which the host does.
             quality: Sets the number of iterations.
-            seed: Seed of the random phase, drawn anew for each clip.
+            seed: Seed of the random phase, the same for each clip.
         """
         config = self._config
         linear = self._to_linear(mels.mT.cpu().contiguous()).to(mels.device)

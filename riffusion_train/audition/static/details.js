@@ -1,22 +1,22 @@
-// What can be known of a clip: its settings, its measures, the command that makes it, and its files.
+// The details of a clip: its settings, its measures, the command that makes it, and its files.
 const SETTING_NAMES = {
   negative_prompt: "negative prompt", seed: "seed", guidance_scale: "guidance scale", num_inference_steps: "denoising steps",
-  scheduler: "scheduler", quality: "quality of the sound", model: "model", model_fingerprint: "fingerprint of its UNet",
+  scheduler: "scheduler", quality: "sound quality", model: "model", model_fingerprint: "UNet fingerprint",
   assumed_spectrogram: "codec assumed",
 };
 
 function facts(cell) {
-  const version = versions.get(cell.version), found = [["version", version.name]];
-  if (version.step !== null) found.push(["training step", version.step.toLocaleString("en")]);
-  found.push(["source", version.source]);
+  const version = versions.get(cell.version), entries = [["version", version.name]];
+  if (version.step !== null) entries.push(["training step", version.step.toLocaleString("en")]);
+  entries.push(["source", version.source]);
   for (const [name, value] of Object.entries(cell.settings)) {
     if (name === "prompt" || value === "" || value === null || value === false) continue;
-    found.push([SETTING_NAMES[name] || name.replaceAll("_", " "), typeof value === "object" ? JSON.stringify(value) : value === true ? "yes" : value]);
+    entries.push([SETTING_NAMES[name] || name.replaceAll("_", " "), typeof value === "object" ? JSON.stringify(value) : value === true ? "yes" : value]);
   }
-  found.push(["length", `${cell.duration_s.toFixed(2)} s`]);
-  for (const metric of site.metrics) found.push([metric.label, spoken(metric.name, measure(cell, metric.name))]);
-  if (ratings.of(cell)) found.push(["your rating", `${ratings.of(cell)} of 5`]);
-  return found;
+  entries.push(["length", `${cell.duration_s.toFixed(2)} s`]);
+  for (const metric of site.metrics) entries.push([metric.label, formatted(metric.name, measure(cell, metric.name))]);
+  if (ratings.of(cell)) entries.push(["your rating", `${ratings.of(cell)} of 5`]);
+  return entries;
 }
 
 function openSheet(cell) {
@@ -31,7 +31,7 @@ function openSheet(cell) {
   for (const [id, path] of [["sheet-audio", cell.audio], ["sheet-image", cell.image], ["sheet-settings", `${cell.stem}.json`]]) {
     const link = byId(id), kind = path.slice(path.lastIndexOf(".") + 1), name = path.slice(path.lastIndexOf("/") + 1);
     link.href = address(path);
-    // A page from disk may not hand files on as downloads: the file opens in a tab of its own, and can be saved from there.
+    // A page from disk cannot offer downloads: the file opens in a new tab and can be saved from there.
     if (fromDisk) { link.target = "_blank"; link.rel = "noopener"; } else link.setAttribute("download", name);
     link.textContent = `${fromDisk ? "Open" : "Download"} ${kind}`;
   }

@@ -1,9 +1,9 @@
-// What every part uses: the site's data, elements made from text (never from markup), and storage that may be refused.
+// Shared by all parts: the site's data, elements made from text (never from markup), and storage that may be refused.
 const site = JSON.parse(document.getElementById("site").textContent);
 const versions = new Map(site.versions.map((version) => [version.id, version]));
 const cells = new Map(site.cells.map((cell) => [cell.id, cell]));
 const metrics = new Map(site.metrics.map((metric) => [metric.name, metric]));
-const stillness = matchMedia("(prefers-reduced-motion: reduce)");
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 const fromDisk = location.protocol === "file:";
 const byId = (id) => document.getElementById(id);
 
@@ -44,7 +44,7 @@ function measure(cell, name) {
   return value === undefined ? null : value;
 }
 
-function spoken(name, value) {
+function formatted(name, value) {
   const metric = metrics.get(name);
   if (value === null) return "–";
   if (!metric) return String(value);
@@ -64,21 +64,21 @@ async function copy(text, done) {
     await navigator.clipboard.writeText(text);
     say(done);
   } catch {
-    const box = make("textarea", { "aria-hidden": "true", class: "spoken" });
+    const box = make("textarea", { "aria-hidden": "true", class: "visually-hidden" });
     box.value = text;
     (document.querySelector("dialog[open]") || document.body).append(box);
     box.select();
-    say(document.execCommand("copy") ? done : "The browser does not let this page copy");
+    say(document.execCommand("copy") ? done : "The browser does not allow this page to copy");
     box.remove();
   }
 }
 
 const storage = {
-  kept: true,
+  available: true,
   read(name) {
     try { return JSON.parse(localStorage.getItem(`riffusion-audition.${name}`)); } catch { return null; }
   },
   write(name, value) {
-    try { localStorage.setItem(`riffusion-audition.${name}`, JSON.stringify(value)); this.kept = true; } catch { this.kept = false; }
+    try { localStorage.setItem(`riffusion-audition.${name}`, JSON.stringify(value)); this.available = true; } catch { this.available = false; }
   },
 };

@@ -1,10 +1,10 @@
 // The clips on the page: a grid of prompts by versions, or a list ordered by a measure.
-const view = { words: "", seed: "", order: "grid", descending: true, pictures: true, hidden: new Set(), limits: new Map() };
+const view = { search: "", seed: "", order: "grid", descending: true, images: true, hidden: new Set(), limits: new Map() };
 const tiles = new Map(); // id of a clip -> its parts on the page
 const tileOf = (cell) => tiles.get(cell.id);
 
 function visible(cell) {
-  if (!cell.settings.prompt.toLowerCase().includes(view.words.trim().toLowerCase())) return false;
+  if (!cell.settings.prompt.toLowerCase().includes(view.search.trim().toLowerCase())) return false;
   if (view.seed !== "" && String(cell.settings.seed) !== view.seed) return false;
   if (blind.on) return true;
   if (view.hidden.has(cell.version)) return false;
@@ -18,24 +18,24 @@ function visible(cell) {
 /** The clips of a row that can be switched between, in the order of their keys. */
 function siblings(cell) {
   const row = rows.get(cell.row).filter((other) => other === cell || visible(other));
-  return blind.on ? row.sort((one, other) => blind.places.get(one.id) - blind.places.get(other.id)) : row;
+  return blind.on ? row.sort((one, other) => blind.indices.get(one.id) - blind.indices.get(other.id)) : row;
 }
 
 function render() {
   const focused = document.activeElement && document.activeElement.closest(".clip");
-  const kept = focused && { id: focused.dataset.id, kind: document.activeElement.className };
+  const focus = focused && { id: focused.dataset.id, kind: document.activeElement.className };
   tiles.clear();
   const shown = site.cells.filter(visible);
-  document.body.classList.toggle("no-pictures", !view.pictures);
+  document.body.classList.toggle("no-images", !view.images);
   document.body.classList.toggle("is-small", versions.size > 5);
   byId("clips").replaceChildren(...(view.order === "grid" || blind.on ? gridOf(shown) : listOf(shown)));
-  if (!shown.length) byId("clips").append(make("p", { class: "empty" }, site.cells.length ? "No clip fits. Clear a filter." : "There are no clips yet."));
+  if (!shown.length) byId("clips").append(make("p", { class: "empty" }, site.cells.length ? "No clip matches. Clear a filter." : "There are no clips yet."));
   byId("summary").textContent = summary(shown.length);
   showTally();
   showState();
   if (player.cell) { showChips(); draw(); }
-  const again = kept && tiles.get(kept.id) && [...tiles.get(kept.id).element.querySelectorAll("[tabindex], button")].find((one) => one.className === kept.kind);
-  if (again && !blind.on) again.focus({ preventScroll: true });
+  const restored = focus && tiles.get(focus.id) && [...tiles.get(focus.id).element.querySelectorAll("[tabindex], button")].find((one) => one.className === focus.kind);
+  if (restored && !blind.on) restored.focus({ preventScroll: true });
 }
 
 function summary(shown) {
@@ -53,12 +53,12 @@ function gridOf(shown) {
     const { prompt, negative_prompt: negative = "", seed } = row[0].settings;
     const heading = JSON.stringify([prompt, negative]);
     if (!sections.has(heading)) sections.set(heading, sectionOf(prompt, negative));
-    const there = siblings(row.find(visible)).filter(visible);
+    const shownClips = siblings(row.find(visible)).filter(visible);
     const missing = blind.on ? [] : site.versions.filter((version) => !view.hidden.has(version.id) && !row.some((cell) => cell.version === version.id));
     sections.get(heading).append(
       make("div", { class: "row", role: "group", "aria-label": `Seed ${seed}` },
         make("h3", {}, `Seed ${seed}`),
-        make("div", { class: "tiles" }, ...there.map((cell, place) => tile(cell, place)),
+        make("div", { class: "tiles" }, ...shownClips.map((cell, index) => tile(cell, index)),
           ...missing.map((version) => make("p", { class: "missing" }, `${version.name}: not made yet`)))));
   }
   return [...sections.values()];
@@ -66,32 +66,32 @@ function gridOf(shown) {
 
 function sectionOf(prompt, negative) {
   return make("section", { class: "prompt" }, make("h2", {}, prompt || "(no prompt)"),
-    negative ? make("p", { class: "quiet" }, `without: ${negative}`) : null);
+    negative ? make("p", { class: "quiet" }, `negative prompt: ${negative}`) : null);
 }
 
 function listOf(shown) {
   const value = (cell) => measure(cell, view.order), sign = view.descending ? -1 : 1;
   const ordered = [...shown].sort((one, other) => {
     const [a, b] = [value(one), value(other)];
-    if (a === null || b === null) return (a === null) - (b === null); // what has no value comes last
+    if (a === null || b === null) return (a === null) - (b === null); // clips without a value come last
     return sign * (a - b);
   });
   return ordered.length ? [make("div", { class: "tiles list" }, ...ordered.map((cell) => tile(cell, null)))] : [];
 }
 
-function tile(cell, place) {
+function tile(cell, index) {
   const name = nameOf(cell), label = `${name}, seed ${cell.settings.seed}: ${cell.settings.prompt || "no prompt"}`;
   const playhead = make("span", { class: "playhead", hidden: true });
   const image = make("img", { src: address(cell.image), alt: "", loading: "lazy", decoding: "async", draggable: "false" });
-  image.addEventListener("error", () => { picture.classList.add("is-missing"); });
-  const picture = make("div", {
-    class: "picture", role: "slider", tabindex: "0", "aria-label": `Position in ${label}`, "aria-valuemin": "0",
+  image.addEventListener("error", () => { spectrogram.classList.add("is-missing"); });
+  const spectrogram = make("div", {
+    class: "spectrogram", role: "slider", tabindex: "0", "aria-label": `Position in ${label}`, "aria-valuemin": "0",
     "aria-valuemax": cell.duration_s.toFixed(2), "aria-valuenow": "0", "aria-valuetext": `0.0 of ${cell.duration_s.toFixed(1)} seconds`,
     onclick: (event) => {
-      const box = picture.getBoundingClientRect();
+      const box = spectrogram.getBoundingClientRect();
       player.select(cell, { at: (cell.duration_s * (event.clientX - box.left)) / box.width, play: true });
     },
-    onkeydown: (event) => pictureKey(event, cell),
+    onkeydown: (event) => spectrogramKey(event, cell),
   }, image, playhead);
   const button = make("button", { type: "button", class: "play", onclick: () => {
     if (player.cell === cell) player.toggle();
@@ -102,11 +102,11 @@ function tile(cell, place) {
   const info = make("button", { type: "button", class: "info", "aria-label": `Details of ${label}`, "aria-haspopup": "dialog", onclick: () => openSheet(cell) }, icon("info"));
   const element = make("article", { class: "clip", "data-id": cell.id, "aria-label": label },
     make("div", { class: "head" },
-      place !== null && place < 9 ? make("kbd", { "aria-hidden": "true" }, String(place + 1)) : null,
+      index !== null && index < 9 ? make("kbd", { "aria-hidden": "true" }, String(index + 1)) : null,
       make("strong", { title: name }, name), blind.on ? null : info),
     view.order === "grid" || blind.on ? null : make("p", { class: "of" }, `${cell.settings.prompt || "(no prompt)"} · seed ${cell.settings.seed}`),
-    picture, make("div", { class: "foot" }, button, measures));
-  const parts = { cell, element, picture, playhead, button, measures, label, metric: shownMetric, shown: null };
+    spectrogram, make("div", { class: "foot" }, button, measures));
+  const parts = { cell, element, spectrogram, playhead, button, measures, label, metric: shownMetric, shown: null };
   tiles.set(cell.id, parts);
   showMeasures(parts);
   return element;
@@ -115,11 +115,11 @@ function tile(cell, place) {
 function showMeasures(parts) {
   const rating = ratings.of(parts.cell);
   parts.measures.replaceChildren(
-    ...(blind.on ? [] : [make("span", {}, spoken(parts.metric, measure(parts.cell, parts.metric)))]),
+    ...(blind.on ? [] : [make("span", {}, formatted(parts.metric, measure(parts.cell, parts.metric)))]),
     ...(rating ? [make("span", {}, `★ ${rating}`)] : []));
 }
 
-function pictureKey(event, cell) {
+function spectrogramKey(event, cell) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const mine = player.cell === cell;
   const act = {

@@ -1,20 +1,20 @@
 // The address holds what is shown and where it plays: a link restores it.
 function linkOf() {
-  const words = new URLSearchParams();
+  const parameters = new URLSearchParams();
   if (player.cell) {
-    words.set("clip", player.cell.id);
-    words.set("t", player.time.toFixed(2));
+    parameters.set("clip", player.cell.id);
+    parameters.set("t", player.time.toFixed(2));
   }
-  if (blind.on) words.set("blind", blind.key);
-  if (view.words) words.set("prompt", view.words);
-  if (view.seed !== "") words.set("seed", view.seed);
-  if (view.order !== "grid") words.set("order", `${view.order}.${view.descending ? "down" : "up"}`);
-  if (view.hidden.size) words.set("without", [...view.hidden].map((id) => versions.get(id).name).join("\n"));
-  for (const [name, [from, to]] of view.limits) words.set(`where.${name}`, `${from ?? ""}..${to ?? ""}`);
-  if (!player.equal) words.set("loudness", "own");
-  if (!player.loop) words.set("loop", "no");
-  if (!view.pictures) words.set("pictures", "no");
-  return words.toString();
+  if (blind.on) parameters.set("blind", blind.key);
+  if (view.search) parameters.set("prompt", view.search);
+  if (view.seed !== "") parameters.set("seed", view.seed);
+  if (view.order !== "grid") parameters.set("order", `${view.order}.${view.descending ? "down" : "up"}`);
+  if (view.hidden.size) parameters.set("without", [...view.hidden].map((id) => versions.get(id).name).join("\n"));
+  for (const [name, [from, to]] of view.limits) parameters.set(`where.${name}`, `${from ?? ""}..${to ?? ""}`);
+  if (!player.equal) parameters.set("loudness", "own");
+  if (!player.loop) parameters.set("loop", "no");
+  if (!view.images) parameters.set("images", "no");
+  return parameters.toString();
 }
 
 function writeLink() {
@@ -22,28 +22,28 @@ function writeLink() {
   history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
 }
 
-/** Take everything from the address; what it does not know is left out. */
+/** Restore everything from the address; what it does not hold gets its default. */
 function readLink() {
-  const words = new URLSearchParams(location.hash.slice(1));
-  view.words = words.get("prompt") || "";
-  view.seed = words.get("seed") || "";
-  const [order, direction] = (words.get("order") || "grid").split(".");
+  const parameters = new URLSearchParams(location.hash.slice(1));
+  view.search = parameters.get("prompt") || "";
+  view.seed = parameters.get("seed") || "";
+  const [order, direction] = (parameters.get("order") || "grid").split(".");
   view.order = metrics.has(order) || order === "rating" ? order : "grid";
   view.descending = direction !== "up";
-  const names = (words.get("without") || "").split("\n");
+  const names = (parameters.get("without") || "").split("\n");
   view.hidden = new Set(site.versions.filter((version) => names.includes(version.name)).map((version) => version.id));
   view.limits = new Map();
   for (const name of metrics.keys()) {
-    const [from, to] = (words.get(`where.${name}`) || "..").split("..").map((text) => (text.trim() && Number.isFinite(Number(text)) ? Number(text) : null));
+    const [from, to] = (parameters.get(`where.${name}`) || "..").split("..").map((text) => (text.trim() && Number.isFinite(Number(text)) ? Number(text) : null));
     if (from !== null || (to ?? null) !== null) view.limits.set(name, [from, to ?? null]);
   }
-  player.equal = words.get("loudness") !== "own";
-  player.loop = words.get("loop") !== "no";
-  view.pictures = words.get("pictures") !== "no";
-  if (words.get("blind")) blind.start(words.get("blind")); else blind.stop();
+  player.equal = parameters.get("loudness") !== "own";
+  player.loop = parameters.get("loop") !== "no";
+  view.images = parameters.get("images") !== "no";
+  if (parameters.get("blind")) blind.start(parameters.get("blind")); else blind.stop();
   showTools();
   render();
-  const cell = cells.get(words.get("clip")), at = Number(words.get("t"));
+  const cell = cells.get(parameters.get("clip")), at = Number(parameters.get("t"));
   if (cell) {
     player.select(cell, { at: Number.isFinite(at) ? at : 0, play: false });
     const tile = tileOf(cell);

@@ -1,21 +1,21 @@
 // Controls and keys.
 const STEP_S = 0.5;
 const KEYS = [
-  ["space", "play or pause"], ["1 – 9", "another version, at the same place"], ["← →", "half a second back or on"],
-  ["↑ ↓", "the prompt or seed before or after"], ["Home", "back to the beginning"], ["shift 1 – 5", "rate; shift 0 takes it back"],
-  ["b", "blind"], ["e", "equal loudness"], ["l", "loop"], ["p", "pictures"], ["i", "details"], ["c", "copy a link to this moment"],
+  ["space", "play or pause"], ["1 – 9", "another version, at the same position"], ["← →", "half a second back or forward"],
+  ["↑ ↓", "the previous or next prompt or seed"], ["Home", "back to the beginning"], ["shift 1 – 5", "rate; shift 0 removes the rating"],
+  ["b", "blind"], ["e", "equal loudness"], ["l", "loop"], ["p", "images"], ["i", "details"], ["c", "copy a link to this moment"],
   ["s", "save the ratings"], ["/", "find a prompt"], ["?", "this help"],
 ];
 
 function showTools() {
-  byId("words").value = view.words;
+  byId("words").value = view.search;
   byId("seed").value = view.seed;
   if (byId("seed").value !== view.seed) { view.seed = ""; byId("seed").value = ""; }
-  byId("order").value = blind.on ? "grid" : view.order; // an order by a measure would tell the names
+  byId("order").value = blind.on ? "grid" : view.order; // an order by a measure would give the names away
   byId("blind").checked = blind.on;
   byId("equal").checked = player.equal;
   byId("loop").checked = player.loop;
-  byId("pictures").checked = view.pictures;
+  byId("images").checked = view.images;
   byId("order").disabled = blind.on;
   byId("more").hidden = blind.on;
   const reverse = byId("reverse");
@@ -30,9 +30,9 @@ function showTools() {
 
 function showChips() {
   const cell = player.cell;
-  byId("chips").replaceChildren(...siblings(cell).map((other, place) => make("button", {
+  byId("chips").replaceChildren(...siblings(cell).map((other, index) => make("button", {
     type: "button", class: "chip", "aria-pressed": String(other === cell), onclick: () => { if (other === player.cell) player.toggle(); else player.select(other); refocusChip(); },
-  }, place < 9 ? make("kbd", { "aria-hidden": "true" }, String(place + 1)) : null, nameOf(other))));
+  }, index < 9 ? make("kbd", { "aria-hidden": "true" }, String(index + 1)) : null, nameOf(other))));
   const on = byId("chips").querySelector('[aria-pressed="true"]');
   const strip = byId("chips");
   if (on) strip.scrollLeft = on.offsetLeft - strip.offsetLeft - (strip.clientWidth - on.clientWidth) / 2;
@@ -50,11 +50,11 @@ function rate(value) {
   const tile = tileOf(player.cell);
   if (tile) showMeasures(tile);
   showTally();
-  say(value ? `${nameOf(player.cell)}: rated ${value} of 5` : `${nameOf(player.cell)}: rating taken back`);
+  say(value ? `${nameOf(player.cell)}: rated ${value} of 5` : `${nameOf(player.cell)}: rating removed`);
 }
 
 function setBlind(on) {
-  // Which letter the chosen clip becomes would tell its name: the choice goes to the first of its row, and stops.
+  // The letter of the selected clip would give its name away: select the first of its row instead, and stop.
   player.pause();
   say("");
   if (on) blind.start(); else blind.stop();
@@ -74,11 +74,11 @@ function go(step) {
   if (next === undefined) return;
   let cell = cells.get(next);
   if (inGrid) {
-    const place = siblings(here).indexOf(here), row = order.filter((other) => other.row === next);
-    cell = blind.on ? row[Math.min(place, row.length - 1)] : row.find((other) => other.version === here.version) || row[0];
+    const index = siblings(here).indexOf(here), row = order.filter((other) => other.row === next);
+    cell = blind.on ? row[Math.min(index, row.length - 1)] : row.find((other) => other.version === here.version) || row[0];
   }
   player.select(cell, { at: 0 });
-  tileOf(cell).element.scrollIntoView({ block: "center", behavior: stillness.matches ? "instant" : "smooth" });
+  tileOf(cell).element.scrollIntoView({ block: "center", behavior: reducedMotion.matches ? "instant" : "smooth" });
 }
 
 function onKey(event) {
@@ -103,7 +103,7 @@ function onKey(event) {
     " ": () => (player.cell ? player.toggle() : (go(0), player.play())),
     ArrowLeft: () => player.seek(player.time - STEP_S), ArrowRight: () => player.seek(player.time + STEP_S),
     ArrowUp: () => go(-1), ArrowDown: () => go(1), Home: () => player.seek(0),
-    b: () => setBlind(!blind.on), e: () => byId("equal").click(), l: () => byId("loop").click(), p: () => byId("pictures").click(),
+    b: () => setBlind(!blind.on), e: () => byId("equal").click(), l: () => byId("loop").click(), p: () => byId("images").click(),
     i: () => openSheet(player.cell), c: share, s: saveRatings, "/": () => byId("words").focus(), "?": () => byId("help").showModal(),
   }[event.key];
   if (!act || (event.key === "Home" && !player.cell)) return;
@@ -132,11 +132,11 @@ function build() {
     type: "checkbox", value: version.id, onchange: (event) => change(() => { if (event.target.checked) view.hidden.delete(version.id); else view.hidden.add(version.id); }),
   }), version.name)));
   for (const metric of site.metrics) {
-    const end = (place, word) => make("input", {
-      type: "number", step: "any", "data-metric": metric.name, "data-end": place, "aria-label": `${metric.label} ${word}, ${metric.unit}`, placeholder: word,
+    const end = (index, word) => make("input", {
+      type: "number", step: "any", "data-metric": metric.name, "data-end": index, "aria-label": `${metric.label} ${word}, ${metric.unit}`, placeholder: word,
       oninput: (event) => change(() => {
         const limits = view.limits.get(metric.name) || [null, null], text = event.target.value;
-        limits[place] = text === "" ? null : Number(text);
+        limits[index] = text === "" ? null : Number(text);
         if (limits[0] === null && limits[1] === null) view.limits.delete(metric.name); else view.limits.set(metric.name, limits);
       }),
     });
@@ -144,7 +144,7 @@ function build() {
   }
   for (let value = 1; value <= 5; value += 1) {
     byId("stars").append(make("label", {}, make("input", { type: "radio", name: "rating", value, onchange: () => rate(value) }),
-      make("span", { "aria-hidden": "true" }, "★"), make("span", { class: "spoken" }, `${value} of 5`)));
+      make("span", { "aria-hidden": "true" }, "★"), make("span", { class: "visually-hidden" }, `${value} of 5`)));
   }
   byId("help").querySelector(".keys").append(...KEYS.map(([key, text]) => make("div", {}, make("dt", {}, make("kbd", {}, key)), make("dd", {}, text))));
   byId("made").hidden = !site.command;
@@ -154,7 +154,7 @@ function build() {
 
 function listen() {
   byId("tools").addEventListener("submit", (event) => event.preventDefault());
-  byId("words").addEventListener("input", (event) => change(() => { view.words = event.target.value; }));
+  byId("words").addEventListener("input", (event) => change(() => { view.search = event.target.value; }));
   byId("words").addEventListener("keydown", (event) => { if (event.key === "Escape") event.target.blur(); });
   byId("seed").addEventListener("change", (event) => change(() => { view.seed = event.target.value; }));
   byId("order").addEventListener("change", (event) => change(() => { view.order = event.target.value; }));
@@ -162,7 +162,7 @@ function listen() {
   byId("blind").addEventListener("change", (event) => setBlind(event.target.checked));
   byId("equal").addEventListener("change", (event) => { player.equal = event.target.checked; player.adjust(); writeLink(); });
   byId("loop").addEventListener("change", (event) => { player.loop = event.target.checked; player.adjust(); writeLink(); });
-  byId("pictures").addEventListener("change", (event) => change(() => { view.pictures = event.target.checked; }));
+  byId("images").addEventListener("change", (event) => change(() => { view.images = event.target.checked; }));
   byId("export").addEventListener("click", saveRatings);
   byId("ask").addEventListener("click", () => byId("help").showModal());
   byId("toggle").addEventListener("click", () => player.toggle());

@@ -1,4 +1,4 @@
-// One clip sounds at a time. Another version of the same row goes on at the same place.
+// One clip plays at a time. Another version of the same row continues at the same position.
 const player = {
   cell: null,
   audio: null,
@@ -6,7 +6,7 @@ const player = {
   loop: true,
   equal: true,
   volumeFixed: false,
-  wanted: false, // whether it should sound: kept while the next clip is being read
+  shouldPlay: false, // stays true while the next clip is still loading
 
   sound(cell) {
     let audio = this.sounds.get(cell.id);
@@ -29,32 +29,32 @@ const player = {
   get time() { return this.audio ? this.audio.currentTime : 0; },
   get length() { return this.cell ? this.cell.duration_s : 0; },
 
-  /** Take a clip: at a time, or where the last one is; sounding or not, or as the last one did. */
-  select(cell, { at = this.time, play = this.wanted } = {}) {
+  /** Select a clip: at a time, or at the position of the last one; playing or not, or as the last one did. */
+  select(cell, { at = this.time, play = this.shouldPlay } = {}) {
     const before = this.audio, old = this.cell;
     if (before && old !== cell) before.pause();
     this.cell = cell;
     this.audio = this.sound(cell);
     this.adjust();
-    const place = Math.min(Math.max(at, 0), Math.max(cell.duration_s - 0.01, 0));
-    if (old !== cell || Math.abs(this.audio.currentTime - place) > 0.001) this.audio.currentTime = place;
+    const start = Math.min(Math.max(at, 0), Math.max(cell.duration_s - 0.01, 0));
+    if (old !== cell || Math.abs(this.audio.currentTime - start) > 0.001) this.audio.currentTime = start;
     this.release();
-    for (const other of rows.get(cell.row)) this.sound(other); // so that switching need not wait
+    for (const other of rows.get(cell.row)) this.sound(other); // so that switching does not wait
     selected(old, cell);
     if (play) this.play(); else if (old === cell) this.pause();
   },
 
   play() {
     if (!this.audio) return;
-    this.wanted = true;
+    this.shouldPlay = true;
     this.audio.play().catch((error) => {
-      if (error.name === "AbortError") return; // another clip was chosen first
-      this.wanted = false;
-      if (error.name === "NotAllowedError") say("Press play: the browser waits for you");
+      if (error.name === "AbortError") return; // another clip was selected first
+      this.shouldPlay = false;
+      if (error.name === "NotAllowedError") say("Press play: the browser waits for a click");
       this.changed("pause");
     });
   },
-  pause() { this.wanted = false; if (this.audio) this.audio.pause(); },
+  pause() { this.shouldPlay = false; if (this.audio) this.audio.pause(); },
   toggle() { if (this.playing) this.pause(); else this.play(); },
   seek(to) {
     if (!this.audio) return;
@@ -62,7 +62,7 @@ const player = {
     draw();
   },
 
-  /** Turn the clip down to the common loudness; a page can not turn up. */
+  /** Turn the clip down to the common loudness; a page cannot turn it up. */
   adjust() {
     if (!this.audio) return;
     const loudness = this.cell.heard_lufs;
@@ -71,12 +71,12 @@ const player = {
     this.audio.loop = this.loop;
     this.audio.volume = volume;
     if (Math.abs(this.audio.volume - volume) > 0.001 && !this.volumeFixed) {
-      this.volumeFixed = true; // iOS: only the buttons of the phone change the volume
-      say("This device lets no page set the volume: loudness is not matched");
+      this.volumeFixed = true; // iOS: only the phone's buttons change the volume
+      say("On this device a page cannot set the volume: loudness is not matched");
     }
   },
 
-  /** Let go of the sounds of other rows, so that a large grid does not fill the memory. */
+  /** Unload the sounds of other rows, so that a large grid does not fill the memory. */
   release() {
     for (const [id, audio] of this.sounds) {
       if (cells.get(id).row === this.cell.row) continue;
@@ -87,21 +87,21 @@ const player = {
   },
 
   changed(name) {
-    if (name === "ended") { this.wanted = false; this.audio.currentTime = 0; }
+    if (name === "ended") { this.shouldPlay = false; this.audio.currentTime = 0; }
     if (name !== "timeupdate") showState();
-    if (name === "play" && !stillness.matches) requestAnimationFrame(frame);
+    if (name === "play" && !reducedMotion.matches) requestAnimationFrame(frame);
     draw();
     if (["pause", "ended", "seeked"].includes(name)) writeLink();
   },
 };
 
 function frame() {
-  if (!player.playing || stillness.matches) return;
+  if (!player.playing || reducedMotion.matches) return;
   draw();
   requestAnimationFrame(frame);
 }
 
-/** Move the playheads of the picture and of the player. */
+/** Move the playheads of the image and of the player. */
 function draw() {
   if (!player.cell) return;
   const at = player.time, of = player.length, text = `${at.toFixed(1)} of ${of.toFixed(1)} seconds`;
@@ -114,12 +114,12 @@ function draw() {
   if (tile) {
     tile.playhead.hidden = false;
     tile.playhead.style.left = `${of ? (100 * at) / of : 0}%`;
-    tile.picture.setAttribute("aria-valuenow", at.toFixed(2));
-    tile.picture.setAttribute("aria-valuetext", text);
+    tile.spectrogram.setAttribute("aria-valuenow", at.toFixed(2));
+    tile.spectrogram.setAttribute("aria-valuetext", text);
   }
 }
 
-/** Show on every button whether its clip sounds. */
+/** Show on every button whether its clip plays. */
 function showState() {
   const cell = player.cell, button = byId("toggle"), on = player.playing;
   button.replaceChildren(icon(on ? "pause" : "play"));
@@ -135,7 +135,7 @@ function showState() {
   }
 }
 
-/** Tell the page that another clip was chosen. */
+/** Update the page after another clip was selected. */
 function selected(old, cell) {
   const tile = old && tileOf(old);
   if (tile && old !== cell) tile.playhead.hidden = true;

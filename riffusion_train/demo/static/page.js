@@ -3,14 +3,14 @@
   const PLAY = '<svg viewBox="0 0 16 16" aria-hidden="true"><path d="M3.5 1.6v12.8L14 8z"/></svg>';
   const PAUSE = '<svg viewBox="0 0 16 16" aria-hidden="true"><path d="M3 2h3.6v12H3zM9.4 2H13v12H9.4z"/></svg>';
   const STEP_S = 0.25;
-  let current = null; // the clip that sounds: one at a time
+  let current = null; // the clip that plays: one at a time
 
   for (const clip of document.querySelectorAll(".clip")) makePlayer(clip);
   for (const box of document.querySelectorAll(".command")) makeCopy(box);
 
   function makePlayer(clip) {
     const audio = clip.querySelector("audio");
-    const picture = clip.querySelector(".picture");
+    const image = clip.querySelector(".image");
     const playhead = clip.querySelector(".playhead");
     const label = clip.dataset.label;
     const controls = document.createElement("div");
@@ -24,19 +24,19 @@
     audio.removeAttribute("controls");
     audio.after(controls);
     audio.hidden = true;
-    picture.tabIndex = 0;
-    picture.setAttribute("role", "slider");
-    picture.setAttribute("aria-label", `Position in ${label}`);
-    picture.setAttribute("aria-valuemin", "0");
+    image.tabIndex = 0;
+    image.setAttribute("role", "slider");
+    image.setAttribute("aria-label", `Position in ${label}`);
+    image.setAttribute("aria-valuemin", "0");
 
     const show = () => {
       const at = audio.currentTime, of = length();
       playhead.hidden = at === 0 && audio.paused;
       playhead.style.left = `${of ? (100 * at) / of : 0}%`;
       time.textContent = of ? `${at.toFixed(1)} / ${of.toFixed(1)} s` : "";
-      picture.setAttribute("aria-valuemax", of.toFixed(2));
-      picture.setAttribute("aria-valuenow", at.toFixed(2));
-      picture.setAttribute("aria-valuetext", `${at.toFixed(1)} of ${of.toFixed(1)} seconds`);
+      image.setAttribute("aria-valuemax", of.toFixed(2));
+      image.setAttribute("aria-valuenow", at.toFixed(2));
+      image.setAttribute("aria-valuetext", `${at.toFixed(1)} of ${of.toFixed(1)} seconds`);
       if (!audio.paused) requestAnimationFrame(show);
     };
     const state = () => {
@@ -49,12 +49,12 @@
     const seek = (to) => { audio.currentTime = Math.min(Math.max(to, 0), length()); show(); };
 
     button.addEventListener("click", toggle);
-    picture.addEventListener("click", (event) => {
-      const box = picture.getBoundingClientRect();
+    image.addEventListener("click", (event) => {
+      const box = image.getBoundingClientRect();
       seek((length() * (event.clientX - box.left)) / box.width);
       audio.play();
     });
-    picture.addEventListener("keydown", (event) => {
+    image.addEventListener("keydown", (event) => {
       const act = {
         " ": toggle, Enter: toggle,
         ArrowRight: () => seek(audio.currentTime + STEP_S), ArrowUp: () => seek(audio.currentTime + STEP_S),

@@ -53,7 +53,7 @@ def make(pipeline: Pipeline, request: ExtendRequest, options: ModeOptions) -> Cl
         share[:, : primer - crossfade] = 0
     # The image: the primer, which is known, and the columns that are sampled from its end on, or up to its beginning.
     made = regenerate(pipeline, request, image, share, 1.0, options)
-    sound = codec.decode(made, encoded.max_value or None, quality=options.quality.value, seed=request.seed)
+    sound = codec.decode(made, encoded.max_value or None, quality=options.quality, seed=request.seed)
     overlap = crossfade * hop
     added = round(request.duration_s * config.rate_hz)
     if request.backwards:

@@ -94,7 +94,7 @@ def make(pipeline: Pipeline, request: InpaintRequest, options: ModeOptions) -> C
     source = load_on_grid(pipeline, request.source.unchanged())
     share = new_share(request, source, config)
     image = regenerate(pipeline, request, source.image, np.flipud(share).copy(), request.strength, options)
-    decoded = codec.decode(image, source.max_value or None, quality=options.quality.value, seed=request.seed)
+    decoded = codec.decode(image, source.max_value or None, quality=options.quality, seed=request.seed)
     samples = source.wav.shape[1]
     made = np.pad(decoded[:, :samples], ((0, 0), (0, max(samples - decoded.shape[1], 0))))
     wav = splice(source.wav, made, share, config)

@@ -51,7 +51,7 @@ def make(pipeline: Pipeline, request: LoopRequest, options: ModeOptions) -> Clip
     image = pipeline.decode(latents[0], circular=True)
     if request.bpm is not None:
         image = stretch_circular(image, max(round(length_s / column_s), 2))
-    wav = codec.decode_loop(image, quality=options.quality.value, seed=request.seed)
+    wav = codec.decode_loop(image, quality=options.quality, seed=request.seed)
     if request.bpm is not None:
         wav = stretch_loop(wav, round(length_s * config.rate_hz))
     return ClipData(image, wav)
@@ -84,7 +84,7 @@ def stretch_circular(image: np.ndarray, width: int) -> np.ndarray:
     height = image.shape[0]
     margin = min(own, 16)
     wrapped = PIL.Image.fromarray(np.concatenate([image[:, -margin:], image, image[:, :margin]], axis=1))
-    # A column stands for a moment, not for a stretch of time: column 0 stays where it is.
+    # A column is a moment, not an interval of time: column 0 keeps its position.
     step = own / width
     left = margin + 0.5 - step / 2
     box = (left, 0.0, left + own, float(height))

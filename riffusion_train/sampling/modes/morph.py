@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.sampling.denoise import make_ddim_pair
 from riffusion_train.sampling.modes.base import ClipData, ModeOptions, Request, SourceFile
 from riffusion_train.sampling.modes.text import fade_edges
 from riffusion_train.sampling.noise import slerp
@@ -35,9 +35,7 @@ def make(pipeline: Pipeline, request: MorphRequest, options: ModeOptions) -> Cli
     scale = request.guidance_scale if request.prompt or request.negative_prompt else 1.0
     condition = pipeline.texts.condition(request.prompt, request.negative_prompt, scale)
     unguided = Condition(condition.positive, condition.negative, 1.0)
-    trained = dict(pipeline.components.scheduler.config)
-    forwards = DDIMScheduler.from_config(trained, clip_sample=False)
-    backwards = DDIMInverseScheduler.from_config(trained, clip_sample=False)
+    forwards, backwards = make_ddim_pair(pipeline.components.scheduler)
     steps, report = options.num_inference_steps, options.report
     noises: list[Tensor] = []
     for file in (request.source, request.target):
@@ -51,5 +49,5 @@ def make(pipeline: Pipeline, request: MorphRequest, options: ModeOptions) -> Cli
     noise = slerp(noises[0], noises[1], request.share)  # (1, C, h, w)
     latents = pipeline.denoise(noise, condition, num_inference_steps=steps, scheduler=forwards, report=report)
     image = pipeline.decode(latents[0])
-    wav = codec.decode(image, quality=options.quality.value, seed=request.seed)
+    wav = codec.decode(image, quality=options.quality, seed=request.seed)
     return ClipData(image, fade_edges(wav, codec.rate_hz))

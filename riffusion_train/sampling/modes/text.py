@@ -24,7 +24,7 @@ def make(pipeline: Pipeline, requests: Sequence[TextRequest], options: ModeOptio
     """Yield the clips of requests, which are denoised together."""
     codec = pipeline.codec
     for request, image in zip(requests, make_images(pipeline, requests, options), strict=True):
-        wav = codec.decode(image, quality=options.quality.value, seed=request.seed)
+        wav = codec.decode(image, quality=options.quality, seed=request.seed)
         yield ClipData(image, fade_edges(wav, codec.rate_hz))
 
 

@@ -63,7 +63,7 @@ def endless(pipeline: Pipeline, request: WalkRequest, options: ModeOptions) -> I
 
     The level is the decoder's, a peak of one half in the first sound: the loudness of what is not made yet is not known.
     """
-    decoder = StreamingDecoder(pipeline.codec, quality=options.quality.value, seed=request.seed)
+    decoder = StreamingDecoder(pipeline.codec, quality=options.quality, seed=request.seed)
     for image in crossfaded(make_loops(pipeline, request, options, endless=True)):
         yield decoder.push(image)
 
@@ -112,7 +112,7 @@ def crossfaded(images: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def crossfade_images(before: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Return a circular image whose first columns fade over from those of the one before it, by powers that add up to one."""
+    """Return a circular image whose first columns fade over from those of the one before it, by weights that add up to one."""
     width = crossfade_columns(image)
     share = np.sin(np.linspace(0, np.pi / 2, width + 2)[1:-1]) ** 2
     share = share.reshape(1, -1, *[1] * (image.ndim - 2))

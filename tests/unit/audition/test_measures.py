@@ -7,40 +7,41 @@ from support.worlds import NANO_SPECTROGRAM
 
 from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.audio.codec.image_file import save_image
+from riffusion_train.audio.io.loudness import measure_lufs
 from riffusion_train.audio.io.read import read_audio
 from riffusion_train.audio.io.write import write_audio
-from riffusion_train.audition.measures import heard_lufs, matching_target_lufs, measure_clip, measure_lufs
+from riffusion_train.audition.measures import heard_lufs, matching_target_lufs, measure_clip
 
 
 def test_a_sine_of_full_scale_has_the_loudness_that_the_standard_gives() -> None:
     time_s = np.arange(48000 * 3) / 48000
     sine = np.sin(2 * np.pi * 997 * time_s)[None]
-    assert measure_lufs(sine, 48000) == pytest.approx(-3.01, abs=0.1)
-    assert measure_lufs(0.1 * sine, 48000) == pytest.approx(-23.01, abs=0.1)
+    assert measure_lufs(sine, 48000, whole_clip=True) == pytest.approx(-3.01, abs=0.1)
+    assert measure_lufs(0.1 * sine, 48000, whole_clip=True) == pytest.approx(-23.01, abs=0.1)
 
 
 @pytest.mark.parametrize("samples", [0, 1, 48000])
 def test_silence_has_no_loudness(samples: int) -> None:
-    assert measure_lufs(np.zeros((1, samples)), 48000) is None
+    assert measure_lufs(np.zeros((1, samples)), 48000, whole_clip=True) is None
 
 
 def test_a_clip_below_one_block_has_a_loudness() -> None:
     sine = np.sin(2 * np.pi * 997 * np.arange(4800) / 48000)[None]
-    assert measure_lufs(sine, 48000) == pytest.approx(-3.01, abs=0.3)
+    assert measure_lufs(sine, 48000, whole_clip=True) == pytest.approx(-3.01, abs=0.3)
 
 
-def test_sound_that_is_its_picture_differs_less_from_it_than_other_sound(tmp_path: Path) -> None:
+def test_sound_that_is_its_image_differs_less_from_it_than_other_sound(tmp_path: Path) -> None:
     codec = make_codec(NANO_SPECTROGRAM)
     rng = np.random.default_rng(0)
     sound = rng.normal(0, 0.1, (1, codec.clip_samples)).astype(np.float32)
-    picture = codec.encode(sound)
-    save_image(tmp_path / "picture.png", picture, NANO_SPECTROGRAM)
+    image = codec.encode(sound)
+    save_image(tmp_path / "image.png", image, NANO_SPECTROGRAM)
     other = np.sin(2 * np.pi * 500 * np.arange(codec.clip_samples) / codec.rate_hz).astype(np.float32)[None] / 2
     errors = {}
     for name, wav in (("own", sound), ("other", other)):
         write_audio(tmp_path / f"{name}.wav", wav, codec.rate_hz)
-        measured = measure_clip(tmp_path / f"{name}.wav", tmp_path / "picture.png")
-        errors[name] = measured.metrics["picture_error_percent"]
+        measured = measure_clip(tmp_path / f"{name}.wav", tmp_path / "image.png")
+        errors[name] = measured.metrics["image_error_percent"]
     assert errors["own"] < 0.5
     assert errors["other"] > 10
 

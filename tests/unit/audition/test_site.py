@@ -118,7 +118,7 @@ def test_settings_that_are_none_are_named(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["wav", "png"])
-def test_a_damaged_sound_or_picture_is_named(tmp_path: Path, kind: str) -> None:
+def test_a_damaged_sound_or_image_is_named(tmp_path: Path, kind: str) -> None:
     site = make_site(tmp_path)
     (tmp_path / f"{site.cells[0].stem}.{kind}").write_bytes(b"nothing")
     with pytest.raises(InputError, match=rf"0-seed0\.{kind}"):
@@ -127,7 +127,7 @@ def test_a_damaged_sound_or_picture_is_named(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("stem", ["/etc/clip", "../clip", "clips/../../clip"])
 def test_a_clip_outside_the_folder_is_refused(tmp_path: Path, stem: str) -> None:
-    with pytest.raises(ValueError, match="does not lie in the site's folder"):
+    with pytest.raises(ValueError, match="is not inside the site's folder"):
         write_site(tmp_path, Site("t", "", [Version("a", "a")], [Cell(stem, "a", "")]))
 
 

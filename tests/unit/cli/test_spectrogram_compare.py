@@ -99,7 +99,7 @@ def test_stereo_sounds_are_compared_in_width_too(tmp_path: Path, capsys: pytest.
     ("words", "part"),
     [
         (["compare", "SONG"], "usage: riffusion spectrogram compare A B [OUT.png]"),
-        (["compare", "SONG", "SONG", "a.jpg"], "the picture must be a .png"),
+        (["compare", "SONG", "SONG", "a.jpg"], "the image must be a .png"),
         (["compare", "SONG", "SONG", "absent/a.png"], "cannot be written"),
         (["compare", "silent.wav", "SONG"], "the first sound is silent"),
         (["compare", "SONG", "SONG", "level=loud"], "choose from: match, keep"),

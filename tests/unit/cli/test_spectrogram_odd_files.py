@@ -135,14 +135,6 @@ def test_an_image_of_one_column_is_one_line(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_vocoder_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str]):
-    PIL.Image.fromarray(np.full((128, 30), 200, np.uint8)).save("a.png")
-    assert run("decode", "a.png", "b.wav", "vocoder=absent") == EXIT_INPUT
-    error = capsys.readouterr().err
-    assert "absent" in error
-    assert error.count("\n") == 1
-
-
 def test_an_inverter_is_chosen_by_name_and_a_wrong_one_lists_the_choices(capsys: pytest.CaptureFixture[str]):
     write_audio(Path("a.wav"), tone(440, 2.0, 22050), 22050)
     run("encode", "a.wav", "a.png", "preset=small")

@@ -30,6 +30,16 @@ def test_the_presets_for_published_models_and_the_demo_keep_their_scale_per_imag
     assert load_preset("hifi_stereo").channels is Channels.stereo_phase
 
 
+def test_the_preset_of_the_published_model_repeats_the_defaults():
+    assert load_preset("riffusion_v1") == SpectrogramConfig()
+
+
+def test_hifi_stereo_is_hifi_but_for_its_channels():
+    stereo, mono = load_preset("hifi_stereo"), load_preset("hifi")
+    assert dataclasses.replace(stereo, name=mono.name, channels=mono.channels) == mono
+    assert (stereo.num_channels, mono.num_channels) == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("change", "part"),
     [

@@ -7,8 +7,8 @@ import pytest
 from support.worlds import NANO_SPECTROGRAM
 
 from data_prep.output.track_store import TrackResult
-from data_prep.tracks.loudness import measure_lufs
 from data_prep.tracks.track_worker import CutParameters, TrackWorker, mixed_for
+from riffusion_train.audio.io.loudness import measure_lufs
 from riffusion_train.audio.io.write import write_audio
 from riffusion_train.config.spectrogram import Channels
 

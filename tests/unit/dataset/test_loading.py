@@ -34,7 +34,7 @@ def slices(table: SpectrogramDataset, texts: Texts | None = None, **options: flo
 def test_pixels_are_the_stored_levels_between_minus_one_and_one(table: SpectrogramDataset) -> None:
     pixels = table.pixels(3)
     assert pixels.shape == (3, 32, 32)
-    assert torch.equal(((pixels + 1) * 127.5).round().to(torch.uint8)[0], torch.from_numpy(table.picture(3)))
+    assert torch.equal(((pixels + 1) * 127.5).round().to(torch.uint8)[0], torch.from_numpy(table.image(3)))
 
 
 def test_an_item_depends_on_its_address_alone(table: SpectrogramDataset) -> None:
@@ -108,7 +108,7 @@ def test_cached_hidden_states_are_those_of_the_caption_that_would_be_tokenized(t
 
 def test_latents_that_are_not_finite_name_their_slice(table: SpectrogramDataset) -> None:
     cache = latent_cache(table, "key", (1, 1, 1))
-    cache.prepare()
+    cache.allocate()
 
     def encode(rows: range) -> torch.Tensor:
         moments = torch.stack([table.pixels(index).mean().reshape(1, 1, 1) for index in rows])

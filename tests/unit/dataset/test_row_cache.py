@@ -40,7 +40,7 @@ def fill(file: RowCache, *, world_size: int = 1, encode: Callable[[range], torch
         computed.extend(rows)
         return encode(rows)
 
-    file.prepare()
+    file.allocate()
     for rank in range(world_size):
         file.fill(file.missing(rank=rank, world_size=world_size), counted, lambda done: None)
     return computed
@@ -109,7 +109,7 @@ def test_a_filling_killed_at_any_byte_goes_on_without_computing_again_what_stand
 @pytest.mark.parametrize("num_bytes", [0, 5, 100])
 def test_a_kill_while_making_room_begins_anew(tmp_path: Path, num_bytes: int) -> None:
     file = cache(tmp_path)
-    file.prepare()
+    file.allocate()
     file.partial.write_bytes(file.partial.read_bytes()[:num_bytes])
     assert len(fill(file)) == COUNT
 
@@ -117,7 +117,7 @@ def test_a_kill_while_making_room_begins_anew(tmp_path: Path, num_bytes: int) ->
 @pytest.mark.parametrize("rows", [0, 3.5, 8, 20.25, 42.9])
 def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing_that_looks_whole(tmp_path: Path, rows: float) -> None:
     file = cache(tmp_path)
-    file.prepare()
+    file.allocate()
     room = file.num_bytes - 24 * COUNT + int(24 * rows)
 
     def fill_with_little_room() -> None:
@@ -141,14 +141,14 @@ def test_a_cache_larger_than_the_disk_is_refused_before_anything_is_computed(tmp
     with pytest.raises(
         InputError, match=r"the cache takes .* GiB, and .* are free; make room, or take cache_things=false"
     ):
-        file.prepare()
+        file.allocate()
     assert not any(file.path.parent.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / CACHE_DIR).write_text("a file where the folder should be")
     with pytest.raises(InputError, match=r"\.cache: file exists .* or take cache_things=false"):
-        cache(tmp_path).prepare()
+        cache(tmp_path).allocate()
 
 
 def test_numbers_that_are_not_finite_name_their_row_and_what_stands_is_kept(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_numbers_that_are_not_finite_name_their_row_and_what_stands_is_kept(tmp_
 
 def test_a_cache_of_what_the_dataset_held_before_is_refused_by_name(tmp_path: Path) -> None:
     old, begun = whole(tmp_path, dataset="a"), cache(tmp_path, dataset="b")
-    begun.prepare()
+    begun.allocate()
     with pytest.raises(InputError, match=r"prepared anew.*; delete it") as refused:
         cache(tmp_path).refuse_stale()
     assert str(old.path) in str(refused.value)

@@ -15,7 +15,6 @@ from riffusion_train.demo.report import (
     FigureRow,
     Pair,
     agreement_rows,
-    curve_svg,
     write_figures,
     write_page,
 )
@@ -58,7 +57,7 @@ def make_page(folder, **changes):
     content = {
         "pairs": [Pair(EVIL, {"instrument": "piano", "drums": "none"}, made, real), Pair("slow piano", {}, made)],
         "figures": ROWS,
-        "curves": [Curve(EVIL, [(step, 1 / (step + 1)) for step in range(50)], y_label=EVIL)],
+        "curves": [Curve(EVIL, [(step, 1 / (step + 1)) for step in range(50)])],
         "steps": [StepResult(EVIL, f"riffusion sample --prompt {EVIL}", 61.0, 512.0, True)],
         "command": EVIL,
         "facts": {EVIL: EVIL},
@@ -80,7 +79,7 @@ def test_texts_are_escaped_everywhere(tmp_path):
     reader = read(path)
     assert reader.tags.count("script") == 1
     assert "alert" not in re.findall(r"<script>(.*?)</script>", path.read_text(), re.DOTALL)[0]
-    assert "".join(reader.words).count(EVIL) >= 8
+    assert "".join(reader.words).count(EVIL) >= 7
 
 
 def test_all_links_lead_to_files_beside_the_page_and_nothing_is_fetched(tmp_path):
@@ -115,10 +114,10 @@ def test_the_page_shows_figures_verdicts_and_costs(tmp_path):
 def test_a_page_without_figures_curves_and_steps_is_whole(tmp_path):
     path = write_page(tmp_path, make_page(tmp_path, pairs=[], figures=[], curves=[], steps=[], facts={}))
     read(path)
-    assert '<p class="quiet">It was left out here' in path.read_text()
-    assert "<span hidden> Under each picture stands what an independent judge" in path.read_text()
+    assert '<p class="quiet">Not measured here' in path.read_text()
+    assert "<span hidden> Below each image is what an independent classifier" in path.read_text()
     full = write_page(tmp_path, make_page(tmp_path))
-    assert '<p class="quiet" hidden>It was left out here' in full.read_text()
+    assert '<p class="quiet" hidden>Not measured here' in full.read_text()
 
 
 def test_figures_hold_command_git_machine_versions_and_rows(tmp_path):
@@ -133,25 +132,9 @@ def test_figures_hold_command_git_machine_versions_and_rows(tmp_path):
     assert second["ratio"] is None
 
 
-def polyline(svg, name):
-    points = re.search(rf'class="{name}" points="([^"]+)"', svg)[1]
-    return np.array([[float(number) for number in point.split(",")] for point in points.split()])
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e-4, 1e5])
-def test_a_falling_loss_falls_on_the_picture_and_stays_inside(scale):
-    rng = np.random.default_rng(0)
-    values = scale * (np.exp(-np.arange(300) / 80) + 0.05 + 0.02 * rng.random(300))
-    svg = curve_svg(Curve("loss", list(enumerate(values))))
-    smooth, raw = polyline(svg, "smooth"), polyline(svg, "raw")
-    assert smooth[-1, 1] > smooth[0, 1] + 100  # y grows downwards
-    assert np.diff(smooth[:, 0]).min() > 0
-    assert raw.min() >= 0 and raw[:, 0].max() <= 560 and raw[:, 1].max() <= 260
-    assert np.abs(np.diff(smooth[:, 1])).sum() < np.abs(np.diff(raw[:, 1])).sum()
-    assert svg.count('class="tick"') >= 5
-
-
-def test_odd_curves_are_drawn_all_the_same():
-    assert "too few" in curve_svg(Curve("x", [(0, 1.0), (1, float("nan"))]))
-    for points in ([(0, 2.0), (5, 2.0)], [(0, 0.0), (1, 0.0), (2, 0.0)], [(0, -1.0), (3, 5.0)]):
-        assert polyline(curve_svg(Curve("x", points)), "smooth").shape == (len(points), 2)
+def test_a_curve_is_an_image_with_a_text_that_says_where_it_goes(tmp_path):
+    text = write_page(tmp_path, make_page(tmp_path, curves=[Curve("loss", [(2, 0.5), (0, 2.0), (1, 1.0)])])).read_text()
+    assert 'src="data:image/png;base64,' in text
+    assert 'alt="loss: from 2 at step 0 to 0.5 at step 2"' in text
+    odd = make_page(tmp_path, curves=[Curve("loss", [(0, 1.0), (1, float("nan"))])])
+    assert "too few points for a curve" in write_page(tmp_path, odd).read_text()

@@ -47,8 +47,8 @@ def test_every_model_makes_every_prompt_with_every_seed(tmp_path: Path) -> None:
     for cell in found:
         wav, rate_hz = read_audio(tmp_path / cell["audio"])
         assert rate_hz == 16000 and np.abs(wav).max() > 0.01
-    pictures = {(tmp_path / cell["image"]).read_bytes() for cell in found}
-    assert len(pictures) == 8
+    images = {(tmp_path / cell["image"]).read_bytes() for cell in found}
+    assert len(images) == 8
 
 
 def test_what_stands_is_not_made_again_and_its_model_is_not_loaded(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_what_stands_is_not_made_again_and_its_model_is_not_loaded(tmp_path: Pat
     grid(tmp_path, [shelf.model("early", 1)]).make()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.wav")}
     longer = grid(tmp_path, [shelf.model("run · early", 1), shelf.model("run · late", 2)])
-    assert longer.standing() == 2
+    assert longer.count_existing() == 2
     assert longer.make() == 2
     assert shelf.loaded == ["early", "run · late"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -122,7 +122,7 @@ def test_a_clip_that_is_being_written_leaves_nothing_that_looks_whole(
 
 def test_a_grid_that_is_asked_to_stop_stops_after_the_clip_and_goes_on(tmp_path: Path) -> None:
     shelf = Shelf()
-    with pytest.raises(StoppedError, match="1 of 2 clips stand; the same command goes on"):
+    with pytest.raises(StoppedError, match="1 of 2 clips are done; the same command continues"):
         grid(tmp_path, [shelf.model("m", 1)]).make(batch_size=1, asked_to_stop=lambda: True)
     assert len(cells(tmp_path)) == 1
     assert grid(tmp_path, [shelf.model("m", 1)]).make() == 1

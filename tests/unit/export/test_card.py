@@ -6,7 +6,7 @@ from PIL import Image
 from support.hub import StandInHub, serving
 
 from riffusion_train.config.export import ExportFormat, LoraLayout
-from riffusion_train.export.card import licence_of
+from riffusion_train.export.summary import licence_of
 from riffusion_train.export.write import export_run
 from riffusion_train.runtime.errors import InputError
 

@@ -9,12 +9,12 @@ from safetensors.torch import load_file, save_file
 from support.models import nano_components, nano_lora, predict
 
 from riffusion_train.model.components import Components
-from riffusion_train.model.lazy import read_components, stored_components
+from riffusion_train.model.lazy import as_lazy_model, load_lazy_model
 from riffusion_train.model.lora import (
     LORA_FILE,
     Lora,
     LoraLayer,
-    merged,
+    merge_lora,
     read_lora,
     write_diffusers_lora,
     write_kohya_lora,
@@ -89,7 +89,7 @@ def test_the_pipeline_of_diffusers_reads_our_files_as_we_merge_them(
     )
     pipeline.load_lora_weights(str(files[layout].parent), weight_name=files[layout].name)
     ours = nano_components()
-    weights = merged(stored_components(ours), lora)
+    weights = merge_lora(as_lazy_model(ours), lora)
     for part, module in ours.modules.items():
         module.load_state_dict({name: tensor.load() for name, tensor in weights.tensors[part].items()}, strict=True)
     assert torch.allclose(predict(pipeline.unet), predict(ours.unet), atol=1e-4)
@@ -129,7 +129,7 @@ def test_convolutions_are_merged(base: Components, tmp_path: Path) -> None:
     save_file(
         {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(1.0)}, path
     )
-    changed = merged(stored_components(base), read_lora(path, base.modules), scale=0.5)
+    changed = merge_lora(as_lazy_model(base), read_lora(path, base.modules), scale=0.5)
     added = (
         changed.tensors["unet"]["mid_block.resnets.0.conv1.weight"].load() - base.unet.mid_block.resnets[0].conv1.weight
     )
@@ -192,6 +192,6 @@ def test_the_merged_model_is_read_whole(base: Components, lora: Lora) -> None:
     name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     layer = lora.layers[f"unet.{name}"]
     before = base.unet.get_submodule(name).weight.clone()
-    read = read_components(merged(stored_components(nano_components()), lora))
+    read = load_lazy_model(merge_lora(as_lazy_model(nano_components()), lora))
     expected = before + 1.5 * layer.up @ layer.down
     assert torch.allclose(read.unet.get_submodule(name).weight, expected, atol=1e-6)

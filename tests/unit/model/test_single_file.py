@@ -13,7 +13,7 @@ from riffusion_train.config.train import TrainConfig
 from riffusion_train.model import single_file
 from riffusion_train.model.components import Components, fingerprint
 from riffusion_train.model.diffusers_folder import write_components, write_model
-from riffusion_train.model.lazy import stored_components, stored_fingerprint
+from riffusion_train.model.lazy import as_lazy_model, lazy_fingerprint
 from riffusion_train.model.loading import load_components, open_model
 from riffusion_train.model.single_file import CONFIGS_KEY, open_single_file, write_single_file
 from riffusion_train.runtime.errors import InputError
@@ -84,7 +84,7 @@ def test_diffusers_draws_the_same_picture_from_file_and_folder_as_our_sampler(fo
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_files_are_read_as_fp32(dtype: torch.dtype, components: Components, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    write_single_file(path, stored_components(components), dtype=dtype)
+    write_single_file(path, as_lazy_model(components), dtype=dtype)
     assert {tensor.dtype for tensor in load_file(path).values()} == {dtype, torch.int64}
     loaded = load_components(str(path))
     for name, tensor in components.unet.state_dict().items():
@@ -96,7 +96,7 @@ def test_codec_and_target_travel_in_the_metadata(components: Components, tmp_pat
 
     path = tmp_path / "model.safetensors"
     trained = dataclasses.replace(components, scheduler=velocity_scheduler())
-    write_single_file(path, stored_components(trained), metadata={"modelspec.title": "mine"})
+    write_single_file(path, as_lazy_model(trained), metadata={"modelspec.title": "mine"})
     loaded = load_components(str(path))
     assert loaded.spectrogram == NANO_SPECTROGRAM
     assert loaded.scheduler.config.prediction_type == "v_prediction"
@@ -167,7 +167,7 @@ def test_a_ckpt_and_a_file_without_metadata_give_back_every_weight(
     for path in (tmp_path / "model.ckpt", tmp_path / "bare.safetensors"):
         opened = open_model(str(path), allow_pickle=True)
         for part, module in components.modules.items():
-            assert stored_fingerprint(opened.tensors[part]) == fingerprint(module)
+            assert lazy_fingerprint(opened.tensors[part]) == fingerprint(module)
         assert opened.skeleton.spectrogram is None
     assert opened.skeleton.scheduler.config.prediction_type == "v_prediction"
 

@@ -8,7 +8,7 @@ from support.models import nano_components
 
 from riffusion_train.model.components import Components, fingerprint
 from riffusion_train.model.diffusers_folder import write_components
-from riffusion_train.model.lazy import read_components, stored_components, stored_fingerprint
+from riffusion_train.model.lazy import as_lazy_model, lazy_fingerprint, load_lazy_model
 from riffusion_train.model.loading import load_components, open_model
 from riffusion_train.runtime.errors import InputError
 
@@ -79,7 +79,7 @@ def test_a_pickled_part_is_read_only_where_it_is_allowed(folder: Path, component
     with pytest.raises(InputError, match=r"cannot read its unet .*allow_pickle=true"):
         open_model(str(folder))
     opened = open_model(str(folder), allow_pickle=True)
-    assert fingerprint(read_components(opened).unet) == fingerprint(components.unet)
+    assert fingerprint(load_lazy_model(opened).unet) == fingerprint(components.unet)
 
 
 def test_a_folder_with_a_missing_key_is_refused_by_name(folder: Path) -> None:
@@ -107,12 +107,12 @@ def test_folders_of_other_models_are_refused(folder: Path, changes: dict[str, ob
 
 
 def test_a_stored_model_has_the_fingerprint_of_the_network(folder: Path, components: Components) -> None:
-    for model in (open_model(str(folder)), stored_components(components)):
+    for model in (open_model(str(folder)), as_lazy_model(components)):
         for part, module in components.modules.items():
-            assert stored_fingerprint(model.tensors[part]) == fingerprint(module)
+            assert lazy_fingerprint(model.tensors[part]) == fingerprint(module)
 
 
 def test_replacing_an_unknown_weight_is_refused(components: Components) -> None:
-    model = stored_components(components)
+    model = as_lazy_model(components)
     with pytest.raises(KeyError):
         model.replaced({"unet.nowhere": model.tensors["unet"]["conv_in.bias"]})

@@ -6,7 +6,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from riffusion_train.model.safetensors_io import LazyTensor, open_tensors, stored, write_tensors
+from riffusion_train.model.safetensors_io import LazyTensor, in_memory, open_tensors, write_tensors
 from riffusion_train.runtime.errors import InputError
 
 TENSORS = {
@@ -22,7 +22,7 @@ TENSORS = {
 
 def test_safetensors_itself_reads_back_every_value(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write_tensors(path, {name: stored(tensor) for name, tensor in TENSORS.items()}, metadata={"codec": "é"})
+    write_tensors(path, {name: in_memory(tensor) for name, tensor in TENSORS.items()}, metadata={"codec": "é"})
     read = load_file(path)
     assert set(read) == set(TENSORS)
     for name, tensor in TENSORS.items():
@@ -34,7 +34,7 @@ def test_safetensors_itself_reads_back_every_value(tmp_path: Path) -> None:
 
 def test_only_floating_point_numbers_are_converted(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write_tensors(path, {name: stored(tensor) for name, tensor in TENSORS.items()}, dtype=torch.bfloat16)
+    write_tensors(path, {name: in_memory(tensor) for name, tensor in TENSORS.items()}, dtype=torch.bfloat16)
     read = load_file(path)
     assert {tensor.dtype for name, tensor in read.items() if name != "ids"} == {torch.bfloat16}
     assert read["ids"].dtype == torch.int64
@@ -59,7 +59,7 @@ def test_tensors_are_read_one_after_the_other(tmp_path: Path) -> None:
 def test_a_weight_too_large_for_half_precision_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     with pytest.raises(InputError, match=r"the weight big is too large .* dtype=bf16"):
-        write_tensors(path, {"big": stored(torch.tensor([1e6]))}, dtype=torch.float16)
+        write_tensors(path, {"big": in_memory(torch.tensor([1e6]))}, dtype=torch.float16)
     assert not path.exists()
 
 

@@ -40,7 +40,7 @@ def test_slerp_keeps_the_length_and_has_its_ends() -> None:
     assert float(slerp(one, other, 0.5).std()) == pytest.approx(1.0, abs=0.03)
 
 
-def test_a_circular_network_draws_a_turned_picture_turned() -> None:
+def test_a_circular_network_keeps_a_rotation() -> None:
     parts = nano_components()
     noise, states = initial_noise(0, (4, 8, 8))[None], torch.zeros(1, 77, 16)
     with torch.no_grad():
@@ -71,15 +71,15 @@ def test_predictions_of_windows_are_blended_in_every_step(pipeline: Pipeline) ->
     assert jump(long, 8) <= max(inside[:6] + inside[9:])
 
 
-def test_long_pictures_come_in_pieces_that_join(pipeline: Pipeline) -> None:
+def test_long_images_come_in_chunks_that_join(pipeline: Pipeline) -> None:
     latents = long_noise(1, pipeline.latent_shape, 22)
-    pieces = list(pipeline.decode_stream(latents))
-    assert len(pieces) > 1
-    assert sum(piece.shape[1] for piece in pieces) == 22 * pipeline.downsampling
+    chunks = list(pipeline.decode_stream(latents))
+    assert len(chunks) > 1
+    assert sum(chunk.shape[1] for chunk in chunks) == 22 * pipeline.downsampling
     assert pipeline.decode(latents, circular=True).shape == (32, 88)
 
 
-def test_a_picture_goes_to_latents_of_its_width(pipeline: Pipeline) -> None:
+def test_a_image_goes_to_latents_of_its_width(pipeline: Pipeline) -> None:
     image = pipeline.decode(long_noise(1, pipeline.latent_shape, 22))
     assert pipeline.encode(image).shape == (4, 8, 22)
     assert pipeline.encode(image[:, :32]).shape == (4, 8, 8)

@@ -20,6 +20,6 @@ from riffusion_train.sampling.text import parse_weights
     ],
 )
 def test_brackets_say_how_much_a_word_weighs(prompt: str, parts: list[tuple[str, float]]) -> None:
-    found = parse_weights(prompt)
-    assert [text for text, _ in found] == [text for text, _ in parts]
-    assert [weight for _, weight in found] == pytest.approx([weight for _, weight in parts])
+    parsed = parse_weights(prompt)
+    assert [text for text, _ in parsed] == [text for text, _ in parts]
+    assert [weight for _, weight in parsed] == pytest.approx([weight for _, weight in parts])

@@ -34,7 +34,7 @@ def test_any_sound_makes_one_and_a_short_one_is_repeated(tmp_path: Path) -> None
     assert load_seed_image(str(sound), CODEC).shape == (32, 32)
 
 
-def test_the_command_writes_pictures_that_can_be_walked_from(tmp_path: Path) -> None:
+def test_the_command_writes_images_that_can_be_walked_from(tmp_path: Path) -> None:
     assert main(["sample", "seeds", str(tmp_path), "preset=tiny"]) == 0
     assert {path.stem for path in tmp_path.glob("*.png")} == set(SEED_IMAGES)
     assert load_image(tmp_path / "beats.png").config.name == "tiny"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from riffusion_train.training import doctor
-from riffusion_train.training.doctor import cache_places, examine, trains_in
+from riffusion_train.training.doctor import examine, storage_folders, trains_in
 
 
 def test_the_machine_is_described_with_what_works_on_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -22,12 +22,12 @@ def test_the_machine_is_described_with_what_works_on_it(monkeypatch: pytest.Monk
 def test_without_a_gpu_it_says_what_trains_here_all_the_same() -> None:
     found = examine()
     assert found.rows["cpu"] == "the only device, trains in fp32, bf16"
-    assert any("experiment=tiny_cpu" in mend or "CUDA build of torch" in mend for mend in found.mends)
+    assert any("experiment=tiny_cpu" in mend or "CUDA build of torch" in mend for mend in found.fixes)
 
 
 def test_a_full_disk_is_something_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_free_gib", lambda path: 3.0)
-    assert sum("3 GiB free" in mend for mend in examine().mends) == len(cache_places())
+    assert sum("3 GiB free" in mend for mend in examine().fixes) == len(storage_folders())
 
 
 def test_a_package_that_is_missing_comes_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,7 @@ def test_a_package_that_is_missing_comes_with_the_command_that_installs_it(monke
     rows = found.rows
     assert rows["trackio"] == "not installed; for tracker=trackio: pip install trackio"
     assert rows["bitsandbytes"].endswith("pip install bitsandbytes")
-    assert found.lines()[-len(found.mends) - 1] == "what to change:"
+    assert found.lines()[-len(found.fixes) - 1] == "what to change:"
 
 
 def test_a_dtype_is_tried_and_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@ import pyloudnorm
 import pytest
 from support.corpus_files import chord, noise, tone
 
-from data_prep.tracks.loudness import gain_db, measure_lufs, rms_dbfs
+from riffusion_train.audio.io.loudness import gain_db, measure_lufs, rms_dbfs
 
 
 def sine(level_dbfs, duration_s=3.0, rate_hz=48000):
@@ -54,3 +54,11 @@ def test_the_loudness_is_exact_to_a_hundredth_beside_a_large_constant_offset(rat
     wav = 0.05 * np.repeat(noise(2, 3.0, rate_hz), 2, axis=0) + np.float32(0.6)
     expected = pyloudnorm.Meter(rate_hz).integrated_loudness(wav.T.astype(np.float64))
     assert measure_lufs(wav, rate_hz) == pytest.approx(expected, abs=5e-3)
+
+
+@pytest.mark.parametrize("duration_s", [0.05, 0.39, 0.4, 0.46, 5.04, 5.08, 5.11])
+def test_clips_of_any_length_have_pyloudnorms_loudness_where_they_count_whole(duration_s):
+    wav = noise(3, duration_s, 22050)
+    meter = pyloudnorm.Meter(22050, block_size=min(0.4, wav.shape[1] / 22050))
+    expected = meter.integrated_loudness(wav.T.astype(np.float64))
+    assert measure_lufs(wav, 22050, whole_clip=True) == pytest.approx(expected, abs=1e-6)

@@ -14,52 +14,50 @@ def clips():
 
 
 @pytest.fixture(scope="module")
-def judge(clips):
-    pictures, labels = clips
-    return CaptionClassifier(
-        pictures[: FITTED.stop], {name: labels[name][: FITTED.stop] for name in ATTRIBUTES}, folds=3
-    )
+def classifier(clips):
+    images, labels = clips
+    return CaptionClassifier(images[: FITTED.stop], {name: labels[name][: FITTED.stop] for name in ATTRIBUTES}, folds=3)
 
 
 @pytest.fixture(scope="module")
 def others(clips):
-    pictures, labels = clips
-    return pictures[FITTED.stop :], {name: labels[name][FITTED.stop :] for name in ATTRIBUTES}
+    images, labels = clips
+    return images[FITTED.stop :], {name: labels[name][FITTED.stop :] for name in ATTRIBUTES}
 
 
-def test_the_judge_recognises_real_clips_it_has_not_seen(judge, others):
-    shares = judge.judge(*others)
+def test_the_classifier_recognises_real_clips_it_has_not_seen(classifier, others):
+    shares = classifier.accuracy(*others)
     for name, least in {"instrument": 0.7, "drums": 0.9, "tempo": 0.9, "register": 0.75}.items():
         assert shares[name] >= least, shares
-        assert judge.real_accuracy[name] == pytest.approx(shares[name], abs=0.15)
+        assert classifier.real_accuracy[name] == pytest.approx(shares[name], abs=0.15)
 
 
-def test_the_judge_still_recognises_soft_pictures(judge, others):
-    pictures, labels = others
-    soft = [np.round(p[:-1, :-1] / 4 + p[1:, :-1] / 4 + p[:-1, 1:] / 4 + p[1:, 1:] / 4) for p in pictures]
-    soft = [np.pad(picture, ((0, 1), (0, 1)), mode="edge").astype(np.uint8) for picture in soft]
-    shares = judge.judge(soft, labels)
+def test_the_classifier_still_recognises_soft_images(classifier, others):
+    images, labels = others
+    soft = [np.round(p[:-1, :-1] / 4 + p[1:, :-1] / 4 + p[:-1, 1:] / 4 + p[1:, 1:] / 4) for p in images]
+    soft = [np.pad(image, ((0, 1), (0, 1)), mode="edge").astype(np.uint8) for image in soft]
+    shares = classifier.accuracy(soft, labels)
     assert shares["instrument"] >= 0.65 and shares["register"] >= 0.7, shares
 
 
-def test_shuffled_captions_fall_to_chance(judge, others):
-    for item in judge.listen(*others, shuffles=300):
+def test_shuffled_captions_fall_to_chance(classifier, others):
+    for item in classifier.agreements(*others, shuffles=300):
         chance = {"instrument": 1 / 6}.get(item.attribute, 1 / 3)
         assert item.shuffled == pytest.approx(chance, abs=0.09)
         assert item.shuffled_min <= item.shuffled <= item.shuffled_max < item.agreement
-        assert (item.clips, item.real) == (40, judge.real_accuracy[item.attribute])
+        assert (item.clips, item.real) == (40, classifier.real_accuracy[item.attribute])
 
 
-def test_a_model_that_ignores_its_captions_scores_as_the_control(judge, others):
-    pictures, labels = others
+def test_a_model_that_ignores_its_captions_scores_as_the_control(classifier, others):
+    images, labels = others
     rolled = {name: labels[name][7:] + labels[name][:7] for name in ATTRIBUTES}
-    for item in judge.listen(pictures, rolled, shuffles=300):
+    for item in classifier.agreements(images, rolled, shuffles=300):
         assert item.shuffled_min <= item.agreement <= item.shuffled_max
 
 
-def test_the_verdict_is_the_same_twice(judge, others):
-    assert judge.listen(*others, shuffles=20, seed=3) == judge.listen(*others, shuffles=20, seed=3)
-    shuffled = [judge.listen(*others, shuffles=1, seed=seed)[0].shuffled for seed in range(8)]
+def test_the_result_is_the_same_twice(classifier, others):
+    assert classifier.agreements(*others, shuffles=20, seed=3) == classifier.agreements(*others, shuffles=20, seed=3)
+    shuffled = [classifier.agreements(*others, shuffles=1, seed=seed)[0].shuffled for seed in range(8)]
     assert len(set(shuffled)) > 1
 
 
@@ -81,11 +79,11 @@ def test_features_take_any_size_and_know_which_end_is_loud():
     assert image_features(low)[:8] == pytest.approx(1.0)
 
 
-def test_unfit_input_is_named(judge, others):
-    pictures, labels = others
+def test_unfit_input_is_named(classifier, others):
+    images, labels = others
     with pytest.raises(InputError, match=r"\(64, 64\)"):
-        judge.judge([pictures[0][:64, :64]], {name: labels[name][:1] for name in ATTRIBUTES})
+        classifier.accuracy([images[0][:64, :64]], {name: labels[name][:1] for name in ATTRIBUTES})
     with pytest.raises(InputError, match="no images"):
-        judge.predict([])
+        classifier.predict([])
     with pytest.raises(InputError, match="too few to learn 'instrument'"):
-        CaptionClassifier(pictures[:2], {name: labels[name][:2] for name in ATTRIBUTES})
+        CaptionClassifier(images[:2], {name: labels[name][:2] for name in ATTRIBUTES})

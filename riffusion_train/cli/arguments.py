@@ -1,0 +1,219 @@
+"""The one command-line parser: positionals, texts and files behind flags, `key=value`, `--help` and `--show`.
+
+Texts never travel as `key=value`, whose commas, quotes and parentheses mean something to Hydra: `--prompt TEXT` is taken as it
+is. Nothing here imports torch, so that help and wrong input answer at once.
+"""
+
+import argparse
+import dataclasses
+import enum
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar
+
+from riffusion_train.config.compose import compose, conf_dir, config_keys, current_key, group_options
+from riffusion_train.runtime.errors import InputError, choice, member
+
+Root = TypeVar("Root")
+
+_INDENT = " " * 6
+HELP_FLAGS = ("-h", "--help")
+NO_PROMPT = "no prompt: give --prompt TEXT, or --prompts FILE with one prompt a line"
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """An argument behind a flag, such as `--prompt TEXT`."""
+
+    name: str
+    """The flag itself, `--prompt`."""
+    metavar: str = "TEXT"
+    """What follows it, for the help."""
+    meaning: str = ""
+    repeats: bool = False
+    """Whether it may be given several times; its value is a list then."""
+    default: str | None = None
+    old_name: str | None = None
+    """A former name; it is accepted with a warning."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments(Generic[Root]):
+    """A parsed command line."""
+
+    positionals: list[str]
+    """Models, files and folders, in order."""
+    flags: argparse.Namespace
+    """The values of the flags."""
+    config: Root
+    """What the `key=value` arguments say."""
+    given_keys: frozenset[str] = frozenset()
+    """The keys that were given; the others have their defaults."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command(Generic[Root]):
+    """What one command takes."""
+
+    name: str
+    """The verb, and its action where it has several: `evaluate grid`."""
+    root: type[Root]
+    """The dataclass of its keys."""
+    usage: str = ""
+    """Positionals and the main flags, as the help shows them."""
+    flags: tuple[Flag, ...] = ()
+    takes_positionals: bool = False
+    has_presets: bool = True
+    """Whether Hydra composes the config, with presets and dotted keys; otherwise a flat dataclass is filled in."""
+    notes: str = ""
+    """Text at the end of the help."""
+
+    def parse(self, arguments: Sequence[str]) -> Arguments[Root] | None:
+        """Parse a command line; return None where `--help` or `--show` asked to print something instead.
+
+        An argument that starts with `key=` of a known key is an option. Of the others, those without `=` and those that
+        name an existing file are positionals, so that a path may hold `=`.
+
+        Raises:
+            InputError: If a flag or key is unknown, a value does not fit, or a mandatory key is missing.
+        """
+        if any(argument in HELP_FLAGS for argument in arguments):
+            print(self.help())
+            return None
+        flags, rest = self._parse_flags([argument for argument in arguments if argument != "--show"])
+        keys = tuple(f"{key}=" for key in config_keys(self.root))
+        positionals = [argument for argument in rest if self._is_positional(argument, keys)]
+        options = [argument for argument in rest if argument not in positionals]
+        config = compose(self._config_name, self.root, options) if self.has_presets else fill(self.root, options)
+        if "--show" in arguments:
+            from omegaconf import OmegaConf
+
+            print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
+            return None
+        names = {current_key(option.partition("=")[0], self.root) for option in options}
+        return Arguments(positionals, flags, config, frozenset(names & config_keys(self.root).keys()))
+
+    def help(self) -> str:
+        """Return the help: usage, flags, presets, and every key with its default and meaning."""
+        from riffusion_train.config.reference import key_rows
+
+        lines = [f"usage: riffusion {' '.join(filter(None, [self.name, self.usage]))} [key=value …]", ""]
+        groups = _preset_groups(self.root) if self.has_presets else []
+        if groups:
+            lines += ["presets:", *(f"  {name}={'|'.join(group_options(name))}" for name in groups), ""]
+        lines.append("keys:")
+        for key, default, meaning in key_rows(self.root):
+            lines += [
+                f"  {key}={default}",
+                *textwrap.wrap(meaning, 100, initial_indent=_INDENT, subsequent_indent=_INDENT),
+            ]
+        if self.flags:
+            lines += ["", "flags:", *(_flag_row(flag) for flag in self.flags)]
+        lines += ["", "--show prints the config that the other arguments make."]
+        return "\n".join([*lines, *filter(None, [self.notes])])
+
+    @property
+    def _config_name(self) -> str:
+        return self.name.split()[-1]
+
+    def _parse_flags(self, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+        parser = FlagParser(prog=f"riffusion {self.name}", add_help=False, allow_abbrev=False)
+        for flag in self.flags:
+            names = [flag.name, *filter(None, [flag.old_name])]
+            if flag.repeats:
+                parser.add_argument(*names, action="append", default=[])
+            else:
+                parser.add_argument(*names, default=flag.default)
+            if flag.old_name and any(argument.partition("=")[0] == flag.old_name for argument in arguments):
+                print(f"riffusion {self.name}: {flag.old_name} is now called {flag.name}", file=sys.stderr)
+        flags, rest = parser.parse_known_args(arguments) if self.flags else (argparse.Namespace(), arguments)
+        unknown = [argument for argument in rest if argument.startswith("--")]
+        if unknown and self.takes_positionals:
+            raise InputError(f"unknown flag {unknown[0]}; the flags are {self.usage}; see riffusion {self.name} --help")
+        return flags, rest
+
+    def _is_positional(self, argument: str, keys: tuple[str, ...]) -> bool:
+        if not self.takes_positionals or argument.startswith(keys):
+            return False
+        return "=" not in argument or not self.has_presets or Path(argument).exists()
+
+
+class FlagParser(argparse.ArgumentParser):
+    """A parser of flags that raises `InputError` instead of printing a message and exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message."""
+        raise InputError(message)
+
+
+def fill(root: type[Root], options: Sequence[str]) -> Root:
+    """Return a flat dataclass with the fields that `key=value` options name; needs no Hydra.
+
+    Args:
+        root: A dataclass whose fields are texts, whole numbers, true or false, or members of an enum, each perhaps None.
+        options: `key=value` with keys of the dataclass.
+
+    Raises:
+        InputError: If a value does not fit its field.
+    """
+    kinds = field_kinds(root)
+    pairs = (option.partition("=") for option in options)
+    return root(**{key: _convert(key, value, kinds[key]) for key, _, value in pairs})
+
+
+def field_kinds(root: type) -> dict[str, type]:
+    """Return the type of each field of a flat dataclass, without the None of an optional one."""
+    kinds = {}
+    for key, hint in typing.get_type_hints(root).items():
+        (kinds[key],) = (kind for kind in typing.get_args(hint) or (hint,) if kind is not types.NoneType)
+    return kinds
+
+
+def read_prompts(texts: Sequence[str], file: str | None) -> list[str]:
+    """Return the prompts of `--prompt` and of the file of `--prompts`, which holds one a line.
+
+    Args:
+        texts: The texts behind `--prompt`.
+        file: A UTF-8 text file, with or without a byte order mark; None for none.
+
+    Raises:
+        InputError: If the file is missing, is not UTF-8, or holds no prompt.
+    """
+    if file is None:
+        return list(texts)
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise InputError(f"--prompts {path}: no such file")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"--prompts {path}: not UTF-8 text; save it as UTF-8, one prompt a line") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise InputError(f"--prompts {path}: holds no prompt; write one a line")
+    return [*texts, *prompts]
+
+
+def _convert(key: str, value: str, kind: type) -> Any:
+    if issubclass(kind, enum.Enum):
+        return member(key, value, kind)
+    if kind is bool:
+        return choice(key, value.lower(), ("true", "false")) == "true"
+    if kind is int:
+        if not value.isdecimal():
+            raise InputError(f"{key}={value}: not a whole number")
+        return int(value)
+    return value
+
+
+def _preset_groups(root: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(root) if (conf_dir() / field.name).is_dir()]
+
+
+def _flag_row(flag: Flag) -> str:
+    head = f"  {flag.name} {flag.metavar}"
+    return f"{head:<25}{flag.meaning}"

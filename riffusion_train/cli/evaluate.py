@@ -1,0 +1,95 @@
+"""`riffusion evaluate grid MODEL|RUN … --prompt TEXT … out=DIR`: sample a grid into a page to listen and compare."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from riffusion_train.cli.arguments import HELP_FLAGS, NO_PROMPT, Arguments, Command, Flag, read_prompts
+from riffusion_train.config.sample import GridConfig
+from riffusion_train.runtime.errors import InputError
+
+ACTIONS = {"grid": "prompts × checkpoints × seeds as a page to listen and compare"}
+
+_GRID = Command(
+    name="evaluate grid",
+    root=GridConfig,
+    usage="MODEL|RUN … --prompt TEXT … | --prompts FILE [--negative TEXT]",
+    takes_positionals=True,
+    flags=(
+        Flag("--prompt", meaning="what to make; repeat it for several prompts", repeats=True),
+        Flag("--prompts", "FILE", "one prompt a line, UTF-8"),
+        Flag("--negative", meaning="what to lead away from", default=""),
+    ),
+)
+_MAX_SEEDS = 1000
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the verb.
+
+    Raises:
+        InputError: If the arguments, the prompts or a model cannot be used.
+    """
+    if arguments and arguments[0] in HELP_FLAGS:
+        rows = "\n".join(f"  {action:<8} {text}" for action, text in ACTIONS.items())
+        print(f"usage: riffusion evaluate ACTION …\n\n{rows}\n\nriffusion evaluate ACTION --help lists its keys.")
+        return
+    if not arguments or arguments[0] not in ACTIONS:
+        problem = f"unknown action '{arguments[0]}'" if arguments else "no action"
+        raise InputError(f"{problem}; choose from: {', '.join(ACTIONS)}; see riffusion evaluate --help")
+    parsed = _GRID.parse(arguments[1:])
+    if parsed is not None:
+        _make_grid(parsed, shlex.join(["riffusion", "evaluate", *arguments]))
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds of `0,3,7-9`.
+
+    Raises:
+        InputError: If the text is something else.
+    """
+    seeds: list[int] = []
+    for part in text.strip("[]() ").split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None:
+            raise InputError(f"seeds={text}: '{part.strip()}' is no seed; write numbers from 0 with commas, or 0-3")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last - first >= _MAX_SEEDS or last >= 2**63:
+            raise InputError(f"seeds={text}: '{part.strip()}' is no range of seeds; write the smaller first, as in 0-3")
+        seeds += range(first, last + 1)
+    return list(dict.fromkeys(seeds))
+
+
+def _make_grid(parsed: Arguments[GridConfig], command: str) -> None:
+    config = parsed.config
+    if not parsed.positionals:
+        raise InputError("no model: riffusion evaluate grid MODEL|RUN … --prompt TEXT … out=DIR")
+    prompts = list(dict.fromkeys(read_prompts(parsed.flags.prompt, parsed.flags.prompts)))
+    if not prompts:
+        raise InputError(NO_PROMPT)
+    seeds = parse_seeds(config.seeds)
+    import torch
+
+    from riffusion_train.cli.model import quieten_libraries
+    from riffusion_train.evaluation.grid import Grid, find_models
+    from riffusion_train.runtime.signals import StopRequest
+
+    quieten_libraries()
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    grid = Grid(
+        Path(config.out).expanduser(),
+        find_models(parsed.positionals, config.checkpoints, config.weights),
+        prompts,
+        seeds,
+        negative=parsed.flags.negative,
+        settings=config,
+        audio_format=config.format.value,
+        title=config.title,
+        command=command,
+    )
+    with StopRequest() as stop:
+        num_made = grid.make(batch_size=config.batch_size, asked_to_stop=lambda: stop.asked)
+    print(f"made: {num_made} clips, {len(grid) - num_made} already there")
+    print(f"done: open {grid.page.resolve()} in a browser")

@@ -1,0 +1,66 @@
+import io
+import math
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from riffusion_train.audio.plots import curve_image, running_mean
+
+
+def pixels(png: bytes | None) -> np.ndarray:
+    assert png is not None
+    with PIL.Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def rows_of_the_mean(png: bytes | None) -> np.ndarray:
+    """The height of the strong line in each column of the plot, from the top; NaN where there is none."""
+    strong = np.abs(pixels(png) - (0x1F, 0x5F, 0xA8)).sum(2) < 60
+    rows = np.arange(len(strong))[:, None]
+    with np.errstate(invalid="ignore"):
+        return (rows * strong).sum(0) / strong.sum(0)
+
+
+def test_a_falling_loss_is_a_falling_line_that_is_smoother_than_its_points():
+    rng = np.random.default_rng(0)
+    points = [(step, 2 - step / 1000 + float(rng.normal(0, 0.2))) for step in range(1000)]
+    rows = rows_of_the_mean(curve_image(points))
+    heights = rows[np.isfinite(rows)]
+    assert len(heights) > 400
+    assert heights[-50:].mean() > heights[:50].mean() + 50
+    means = [y for _, y in running_mean(points)]
+    assert np.abs(np.diff(means)).mean() < 0.2 * np.abs(np.diff([y for _, y in points])).mean()
+
+
+def test_losses_of_several_sizes_are_drawn_on_a_logarithmic_axis():
+    def middle(values: list[float]) -> float:
+        rows = rows_of_the_mean(curve_image(list(enumerate(values))))
+        heights = rows[np.isfinite(rows)]
+        return float((heights[len(heights) // 2] - heights[0]) / (heights[-1] - heights[0]))
+
+    steps = np.linspace(0, 1, 400)
+    assert middle(list(100.0 ** (1 - steps))) == pytest.approx(0.5, abs=0.05)
+    assert middle(list(2.0 - steps)) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(0, 1.0), (1, 1.0)],
+        [(0, 0.0), (5, 0.0), (9, 0.0)],
+        [(0, -1.0), (1, 2.0)],
+        [(3, 1e-9), (4, 1e9)],
+        [(0, 1e-5), (1, 2e-5), (2, math.inf), (3, math.nan)],
+        [(step, 1 / (step + 1)) for step in range(5000)],
+        [(2, 1.0), (0, 3.0), (1, 2.0)],
+    ],
+)
+def test_odd_curves_are_drawn_all_the_same(points: list[tuple[float, float]]):
+    assert len(np.unique(pixels(curve_image(points)).reshape(-1, 3), axis=0)) > 3
+
+
+def test_too_few_points_are_no_curve():
+    assert curve_image([]) is None
+    assert curve_image([(0, 1.0), (1, math.nan)]) is None
+    assert curve_image([(1, 1.0), (1, 2.0)]) is None
