@@ -47,7 +47,7 @@ def test_the_same_command_again_does_nothing_twice(demo: Path, capfd: pytest.Cap
     assert (demo / "steps.json").read_bytes() == before
 
 
-def test_other_settings_want_another_folder(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_settings_need_another_folder(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", f"out={demo}", "scale=0.03"]) == EXIT_INPUT
     assert "holds a demo with other settings" in capsys.readouterr().err
 
