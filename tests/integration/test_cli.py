@@ -56,7 +56,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["export", "run=nowhere", "out=o"], "nowhere: not a run folder"),
     ],
 )
-def test_wrong_words_are_one_line_and_exit_code_two(
+def test_wrong_arguments_are_one_line_and_exit_code_two(
     words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == EXIT_INPUT
