@@ -12,7 +12,6 @@ from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.dataset.order import Address, generator, normal
 from riffusion_train.runtime.errors import InputError
 
-_LOOKED_AT = 64
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 Tokenize = Callable[[str], torch.Tensor]
@@ -94,28 +93,6 @@ class SpectrogramDataset:
         """Name a slice for a message: its source and start."""
         row = self._texts[index]
         return f"{row['source']} at {row['start_s']:.2f} s"
-
-
-def check_slices(dataset: SpectrogramDataset, *, captions: bool) -> None:
-    """Refuse slices that cannot be trained on, before the first step: pictures of another size, missing captions.
-
-    Args:
-        dataset: The slices; up to 64 pictures spread over them are looked at, and all captions.
-        captions: Whether captions are needed.
-
-    Raises:
-        InputError: Naming a slice and how many there are like it.
-    """
-    for place in range(min(_LOOKED_AT, len(dataset))):
-        dataset.pixels(place * len(dataset) // min(_LOOKED_AT, len(dataset)))
-    if not captions:
-        return
-    missing = dataset.without_caption()
-    if missing:
-        raise InputError(
-            f"{dataset.folder.path}: {len(missing)} of {len(dataset)} slices have an empty caption or none, such as "
-            f"{dataset.slice_name(missing[0])}; prepare the audio with captions, or leave these files out"
-        )
 
 
 class Moments(Protocol):

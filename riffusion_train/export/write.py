@@ -1,11 +1,8 @@
 """`riffusion export` and `import`: write the model of a run, or any model, in a format that others read."""
 
-import contextlib
 import dataclasses
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -15,13 +12,12 @@ from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset, write_spectrogram
 from riffusion_train.export.card import metadata, summarise, write_card, write_summary
 from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_file
-from riffusion_train.model.diffusers_folder import write_model
 from riffusion_train.model.lazy import LazyModel
-from riffusion_train.model.loading import make_components, open_model
-from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora, write_diffusers_lora, write_kohya_lora
+from riffusion_train.model.loading import make_components, open_model, write_model_files
+from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora
 from riffusion_train.model.safetensors_io import open_tensors
-from riffusion_train.model.single_file import write_single_file
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import written_beside
 from riffusion_train.runtime.hub import check_repository, push
 from riffusion_train.training.run_model import FINAL, RunModel, open_run_model
 
@@ -67,8 +63,8 @@ def export_run(
         raise InputError(f"run={run}: method={model.config.method.name.value} trains no adapters; take another format")
     summary = summarise(model)
     single = is_file(kind, layout)
-    with written_beside(out) as partial:
-        write_product(
+    with written_beside(out, parents=True) as partial:
+        write_model_files(
             partial,
             kind,
             model=None if kind is ExportFormat.lora else model.whole(),
@@ -142,8 +138,8 @@ def import_model(
         what = "a whole model"
     if model is not None:
         model = _with_codec(model, (lora and lora.spectrogram) or preset, override=lora is not None)
-    with written_beside(out) as partial:
-        write_product(partial, kind, model=model, lora=lora, layout=layout, dtype=dtype, metadata={})
+    with written_beside(out, parents=True) as partial:
+        write_model_files(partial, kind, model=model, lora=lora, layout=layout, dtype=dtype, metadata={})
     return what
 
 
@@ -180,9 +176,6 @@ def _with_codec(model: LazyModel, codec: SpectrogramConfig | None, *, override: 
     return dataclasses.replace(model, skeleton=dataclasses.replace(model.skeleton, spectrogram=codec))
 
 
-DTYPES = {ExportDtype.fp32: torch.float32, ExportDtype.fp16: torch.float16, ExportDtype.bf16: torch.bfloat16}
-
-
 def check_target(out: Path, kind: ExportFormat, layout: LoraLayout) -> None:
     """Refuse a target that is there or has the wrong name.
 
@@ -195,67 +188,3 @@ def check_target(out: Path, kind: ExportFormat, layout: LoraLayout) -> None:
     if wants_file != (out.suffix == ".safetensors"):
         mend = "end its name in .safetensors" if wants_file else "give a folder's name"
         raise InputError(f"out={out}: format={kind.name} writes a {'file' if wants_file else 'folder'}; {mend}")
-
-
-@contextlib.contextmanager
-def written_beside(out: Path) -> Iterator[Path]:
-    """Give a path to write a folder or file to, which becomes `out` at the end, and is taken away on an error."""
-    made = [parent for parent in (out.parent, *out.parent.parents) if not parent.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".partial-{out.name}")
-    _remove(partial)
-    try:
-        yield partial
-        partial.rename(out)
-    except BaseException:
-        _remove(partial)
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        raise
-
-
-def write_product(
-    path: Path,
-    kind: ExportFormat,
-    *,
-    model: LazyModel | None,
-    lora: Lora | None,
-    layout: LoraLayout,
-    dtype: ExportDtype,
-    metadata: Mapping[str, str],
-) -> None:
-    """Write one format.
-
-    Args:
-        path: The folder or file.
-        kind: The format.
-        model: The whole model; needed by all formats but `lora`.
-        lora: The adapters; needed by `lora`.
-        layout: The layout of the adapters.
-        dtype: The kind of number.
-        metadata: Text for the header of a single file or of adapters.
-    """
-    number = DTYPES[dtype]
-    if kind is not ExportFormat.lora:
-        assert model is not None
-        if kind is ExportFormat.diffusers:
-            write_model(path, model, dtype=number)
-        else:
-            write_single_file(path, model, dtype=number, metadata=metadata)
-        return
-    assert lora is not None
-    if layout is LoraLayout.kohya:
-        write_kohya_lora(path, lora, dtype=number, extra=metadata)
-        return
-    path.mkdir(parents=True)
-    write_diffusers_lora(path / LORA_FILE, lora, dtype=number, extra=metadata)
-    if lora.spectrogram is not None:
-        write_spectrogram(path, lora.spectrogram)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from riffusion_train.training.distribution import is_sharded
-
 
 class Speedometer:
     """Counts steps and time between two readings. Nothing here waits for the device.
@@ -145,7 +143,7 @@ def peak_flops(gpu: str | None, precision: str) -> float | None:
     return None
 
 
-def count_flops(objective: nn.Module, batch: Batch, autocast: Callable[[], Any]) -> float:
+def count_flops(objective: nn.Module, batch: Batch, autocast: Callable[[], Any], *, sharded: bool = False) -> float:
     """Return the FLOPs of the forward and backward pass of one example: 2 for each multiply and add.
 
     The first example of a batch goes forward, and the factors of each product tell which products the backward pass makes for
@@ -156,6 +154,7 @@ def count_flops(objective: nn.Module, batch: Batch, autocast: Callable[[], Any])
         objective: From batch to loss; its random numbers stay as they are, and so do gradients but those of sharded weights.
         batch: Tensors with the example first.
         autocast: The context that training computes in.
+        sharded: Whether weights are sharded over ranks; all ranks join then.
     """
     first = {key: value[:1] for key, value in batch.items()}
     device = next(iter(first.values())).device
@@ -163,8 +162,8 @@ def count_flops(objective: nn.Module, batch: Batch, autocast: Callable[[], Any])
     with torch.compiler.set_stance("force_eager"), without_checkpointing(objective), forked, autocast():
         with _Products() as products:
             loss = objective(first)
-        if is_sharded(objective):
-            loss.backward()  # FSDP waits for one after each forward pass
+        if sharded:
+            loss.backward()  # FSDP expects one after each forward pass
             for parameter in objective.parameters():
                 parameter.grad = None
     return float(products.flops)

@@ -1,7 +1,6 @@
 """The loss on the held-out split, comparable from step to step and from run to run; and what follows from it."""
 
 import contextlib
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,13 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from riffusion_train.config.train import MethodName, TrainConfig
-from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.dataset.order import normal
-from riffusion_train.dataset.spectrograms import SpectrogramDataset, Tokenize, make_tokenize
-from riffusion_train.model.components import Components
-from riffusion_train.runtime.errors import InputError
-from riffusion_train.training.objective import encode_moments
+from riffusion_train.dataset.spectrograms import SpectrogramDataset, Tokenize
+from riffusion_train.training.distribution import Distribution
+from riffusion_train.training.tracking import append_line
 
 TIMESTEP_FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """The timesteps of the measurement, as parts of all training timesteps."""
@@ -128,7 +124,7 @@ class Validation:
 
     Args:
         held_out: What is measured.
-        accelerator: Shares the work between the ranks; every rank gets the same numbers.
+        distribution: Shares the work between the ranks; every rank gets the same numbers.
         metrics_file: `metrics.jsonl`.
         every_steps: Measure every so many steps.
         patience: Measurements without a lower loss until `exhausted`; None is never.
@@ -138,7 +134,7 @@ class Validation:
     def __init__(
         self,
         held_out: HeldOutBatches,
-        accelerator: Any,
+        distribution: Distribution,
         metrics_file: Path,
         *,
         every_steps: int,
@@ -146,7 +142,7 @@ class Validation:
         keep_best: bool,
     ) -> None:
         self.held_out = held_out
-        self.accelerator = accelerator
+        self.distribution = distribution
         self.metrics_file = metrics_file
         self.every_steps = every_steps
         self.patience = patience
@@ -169,10 +165,9 @@ class Validation:
         parts = self._losses(objective).double().mean(dim=0).tolist()
         loss = sum(parts) / len(parts)
         values = {"validation_loss": loss, **dict(zip(self.held_out.names, parts, strict=True))}
-        if self.accelerator.is_main_process:
-            with self.metrics_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-        self.accelerator.log(values, step=step)
+        if self.distribution.is_main:
+            append_line(self.metrics_file, {"step": step, **values})
+        self.distribution.log(values, step)
         improved = loss < self.best_loss
         if improved:
             self.best_loss, self.best_step, self.without_improvement = loss, step, 0
@@ -194,17 +189,14 @@ class Validation:
     @torch.no_grad()
     def _losses(self, objective: nn.Module) -> Tensor:
         """Return the losses of all slices, (slices, parts): slice k is measured by rank k % world size."""
-        rank, world_size, count = self.accelerator.process_index, self.accelerator.num_processes, len(self.held_out)
-        turns = math.ceil(count / world_size)  # sharded weights are gathered by all ranks together, so all take as many
-        rows = []
+
+        def losses(place: int) -> Tensor:
+            batch = {key: value.to(self.distribution.device) for key, value in self.held_out.batch(place).items()}
+            with self.distribution.autocast():
+                return objective(batch, each=True).float()  # (parts,)
+
         with evaluation_mode(objective):
-            for turn in range(turns):
-                batch = self.held_out.batch((turn * world_size + rank) % count)
-                moved = {key: value.to(self.accelerator.device) for key, value in batch.items()}
-                with self.accelerator.autocast():
-                    rows.append(objective(moved, each=True).float())
-        gathered: Tensor = self.accelerator.gather(torch.stack(rows))  # (world size * turns, parts)
-        return gathered.reshape(world_size, turns, -1).transpose(0, 1).flatten(0, 1)[:count].cpu()
+            return self.distribution.map_shared(losses, len(self.held_out))
 
 
 def spread(length: int, count: int) -> list[int]:
@@ -223,58 +215,3 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-
-
-def make_validation(
-    config: TrainConfig, metrics_file: Path, components: Components, folder: DatasetFolder, accelerator: Any
-) -> Validation | None:
-    """Build the measurement of the held-out loss; None where none is wanted or nothing is held out.
-
-    Raises:
-        InputError: If the run is to be stopped or its best checkpoint kept by a split that the dataset has not.
-    """
-    settings = config.validation
-    if not settings.every_steps:
-        return None
-    if not folder.num_slices("validation"):
-        if settings.patience or settings.keep_best:
-            raise InputError(
-                f"{folder.path}: has no validation split to measure on; prepare it anew, or validation=none"
-            )
-        accelerator.print(f"note: {folder.path} has no validation split, so no validation loss is measured")
-        return None
-    return Validation(
-        _make_held_out(config, components, SpectrogramDataset(folder, "validation"), accelerator),
-        accelerator,
-        metrics_file,
-        every_steps=settings.every_steps,
-        patience=settings.patience,
-        keep_best=settings.keep_best,
-    )
-
-
-def _make_held_out(
-    config: TrainConfig, components: Components, dataset: SpectrogramDataset, accelerator: Any
-) -> HeldOutBatches:
-    count, latent_shape = config.validation.num_slices, components.latent_shape(dataset.folder.spectrogram)
-    if config.method.name is MethodName.vae:
-        return HeldOutImages(dataset, count, latent_shape=latent_shape)
-
-    @torch.no_grad()
-    def encode(pixels: Tensor) -> Tensor:
-        return encode_moments(components.vae, pixels.to(accelerator.device)).float().cpu()
-
-    @torch.no_grad()
-    def encode_text(input_ids: Tensor) -> Tensor:
-        text_encoder = components.text_encoder
-        return text_encoder(input_ids.to(text_encoder.device)).last_hidden_state.float().cpu()
-
-    return HeldOutNoise(
-        dataset,
-        count,
-        tokenize=make_tokenize(components.tokenizer),
-        encode=encode,
-        encode_text=None if config.method.train_text_encoder else encode_text,
-        latent_shape=latent_shape,
-        num_train_timesteps=int(components.scheduler.config.num_train_timesteps),
-    )

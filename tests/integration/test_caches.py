@@ -16,7 +16,7 @@ from support.worlds import train_config, train_words, write_dataset
 from riffusion_train.cli.main import main
 from riffusion_train.dataset.cache import CACHE_DIR, RowCache
 from riffusion_train.runtime.errors import InputError, StoppedError
-from riffusion_train.training.caches import together
+from riffusion_train.training.distribution import run_together
 from riffusion_train.training.run import run_training
 
 
@@ -180,7 +180,7 @@ def test_what_one_rank_meets_ends_both_and_none_waits_for_the_other(tmp_path: Pa
                 raise InputError("the slice has no finite latents")
 
         try:
-            together(work)
+            run_together(work)
         except InputError as error:
             print(error)
 

@@ -95,7 +95,7 @@ def test_sigterm_ends_the_command_with_its_state_saved_and_its_own_exit_code(dat
     process.terminate()
     process.join(60)
     assert process.exitcode == EXIT_STOPPED
-    assert "the same command with resume=auto goes on" in (tmp_path / "log").read_text()
+    assert "the same command with resume=auto continues" in (tmp_path / "log").read_text()
     assert len(list((run / "checkpoints").iterdir())) == 1
 
 
@@ -106,7 +106,7 @@ def test_a_finished_run_is_left_alone(dataset: Path, whole: Path) -> None:
 
 
 def test_a_run_folder_is_not_written_over(dataset: Path, whole: Path) -> None:
-    with pytest.raises(InputError, match="resume=auto goes on with it"):
+    with pytest.raises(InputError, match="continue it with resume=auto"):
         run_training(train_config(dataset, whole, *WHOLE), [])
 
 

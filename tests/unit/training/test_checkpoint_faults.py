@@ -10,9 +10,10 @@ import pytest
 import torch
 from support.processes import in_child
 
+from riffusion_train.runtime import files
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.training import state
-from riffusion_train.training.state import Checkpoints, TrainingState
+from riffusion_train.training import run_folder
+from riffusion_train.training.run_folder import Checkpoints, TrainingState
 
 SIZE = 2000
 
@@ -67,10 +68,11 @@ def test_a_kill_between_any_two_writes_leaves_a_whole_checkpoint(tmp_path: Path,
         return step
 
     def save_and_be_killed() -> None:
-        state.save_file = killed_at(state.save_file)  # type: ignore[assignment]
-        state._flush_to_disk = killed_at(state._flush_to_disk)  # type: ignore[assignment]
+        run_folder.save_file = killed_at(run_folder.save_file)  # type: ignore[assignment]
+        files._sync = killed_at(files._sync)  # type: ignore[assignment]
+        Path.replace = killed_at(Path.replace)  # type: ignore[assignment, method-assign]
         Path.rename = killed_at(Path.rename)  # type: ignore[assignment, method-assign]
-        state.shutil.rmtree = killed_at(state.shutil.rmtree)  # type: ignore[assignment]
+        run_folder.shutil.rmtree = killed_at(run_folder.shutil.rmtree)  # type: ignore[assignment]
         checkpoints.save(state_at(10))
 
     assert in_child(save_and_be_killed) == -signal.SIGKILL

@@ -10,10 +10,16 @@ from support.worlds import NANO_SPECTROGRAM, train_config, write_dataset
 
 from riffusion_train.config.train import MixedPrecision
 from riffusion_train.dataset.layout import open_dataset_folder
-from riffusion_train.dataset.spectrograms import SpectrogramDataset, check_slices
+from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.training.checks import check_codec, check_config, check_precision, check_scaler
-from riffusion_train.training.optimizer import check_optimizer
+from riffusion_train.training.checks import (
+    check_codec,
+    check_config,
+    check_optimizer,
+    check_precision,
+    check_scaler,
+    check_slices,
+)
 
 CPU = torch.device("cpu")
 
