@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -17,6 +16,7 @@ import torch
 from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import read_safetensors_header, safetensors_header
 
 CACHE_DIR = ".cache"
 SCHEMA_VERSION = 1
@@ -282,28 +282,14 @@ class RowCache:
 
 
 def _header(metadata: dict[str, str], shape: tuple[int, ...]) -> bytes:
-    """Return the beginning of the safetensors file: eight bytes of length, and the JSON that says what lies where."""
-    end_of_checks = 4 * shape[0]
-    told = {
-        "__metadata__": metadata,
-        "checks": {"dtype": "U32", "shape": [shape[0]], "data_offsets": [0, end_of_checks]},
-        "rows": {
-            "dtype": "F32",
-            "shape": list(shape),
-            "data_offsets": [end_of_checks, end_of_checks + 4 * math.prod(shape)],
-        },
-    }
-    text = json.dumps(told, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    entries = {"checks": ("U32", shape[:1], 4 * shape[0]), "rows": ("F32", shape, 4 * math.prod(shape))}
+    return safetensors_header(entries, metadata)
 
 
 def _metadata(path: Path) -> dict[str, str] | None:
     """Return the metadata of a safetensors file; None where it is none."""
     try:
-        with path.open("rb") as file:
-            text = file.read(min(int.from_bytes(file.read(8), "little"), 2**20))
-        return dict(json.loads(text)["__metadata__"])
+        return dict(read_safetensors_header(path)[0]["__metadata__"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

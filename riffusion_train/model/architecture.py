@@ -9,7 +9,8 @@ from torch import nn
 
 from riffusion_train.config.model import ModelConfig
 from riffusion_train.model.components import Components
-from riffusion_train.model.tokenizer import END_ID, MAX_LENGTH, START_ID, VOCABULARY_SIZE, build_tokenizer
+from riffusion_train.model.tokenizer import build_tokenizer
+from riffusion_train.runtime.clip_bpe import END_ID, MAX_TOKENS, START_ID, VOCABULARY_SIZE
 from riffusion_train.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _build_text_encoder(config: ModelConfig) -> "CLIPTextModel":
             projection_dim=config.text_hidden_size,
             num_hidden_layers=config.text_num_hidden_layers,
             num_attention_heads=config.text_num_attention_heads,
-            max_position_embeddings=MAX_LENGTH,
+            max_position_embeddings=MAX_TOKENS,
             hidden_act="quick_gelu",
             bos_token_id=START_ID,
             eos_token_id=END_ID,

@@ -6,7 +6,7 @@ The layout that is written is safetensors' own: eight bytes with the length of t
 import contextlib
 import dataclasses
 import functools
-import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import read_safetensors_header, safetensors_header
 
 _CODES = {
     torch.float64: "F64",
@@ -30,7 +31,6 @@ _CODES = {
     torch.bool: "BOOL",
 }
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
-_LENGTH_BYTES = 8
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -76,7 +76,7 @@ def open_tensors(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            places = _places(path)
+            positions = _positions(path)
             for name in file.keys():  # noqa: SIM118 (not a dict)
                 part = file.get_slice(name)
                 if part.get_dtype() not in _DTYPES:
@@ -84,19 +84,16 @@ def open_tensors(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
                         f"{path}: {name} is {part.get_dtype()}, a quantised file; get the fp16 or fp32 one"
                     )
                 shape, dtype = tuple(part.get_shape()), _DTYPES[part.get_dtype()]
-                tensors[name] = LazyTensor(shape, dtype, functools.partial(_read, path, *places[name], shape, dtype))
+                tensors[name] = LazyTensor(shape, dtype, functools.partial(_read, path, *positions[name], shape, dtype))
     except SafetensorError as error:
         raise InputError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
     return tensors, metadata
 
 
-def _places(path: Path) -> dict[str, tuple[int, int]]:
+def _positions(path: Path) -> dict[str, tuple[int, int]]:
     """Return the first byte of each tensor in a safetensors file, and the number of its bytes."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        head = json.loads(file.read(size))
-    begin = _LENGTH_BYTES + size
-    bounds = {name: entry["data_offsets"] for name, entry in head.items() if name != "__metadata__"}
+    header, begin = read_safetensors_header(path)
+    bounds = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
     return {name: (begin + start, end - start) for name, (start, end) in bounds.items()}
 
 
@@ -128,19 +125,12 @@ def write_tensors(
     }
     # Large kinds of number first, as safetensors does, so that every tensor lies at a multiple of its own size.
     names = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
-    for name in names:
-        start, end = end, end + torch.Size(tensors[name].shape).numel() * kinds[name].itemsize
-        header[name] = {
-            "dtype": _CODES[kinds[name]],
-            "shape": list(tensors[name].shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)
+    entries = {
+        name: (_CODES[kinds[name]], tensors[name].shape, math.prod(tensors[name].shape) * kinds[name].itemsize)
+        for name in names
+    }
     with removed_on_error(path), path.open("wb") as file:
-        file.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
+        file.write(safetensors_header(entries, metadata or {}))
         for name in names:
             tensor = _converted(name, tensors[name].load(), kinds[name])
             if tuple(tensor.shape) != tensors[name].shape:

@@ -1,7 +1,8 @@
 import random
 
-from data_prep.captions.text import MAX_TOKENS, count_tokens
-from riffusion_train.model.tokenizer import MAX_LENGTH, build_tokenizer
+from data_prep.captions.text import count_tokens
+from riffusion_train.model.tokenizer import build_tokenizer
+from riffusion_train.runtime.clip_bpe import MAX_TOKENS
 
 
 def test_tokens_are_counted_as_the_models_tokenizer_counts_them():
@@ -10,4 +11,4 @@ def test_tokens_are_counted_as_the_models_tokenizer_counts_them():
     texts = ["".join(draw.choice(pool) for _ in range(draw.randint(0, 60))) for _ in range(500)]
     tokenizer = build_tokenizer()
     assert count_tokens(texts) == [len(ids) for ids in tokenizer(texts)["input_ids"]]
-    assert MAX_TOKENS == MAX_LENGTH
+    assert tokenizer.model_max_length == MAX_TOKENS
