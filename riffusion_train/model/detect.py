@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from riffusion_train.runtime.errors import InputError
+
 SD1 = "Stable Diffusion 1.x"
 OTHER_SIZE = "the architecture of Stable Diffusion 1.x at another size"
 LORA_KOHYA = "a LoRA in kohya's layout"
@@ -71,3 +73,23 @@ def detect_folder(index: Mapping[str, object], unet_config: Mapping[str, object]
         return f"a {index.get('_class_name', 'pipeline')} of diffusers"
     width = unet_config.get("cross_attention_dim"), list(unet_config.get("block_out_channels", []))  # type: ignore[call-overload]
     return SD1 if width == (768, [320, 640, 1280, 1280]) else OTHER_SIZE
+
+
+def require_sd1(source: str, kind: str) -> None:
+    """Refuse what is not Stable Diffusion 1.x.
+
+    Args:
+        source: What the user called it, for messages.
+        kind: What `detect_file` or `detect_folder` says.
+
+    Raises:
+        InputError: If it is something else.
+    """
+    if kind in (SD1, OTHER_SIZE):
+        return
+    fix = (
+        "riffusion import … base=MODEL merges it"
+        if "LoRA in" in kind
+        else "only Stable Diffusion 1.x models are supported"
+    )
+    raise InputError(f"{source}: this is {kind}; {fix}")

@@ -10,33 +10,22 @@ import torch
 from riffusion_train.config.spectrogram import load_spectrogram, write_spectrogram
 from riffusion_train.model.architecture import build_skeleton
 from riffusion_train.model.components import Components
-from riffusion_train.model.detect import detect_folder
-from riffusion_train.model.lazy import (
-    _POSITION_IDS,
-    PICKLE_STEMS,
-    WEIGHT_STEMS,
-    LazyModel,
-    as_matrix,
-    match_weights,
-    open_pickle,
-    read_json,
-    require_sd1,
-)
-from riffusion_train.model.safetensors_io import LazyTensor, open_tensors
+from riffusion_train.model.detect import detect_folder, require_sd1
+from riffusion_train.model.lazy import PICKLE_STEMS, WEIGHT_STEMS, LazyModel, match_weights
+from riffusion_train.model.safetensors_io import LazyTensor, as_matrix, open_pickle, open_tensors, write_tensors
 from riffusion_train.model.tokenizer import load_tokenizer, save_tokenizer
 from riffusion_train.runtime.errors import InputError
 
 MODEL_INDEX_FILE = "model_index.json"
+SUMMARY_KEY = "riffusion_train"
+"""Key of the summary's JSON in a file's metadata."""
+SUMMARY_FILE = "training.json"
+"""The same in an exported folder."""
+
+_POSITION_IDS = "embeddings.position_ids"  # a constant that old versions of transformers saved as a weight
 
 
-def write_components(folder: Path, components: Components) -> None:
-    """Write a model as a diffusers folder of safetensors files, with `spectrogram.json` where it is known."""
-    from riffusion_train.model.lazy import as_lazy_model
-
-    write_model(folder, as_lazy_model(components))
-
-
-def write_model(folder: Path, model: "LazyModel", *, dtype: torch.dtype | None = None) -> None:
+def write_model(folder: Path, model: LazyModel, *, dtype: torch.dtype | None = None) -> None:
     """Write a stored model as a diffusers folder, tensor by tensor.
 
     The text encoder's keys keep the `text_model.` that transformers 4 knows; transformers 5 reads them too.
@@ -47,9 +36,6 @@ def write_model(folder: Path, model: "LazyModel", *, dtype: torch.dtype | None =
         dtype: What the weights become; None keeps them.
     """
     import diffusers
-
-    from riffusion_train.model.lazy import WEIGHT_STEMS
-    from riffusion_train.model.safetensors_io import write_tensors
 
     parts = model.skeleton
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +157,18 @@ def _renamed(part: str, name: str, tensor: LazyTensor) -> tuple[str, LazyTensor]
     return name, tensor
 
 
-SUMMARY_KEY = "riffusion_train"
-"""Key of the summary's JSON in a file's metadata."""
-SUMMARY_FILE = "training.json"
-"""The same in an exported folder."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: If the file is missing or holds something else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; the model is not whole") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return data

@@ -1,18 +1,13 @@
 """A whole model on disk: the configs of its parts and where its weights lie, with no weight read yet."""
 
 import dataclasses
-import json
-import zipfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from riffusion_train.model.architecture import materialise_buffers
 from riffusion_train.model.components import Components, hash_weights
-from riffusion_train.model.detect import OTHER_SIZE, SD1
 from riffusion_train.model.safetensors_io import LazyTensor, in_memory
 from riffusion_train.runtime.errors import InputError
 
@@ -20,7 +15,6 @@ WEIGHT_STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_mod
 """Names of the weight files in a diffusers folder, without their ends."""
 
 PICKLE_STEMS = WEIGHT_STEMS | {"text_encoder": "pytorch_model"}
-_POSITION_IDS = "embeddings.position_ids"  # a constant that old versions of transformers saved as a weight
 _NAMES_SHOWN = 3
 
 
@@ -100,71 +94,6 @@ def shortened(names: Iterable[str]) -> str:
     return ", ".join(ordered[:_NAMES_SHOWN]) + (", …" if len(ordered) > _NAMES_SHOWN else "")
 
 
-def require_sd1(source: str, kind: str) -> None:
-    """Refuse what is not Stable Diffusion 1.x.
-
-    Raises:
-        InputError: If `kind` is another model.
-    """
-    if kind in (SD1, OTHER_SIZE):
-        return
-    mend = (
-        "riffusion import … base=MODEL merges it" if "LoRA in" in kind else "only Stable Diffusion 1.x models are used"
-    )
-    raise InputError(f"{source}: this is {kind}; {mend}")
-
-
-def open_pickle(path: Path) -> dict[str, LazyTensor]:
-    """Read the tensors of a `.ckpt` or `.bin`; torch's restricted unpickler builds tensors and plain data only.
-
-    Raises:
-        InputError: If the file is damaged, or holds more than tensors.
-    """
-    import pickle
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: damaged, or a pickle of more than tensors, which is not read ({reason})") from None
-    weights = data.get("state_dict", data) if isinstance(data, dict) else {}
-    tensors = {str(name): in_memory(tensor) for name, tensor in weights.items() if isinstance(tensor, torch.Tensor)}
-    if not tensors:
-        raise InputError(f"{path}: holds no tensors")
-    return tensors
-
-
 def lazy_fingerprint(tensors: Mapping[str, LazyTensor]) -> str:
     """Return what `fingerprint` says of the network that has these weights in fp32."""
     return hash_weights((name, one.load().float()) for name, one in sorted(tensors.items()))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        InputError: If the file is missing or holds something else.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; the model is not whole") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: not a JSON object")
-    return data
-
-
-def as_matrix(tensor: LazyTensor) -> LazyTensor:
-    """Return a 1 x 1 convolution (out, in, 1, 1) as a matrix (out, in)."""
-    shape = tensor.shape[:2]
-    return LazyTensor(shape, tensor.dtype, lambda: tensor.load().reshape(shape))
-
-
-def as_convolution(tensor: LazyTensor) -> LazyTensor:
-    """Return a matrix (out, in) as a 1 x 1 convolution (out, in, 1, 1)."""
-    shape = (*tensor.shape, 1, 1)
-    return LazyTensor(shape, tensor.dtype, lambda: tensor.load().reshape(shape))

@@ -1,14 +1,15 @@
 """Tensors on disk, one at a time: weights stream from file to file and are never in memory as a whole.
 
-The layout that is written is safetensors' own: eight bytes with the length of the header, the header as JSON, the tensors.
+Files are written in safetensors' own layout: eight bytes with the length of the header, the header as JSON, the tensors.
+Pickles are read only where the user allows it.
 """
 
-import contextlib
 import dataclasses
 import functools
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import read_safetensors_header, safetensors_header
+from riffusion_train.runtime.files import open_atomically, read_safetensors_header, safetensors_header
 
 _CODES = {
     torch.float64: "F64",
@@ -52,14 +53,14 @@ def in_memory(tensor: Tensor) -> LazyTensor:
 def open_tensors(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """List the tensors of a safetensors file without reading them.
 
-    Each is read into memory of its own, which goes back to the system once it is done with; safetensors itself maps the whole
-    file, and reads its head anew for every tensor of a file that is not held open.
+    Each is read into memory of its own, which goes back to the system once it is freed; safetensors itself maps the whole file,
+    and reads its header again for every tensor of a file that is not held open.
 
     Returns:
         The tensors by name, and the file's metadata.
 
     Raises:
-        InputError: If it is no safetensors file, a truncated one, or holds a kind of number that is not used here.
+        InputError: If it is no safetensors file, a truncated one, or holds a dtype that is not supported.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -112,7 +113,7 @@ def write_tensors(
     """Write tensors one by one as a safetensors file.
 
     Args:
-        path: The file; on an error it is taken away again.
+        path: The file; on an error nothing is left of it.
         tensors: What to write, by name.
         dtype: What floating-point tensors become; None keeps them. Whole numbers are never converted.
         metadata: Text that goes into the header.
@@ -123,31 +124,19 @@ def write_tensors(
     kinds = {
         name: dtype if dtype and tensor.dtype.is_floating_point else tensor.dtype for name, tensor in tensors.items()
     }
-    # Large kinds of number first, as safetensors does, so that every tensor lies at a multiple of its own size.
+    # Large dtypes first, as safetensors does, so that every tensor lies at a multiple of its own size.
     names = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))
     entries = {
         name: (_CODES[kinds[name]], tensors[name].shape, math.prod(tensors[name].shape) * kinds[name].itemsize)
         for name in names
     }
-    with removed_on_error(path), path.open("wb") as file:
+    with open_atomically(path, sync=True) as file:
         file.write(safetensors_header(entries, metadata or {}))
         for name in names:
             tensor = _converted(name, tensors[name].load(), kinds[name])
             if tuple(tensor.shape) != tensors[name].shape:
                 raise RuntimeError(f"{name}: read as {tuple(tensor.shape)}, announced as {tensors[name].shape}")
             file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def removed_on_error(path: Path) -> Iterator[None]:
-    """Take a file away again where writing it fails."""
-    try:
-        yield
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
 def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -158,3 +147,35 @@ def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype is torch.float16 and not converted.isfinite().all() and tensor.isfinite().all():
         raise InputError(f"dtype=fp16: the weight {name} is too large for it; take dtype=bf16 or fp32")
     return converted.contiguous()
+
+
+def open_pickle(path: Path) -> dict[str, LazyTensor]:
+    """Read the tensors of a `.ckpt` or `.bin`; torch's restricted unpickler builds tensors and plain data only.
+
+    Raises:
+        InputError: If the file is damaged, or holds more than tensors.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path}: damaged, or a pickle of more than tensors, which is not read ({reason})") from None
+    weights = data.get("state_dict", data) if isinstance(data, dict) else {}
+    tensors = {str(name): in_memory(tensor) for name, tensor in weights.items() if isinstance(tensor, torch.Tensor)}
+    if not tensors:
+        raise InputError(f"{path}: holds no tensors")
+    return tensors
+
+
+def as_matrix(tensor: LazyTensor) -> LazyTensor:
+    """Return a 1 x 1 convolution (out, in, 1, 1) as a matrix (out, in)."""
+    shape = tensor.shape[:2]
+    return LazyTensor(shape, tensor.dtype, lambda: tensor.load().reshape(shape))
+
+
+def as_convolution(tensor: LazyTensor) -> LazyTensor:
+    """Return a matrix (out, in) as a 1 x 1 convolution (out, in, 1, 1)."""
+    shape = (*tensor.shape, 1, 1)
+    return LazyTensor(shape, tensor.dtype, lambda: tensor.load().reshape(shape))

@@ -12,17 +12,17 @@ from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, from_data, to_data
 from riffusion_train.model.architecture import build_components, build_scheduler, build_skeleton
 from riffusion_train.model.components import Components
-from riffusion_train.model.detect import detect_file
-from riffusion_train.model.lazy import (
-    LazyModel,
+from riffusion_train.model.detect import detect_file, require_sd1
+from riffusion_train.model.lazy import LazyModel, match_weights, shortened
+from riffusion_train.model.safetensors_io import (
+    LazyTensor,
     as_convolution,
     as_matrix,
-    match_weights,
+    in_memory,
     open_pickle,
-    require_sd1,
-    shortened,
+    open_tensors,
+    write_tensors,
 )
-from riffusion_train.model.safetensors_io import LazyTensor, in_memory, open_tensors, write_tensors
 from riffusion_train.model.tokenizer import build_tokenizer, is_standard
 from riffusion_train.runtime.errors import InputError
 

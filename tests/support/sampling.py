@@ -9,7 +9,8 @@ from support.worlds import NANO_SPECTROGRAM
 
 from riffusion_train.audio.io.write import write_audio
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, SpectrogramConfig
-from riffusion_train.model.diffusers_folder import write_components
+from riffusion_train.model.diffusers_folder import write_model
+from riffusion_train.model.lazy import as_lazy_model
 
 RATE_HZ = 16000
 
@@ -22,13 +23,13 @@ def write_nano_model(folder: Path, spectrogram: SpectrogramConfig = NANO_SPECTRO
     """Write the nano model with random weights; what it draws is texture."""
     components = nano_components()
     components.spectrogram = spectrogram
-    write_components(folder, components)
+    write_model(folder, as_lazy_model(components))
     return folder
 
 
 def write_silent_model(folder: Path) -> Path:
     """Write a model that does not say its codec; its latents are an eighth as wide as the pictures, as Stable Diffusion's."""
-    write_components(folder, nano_components("model.vae_block_out_channels=[8,8,8,8]"))
+    write_model(folder, as_lazy_model(nano_components("model.vae_block_out_channels=[8,8,8,8]")))
     (folder / SPECTROGRAM_FILE).unlink()
     return folder
 
