@@ -1,4 +1,4 @@
-"""Tell what a file of weights is from the names and shapes inside."""
+"""Detect what a model or LoRA is from the names and shapes of its weights, or from its configs."""
 
 from collections.abc import Mapping
 
@@ -46,7 +46,7 @@ def detect_file(shapes: Mapping[str, tuple[int, ...]]) -> str:
         return "a VAE alone"
     if "conv_in.weight" in shapes:
         return "a UNet alone, in diffusers' layout"
-    return "nothing that is known here"
+    return "an unknown kind of model"
 
 
 def _by_sizes(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -26,14 +26,14 @@ _POSITION_IDS = "embeddings.position_ids"  # a constant that old versions of tra
 
 
 def write_model(folder: Path, model: LazyModel, *, dtype: torch.dtype | None = None) -> None:
-    """Write a stored model as a diffusers folder, tensor by tensor.
+    """Write a model as a diffusers folder, tensor by tensor, with `spectrogram.json` where it has a codec.
 
-    The text encoder's keys keep the `text_model.` that transformers 4 knows; transformers 5 reads them too.
+    The text encoder's keys keep the prefix `text_model.` of transformers 4, which transformers 5 reads too.
 
     Args:
         folder: The folder to write into.
         model: The model.
-        dtype: What the weights become; None keeps them.
+        dtype: Their new dtype; None keeps each.
     """
     import diffusers
 
@@ -128,22 +128,22 @@ def _folder_skeleton(folder: Path, source: str) -> Components:
 def _folder_tensors(folder: Path, part: str, allow_pickle: bool) -> dict[str, LazyTensor]:
     """List one part's weights under today's names, from one file or several shards."""
     stem = WEIGHT_STEMS[part]
-    found: dict[str, LazyTensor] = {}
+    tensors: dict[str, LazyTensor] = {}
     index = folder / f"{stem}.safetensors.index.json"
     whole = [folder / f"{stem}{kind}.safetensors" for kind in ("", ".fp16")]
     pickled = folder / f"{PICKLE_STEMS[part]}.bin"
     if index.is_file():
         for shard in sorted(set(read_json(index).get("weight_map", {}).values())):
-            found |= open_tensors(folder / str(shard))[0]
+            tensors |= open_tensors(folder / str(shard))[0]
     elif any(path.is_file() for path in whole):
-        found = open_tensors(next(path for path in whole if path.is_file()))[0]
+        tensors = open_tensors(next(path for path in whole if path.is_file()))[0]
     elif pickled.is_file() and allow_pickle:
-        found = open_pickle(pickled)
+        tensors = open_pickle(pickled)
     elif pickled.is_file():
         raise InputError(f"{pickled.name} is a pickle that can run code; riffusion import … allow_pickle=true reads it")
     else:
         raise InputError(f"no {whole[0].name}")
-    return dict(_renamed(part, name, tensor) for name, tensor in found.items() if not name.endswith(_POSITION_IDS))
+    return dict(_renamed(part, name, tensor) for name, tensor in tensors.items() if not name.endswith(_POSITION_IDS))
 
 
 def _renamed(part: str, name: str, tensor: LazyTensor) -> tuple[str, LazyTensor]:
@@ -166,7 +166,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; the model is not whole") from None
+        raise InputError(f"{path}: no such file; the model is incomplete") from None
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(data, dict):

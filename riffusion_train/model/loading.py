@@ -79,7 +79,7 @@ def _fetch(source: str, revision: str | None, allow_pickle: bool) -> Path:
 
 
 TORCH_DTYPES = {Dtype.fp32: None, Dtype.fp16: torch.float16, Dtype.bf16: torch.bfloat16}
-"""What UNet and text encoder are turned into."""
+"""The dtypes of UNet and text encoder for sampling; None keeps them."""
 
 
 def load_with_loras(source: str, loras: Sequence[str]) -> Components:
@@ -87,7 +87,7 @@ def load_with_loras(source: str, loras: Sequence[str]) -> Components:
 
     Args:
         source: A diffusers folder, a single file or a hub id.
-        loras: `FILE` or `FILE:WEIGHT` each; the weight is how much of it, 1 where it is not said.
+        loras: `FILE` or `FILE:WEIGHT` each; the weight is its strength, 1 where none is given.
 
     Raises:
         InputError: If something cannot be read or does not fit.
@@ -117,7 +117,7 @@ def split_lora(text: str) -> tuple[Path, float]:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"--lora {text}: '{weight}' is no weight; write FILE:0.8")
+        raise InputError(f"--lora {text}: '{weight}' is not a number; write FILE:0.8")
     return Path(name).expanduser(), number
 
 

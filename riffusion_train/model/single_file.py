@@ -48,7 +48,7 @@ _VAE_PROJECTIONS = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weigh
 
 @dataclasses.dataclass(frozen=True)
 class LdmName:
-    """Where one weight is kept."""
+    """The name of one weight in the LDM layout."""
 
     key: str
     """Its name in the LDM layout."""
@@ -96,26 +96,26 @@ def _unet_blocks(config: Any) -> Blocks:
         "mid_block.attentions.0": ("middle_block.1", {}),
         "mid_block.resnets.1": ("middle_block.2", _UNET_RESNET),
     }
-    place = 1
+    number = 1  # of the block in LDM's flat list; 0 is conv_in
     for level, kind in enumerate(config.down_block_types):
         for layer in range(layers):
-            blocks[f"down_blocks.{level}.resnets.{layer}"] = (f"input_blocks.{place}.0", _UNET_RESNET)
+            blocks[f"down_blocks.{level}.resnets.{layer}"] = (f"input_blocks.{number}.0", _UNET_RESNET)
             if kind.startswith("CrossAttn"):
-                blocks[f"down_blocks.{level}.attentions.{layer}"] = (f"input_blocks.{place}.1", {})
-            place += 1
+                blocks[f"down_blocks.{level}.attentions.{layer}"] = (f"input_blocks.{number}.1", {})
+            number += 1
         if level < levels - 1:
-            blocks[f"down_blocks.{level}.downsamplers.0.conv"] = (f"input_blocks.{place}.0.op", {})
-            place += 1
-    place = 0
+            blocks[f"down_blocks.{level}.downsamplers.0.conv"] = (f"input_blocks.{number}.0.op", {})
+            number += 1
+    number = 0
     for level, kind in enumerate(config.up_block_types):
         attends = kind.startswith("CrossAttn")
         for layer in range(layers + 1):
-            blocks[f"up_blocks.{level}.resnets.{layer}"] = (f"output_blocks.{place}.0", _UNET_RESNET)
+            blocks[f"up_blocks.{level}.resnets.{layer}"] = (f"output_blocks.{number}.0", _UNET_RESNET)
             if attends:
-                blocks[f"up_blocks.{level}.attentions.{layer}"] = (f"output_blocks.{place}.1", {})
+                blocks[f"up_blocks.{level}.attentions.{layer}"] = (f"output_blocks.{number}.1", {})
             if layer == layers and level < levels - 1:
-                blocks[f"up_blocks.{level}.upsamplers.0"] = (f"output_blocks.{place}.{1 + attends}", {})
-            place += 1
+                blocks[f"up_blocks.{level}.upsamplers.0"] = (f"output_blocks.{number}.{1 + attends}", {})
+            number += 1
     return blocks
 
 
@@ -139,13 +139,13 @@ def _vae_blocks(config: Any) -> Blocks:
 
 
 def _split(name: str, blocks: Blocks) -> tuple[str, dict[str, str], str]:
-    """Split a weight's name behind its block: the block's LDM name, its inner names, and the rest."""
-    words = name.split(".")
-    for length in range(len(words) - 1, 0, -1):
-        found = blocks.get(".".join(words[:length]))
-        if found is not None:
-            return (*found, ".".join(words[length:]))
-    raise ValueError(f"the LDM layout has no place for {name}")
+    """Split a weight's name after its block: the block's LDM name, its inner names, and the rest."""
+    parts = name.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        block = blocks.get(".".join(parts[:length]))
+        if block is not None:
+            return (*block, ".".join(parts[length:]))
+    raise ValueError(f"the LDM layout has no name for {name}")
 
 
 def _renamed(rest: str, inner: dict[str, str]) -> str:

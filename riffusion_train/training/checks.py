@@ -251,8 +251,8 @@ def check_codec(config: TrainConfig, folder: DatasetFolder, own: SpectrogramConf
     """
     if config.allow_other_spectrogram:
         return
-    wanted = None if config.spectrogram_preset is None else load_preset(config.spectrogram_preset)
-    for name, codec in ((f"spectrogram_preset={config.spectrogram_preset}", wanted), ("the base model's codec", own)):
+    preset = None if config.spectrogram_preset is None else load_preset(config.spectrogram_preset)
+    for name, codec in ((f"spectrogram_preset={config.spectrogram_preset}", preset), ("the base model's codec", own)):
         differences = [] if codec is None else _differences(folder.spectrogram, codec)
         if differences:
             raise InputError(
@@ -261,10 +261,10 @@ def check_codec(config: TrainConfig, folder: DatasetFolder, own: SpectrogramConf
             )
 
 
-def _differences(found: SpectrogramConfig, wanted: SpectrogramConfig) -> list[str]:
-    """Return the fields in which two codecs differ, their names left aside."""
+def _differences(actual: SpectrogramConfig, expected: SpectrogramConfig) -> list[str]:
+    """Return the fields in which two codecs differ, except for their names."""
     fields = [field.name for field in dataclasses.fields(SpectrogramConfig) if field.name != "name"]
-    pairs = {name: (_plain(getattr(found, name)), _plain(getattr(wanted, name))) for name in fields}
+    pairs = {name: (_plain(getattr(actual, name)), _plain(getattr(expected, name))) for name in fields}
     return [f"{name} is {one}, not {other}" for name, (one, other) in pairs.items() if one != other]
 
 

@@ -1,4 +1,4 @@
-"""`check=true`: build a whole run, do two steps and one save and load, and say what the run would need."""
+"""`check=true`: build a whole run, do two steps and one save and load, and report what the run would need."""
 
 import dataclasses
 import shutil
@@ -25,14 +25,14 @@ _GIB = 2**30
 
 
 def check_training(config: TrainConfig, arguments: Sequence[str]) -> list[str]:
-    """Try out a run in a temporary folder beside its own, which goes again whatever happens.
+    """Try out a run in a temporary folder beside its own, which is removed whatever happens.
 
     Args:
         config: The whole config of the run.
         arguments: The command line's overrides.
 
     Returns:
-        What was found, as lines to print; empty on all ranks but the first.
+        The report, as lines to print; empty on all ranks but the first.
 
     Raises:
         InputError: For whatever the run itself would refuse before and during its first steps.
@@ -78,7 +78,7 @@ def _try_out(config: TrainConfig, job: TrainingJob) -> list[str]:
     trained = sum(weight.numel() for weight in trainer.parameters)
     return [
         f"model       {job.components.source}: {trained / 1e6:.4g} million trained weights",
-        f"dataset     {len(job.dataset)} slices, passed over {epochs:.3g} times in {config.max_train_steps} steps of "
+        f"dataset     {len(job.dataset)} slices, seen {epochs:.3g} times in {config.max_train_steps} steps of "
         f"{job.learning.global_batch_size}",
         f"two steps   loss {figures['loss']:.4f}; {_rates(figures)}",
         f"memory      {_memory(job.distribution.device)}",
@@ -93,7 +93,7 @@ def _try_out(config: TrainConfig, job: TrainingJob) -> list[str]:
 
 
 class _TimedCheckpoints(Checkpoints):
-    """Checkpoints that know how long the last took to write, and its size."""
+    """Checkpoints that measure how long the last took to write, and its size."""
 
     save_s = 0.0
     size = 0
@@ -139,9 +139,9 @@ def _caches(missing: Sequence[CacheWork]) -> list[str]:
     if not missing:
         return []
     sizes = [f"{work.cache.num_bytes / _GIB:.2g} GiB of {work.cache.kind.contents}" for work in missing]
-    place = missing[0].cache.path.parent
-    free = shutil.disk_usage(_existing_folder(place)).free
-    return [f"caches      {' and '.join(sizes)} in {place}, where {free / _GIB:.3g} GiB are free"]
+    folder = missing[0].cache.path.parent
+    free = shutil.disk_usage(_existing_folder(folder)).free
+    return [f"caches      {' and '.join(sizes)} in {folder}, where {free / _GIB:.3g} GiB are free"]
 
 
 def _rates(figures: dict[str, Any]) -> str:
@@ -163,8 +163,8 @@ def _memory(device: torch.device) -> str:
 def _disk(checkpoints: _TimedCheckpoints, config: TrainConfig) -> str:
     needed = checkpoints.size * (config.checkpoints_total_limit + 1)
     free = shutil.disk_usage(checkpoints.folder).free
-    words = f"{config.checkpoints_total_limit} kept and one being written need {needed / _GIB:.3g} GiB"
-    return f"{words}, {free / _GIB:.3g} GiB are free" + ("" if needed < free else ": TOO LITTLE, free some")
+    need = f"{config.checkpoints_total_limit} kept and one being written need {needed / _GIB:.3g} GiB"
+    return f"{need}, {free / _GIB:.3g} GiB are free" + ("" if needed < free else ": TOO LITTLE, free some")
 
 
 def _clock(seconds: float) -> str:
@@ -173,5 +173,5 @@ def _clock(seconds: float) -> str:
 
 
 def _existing_folder(path: Path) -> Path:
-    """Return the nearest folder above a path that is there."""
+    """Return the nearest folder above a path that exists."""
     return next(folder for folder in path.absolute().parents if folder.is_dir())

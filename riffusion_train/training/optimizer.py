@@ -1,4 +1,4 @@
-"""The optimizer, the learning rate over the steps, and the averaged weights (EMA)."""
+"""The optimizer with its saved state, the learning rate over the steps, and the averaged weights (EMA)."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -86,14 +86,15 @@ def make_ema(config: EmaConfig, weights: Sequence[nn.Parameter]) -> Any | None:
 
 
 def update_ema(ema: Any, weights: Sequence[nn.Parameter]) -> None:
-    """Take the weights after a step into the average, as `EMAModel.step` does, but in place.
+    """Move the average towards the weights after a step, as `EMAModel.step` does, but in place.
 
-    Its own subtraction makes a copy of all weights in every step: 3.2 GiB for Stable Diffusion 1.5, and a tenth of a step of
+    `EMAModel` subtracts into a copy of all weights in every step: 3.2 GiB for Stable Diffusion 1.5, and a tenth of a step of
     the smallest models.
     """
     ema.optimization_step += 1
     ema.cur_decay_value = ema.get_decay(ema.optimization_step)
     with torch.no_grad():
+        # average += (1 - decay) * (weight - average)
         torch._foreach_lerp_(ema.shadow_params, list(weights), 1 - ema.cur_decay_value)
 
 
@@ -106,7 +107,7 @@ def averages_itself(optimizer: torch.optim.Optimizer) -> bool:
 def averaged_weights(
     parameters: Sequence[nn.Parameter], ema: Any | None, optimizer: torch.optim.Optimizer
 ) -> Iterator[None]:
-    """Put the averages in place of the trained weights for the length of a block; the trained ones come back bit for bit."""
+    """Use the averages as the weights for the length of a block; the trained weights come back bit for bit."""
     if ema is not None:
         ema.store(parameters)
         ema.copy_to(parameters)
@@ -115,7 +116,7 @@ def averaged_weights(
         finally:
             ema.restore(parameters)
     elif averages_itself(optimizer):
-        # Its own way back, `train()`, is exact on paper only: it would make a measured run another run.
+        # `train()` restores the weights only up to rounding: measuring would change the run. So they are copied.
         kept = [parameter.detach().clone() for parameter in parameters]
         optimizer.eval()  # type: ignore[attr-defined]
         try:

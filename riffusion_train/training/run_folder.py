@@ -110,7 +110,7 @@ class Checkpoints:
         return sorted(path for path in self.folder.glob("step-*") if path.is_dir())
 
     def save(self, state: TrainingState) -> Path:
-        """Write a checkpoint; the ones beyond the limit are removed only after it stands."""
+        """Write a checkpoint; those beyond the limit are removed only after it is complete."""
         target = self.folder / f"step-{state.step:06d}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_partials()
@@ -129,7 +129,7 @@ class Checkpoints:
         return target
 
     def best(self) -> Path | None:
-        """Return the checkpoint that `keep_best` named; None where there is none."""
+        """Return the checkpoint that `keep_best` chose; None where there is none."""
         file = self.folder / _BEST_FILE
         if not file.is_file():
             return None
@@ -153,7 +153,7 @@ class Checkpoints:
         """Read the newest checkpoint that can be read.
 
         Returns:
-            The state, or None where there is no checkpoint; and the damaged checkpoints passed over, with what is wrong.
+            The state, or None where there is no checkpoint; and the damaged checkpoints that were skipped, with what is wrong.
 
         Raises:
             InputError: If a checkpoint is of a newer schema, or if there are checkpoints and none can be read.

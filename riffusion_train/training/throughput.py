@@ -51,7 +51,7 @@ class Speedometer:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave a block out of the interval: what is done now and then, such as a preview or a checkpoint."""
+        """Leave a block out of the interval: occasional work, such as a preview or a checkpoint."""
         start = time.perf_counter()
         yield
         self._paused_s += time.perf_counter() - start
@@ -87,7 +87,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
-    if status.is_file():  # what `getrusage` tells may be of the program that started this one
+    if status.is_file():  # `getrusage` may report the peak of the program that started this one
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
@@ -123,8 +123,8 @@ _PEAK_TFLOPS = {
 """Dense 16-bit tensor-core rate with 32-bit sums, from NVIDIA's data sheets and architecture papers."""
 
 _ONLY_FP16 = ("V100", "T4")
-_NOT_THE_SAME = (" Laptop", " Max-Q", " Ti", " SUPER", " MIG ")
-"""Words in a name that make it another card than the one in the table."""
+_OTHER_MODELS = (" Laptop", " Max-Q", " Ti", " SUPER", " MIG ")
+"""Parts of a name that make it another GPU than the one in the table."""
 
 
 def peak_flops(gpu: str | None, precision: str) -> float | None:
@@ -134,11 +134,11 @@ def peak_flops(gpu: str | None, precision: str) -> float | None:
         gpu: Its name, as `torch.cuda.get_device_name` says it; None for a CPU.
         precision: `bf16` or `fp16`; plain fp32 mixes two kinds of unit, so it has no peak.
     """
-    if gpu is None or precision not in ("bf16", "fp16") or any(word in gpu for word in _NOT_THE_SAME):
+    if gpu is None or precision not in ("bf16", "fp16") or any(word in gpu for word in _OTHER_MODELS):
         return None
-    words = f" {gpu.replace('-', ' ')} "
+    padded = f" {gpu.replace('-', ' ')} "
     for name in sorted(_PEAK_TFLOPS, key=len, reverse=True):
-        if f" {name} " in words:
+        if f" {name} " in padded:
             return None if precision == "bf16" and name in _ONLY_FP16 else _PEAK_TFLOPS[name] * 1e12
     return None
 
@@ -146,12 +146,12 @@ def peak_flops(gpu: str | None, precision: str) -> float | None:
 def count_flops(objective: nn.Module, batch: Batch, autocast: Callable[[], Any], *, sharded: bool = False) -> float:
     """Return the FLOPs of the forward and backward pass of one example: 2 for each multiply and add.
 
-    The first example of a batch goes forward, and the factors of each product tell which products the backward pass makes for
-    their gradients. Gradient checkpointing is off meanwhile: work done twice is no progress (Chowdhery et al. 2022, appendix B,
-    of MFU).
+    Only a forward pass runs. A product of (m, k) and (k, n) takes 2 m k n FLOPs forward, and as many again for the gradient
+    of each factor that needs one. Gradient checkpointing is off meanwhile: work done twice does not count (Chowdhery et al.
+    2022, appendix B, on MFU).
 
     Args:
-        objective: From batch to loss; its random numbers stay as they are, and so do gradients but those of sharded weights.
+        objective: From batch to loss. Random numbers stay as they are, and gradients too, except those of sharded weights.
         batch: Tensors with the example first.
         autocast: The context that training computes in.
         sharded: Whether weights are sharded over ranks; all ranks join then.
@@ -170,7 +170,7 @@ def count_flops(objective: nn.Module, batch: Batch, autocast: Callable[[], Any],
 
 
 class _Products(TorchFunctionMode):
-    """Adds up the FLOPs of products, and of those that their gradients will take."""
+    """Adds up the FLOPs of products and of the gradients of their factors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,14 +185,17 @@ class _Products(TorchFunctionMode):
 
 
 def _linear(result: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> int:
+    # (…, in) @ (in, out)
     return 2 * result.numel() * weight.shape[1] * _times(rows, weight)
 
 
 def _convolution(result: Tensor, image: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> int:
+    # every number of the result is a product with one filter, weight[0]: (in / groups, height, width)
     return 2 * result.numel() * weight[0].numel() * _times(image, weight)
 
 
 def _product(result: Tensor, one: Tensor, other: Tensor, **kwargs: Any) -> int:
+    # (…, m, k) @ (…, k, n)
     return 2 * result.numel() * one.shape[-1] * _times(one, other)
 
 
@@ -202,13 +205,14 @@ def _sum_and_product(result: Tensor, start: Tensor, one: Tensor, other: Tensor, 
 
 def _attention(result: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
     """Two products; the kernels' backward pass has five, as it computes the scores a second time."""
+    # query (…, L, D), key (…, S, D), value (…, S, V): scores (…, L, S), then scores @ value
     scores = math.prod(query.shape[:-1]) * key.shape[-2]
     forward = 2 * scores * (query.shape[-1] + value.shape[-1])
     return forward + (forward * 5 // 2 if result.requires_grad else 0)
 
 
 def _times(*factors: Tensor) -> int:
-    """Return how often a product is made: forward, and for the gradient of each factor that needs one."""
+    """Return how often a product is computed: forward, and for the gradient of each factor that needs one."""
     return 1 + (sum(factor.requires_grad for factor in factors) if torch.is_grad_enabled() else 0)
 
 
@@ -225,7 +229,7 @@ _COUNTED: dict[Any, Callable[..., int]] = {
     torch.addmm: _sum_and_product,
     torch.baddbmm: _sum_and_product,
 }
-"""What the networks multiply with; a test holds the count against torch's own of both passes."""
+"""The functions that the networks multiply with; a test compares the count with torch's own of both passes."""
 
 
 @contextlib.contextmanager

@@ -136,7 +136,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Put the averages in place of the trained weights for the length of a block."""
+        """Use the averages as the weights for the length of a block."""
         with averaged_weights(self._local_parameters(), self.ema, self._plain_optimizer):
             yield
 

@@ -34,20 +34,20 @@ class HeldOutBatches(Protocol):
         """Return the number of slices."""
         ...
 
-    def batch(self, place: int) -> dict[str, Tensor]:
-        """Return the batch of a slice, by its place among the chosen ones."""
+    def batch(self, number: int) -> dict[str, Tensor]:
+        """Return the batch of a slice, by its number among the chosen ones."""
         ...
 
 
 class HeldOutNoise:
-    """Held-out slices under fixed noise at five timesteps, with their first caption; what is frozen encodes them once.
+    """Held-out slices under fixed noise at five timesteps, with their first caption; frozen networks encode them once.
 
     Args:
         dataset: The split.
-        num_slices: Take at most so many, spread over the split.
+        num_slices: The most slices to take, spread over the split.
         tokenize: Caption to token ids.
         encode: The VAE's encoder.
-        encode_text: The text encoder; None where it is trained, and a part of what is measured.
+        encode_text: The text encoder; None where it is trained, and so part of what is measured.
         latent_shape: (C, h, w).
         num_train_timesteps: Timesteps of the noise schedule.
     """
@@ -76,15 +76,15 @@ class HeldOutNoise:
     def __len__(self) -> int:
         return len(self._chosen)
 
-    def batch(self, place: int) -> dict[str, Tensor]:
+    def batch(self, number: int) -> dict[str, Tensor]:
         """Return a slice at each timestep, each with noise of its own: five rows."""
-        index, rows = self._chosen[place], len(self.timesteps)
-        if place not in self._encoded:
-            self._encoded[place] = self._encode_slice(index)
+        index, rows = self._chosen[number], len(self.timesteps)
+        if number not in self._encoded:
+            self._encoded[number] = self._encode_slice(index)
         noise = [normal(_SEED, "validation noise", self._latent_shape, index, row) for row in range(rows)]
         latent_noise = torch.from_numpy(normal(_SEED, "validation latent", self._latent_shape, index))
         return {
-            **{key: value.expand(rows, *value.shape[1:]) for key, value in self._encoded[place].items()},
+            **{key: value.expand(rows, *value.shape[1:]) for key, value in self._encoded[number].items()},
             "latent_noise": latent_noise.expand(rows, -1, -1, -1),
             "noise": torch.from_numpy(np.stack(noise)),
             "timestep": torch.tensor(self.timesteps),
@@ -112,15 +112,15 @@ class HeldOutImages:
     def __len__(self) -> int:
         return len(self._chosen)
 
-    def batch(self, place: int) -> dict[str, Tensor]:
+    def batch(self, number: int) -> dict[str, Tensor]:
         """Return a slice's pixels and the noise that samples its latents."""
-        index = self._chosen[place]
+        index = self._chosen[number]
         noise = normal(_SEED, "validation latent", self._latent_shape, index)
         return {"latent_noise": torch.from_numpy(noise)[None], "pixels": self._dataset.pixels(index)[None]}
 
 
 class Validation:
-    """Measures the held-out loss, writes it, and remembers the lowest.
+    """Measures the held-out loss, writes it, and keeps the lowest.
 
     Args:
         held_out: What is measured.
@@ -153,7 +153,7 @@ class Validation:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the patience is at its end."""
+        """Whether the loss has not improved for as long as `patience` allows."""
         return self.patience is not None and self.without_improvement >= self.patience
 
     def due(self, step: int, *, last: bool) -> bool:
@@ -181,7 +181,7 @@ class Validation:
         return {"best_loss": best, "best_step": self.best_step, "without_improvement": self.without_improvement}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Restore what `state` returned."""
         self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
         self.best_step = state["best_step"]
         self.without_improvement = state["without_improvement"]
@@ -190,8 +190,8 @@ class Validation:
     def _losses(self, objective: nn.Module) -> Tensor:
         """Return the losses of all slices, (slices, parts): slice k is measured by rank k % world size."""
 
-        def losses(place: int) -> Tensor:
-            batch = {key: value.to(self.distribution.device) for key, value in self.held_out.batch(place).items()}
+        def losses(number: int) -> Tensor:
+            batch = {key: value.to(self.distribution.device) for key, value in self.held_out.batch(number).items()}
             with self.distribution.autocast():
                 return objective(batch, each=True).float()  # (parts,)
 
@@ -202,12 +202,12 @@ class Validation:
 def spread(length: int, count: int) -> list[int]:
     """Return at most `count` indices below `length`, evenly spread; the same whatever the seed."""
     count = min(length, count)
-    return [place * length // count for place in range(count)]
+    return [number * length // count for number in range(count)]
 
 
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Switch dropout and its like off for the length of a block."""
+    """Use evaluation mode, without dropout, for the length of a block."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:

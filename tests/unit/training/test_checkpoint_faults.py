@@ -95,7 +95,7 @@ def test_a_damaged_checkpoint_is_set_aside_so_that_its_step_can_be_saved_again(t
     assert newest_step(tmp_path) == 10
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path: Path) -> None:
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_again(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, total_limit=2)
     checkpoints.save(state_at(5))
     (tmp_path / "step-000005" / "state.json").write_text("[]")
@@ -103,7 +103,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path: Pat
         checkpoints.load_newest()
 
 
-def test_a_checkpoint_of_a_newer_schema_is_refused_with_the_mend(tmp_path: Path) -> None:
+def test_a_checkpoint_of_a_newer_schema_is_refused_with_the_fix(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, total_limit=2)
     file = checkpoints.save(state_at(5)) / "state.json"
     file.write_text(file.read_text().replace('"schema_version": 1', '"schema_version": 7'))
