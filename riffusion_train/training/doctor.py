@@ -28,7 +28,7 @@ _OPTIONAL = {
 
 
 @dataclasses.dataclass
-class Examination:
+class MachineReport:
     """The findings: a text for each title, and fixes for what could be better."""
 
     rows: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -41,9 +41,9 @@ class Examination:
         return [*lines, "", "what to change:", *advice]
 
 
-def examine() -> Examination:
+def examine() -> MachineReport:
     """Look at versions, devices, number formats, optional packages, disk and caches."""
-    report = Examination(versions())
+    report = MachineReport(versions())
     here = machine()
     report.rows["machine"] = f"{here['processor']}, {here['cores']} cores, {here['memory_gib']} GiB, {here['system']}"
     report.rows["threads"] = f"{torch.get_num_threads()} of torch in one process (num_threads=N)"
@@ -54,7 +54,7 @@ def examine() -> Examination:
     return report
 
 
-def _devices(report: Examination) -> None:
+def _devices(report: MachineReport) -> None:
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
         memory = card.total_memory / _GIB
@@ -108,7 +108,7 @@ def trains_in(device: torch.device, dtype: torch.dtype) -> bool:
     return kernel.grad is not None and bool(kernel.grad.isfinite().all())
 
 
-def _libraries(report: Examination) -> None:
+def _libraries(report: MachineReport) -> None:
     report.rows["torchaudio"] += f", {_torchaudio()}"
     report.rows["peft"] += ", LoRA, DoRA and rank-stabilised LoRA" if _imports("peft") else ", which cannot be imported"
     for package, use in _OPTIONAL.items():
@@ -137,7 +137,7 @@ def _imports(package: str) -> bool:
     return True
 
 
-def _bitsandbytes(report: Examination) -> None:
+def _bitsandbytes(report: MachineReport) -> None:
     title = "bitsandbytes"
     if importlib.util.find_spec(title) is None:
         report.rows[title] = "not installed; for 8-bit optimizers: pip install bitsandbytes"
@@ -160,7 +160,7 @@ def _steps_in_8_bits() -> bool:
     return bool((weight != 1).all())
 
 
-def _compiler(report: Examination) -> None:
+def _compiler(report: MachineReport) -> None:
     compiler = next((name for name in ("c++", "g++", "clang++", "cl") if shutil.which(name)), None)
     on_gpu = torch.cuda.is_available()
     triton = importlib.util.find_spec("triton") is not None
@@ -169,10 +169,10 @@ def _compiler(report: Examination) -> None:
     report.rows["torch.compile"] = f"possible, with {compiler}" if able else f"not possible: {lack}"
 
 
-def _storage(report: Examination) -> None:
+def _storage(report: MachineReport) -> None:
     for title, path in storage_folders().items():
         free = _free_gib(path)
-        size = "nothing yet" if not path.exists() else "there"
+        size = "empty" if not path.exists() else "exists"
         report.rows[title] = f"{path} ({size}), {free:.0f} GiB free"
         if free < _LITTLE_DISK_GIB:
             need = (

@@ -84,7 +84,7 @@ class DiffusionObjective(nn.Module):
             return torch.ones_like(timesteps, dtype=torch.float32)
         from diffusers.training_utils import compute_snr
 
-        # Hang et al. 2023, section 3.4: the loss of z_0 is weighted by min(SNR, gamma), with SNR = alpha_bar_t / (1 - alpha_bar_t).
+        # Hang et al. 2023, section 3.4: the loss of z_0 is weighted by min(SNR, gamma), SNR = alpha_bar_t / (1 - alpha_bar_t).
         # For the same error the loss of epsilon is SNR times as large, and that of v SNR + 1 times: hence the divisors. (B,)
         snr = compute_snr(self.noise_scheduler, timesteps)
         clamped = snr.clamp(max=self.snr_gamma)

@@ -85,7 +85,9 @@ def test_only_what_is_frozen_is_cached(tmp_path: Path, words: list[str], found: 
     assert files(dataset) == found
 
 
-def test_a_filling_that_was_asked_to_stop_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_filling_that_was_asked_to_stop_continues_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = write_dataset(tmp_path / "dataset")
     words = ["max_train_steps=2", "resume=auto"]
     with monkeypatch.context() as patch:

@@ -113,7 +113,7 @@ def test_ten_steps_of_shared_weights_equal_five_plus_five_bit_for_bit(
 
 
 @pytest.mark.two_ranks
-def test_one_process_goes_on_where_shared_weights_were_left(
+def test_one_process_continues_where_shared_weights_were_left(
     dataset: Path, alone: Path, shared: Path, tmp_path: Path
 ) -> None:
     run = interrupted(shared, tmp_path / "run")

@@ -70,7 +70,7 @@ def test_ten_steps_equal_five_plus_five_bit_for_bit(
     assert_same_run(tmp_path / "run", whole)
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(dataset: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_killed_run_continues_from_its_checkpoint(dataset: Path, whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [*train_words(dataset, run, *WHOLE), "checkpointing_steps=2", "resume=auto"]
     process = start_command(["train", *words], tmp_path / "log")

@@ -61,7 +61,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path: Path
     assert [path.name for path in damaged] == ["step-000010"]
 
 
-def test_an_optimizer_goes_on_bit_for_bit_after_being_restored() -> None:
+def test_an_optimizer_continues_bit_for_bit_after_being_restored() -> None:
     def start() -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
         torch.manual_seed(0)
         layer = torch.nn.Linear(3, 2)
