@@ -33,7 +33,7 @@ def write_model(folder: Path, model: LazyModel, *, dtype: torch.dtype | None = N
     Args:
         folder: The folder to write into.
         model: The model.
-        dtype: Their new dtype; None keeps each.
+        dtype: The weights' new dtype; None keeps each.
     """
     import diffusers
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from riffusion_train.config.spectrogram import SpectrogramConfig, to_data
+from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram, to_data
 from riffusion_train.model.components import Components
 from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_file
 from riffusion_train.model.lazy import LazyModel, shortened
@@ -21,6 +21,9 @@ from riffusion_train.runtime.errors import InputError
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Name of the file in a folder of adapters in diffusers' layout."""
+
+ADAPTER = "default"
+"""Name of the adapters in peft's networks."""
 
 _ADAPTER_METADATA_KEY = "lora_adapter_metadata"
 _SUFFIXES = {
@@ -125,8 +128,6 @@ def read_lora(path: Path, modules: Mapping[str, nn.Module], where: str = "Stable
     _check_fits(file, layers, modules, where)
     codec = read_metadata_spectrogram(file, metadata)
     if codec is None and path.is_dir():
-        from riffusion_train.config.spectrogram import load_spectrogram
-
         codec = load_spectrogram(path)
     return Lora(layers, codec, metadata, "kohya" if layout == LORA_KOHYA else "diffusers", str(path))
 
@@ -315,9 +316,6 @@ def _peft_config(layers: Mapping[str, LoraLayer]) -> dict[str, Any]:
 
 def _codec_text(lora: Lora) -> dict[str, str]:
     return {} if lora.spectrogram is None else {METADATA_KEY: json.dumps(to_data(lora.spectrogram))}
-
-
-ADAPTER = "default"
 
 
 def add_lora(

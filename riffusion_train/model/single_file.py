@@ -26,6 +26,31 @@ from riffusion_train.model.safetensors_io import (
 from riffusion_train.model.tokenizer import build_tokenizer, is_standard
 from riffusion_train.runtime.errors import InputError
 
+METADATA_KEY = "spectrogram"
+"""Key of the codec's JSON in the file's metadata."""
+CONFIGS_KEY = "diffusers_configs"
+"""Key of the networks' and the scheduler's configs in the file's metadata."""
+
+_SD15 = ModelConfig(name=ModelName.random)
+_SCHEDULE_BUFFERS = {
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+    "logvar",
+    "lvlb_weights",
+    "scale_factor",
+}
+"""Numbers of the noise schedule that old checkpoints keep beside the weights; they follow from SD 1.x's schedule."""
+
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 CLIP_PREFIX = "cond_stage_model.transformer.text_model."
@@ -69,12 +94,12 @@ def ldm_names(modules: dict[str, Any]) -> dict[str, dict[str, LdmName]]:
     blocks = _unet_blocks(modules["unet"].config)
     for name in modules["unet"].state_dict():
         prefix, inner, rest = _split(name, blocks)
-        names["unet"][name] = LdmName(UNET_PREFIX + _joined(prefix, _renamed(rest, inner)))
+        names["unet"][name] = LdmName(f"{UNET_PREFIX}{prefix}.{_renamed(rest, inner)}")
     blocks = _vae_blocks(modules["vae"].config)
     for name in modules["vae"].state_dict():
         prefix, inner, rest = _split(name, blocks)
         as_convolution = inner is _VAE_ATTENTION and rest in _VAE_PROJECTIONS
-        names["vae"][name] = LdmName(VAE_PREFIX + _joined(prefix, _renamed(rest, inner)), as_convolution)
+        names["vae"][name] = LdmName(f"{VAE_PREFIX}{prefix}.{_renamed(rest, inner)}", as_convolution)
     for name in modules["text_encoder"].state_dict():
         names["text_encoder"][name] = LdmName(CLIP_PREFIX + name.removeprefix("text_model."))
     return names
@@ -155,36 +180,6 @@ def _renamed(rest: str, inner: dict[str, str]) -> str:
     return rest
 
 
-def _joined(prefix: str, rest: str) -> str:
-    return f"{prefix}.{rest}"
-
-
-METADATA_KEY = "spectrogram"
-"""Key of the codec's JSON in the file's metadata."""
-CONFIGS_KEY = "diffusers_configs"
-"""Key of the networks' and the scheduler's configs in the file's metadata."""
-
-_SD15 = ModelConfig(name=ModelName.random)
-_SCHEDULE_BUFFERS = {
-    "betas",
-    "alphas_cumprod",
-    "alphas_cumprod_prev",
-    "sqrt_alphas_cumprod",
-    "sqrt_one_minus_alphas_cumprod",
-    "log_one_minus_alphas_cumprod",
-    "sqrt_recip_alphas_cumprod",
-    "sqrt_recipm1_alphas_cumprod",
-    "posterior_variance",
-    "posterior_log_variance_clipped",
-    "posterior_mean_coef1",
-    "posterior_mean_coef2",
-    "logvar",
-    "lvlb_weights",
-    "scale_factor",
-}
-"""Numbers of the noise schedule that old checkpoints keep beside the weights; they follow from SD 1.x's schedule."""
-
-
 def open_single_file(path: Path, *, allow_pickle: bool = False) -> LazyModel:
     """Open a single-file model.
 
@@ -193,38 +188,32 @@ def open_single_file(path: Path, *, allow_pickle: bool = False) -> LazyModel:
         allow_pickle: Whether a pickle may be read, with torch's restricted unpickler.
 
     Raises:
-        InputError: If it is a pickle, damaged, another kind of model, or if keys are missing, left over or misshapen.
+        InputError: If it is a pickle, damaged, another kind of model, or if keys are missing, unexpected or of another shape.
     """
     if path.suffix == ".safetensors":
-        found, metadata = open_tensors(path)
+        weights, metadata = open_tensors(path)
     elif allow_pickle:
-        found, metadata = open_pickle(path), {}
+        weights, metadata = open_pickle(path), {}
     else:
         raise InputError(
             f"{path}: only .safetensors files are read (a {path.suffix or 'nameless'} file is a pickle that can run code); "
             "riffusion import … allow_pickle=true converts one that you trust"
         )
-    require_sd1(str(path), detect_file({name: tensor.shape for name, tensor in found.items()}))
+    require_sd1(str(path), detect_file({name: tensor.shape for name, tensor in weights.items()}))
     skeleton = _skeleton(path, metadata)
-    found = {_normalised(name): tensor for name, tensor in found.items() if not _ignorable(name)}
+    weights = {_normalised(name): tensor for name, tensor in weights.items() if not _ignorable(name)}
     tensors: dict[str, dict[str, LazyTensor]] = {}
     for part, names in ldm_names(skeleton.modules).items():
-        here = {ldm.key: name for name, ldm in names.items()}
+        name_of = {ldm.key: name for name, ldm in names.items()}
         convolutions = {ldm.key for ldm in names.values() if ldm.as_convolution}
-        mine = [key for key in found if key.startswith(PART_PREFIXES[part])]
-        tensors[part] = match_weights(
-            str(path),
-            part.replace("_", " "),
-            skeleton.modules[part],
-            {
-                here.get(key, key): as_matrix(found[key]) if _is_convolution(key, found, convolutions) else found[key]
-                for key in mine
-            },
-        )
-        for key in mine:
-            del found[key]
-    if found:
-        raise InputError(f"{path}: {len(found)} unexpected keys: {shortened(found)}; this is not plain SD 1.x")
+        named = {}
+        for key in [key for key in weights if key.startswith(PART_PREFIXES[part])]:
+            tensor = weights.pop(key)
+            is_convolution = key in convolutions and len(tensor.shape) == 4
+            named[name_of.get(key, key)] = as_matrix(tensor) if is_convolution else tensor
+        tensors[part] = match_weights(str(path), part.replace("_", " "), skeleton.modules[part], named)
+    if weights:
+        raise InputError(f"{path}: {len(weights)} unexpected keys: {shortened(weights)}; this is not plain SD 1.x")
     return LazyModel(skeleton, tensors)
 
 
@@ -315,7 +304,3 @@ def _normalised(name: str) -> str:
 
 def _ignorable(name: str) -> bool:
     return name in _SCHEDULE_BUFFERS or name.startswith("model_ema.") or name.endswith("embeddings.position_ids")
-
-
-def _is_convolution(key: str, found: Mapping[str, LazyTensor], convolutions: set[str]) -> bool:
-    return key in convolutions and len(found[key].shape) == 4

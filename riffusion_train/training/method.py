@@ -26,6 +26,8 @@ from riffusion_train.training.checks import check_image_size
 from riffusion_train.training.objective import DiffusionObjective, VaeObjective, encode_moments
 from riffusion_train.training.validation import HeldOutBatches, HeldOutImages, HeldOutNoise
 
+_MEASURED_SLICES = 256
+
 
 class FullMethod:
     """`method=full`: all weights of the UNet, and of the text encoder where asked; the base of the other methods.
@@ -240,9 +242,6 @@ def apply_method(config: TrainConfig, method: FullMethod, folder: DatasetFolder,
     if config.compile:
         method.compile(components)
     return components
-
-
-_MEASURED_SLICES = 256
 
 
 @torch.no_grad()

@@ -14,6 +14,39 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+Batch = dict[str, Tensor]
+
+_PEAK_TFLOPS = {
+    "B200": 2250.0,
+    "H200": 989.4,
+    "GH200": 989.4,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.4,
+    "A100": 312.0,
+    "A40": 149.7,
+    "A10G": 70.0,
+    "A10": 125.0,
+    "L40S": 362.0,
+    "L40": 181.0,
+    "L4": 121.0,
+    "RTX 6000 Ada": 364.2,
+    "RTX A6000": 154.8,
+    "RTX 5090": 209.5,
+    "RTX 5080": 112.6,
+    "RTX 4090": 165.2,
+    "RTX 4080": 97.5,
+    "RTX 3090": 71.0,
+    "RTX 3080": 59.5,
+    "V100": 125.0,
+    "T4": 65.0,
+}
+"""Dense 16-bit tensor-core rate with 32-bit sums, from NVIDIA's data sheets and architecture papers."""
+
+_ONLY_FP16 = ("V100", "T4")
+_OTHER_MODELS = (" Laptop", " Max-Q", " Ti", " SUPER", " MIG ")
+"""Parts of a name that make it another GPU than the one in the table."""
+
 
 class Speedometer:
     """Counts steps and time between two readings. Nothing here waits for the device.
@@ -91,40 +124,6 @@ def peak_memory_bytes(device: torch.device) -> int:
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-Batch = dict[str, Tensor]
-
-_PEAK_TFLOPS = {
-    "B200": 2250.0,
-    "H200": 989.4,
-    "GH200": 989.4,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "H100": 989.4,
-    "A100": 312.0,
-    "A40": 149.7,
-    "A10G": 70.0,
-    "A10": 125.0,
-    "L40S": 362.0,
-    "L40": 181.0,
-    "L4": 121.0,
-    "RTX 6000 Ada": 364.2,
-    "RTX A6000": 154.8,
-    "RTX 5090": 209.5,
-    "RTX 5080": 112.6,
-    "RTX 4090": 165.2,
-    "RTX 4080": 97.5,
-    "RTX 3090": 71.0,
-    "RTX 3080": 59.5,
-    "V100": 125.0,
-    "T4": 65.0,
-}
-"""Dense 16-bit tensor-core rate with 32-bit sums, from NVIDIA's data sheets and architecture papers."""
-
-_ONLY_FP16 = ("V100", "T4")
-_OTHER_MODELS = (" Laptop", " Max-Q", " Ti", " SUPER", " MIG ")
-"""Parts of a name that make it another GPU than the one in the table."""
 
 
 def peak_flops(gpu: str | None, precision: str) -> float | None:
