@@ -15,6 +15,7 @@ from riffusion_train.model.lazy import PICKLE_STEMS, WEIGHT_STEMS, LazyModel, ma
 from riffusion_train.model.safetensors_io import LazyTensor, as_matrix, open_pickle, open_tensors, write_tensors
 from riffusion_train.model.tokenizer import load_tokenizer, save_tokenizer
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import write_json
 
 MODEL_INDEX_FILE = "model_index.json"
 SUMMARY_KEY = "riffusion_train"
@@ -69,7 +70,7 @@ def write_model(folder: Path, model: LazyModel, *, dtype: torch.dtype | None = N
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    (folder / MODEL_INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / MODEL_INDEX_FILE, index, ascii_only=True)
 
 
 _OLD_VAE_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from riffusion_train.runtime.clip_bpe import END, MAX_TOKENS, START, VOCABULARY_SIZE, check_sha256, read_vocabulary
+from riffusion_train.runtime.files import json_text, write_atomically, write_json
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -71,7 +72,7 @@ def write_tokenizer(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in _standard_files().items():
         (folder / name).write_bytes(content)
-    (folder / "tokenizer_config.json").write_text(json.dumps(_SETTINGS, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", _SETTINGS, ascii_only=True)
 
 
 def save_tokenizer(tokenizer: "CLIPTokenizer", folder: Path) -> None:
@@ -85,9 +86,8 @@ def save_tokenizer(tokenizer: "CLIPTokenizer", folder: Path) -> None:
         return
     model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    vocabulary = json.dumps(model["vocab"], ensure_ascii=False, indent=2) + "\n"
-    (folder / "vocab.json").write_text(vocabulary, encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    write_json(folder / "vocab.json", model["vocab"])
+    write_atomically(folder / "merges.txt", "#version: 0.2\n" + "\n".join(merges) + "\n")
 
 
 def is_standard(tokenizer: "CLIPTokenizer") -> bool:
@@ -126,9 +126,8 @@ def _as_made(tokenizer: "CLIPTokenizer") -> Iterator[None]:
 def _standard_files() -> dict[str, bytes]:
     """Return `vocab.json` and `merges.txt`, checked."""
     ids, merges = read_vocabulary()
-    vocabulary = json.dumps(ids, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
     files = {
-        "vocab.json": vocabulary.encode("utf-8"),
+        "vocab.json": json_text(ids, sort_keys=True).encode("utf-8"),
         "merges.txt": ("#version: 0.2\n" + "\n".join(merges) + "\n").encode("utf-8"),
     }
     for name, content in files.items():

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,8 @@ class RunFolder:
             write_spectrogram(self.path, spectrogram)
             write_json(self.manifest_file, manifest, ascii_only=True)
             write_config(self.config_file, config)  # last, since it says that the folder is a run
-        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "overrides": list(arguments)}
-        with self.overrides_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        append_line(self.overrides_file, {"time": now, "overrides": list(arguments)})
 
     def read_config(self) -> TrainConfig:
         """Return the config that the run was started with.
@@ -60,6 +59,12 @@ class RunFolder:
         if not self.config_file.is_file():
             raise InputError(f"{self.path}: not a run folder (no config.yaml); give the folder that train wrote")
         return load_saved(self.config_file, TrainConfig)
+
+
+def append_line(path: Path, values: Mapping[str, Any]) -> None:
+    """Append a JSON object to a file of lines."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(dict(values)) + "\n")
 
 
 def new_run_path(config: TrainConfig) -> Path:

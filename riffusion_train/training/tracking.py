@@ -13,6 +13,7 @@ from riffusion_train.config.train import TrackerConfig, TrackerName
 from riffusion_train.runtime.files import write_atomically
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.training.distribution import Distribution
+from riffusion_train.training.run_folder import append_line
 from riffusion_train.training.throughput import Speedometer
 
 _FIGURES = {
@@ -24,12 +25,6 @@ _FIGURES = {
     "peak_memory_gib": "{:.1f} GiB",
 }
 """The averages that are shown while a run is going."""
-
-
-def append_line(path: Path, values: Mapping[str, Any]) -> None:
-    """Append a JSON object to a file of lines."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(dict(values)) + "\n")
 
 
 class MetricsLog:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from riffusion_train.dataset.order import normal
 from riffusion_train.dataset.spectrograms import SpectrogramDataset, Tokenize
 from riffusion_train.training.distribution import Distribution
-from riffusion_train.training.tracking import append_line
+from riffusion_train.training.run_folder import append_line
 
 TIMESTEP_FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """The timesteps of the measurement, as parts of all training timesteps."""
