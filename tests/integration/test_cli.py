@@ -105,7 +105,7 @@ def test_the_wheel_holds_presets_page_and_vocabulary(tmp_path: Path) -> None:
     assert {f"riffusion_train/{preset}" for preset in presets} <= set(names)
     assert "riffusion_train/demo/static/page.html" in names
     assert {"riffusion_train/player/static/page.html", "riffusion_train/player/static/worklet.js"} <= set(names)
-    assert "riffusion_train/model/vocabulary/bpe_simple_vocab_16e6.txt.gz" in names
+    assert "riffusion_train/runtime/vocabulary/bpe_simple_vocab_16e6.txt.gz" in names
     assert "riffusion_train/py.typed" in names
     assert not [name for name in names if name.startswith("tests")]
 
