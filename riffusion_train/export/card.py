@@ -10,6 +10,7 @@ from riffusion_train.config.export import ExportFormat, LoraLayout, is_file
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE
 from riffusion_train.export.summary import OPENRAIL, OWN, Summary, previews
 from riffusion_train.runtime.files import write_atomically
+from riffusion_train.training.run_folder import read_lines
 from riffusion_train.training.run_model import RunModel
 
 CARD_FILE = "README.md"
@@ -151,8 +152,13 @@ def _read_losses(metrics_file: Path, last_step: int) -> list[tuple[int, float]]:
     """Return (step, loss) of every logged step up to `last_step`."""
     if not metrics_file.is_file():
         return []
-    rows = [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
-    return [(int(row["step"]), float(row["loss"])) for row in rows if "loss" in row and row["step"] <= last_step]
+    rows, _ = read_lines(metrics_file)
+    pairs = [(row.get("step"), row.get("loss")) for row in rows]
+    return [
+        (step, float(loss))
+        for step, loss in pairs
+        if isinstance(step, int) and isinstance(loss, int | float) and step <= last_step
+    ]
 
 
 def _sampler_lines(name: str, kind: ExportFormat, layout: LoraLayout, base: str) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -349,7 +348,7 @@ def check_same_start(run: RunFolder, manifest: dict[str, Any]) -> None:
     """
     if not run.manifest_file.is_file():
         return
-    before = json.loads(run.manifest_file.read_text(encoding="utf-8"))
+    before = run.read_manifest()
     known, now = before["base_model"]["fingerprints"], manifest["base_model"]["fingerprints"]
     changed = [part for part in known if known[part] != now.get(part)]
     if changed:

@@ -1,7 +1,6 @@
 """The model that a run made, at its end or at any of its checkpoints, opened without reading its weights."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora
 from riffusion_train.model.safetensors_io import open_tensors
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.method import make_method
-from riffusion_train.training.run_folder import Checkpoints, RunFolder
+from riffusion_train.training.run_folder import Checkpoints, RunFolder, require_whole
 
 FINAL, NEWEST, BEST = "final", "newest", "best"
 
@@ -60,7 +59,7 @@ def open_run_model(path: Path, checkpoint: str, weights: ExportWeights) -> RunMo
     config = run.read_config()
     if not run.manifest_file.is_file():
         raise InputError(f"run={path}: has no manifest.json; the run never started")
-    opened = _OpenRun(run, config, json.loads(run.manifest_file.read_text(encoding="utf-8")))
+    opened = _OpenRun(run, config, run.read_manifest())
     averaged = config.ema.enabled or config.optimizer.name is OptimizerName.schedule_free
     if checkpoint == FINAL and (weights is ExportWeights.ema or not averaged):
         return opened.final(weights if averaged else ExportWeights.raw)
@@ -98,6 +97,7 @@ class _OpenRun:
                 f"run={self.run.path}: a trained VAE encoder's scale is measured at the end; take checkpoint=final "
                 "weights=ema"
             )
+        require_whole(folder)
         base = self._base()
         tensors, _ = open_tensors(
             folder / ("trained.safetensors" if weights is ExportWeights.raw else "ema.safetensors")

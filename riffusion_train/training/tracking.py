@@ -13,7 +13,7 @@ from riffusion_train.config.train import TrackerConfig, TrackerName
 from riffusion_train.runtime.files import write_atomically
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.training.distribution import Distribution
-from riffusion_train.training.run_folder import append_line
+from riffusion_train.training.run_folder import append_line, read_lines
 from riffusion_train.training.throughput import Speedometer
 
 _FIGURES = {
@@ -47,9 +47,12 @@ class MetricsLog:
         """Drop the lines that a stopped run wrote after its last checkpoint."""
         if not (self.distribution.is_main and self.path.exists()):
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        write_atomically(self.path, "".join(kept))
+        rows, unreadable = read_lines(self.path)
+        numbered = [row for row in rows if isinstance(row.get("step"), int)]
+        unreadable += len(rows) - len(numbered)
+        if unreadable:
+            self.distribution.print(f"warning: {self.path}: {unreadable} of its lines cannot be read and are dropped")
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in numbered if row["step"] <= step))
 
     def add(self, loss: Tensor) -> None:
         """Take the loss of one step, a scalar on any device."""
