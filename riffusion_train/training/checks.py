@@ -102,10 +102,15 @@ def check_tracker(config: TrackerConfig) -> None:
     """Refuse a tracker that is not installed; Accelerate would only warn and train without it.
 
     Raises:
-        InputError: With the command that installs it.
+        InputError: With the command that installs it; if a key is another tracker's.
     """
     if config.name is not TrackerName.files and importlib.util.find_spec(config.name.value) is None:
         raise InputError(f"tracker={config.name.value} is not installed; pip install {config.name.value}")
+    for key in ("entity", "group", "tags", "notes"):
+        if getattr(config, key) and config.name is not TrackerName.wandb:
+            raise InputError(
+                f"tracker.{key} is wandb's and tracker={config.name.value}; leave it out, or take tracker=wandb"
+            )
 
 
 _LOOKED_AT = 64

@@ -272,6 +272,6 @@ def _make_preview(
     if not config.preview.every_steps:
         return lambda step: None
     folder = dataset.folder
-    held_out = SpectrogramDataset(folder, "validation") if folder.num_slices("validation") else dataset
-    prompts = preview_prompts(config.preview, held_out)
+    held_out = SpectrogramDataset(folder, "validation") if folder.num_slices("validation") else None
+    prompts = preview_prompts(config.preview, dataset, held_out)
     return make_preview(config.preview, components, prompts, run.previews, distribution)
