@@ -98,6 +98,7 @@ def test_a_resumed_run_continues_its_wandb_run(dataset: Path, tmp_path: Path, mo
     (tmp_path / "run").mkdir()
     arguments: list[dict[str, Any]] = []
     monkeypatch.setattr("wandb.init", lambda **given: arguments.append(given))
+    monkeypatch.setattr("wandb.config", SimpleNamespace(update=lambda *given, **options: None))
     config = TrackerConfig(TrackerName.wandb, entity="us", group="drums", tags=["a", "b"], notes="a test")
     for _ in range(2):
         start_tracker(Accelerator(cpu=True, log_with="wandb"), config, tmp_path / "run", {})
