@@ -275,6 +275,8 @@ class TrainConfig:
     """Data loader processes per training process."""
     num_threads: int | None = None
     """CPU threads per training process; null leaves it to torch."""
+    rank_timeout_s: float = 600.0
+    """With several processes: end the run when one of them has given no sign of life for so many seconds."""
     logging_steps: int = 10
     """Log metrics every so many steps."""
     checkpointing_steps: int = 500

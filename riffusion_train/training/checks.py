@@ -49,6 +49,7 @@ _NOT_NEGATIVE = (
     "ema.update_after_step",
 )
 _ABOVE_ZERO = (
+    "rank_timeout_s",
     "optimizer.lr",
     "optimizer.eps",
     "max_grad_norm",
@@ -312,6 +313,7 @@ _FREE_TO_CHANGE = (
     "name",
     "num_threads",
     "preview.",
+    "rank_timeout_s",
     "resume",
     "run",
     "tracker.",

@@ -102,7 +102,7 @@ def start_run(config: TrainConfig) -> tuple[Distribution, RunFolder, DatasetFold
     folder.require_parquet()
     check_slices(SpectrogramDataset(folder, "train"), captions=make_method(config).trains_on_captions)
     check_launch(config)
-    device, world_size = join_processes()
+    device, world_size = join_processes(config.rank_timeout_s)
     check_precision(config.mixed_precision, device)
     check_optimizer(config, device)
     run = RunFolder(broadcast(new_run_path(config), world_size))
@@ -117,6 +117,7 @@ def _make_distribution(config: TrainConfig, run: RunFolder) -> Distribution:
     from accelerate.utils import ProjectConfiguration
 
     return make_distribution(
+        rank_timeout_s=config.rank_timeout_s,
         mixed_precision=config.mixed_precision.value,
         log_with=None if config.tracker.name is TrackerName.files else config.tracker.name.value,
         project_config=ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run.path)),
