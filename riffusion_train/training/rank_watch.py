@@ -51,6 +51,7 @@ class RankWatch:
         self._timeout_s = timeout_s
         self._interval_s = min(timeout_s / 10, 5.0)
         self._launcher = os.getppid() if launched else None
+        self._asked_to_stop = False
         self._end = end or _end_process
         self._counts: dict[int, int] = dict.fromkeys(self._others, 0)
         self._places: dict[int, str] = {}
@@ -74,6 +75,8 @@ class RankWatch:
         with contextlib.suppress(RuntimeError):
             self._store.set(f"place-{self._rank}", f"process {os.getpid()} on {socket.gethostname()}")
         while not self._stopped.wait(self._interval_s):
+            if self._launcher_gone():  # and the store, which it hosts
+                continue
             with contextlib.suppress(RuntimeError):  # the store's host has gone: the counts stand still
                 self._store.add(f"alive-{self._rank}", 1)
                 for other in self._others:
@@ -97,10 +100,13 @@ class RankWatch:
             self._require_launcher()
             self._require_sound()
 
+    def _launcher_gone(self) -> bool:
+        return self._launcher is not None and os.getppid() != self._launcher
+
     def _require_launcher(self) -> None:
-        if self._launcher is None or os.getppid() == self._launcher:
+        if self._asked_to_stop or not self._launcher_gone():
             return
-        self._launcher = None
+        self._asked_to_stop = True
         _print_line(f"rank {self._rank}: the launcher is gone; stopping")
         os.kill(os.getpid(), signal.SIGTERM)  # what a launcher would have sent
 
@@ -138,7 +144,7 @@ def watch_ranks(rank: int, world_size: int, timeout_s: float) -> RankWatch | Non
     """Start to watch the other ranks; return None where there are none, or they were not joined by an address."""
     if world_size == 1 or "MASTER_ADDR" not in os.environ:
         return None
-    store = dist.TCPStore(
+    store = dist.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=False,
@@ -146,7 +152,7 @@ def watch_ranks(rank: int, world_size: int, timeout_s: float) -> RankWatch | Non
     )
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     watch = RankWatch(
-        dist.PrefixStore(f"riffusion-{attempt}", store),
+        dist.PrefixStore(f"riffusion-{attempt}", store),  # type: ignore[attr-defined]
         rank,
         world_size,
         timeout_s,
