@@ -303,6 +303,7 @@ class Trainer:
         """
         self.checkpoints.best()
         state, damaged = self.checkpoints.load_newest(self._take)
+        self.distribution.run_together(lambda: self._require_same_step(0 if state is None else state.step))
         for folder, problem in damaged.items():
             self.distribution.print(f"warning: {folder} is damaged ({problem}); the one before it is used")
         self.distribution.wait()  # all have read before anything is moved
@@ -311,6 +312,15 @@ class Trainer:
             return
         self.step = self._saved_step = state.step
         self.metrics.resume_at(self.step)
+
+    def _require_same_step(self, step: int) -> None:
+        """Refuse to continue where this rank has read another checkpoint than the first one."""
+        first = self.distribution.from_main(lambda: step)
+        if step != first:
+            raise InputError(
+                f"{self.checkpoints.folder}: rank {self.distribution.rank} can read step {step}, rank 0 step {first}; see "
+                "whether all machines have the same disk"
+            )
 
     def _take(self, state: TrainingState) -> None:
         """Continue from a state. What it leaves half done, the state of another checkpoint overwrites.

@@ -197,3 +197,19 @@ def test_a_damaged_checkpoint_is_not_exported(stopped: Path, tmp_path: Path) -> 
         InputError, match=r"step-000002: is damaged \(ValueError: ema\.safetensors is not what was written\)"
     ):
         open_run_model(run, "newest", ExportWeights.ema)
+
+
+def test_ranks_that_can_read_different_checkpoints_do_not_train_together(
+    dataset: Path, stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(stopped, run)
+    require = Trainer._require_same_step
+
+    def as_another_rank(trainer: Trainer, step: int) -> None:
+        monkeypatch.setattr(trainer.distribution, "from_main", lambda ask: 1)
+        require(trainer, step)
+
+    monkeypatch.setattr(Trainer, "_require_same_step", as_another_rank)
+    with pytest.raises(InputError, match="rank 0 can read step 2, rank 0 step 1; see whether all machines"):
+        run_training(train_config(dataset, run, *WORDS), [])
