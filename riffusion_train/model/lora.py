@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram, to_data
+from riffusion_train.dataset.order import normal
 from riffusion_train.model.components import Components
 from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_file
 from riffusion_train.model.lazy import LazyModel, shortened
@@ -324,6 +325,7 @@ def add_lora(
     rank: int,
     alpha: float,
     target_modules: Sequence[str],
+    seed: int,
     target_blocks: Sequence[str] = (),
     use_dora: bool = False,
     use_rslora: bool = False,
@@ -336,6 +338,7 @@ def add_lora(
         rank: Rank of the adapters.
         alpha: Their scale; see `lora_scale_alpha`.
         target_modules: Last names of the layers that get one, such as `to_q`.
+        seed: The run's seed: the weights that an adapter starts with are a function of it and of the layer's place.
         target_blocks: Only layers inside these blocks, such as `mid_block`; empty is all.
         use_dora: DoRA (Liu et al. 2024, arXiv:2402.09353).
         use_rslora: rsLoRA (Kalajdzievski 2023, arXiv:2312.03732).
@@ -369,7 +372,17 @@ def add_lora(
         ),
         adapter_name=ADAPTER,
     )
+    _draw_adapters(network, rank, seed)
     network.train()
+
+
+@torch.no_grad()
+def _draw_adapters(network: nn.Module, rank: int, seed: int) -> None:
+    """Give new adapters peft's Gaussian start, but from addressed noise: peft draws from torch's global generator."""
+    purpose = f"adapters of the {type(network).__name__}"
+    downs = [weight for name, weight in network.named_parameters() if name.endswith(f".lora_A.{ADAPTER}.weight")]
+    for index, down in enumerate(downs):  # (rank, in); its partner, which is added as up @ down, starts at zero
+        down.copy_(torch.from_numpy(normal(seed, purpose, tuple(down.shape), index)) / rank)
 
 
 def lora_scale_alpha(*, rank: int, alpha: float, use_rslora: bool) -> float:

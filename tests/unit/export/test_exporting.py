@@ -19,6 +19,7 @@ from riffusion_train.model.components import fingerprint
 from riffusion_train.model.loading import load_components
 from riffusion_train.model.lora import LORA_FILE
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.training.run import run_training
 
 
 def fingerprints(path: Path) -> dict[str, str]:
@@ -92,6 +93,12 @@ def test_the_checkpoint_of_a_lora_run_holds_the_same_adapters_as_its_end(lora_ru
     one, other = (load_file(tmp_path / name / LORA_FILE) for name in ("final", "newest"))
     assert set(one) == set(other)
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_two_lora_runs_with_one_seed_end_with_equal_adapters(lora_run: Path, dataset: Path, tmp_path: Path) -> None:
+    words = json.loads((lora_run / "overrides.jsonl").read_text())["overrides"]
+    again = run_training(train_config(dataset, tmp_path / "again", *words), words)
+    assert (again / "final" / LORA_FILE).read_bytes() == (lora_run / "final" / LORA_FILE).read_bytes()
 
 
 def test_a_kohya_file_has_the_alpha_of_the_run(lora_run: Path, tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support.models import nano_components, nano_lora, predict
 
-from riffusion_train.model.components import Components
+from riffusion_train.model.components import Components, freeze
 from riffusion_train.model.lazy import as_lazy_model, load_lazy_model
 from riffusion_train.model.lora import (
     LORA_FILE,
     Lora,
     LoraLayer,
+    adapter_weights,
     add_lora,
     merge_lora,
     read_lora,
@@ -200,4 +201,19 @@ def test_the_merged_model_is_read_whole(base: Components, lora: Lora) -> None:
 
 def test_an_unknown_layer_name_is_refused() -> None:
     with pytest.raises(InputError, match="no linear layer named to_nowhere"):
-        add_lora(nano_components().unet, rank=4, alpha=4, target_modules=["to_nowhere"])
+        add_lora(nano_components().unet, rank=4, alpha=4, target_modules=["to_nowhere"], seed=0)
+
+
+def test_new_adapters_are_a_function_of_the_seed() -> None:
+    def start(seed: int) -> dict[str, torch.Tensor]:
+        parts = nano_components()
+        freeze(parts)
+        add_lora(parts.unet, rank=4, alpha=4, target_modules=["to_q", "to_v"], seed=seed, use_dora=True)
+        return adapter_weights(parts)
+
+    first, again, other = start(3), start(3), start(4)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    downs = [name for name in first if ".lora_A." in name]
+    assert not any(torch.equal(first[name], other[name]) for name in downs)
+    assert len({float(first[name].detach()[0, 0]) for name in downs}) == len(downs)
+    assert 0.2 < float(torch.cat([first[name].flatten() for name in downs]).std()) < 0.3
