@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
-from riffusion_train.model.detect import LORAS, OTHER_SIZE, SD1, detect_file, detect_folder, lora_advice
+from riffusion_train.model.detect import LORA_PEFT, LORAS, OTHER_SIZE, SD1, detect_file, detect_folder, lora_advice
 from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, SUMMARY_FILE, SUMMARY_KEY, read_json
 from riffusion_train.model.lazy import WEIGHT_STEMS, LazyModel
 from riffusion_train.model.loading import open_model
-from riffusion_train.model.lora import lora_files
+from riffusion_train.model.lora import PEFT_CONFIG_FILE, lora_files
 from riffusion_train.model.safetensors_io import LazyTensor, open_tensors
 from riffusion_train.model.single_file import CONFIGS_KEY, read_metadata_spectrogram
 from riffusion_train.runtime.errors import InputError
@@ -96,7 +96,8 @@ def _describe_file(
     except InputError as error:
         codec = _codec_text(read_metadata_spectrogram(path, metadata))
         return _unusable(what, family, codec, tensors.values(), num_bytes, str(error))
-    if CONFIGS_KEY not in metadata and "modelspec.prediction_type" not in metadata:
+    says = CONFIGS_KEY in metadata or "modelspec.prediction_type" in metadata or described.target != "epsilon"
+    if not says:
         described = dataclasses.replace(described, target="not said; epsilon is assumed")
     return described
 
@@ -127,7 +128,12 @@ def _describe_lora(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapp
     base = _base(summary) if summary else metadata.get("ss_base_model_version", _UNKNOWN)
     codec = read_metadata_spectrogram(path, metadata) or (load_spectrogram(path) if path.is_dir() else None)
     num_bytes = sum(file.stat().st_size for file in lora_files(path))
-    other = [width for width in widths if width in (1024, 2048)]
+    if any(width in (1024, 2048) for width in widths):
+        sampler = "no: it is for another model than Stable Diffusion 1.x"
+    elif family == LORA_PEFT and not lora_files(path)[0].with_name(PEFT_CONFIG_FILE).is_file():
+        sampler = f"no: it does not say how strong it is; put the {PEFT_CONFIG_FILE} that peft wrote with it beside it"
+    else:
+        sampler = f"not alone; {lora_advice(str(path))}"
     return Description(
         what=f"{family}: {len(downs)} layers of rank {', '.join(map(str, ranks))}{text}",
         base=base,
@@ -135,9 +141,7 @@ def _describe_lora(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapp
         target=str(summary.get("prediction_type", _UNKNOWN)),
         dtype=_dtypes(tensors.values()),
         size=_size(tensors.values(), num_bytes),
-        sampler="no: it is for another model than Stable Diffusion 1.x"
-        if other
-        else f"not alone; {lora_advice(str(path))}",
+        sampler=sampler,
     )
 
 

@@ -88,7 +88,9 @@ def test_one_clip_sounds_at_a_time_and_the_image_shows_where(opened: Open, audit
     assert 3 < left < 100
     page.locator(".clip .play").nth(4).click()
     assert page.evaluate(SOUNDING) == 0
-    wait(page, "document.querySelectorAll('.is-playing').length === 0")  # the browser tells the page of a pause a little later
+    wait(
+        page, "document.querySelectorAll('.is-playing').length === 0"
+    )  # the browser tells the page of a pause a little later
 
 
 def test_another_version_goes_on_at_the_same_place(opened: Open, audition: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from PIL import Image
 from support.hub import StandInHub, serving
 
@@ -100,7 +101,8 @@ def test_the_hub_reads_what_a_model_is(exported: Path, run: Path, lora_run: Path
     front = _front(tmp_path / "card" / "README.md")
     assert (front["base_model"], front["base_model_relation"], front["datasets"]) == ("a/b", "adapter", ["me/tunes"])
     assert front["instance_prompt"] == front["widget"][0]["text"]
-    assert front["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.25
+    parsed = ModelCard((tmp_path / "card" / "README.md").read_text()).data
+    assert (parsed.eval_results[0].metric_value, parsed.base_model_relation) == (0.25, "adapter")
 
 
 def test_the_base_is_named_truly(tmp_path: Path) -> None:

@@ -142,6 +142,9 @@ def test_a_lora_given_as_a_model_says_what_to_do(shelf: Path) -> None:
             open_model(str(shelf / name))
         assert "\n" not in str(error.value)
         assert "--lora" in describe(str(shelf / name)).sampler
+    assert describe(str(shelf / "peft")).sampler.startswith(
+        "no: it does not say how strong it is; put the adapter_config.json"
+    )
 
 
 def test_an_import_says_what_it_is(shelf: Path, tmp_path: Path) -> None:
