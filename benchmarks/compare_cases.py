@@ -167,7 +167,7 @@ EXPORT = (
         ("export run=runs/full out=raw.safetensors format=single_file checkpoint=5 weights=raw dtype=fp16",),
         ("raw.safetensors",),
     ),
-    Case("export lora", ("export run=runs/lora out=lora format=lora",), ("lora",)),
+    Case("export lora", ("export run=runs/lora out=lora format=lora layout=diffusers",), ("lora",)),
     Case(
         "export lora, kohya",
         ("export run=runs/lora out=kohya.safetensors format=lora layout=kohya",),

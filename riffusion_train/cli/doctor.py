@@ -30,4 +30,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     from riffusion_train.export.describe import describe
 
-    print("\n".join(describe(arguments[0]).lines()))
+    description = describe(arguments[0])
+    print("\n".join(description.lines()))
+    if description.fault is not None:
+        raise InputError(description.fault)

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str]) -> None:
         weights=config.weights,
         dtype=config.dtype,
         layout=config.layout,
+        author=config.author,
         push_to_hub=config.push_to_hub,
         private=config.private,
     )

@@ -152,6 +152,7 @@ class LoraMethod(FullMethod):
             "alpha": method.lora_alpha,
             "use_dora": method.lora_use_dora,
             "use_rslora": method.lora_use_rslora,
+            "seed": self.config.seed,
         }
         add_lora(
             components.unet,

@@ -44,7 +44,13 @@ def test_what_peft_trained_is_what_is_merged_and_exported(dataset: Path, tmp_pat
     base = make_components(config.model, config.seed)
     live = make_components(config.model, config.seed)
     method = config.method
-    options = {"rank": 4, "alpha": 8.0, "use_dora": method.lora_use_dora, "use_rslora": method.lora_use_rslora}
+    options = {
+        "rank": 4,
+        "alpha": 8.0,
+        "use_dora": method.lora_use_dora,
+        "use_rslora": method.lora_use_rslora,
+        "seed": 0,
+    }
     add_lora(live.unet, target_modules=method.lora_target_modules, target_blocks=method.lora_target_blocks, **options)
     if method.train_text_encoder:
         add_lora(live.text_encoder, target_modules=method.lora_text_encoder_target_modules, **options)
