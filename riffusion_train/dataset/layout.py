@@ -71,7 +71,8 @@ def arrow_schema(extra: Mapping[str, str] | None = None) -> pa.Schema:
     """Return the Arrow schema of a shard.
 
     It carries the `huggingface` metadata, so that `datasets` gives PIL images and lists of strings without a config. It is
-    built without importing `datasets`, which takes seconds; a test holds it equal to `features(extra).arrow_schema`.
+    built without importing `datasets`, which takes seconds; a test compares it with `features(extra).arrow_schema`. Lists have
+    the type `Sequence`, which every version of `datasets` reads; `List`, its name in versions 4 and later, fails in 3.
 
     Args:
         extra: Names of further columns and their types: string, int64, float64 or bool.
@@ -79,7 +80,7 @@ def arrow_schema(extra: Mapping[str, str] | None = None) -> pa.Schema:
     values = _VALUE_TYPES | dict(extra or {})
     described: dict[str, Any] = {
         IMAGE: {"_type": "Image"},
-        CAPTION: {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"},
+        CAPTION: {"feature": {"dtype": "string", "_type": "Value"}, "_type": "Sequence"},
     }
     described |= {name: {"dtype": kind, "_type": "Value"} for name, kind in values.items()}
     arrow_types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
