@@ -18,8 +18,8 @@ from riffusion_train.config.spectrogram import to_data
 from riffusion_train.runtime.errors import InputError
 
 _HOW_IT_RUNS = ("num_workers", "engine", "ray_address", "dry_run", "overwrite", "push_to_hub", "private", "part")
-_NOT_SETTINGS = ("out", *_HOW_IT_RUNS, "license", "spectrogram")
-"""Keys that do not change the dataset, one that changes its card only, and the one that is listed field by field."""
+_NOT_SETTINGS = ("out", *_HOW_IT_RUNS, "license", "language", "spectrogram")
+"""Keys that do not change the dataset, two that change its card only, and the one that is listed field by field."""
 _FIX = "choose another out=, or replace it with overwrite=true"
 
 

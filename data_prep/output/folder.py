@@ -74,9 +74,10 @@ class OutputFolder:
                 refuse_differences(begun, run.parameters, self.folder)
             return False
         refuse_differences(stats["parameters"], run.parameters, self.folder)
-        # With other sources the dataset is extended; with another licence only its card is written again.
+        # With other sources the dataset is extended; with another licence or language only its card is written again.
         same_license = stats.get("license", run.config.license) == run.config.license
-        return bool(stats["sources_digest"] == run.digest and same_license)
+        same_language = stats.get("language") == run.config.language
+        return bool(stats["sources_digest"] == run.digest and same_license and same_language)
 
     def _refuse_foreign(self) -> None:
         if self.folder.is_dir():

@@ -1,4 +1,7 @@
-"""A folder of images with `metadata.jsonl`: the imagefolder layout that `datasets` and most other trainers read."""
+"""A folder of images with `metadata.jsonl` and a `.txt` beside each image.
+
+`datasets` and diffusers read the first (the imagefolder layout), kohya's trainers and most others the second.
+"""
 
 import hashlib
 import json
@@ -18,7 +21,10 @@ OWN_COLUMNS = (FILE_NAME, TEXT)
 
 
 class FolderWriter:
-    """Writes the rows of one split into `<folder>/<split>/`: a PNG and a line of `metadata.jsonl` for each."""
+    """Writes the rows of one split into `<folder>/<split>/`.
+
+    Each row becomes a PNG, a `.txt` with its first caption, and a line of `metadata.jsonl`.
+    """
 
     def __init__(self, folder: Path, split: str) -> None:
         self._folder, self._split = folder / split, split
@@ -38,24 +44,30 @@ class FolderWriter:
                 png = row[layout.IMAGE]["bytes"]
                 name = f"{slice_name(row[layout.TRACK_ID], row[layout.START_S])}.png"
                 write_atomically(self._folder / name, png)
+                write_atomically(caption_file(self._folder / name), row[layout.CAPTION][0])
                 line = json.dumps(metadata_of(row, name), ensure_ascii=False).encode() + b"\n"
                 metadata.write(line)
                 total.update(line + hashlib.sha256(png).digest())
                 slices += 1
-            self._sync_images()
+            self._sync_files()
         if not slices:
             shutil.rmtree(self._folder)
             return []
         return [Shard(f"{self._split}/{path.name}", self._split, slices, path.stat().st_size, total.hexdigest())]
 
-    def _sync_images(self) -> None:
-        """Force all images to the disk at the end: syncing each one as it is written would take far longer."""
-        for path in self._folder.glob("*.png"):
+    def _sync_files(self) -> None:
+        """Force all images and captions to the disk at the end: syncing each one as it is written would take far longer."""
+        for path in (*self._folder.glob("*.png"), *self._folder.glob("*.txt")):
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def caption_file(image: Path) -> Path:
+    """Return the path of an image's caption: kohya's trainers want its name and `.txt`, and take the first line."""
+    return image.with_suffix(".txt")
 
 
 def metadata_of(row: Row, file_name: str) -> Row:

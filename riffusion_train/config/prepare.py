@@ -194,6 +194,8 @@ class PrepareConfig:
     """Size at which a new Parquet or tar file begins."""
     license: str = "unknown"
     """Licence of the audio for the card, as the Hub names it: `cc-by-4.0`, `cc0-1.0`, `mit`, `other`, …"""
+    language: str | None = None
+    """Language of the captions for the card, as the Hub names it: `en`, `de`, …; null leaves it out."""
     push_to_hub: str | None = None
     """Repository to upload the finished dataset to, `user/name`."""
     private: bool = False
@@ -284,6 +286,8 @@ def check_prepare(config: PrepareConfig) -> None:
         raise InputError("template_use=add needs a caption_template=")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", config.license):
         raise InputError(f"license={config.license}: write it as the Hub does, such as cc-by-4.0 or cc0-1.0, or other")
+    if config.language is not None and not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]+)?", config.language):
+        raise InputError(f"language={config.language}: write its code as the Hub does, such as en or de, or null")
     if config.part is not None:
         parse_part(config.part)
         if config.push_to_hub is not None:

@@ -92,6 +92,16 @@ def arrow_schema(extra: Mapping[str, str] | None = None) -> pa.Schema:
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": described}})})
 
 
+def column_types(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the type of each column as a dataset card writes it, such as `dtype: string`; `extra` as in `arrow_schema`."""
+    values = _VALUE_TYPES | dict(extra or {})
+    own = {
+        IMAGE: "dtype: image",
+        CAPTION: "sequence: string",
+    }  # as `Sequence` above: the name of lists in every version
+    return own | {name: f"dtype: {kind}" for name, kind in values.items()}
+
+
 def features(extra: Mapping[str, str] | None = None) -> "datasets.Features":
     """Return the `datasets` features of a shard; `extra` as in `arrow_schema`."""
     import datasets

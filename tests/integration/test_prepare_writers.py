@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import tarfile
 from errno import ENOSPC
@@ -22,6 +23,7 @@ from data_prep.tracks import track_worker
 from data_prep.writers.webdataset import TarWriter, read_tar
 from riffusion_train.config.compose import compose
 from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.dataset import layout
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.run import run_training
 
@@ -112,6 +114,11 @@ def test_the_card_shows_licence_fingerprint_captions_and_histograms(tmp_path, mo
     assert f"`{folder.fingerprint}`" in card and "| captions | 1 different ones, 1 a track" in card
     for name in ("contact_sheet", "loudness_lufs", "tempo_bpm"):
         assert f"(pictures/{name}.png)" in card and (folder.path / "pictures" / f"{name}.png").is_file()
+    assert "language" not in DatasetCard(card).data.to_dict(), "a language that is not known is not claimed"
+    folder = prepared(audio, tmp_path / "out", "license=cc-by-4.0", "language=en")
+    assert DatasetCard.load(folder.path / "README.md").data.language == ["en"]
+    with pytest.raises(InputError, match=r"language=English: write its code as the Hub does"):
+        prepared(audio, tmp_path / "out", "language=English")
     with pytest.raises(InputError, match=r"license=CC BY 4\.0: write it as the Hub does"):
         prepared(audio, tmp_path / "out", "license=CC BY 4.0")
 
@@ -126,6 +133,35 @@ def test_load_dataset_opens_each_layout_by_its_card(writer, written, tmp_path):
     opened = datasets.load_dataset(str(written[writer].path), cache_dir=str(tmp_path / "cache"))
     counts = {split: len(rows) for split, rows in opened.items()}
     assert counts == {split: written[writer].num_slices(split) for split in ("train", "validation")}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_what_the_card_says_about_columns_and_rows_is_what_is_there(writer, written, tmp_path):
+    folder = written[writer]
+    info = datasets.info.DatasetInfosDict.from_dataset_card_data(DatasetCard.load(folder.path / "README.md").data)[
+        "default"
+    ]
+    assert {name: split.num_examples for name, split in info.splits.items()} == {
+        split: folder.num_slices(split) for split in ("train", "validation")
+    }
+    assert info.features == (layout.features() if writer == "parquet" else None)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder.path, damaged)
+    card = (damaged / "README.md").read_text().replace("num_examples: ", "num_examples: 1")
+    (damaged / "README.md").write_text(card)
+    with pytest.raises(datasets.exceptions.NonMatchingSplitsSizesError):
+        datasets.load_dataset(str(damaged), cache_dir=str(tmp_path / "cache"))
+
+
+def test_each_image_of_the_folder_writer_has_its_first_caption_beside_it(written, expected):
+    folder = written["folder"]
+    for split in ("train", "validation"):
+        images = sorted((folder.path / "data" / split).glob("*.png"))
+        lines = map(json.loads, (folder.path / "data" / split / "metadata.jsonl").read_text().splitlines())
+        captions = {line["file_name"]: line["text"] for line in lines}
+        assert len(images) == folder.num_slices(split) == len(captions)
+        assert all(image.with_suffix(".txt").read_text() == captions[image.name] for image in images)
+        assert len(list((folder.path / "data" / split).iterdir())) == 2 * len(images) + 1
 
 
 def test_webdataset_gives_image_text_and_columns(written, expected, tmp_path):

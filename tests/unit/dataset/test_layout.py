@@ -6,7 +6,6 @@ import pytest
 from riffusion_train.dataset import layout
 from riffusion_train.runtime.errors import InputError
 
-
 EXTRA = {"bpm": "int64", "live": "bool", "key": "string", "swing": "float64"}
 
 
