@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import is_url
 
 AUDIO_SUFFIXES = (
     *(".wav", ".wave", ".bwf", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff"),
@@ -192,11 +193,6 @@ def open_storage(audio: str, out: Path) -> Storage:
     if not files:
         raise InputError(f"audio={audio}: no audio file matches this pattern")
     return FileList(audio, Path(*path.parts[:plain_parts]), files)
-
-
-def is_url(text: str) -> bool:
-    """Return whether a text is a URL rather than a path."""
-    return "://" in text
 
 
 def one_line(error: Exception) -> str:

@@ -19,10 +19,10 @@ from data_prep.output.folder import OutputFolder
 from data_prep.run import PrepareRun, read_parameters, refuse_differences
 from data_prep.tracks.track_store import TrackResult, TrackStore
 from riffusion_train.config.compose import load_saved, write_config
-from riffusion_train.config.prepare import MergeConfig, PrepareConfig, parse_part
+from riffusion_train.config.prepare import OUT_FIX, MergeConfig, PrepareConfig, parse_part
 from riffusion_train.dataset.layout import SCHEMA_VERSION, WORK_DIR, DatasetFolder
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import write_json
+from riffusion_train.runtime.files import refuse_url, write_json
 from riffusion_train.runtime.hub import check_repository
 
 PART_FILE = "part.json"
@@ -155,6 +155,9 @@ def run_merge(config: MergeConfig, folders: Sequence[str] = (), endpoint: str | 
         InputError: If parts are missing, unfinished, or do not belong together.
         OSError: If the disk is full; the same command continues.
     """
+    refuse_url("out=", config.out, OUT_FIX)
+    for name in folders:
+        refuse_url("", name, "copy the part here")
     if config.push_to_hub is not None:
         check_repository(config.push_to_hub)
     listed = [Path(name) for name in folders] or [parts_dir(Path(config.out))]

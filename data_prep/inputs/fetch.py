@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from data_prep.captions.tables import ColumnNames, table_of
 from data_prep.inputs.tracks import Sources, Track
-from data_prep.storage import is_url, one_line
+from data_prep.storage import one_line
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import is_url
 
 PREFIX = "datasets:"
 """Prefix of `audio=datasets:ID` and `audio=datasets:PATH`."""

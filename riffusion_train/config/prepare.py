@@ -9,6 +9,10 @@ from omegaconf import MISSING
 
 from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import refuse_url
+
+OUT_FIX = "give a folder, and upload the finished dataset with push_to_hub= or the tools of the store"
+"""The fix for a dataset folder that is a URL."""
 
 
 class CaptionSource(enum.Enum):
@@ -241,6 +245,9 @@ def check_prepare(config: PrepareConfig) -> None:
     Raises:
         InputError: With the first key whose value cannot be used.
     """
+    refuse_url("out=", config.out, OUT_FIX)
+    if config.captions is CaptionSource.review and config.table is not None:
+        refuse_url("table=", config.table, "captions=review writes this table")
     clip_s = config.spectrogram.clip_s
     if config.stride_s is not None and not (math.isfinite(config.stride_s) and config.stride_s >= 0.01):
         raise InputError(f"stride_s={config.stride_s}: give a number of seconds, 0.01 or more")
