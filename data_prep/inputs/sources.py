@@ -9,7 +9,7 @@ from data_prep.captions.sidecars import read_sidecars
 from data_prep.captions.tables import TABLE_NAMES, ColumnNames, Table, TableRow, parse_table, read_table
 from data_prep.inputs.fetch import PREFIX, dataset_sources
 from data_prep.inputs.tracks import Rejection, Sources, Track, with_columns
-from data_prep.storage import LocalFolder, Storage, one_line, open_storage
+from data_prep.storage import LocalFolder, Storage, one_line, open_storage, remote_problem
 from riffusion_train.config.prepare import CaptionSource, PrepareConfig
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import is_url
@@ -107,7 +107,7 @@ def find_table(config: PrepareConfig, storage: Storage) -> Table | None:
         _refuse_column_keys(config, "captions=sidecar reads no table")
         return None
     if config.table is not None:
-        inside = storage.locate(config.table)
+        inside = config.table if is_url(config.table) else storage.locate(config.table)
         if Path(config.table).is_file():
             return read_table(Path(config.table), names)
         if inside is None:
@@ -139,7 +139,7 @@ def _read_stored(storage: Storage, name: str, locator: str, names: ColumnNames) 
             with fsspec.open(name, "rb") as file:
                 return parse_table(name, file.read(), names)
         except (OSError, ImportError, ValueError) as error:
-            raise InputError(f"table={name}: {one_line(error)}") from None
+            raise InputError(f"table={name}: {remote_problem(error)}") from None
     if not is_url(locator):
         return read_table(Path(locator), names)
     try:
