@@ -76,6 +76,29 @@ def metadata_of(row: Row, file_name: str) -> Row:
     return {FILE_NAME: file_name, TEXT: row[layout.CAPTION][0], **rest}
 
 
+def digest_folder(metadata: Path) -> str:
+    """Return the hash over a `metadata.jsonl` and its images, as `Shard.sha256` holds it."""
+    total = hashlib.sha256()
+    with metadata.open("rb") as lines:
+        for line in lines:
+            png = (metadata.parent / json.loads(line)[FILE_NAME]).read_bytes()
+            total.update(line + hashlib.sha256(png).digest())
+    return total.hexdigest()
+
+
+def caption_problems(metadata: Path) -> list[str]:
+    """Return the names of captions beside the images that are missing or other ones; version 0.1.0 wrote none."""
+    problems = []
+    if not any(metadata.parent.glob("*.txt")):
+        return []
+    with metadata.open(encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            path = caption_file(metadata.parent / row[FILE_NAME])
+            if not path.is_file() or path.read_bytes() != row[TEXT].encode():
+                problems.append(f"{path.name} is missing or holds another caption")
+    return problems
+
+
 def read_folder(metadata: Path) -> Iterator[Row]:
     """Yield the rows that a `metadata.jsonl` lists, with their images."""
     with metadata.open(encoding="utf-8") as lines:

@@ -174,8 +174,12 @@ def read_stats(folder: Path) -> dict[str, Any] | None:
     return dict(stats)
 
 
-def open_dataset_folder(path: Path | str) -> DatasetFolder:
+def open_dataset_folder(path: Path | str, *, check_shards: bool = True) -> DatasetFolder:
     """Open a dataset folder for reading.
+
+    Args:
+        path: The folder.
+        check_shards: Whether to refuse a folder in which shards are missing or have another size than when they were written.
 
     Raises:
         InputError: If the folder is missing, unfinished, damaged, or no dataset folder.
@@ -192,7 +196,7 @@ def open_dataset_folder(path: Path | str) -> DatasetFolder:
     if spectrogram is None:
         raise InputError(f"{path}: spectrogram.json is missing; {_MEND}{path} overwrite=true")
     folder = DatasetFolder(path, spectrogram, stats)
-    for shard in stats["shards"]:
+    for shard in stats["shards"] if check_shards else ():
         file = path / SHARD_DIR / shard["name"]
         if not file.is_file() or file.stat().st_size != shard["bytes"]:
             raise InputError(f"{file}: missing or of another size than written; {_MEND}{path} overwrite=true")
