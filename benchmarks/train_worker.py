@@ -1,5 +1,6 @@
 """The measured training runs: ours, and diffusers' recipe."""
 
+import dataclasses
 import itertools
 import tempfile
 import time
@@ -17,7 +18,6 @@ from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.model.loading import make_components
 from riffusion_train.training.run import build_job, start_run
-from riffusion_train.training.run_folder import RunFolder
 from riffusion_train.training.throughput import peak_memory_bytes
 
 MODEL = [
@@ -47,12 +47,11 @@ def ours(dataset: str, method: str, steps: int) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         given = arguments(dataset, f"{folder}/run", method, steps)
         config = compose("train", TrainConfig, given)
-        accelerator, run, opened = start_run(config)
-        job = build_job(config, given, accelerator, RunFolder(run.path), opened)
+        job = build_job(config, given, *start_run(config))
         marks: list[float] = []
-        batches = job.trainer.batches
-        job.trainer.batches = lambda first: _marked(batches(first), marks)
-        job.trainer.train()
+        batches = job.learning.batches
+        learning = dataclasses.replace(job.learning, batches=lambda first: _marked(batches(first), marks))
+        dataclasses.replace(job, learning=learning).trainer().train()
     return marks
 
 

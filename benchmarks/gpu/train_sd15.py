@@ -23,12 +23,13 @@ from riffusion_train.config.train import TrainConfig
 from riffusion_train.model.components import freeze, unfreeze
 from riffusion_train.model.loading import make_components
 from riffusion_train.model.lora import add_lora
+from riffusion_train.training.distribution import Distribution
 from riffusion_train.training.objective import DiffusionObjective
 from riffusion_train.training.optimizer import make_ema, make_optimizer, make_schedule, parameter_groups
-from riffusion_train.training.state import Checkpoints, TrainingState
+from riffusion_train.training.run_folder import Checkpoints, TrainingState
 from riffusion_train.training.throughput import Speedometer
 from riffusion_train.training.tracking import MetricsLog
-from riffusion_train.training.trainer import Intervals, Trainer
+from riffusion_train.training.trainer import Intervals, Learning, Outputs, Trainer
 
 H100 = "H100"
 _TINY = [
@@ -152,22 +153,25 @@ def _train(case: Case, quick: bool, steps: int, folder: Path) -> list[dict[str, 
         accelerator.device, case.precision, images_per_step=case.batch_size, world_size=1, clip_s=_CLIP_S
     )
     total = (_INTERVALS + 1) * steps
-    trainer = Trainer(
-        accelerator=accelerator,
+    distribution = Distribution(accelerator)
+    learning = Learning(
         objective=objective,
         optimizer=optimizer,
         schedule=make_schedule(config.schedule, optimizer, total),
         ema=None if case.lora else make_ema(config.ema, weights),
         batches=lambda first: _batches(case.batch_size, size),
-        name_slice=str,
+        slice_name=str,
+        global_batch_size=case.batch_size,
+        accumulation=1,
+        max_grad_norm=1.0,
+    )
+    outputs = Outputs(
         checkpoints=_NoCheckpoints(folder, 1),
-        metrics=MetricsLog(folder / "metrics.jsonl", accelerator, speed),
+        metrics=MetricsLog(folder / "metrics.jsonl", distribution, speed),
         validation=None,
         preview=lambda step: None,
-        intervals=Intervals(total, total, steps, 0, 1, 1.0),
-        global_batch_size=case.batch_size,
     )
-    trainer.train()
+    Trainer(distribution, learning, outputs, Intervals(total, total, steps, preview_steps=0)).train()
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 

@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_prep.captions.text import MAX_TOKENS
 from data_prep.output.stats import LOUDNESS_BINS, TEMPO_BINS, counts_text
 from riffusion_train.config.prepare import PrepareConfig, Writer
 from riffusion_train.config.spectrogram import to_data
 from riffusion_train.dataset.layout import COLUMNS, MANIFEST_FILE, SHARD_DIR, column_types
+from riffusion_train.runtime.clip_bpe import MAX_TOKENS
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _DATA_FILES = {
@@ -87,7 +87,7 @@ No track, and no artist where artists are known, is in two splits, unless the so
 |---|---|
 {_columns_text(extra_types)}
 
-## Captions of the images, from left to right and top to bottom
+## Captions of the pictures, from left to right and top to bottom
 
 ```
 {lines}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.captions.text import MAX_TOKENS, count_tokens
+from data_prep.captions.text import count_tokens
 from data_prep.inputs.tracks import Sources, Track
 from data_prep.output.filters import PreparedTrack
 from data_prep.output.splits import used_splits
@@ -16,6 +16,7 @@ from data_prep.writers.shards import Shard, fingerprint
 from riffusion_train.config.prepare import PrepareConfig, Windows
 from riffusion_train.config.spectrogram import Channels
 from riffusion_train.dataset.layout import MANIFEST_FILE, DatasetFolder
+from riffusion_train.runtime.clip_bpe import MAX_TOKENS
 from riffusion_train.runtime.files import is_url
 
 TEMPO = "tempo_bpm"

@@ -1,8 +1,8 @@
-"""How far one sound is from another: the figures by which the codec is judged. Lower is better, 0 is equal.
+"""Distances between two sounds: the metrics by which the codec is judged. Lower is better, 0 is equal.
 
-All of them look at magnitudes, as the phase of a decoded sound is invented. Both sounds are brought to 44.1 kHz; nothing is
-shifted in time. By default the second is brought to the level of the first, so that a codec which forgets the level is
-judged by the rest of its work. Perceptual scores such as PEAQ are left out: no maintained package computes them.
+All of them compare magnitudes, as the phase of a decoded sound is invented. Both sounds are resampled to 44.1 kHz; nothing is
+shifted in time. By default the second is brought to the level of the first, so that a codec which does not keep the level is
+judged by everything else. Perceptual scores such as PEAQ are left out: no maintained package computes them.
 """
 
 import dataclasses
@@ -41,18 +41,18 @@ class SoundDistance:
 
     Attributes:
         log_mel_db: Mean absolute difference of mel power spectra in decibels: 128 HTK bands from 0 to 16 kHz, Hann window
-            of 2048 with hop 512; both are held at 80 dB below the loudest cell of the reference's channel.
+            of 2048 with hop 512; both have a floor at 80 dB below the loudest cell of the reference's channel.
         log_mel_10k_db: The same over the bands whose centre lies below 10 kHz, where the original Riffusion ends.
         band_log_mel_db: The same over the bands whose centre lies between two neighbours of `BAND_EDGES_HZ`.
         band_level_db: Level of the other sound over that of the reference between two neighbours of `BAND_EDGES_HZ`.
         spectral_convergence: ||A - B|| / ||A|| of the magnitudes, Frobenius norm, window 2048, hop 512.
         multi_resolution_stft: Mean over windows of 512, 1024, 2048 and 4096 (hop a quarter) of the spectral convergence plus
-            the mean absolute difference of natural log magnitudes, held at 80 dB below the reference's loudest cell
+            the mean absolute difference of natural log magnitudes, with a floor at 80 dB below the reference's loudest cell
             (after Yamamoto, Song, Kim, "Parallel WaveGAN", ICASSP 2020).
         coherence_error: Mean absolute difference of the inter-channel coherence Re <L R*> / sqrt(<|L|^2> <|R|^2>), the
             averages over 24 HTK bands from 0 to 16 kHz and 8 frames, where the reference is within 60 dB of its loudest
             such cell; None where the reference is mono.
-        gain_db: Gain that was given to the other sound; 0 where levels were kept.
+        gain_db: Gain that was applied to the other sound; 0 where levels were kept.
     """
 
     log_mel_db: float
@@ -78,17 +78,17 @@ def compare_sounds(
     Args:
         reference: (channels, samples). Where the channel numbers differ, a mono sound counts as two equal channels.
         reference_rate_hz: Its sample rate.
-        other: (channels, samples); it is cut, or followed by silence, to the duration of the reference.
+        other: (channels, samples); it is cut, or padded with silence, to the duration of the reference.
         other_rate_hz: Its sample rate.
-        match_level: Give `other` one gain for all channels, so that its power below 10 kHz is that of the reference.
+        match_level: Apply one gain to all channels of `other`, so that its power below 10 kHz is that of the reference.
 
     Raises:
         InputError: If the reference is silent, or the two have more than two channels and not equally many.
     """
     first, second = resample(reference, reference_rate_hz, RATE_HZ), resample(other, other_rate_hz, RATE_HZ)
     if not np.abs(first).max(initial=0) > 0:
-        raise InputError("the first sound is silent, which leaves nothing to measure against; give another")
-    first, second = _of_one_shape(first, second)
+        raise InputError("the first sound is silent, so that nothing can be compared with it; give another")
+    first, second = _same_shape(first, second)
     gain = _gain(first, second) if match_level else 1.0
     second = second * np.float32(gain)
     a, b = torch.from_numpy(first), torch.from_numpy(second)
@@ -126,7 +126,7 @@ def _spectrum(wav: torch.Tensor, n_fft: int, hop_length: int) -> torch.Tensor:
     return torch.stft(wav, n_fft, hop_length, window=window, center=True, pad_mode="constant", return_complex=True)
 
 
-def _of_one_shape(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _same_shape(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     channels = max(len(first), len(second))
     if any(len(wav) not in (1, channels) for wav in (first, second)):
         raise InputError(f"{len(first)} and {len(second)} channels cannot be compared; mix them down first")
@@ -137,7 +137,7 @@ def _of_one_shape(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _gain(first: np.ndarray, second: np.ndarray) -> float:
-    """Return what brings the power of `second` below 10 kHz to that of `first`; 1 where it is silent."""
+    """Return the gain that brings the power of `second` below 10 kHz to that of `first`; 1 where it is silent."""
     below = np.fft.rfftfreq(first.shape[1], 1 / RATE_HZ) < _LOW_HZ
     powers = [float(np.square(np.abs(np.fft.rfft(wav)[:, below])).sum()) for wav in (first, second)]
     return float(np.sqrt(powers[0] / powers[1])) if powers[1] > 0 else 1.0
@@ -146,17 +146,17 @@ def _gain(first: np.ndarray, second: np.ndarray) -> float:
 def _log_mel_errors_db(a: torch.Tensor, b: torch.Tensor) -> tuple[np.ndarray, tuple[float, ...]]:
     """Return the mean error of every mel band, (bands,), and the level differences between `BAND_EDGES_HZ`."""
     first, second = mel_power_db(a), mel_power_db(b)
-    floor = first.amax((1, 2), keepdim=True) - _FLOOR_DB  # of each channel, as each is a sound of its own
-    floor = torch.maximum(floor, first.max() - _FLOOR_DB - 20)  # unless it is next to silent
+    floor = first.amax((1, 2), keepdim=True) - _FLOOR_DB  # of each channel separately
+    floor = torch.maximum(floor, first.max() - _FLOOR_DB - 20)  # unless the channel is next to silent
     errors = (torch.maximum(first, floor) - torch.maximum(second, floor)).abs().mean((0, 2))
     bins_hz = torch.arange(N_FFT // 2 + 1) * (RATE_HZ / N_FFT)
     powers = [magnitudes(wav).square().sum((0, 2)) for wav in (a, b)]
-    quiet = 1e-10 * float(powers[0].sum())  # a band 100 dB below the whole has no level worth a word
+    quiet = 1e-10 * float(powers[0].sum())  # 100 dB below the whole: the level of empty bands
     levels = []
     for low, high in itertools.pairwise(BAND_EDGES_HZ):
         inside = (bins_hz >= low) & (bins_hz < high)
-        here, there = (float(power[inside].sum()) + quiet for power in powers)
-        levels.append(10 * float(np.log10(there / here)))
+        reference, other = (float(power[inside].sum()) + quiet for power in powers)
+        levels.append(10 * float(np.log10(other / reference)))
     return errors.numpy(), tuple(levels)
 
 
@@ -179,8 +179,8 @@ def _multi_resolution(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def _coherence_error(a: torch.Tensor, b: torch.Tensor) -> float:
     (coherence, power), (other, _) = _coherence(a), _coherence(b)
-    heard = power > float(power.max()) * 10 ** (-_COHERENCE_FLOOR_DB / 10)
-    return float((coherence - other).abs()[heard].mean())
+    audible = power > float(power.max()) * 10 ** (-_COHERENCE_FLOOR_DB / 10)
+    return float((coherence - other).abs()[audible].mean())
 
 
 def _coherence(wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,7 +197,7 @@ def _coherence(wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @functools.cache
 def _filters(bands: int, n_fft: int, top_hz: float) -> torch.Tensor:
-    """Return mel filters, (bins, bands); a band too narrow to hold a bin is given the nearest one."""
+    """Return mel filters, (bins, bands); a band too narrow to contain a bin gets the nearest one."""
     filters = mel_filter_bank(n_fft, RATE_HZ, bands, 0.0, top_hz, HTK_CORNER_HZ).clone()
     centres = _centres_hz(bands, top_hz) * n_fft / RATE_HZ
     for band in np.nonzero(filters.sum(0).numpy() <= 0)[0]:

@@ -51,8 +51,8 @@ class Arguments(Generic[Root]):
     """The values of the flags."""
     config: Root
     """What the `key=value` arguments say."""
-    given_keys: frozenset[str] = frozenset()
-    """The keys that were given; the others have their defaults."""
+    given: dict[str, Any]
+    """The values of the keys that the command line names."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,8 @@ class Command(Generic[Root]):
             print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
             return None
         names = {current_key(option.partition("=")[0], self.root) for option in options}
-        return Arguments(positionals, flags, config, frozenset(names & config_keys(self.root).keys()))
+        given = {name: getattr(config, name) for name in names if hasattr(config, name)}
+        return Arguments(positionals, flags, config, given)
 
     def help(self) -> str:
         """Return the help: usage, flags, presets, and every key with its default and meaning."""

@@ -66,7 +66,7 @@ _MODES_OF_FLAG = {
     "audio": (ModeName.audio, ModeName.inpaint, ModeName.extend, ModeName.morph),
 }
 
-_KEYS_BESIDE_THE_CLIP = {"out", "format", "device", "num_threads", "batch_size"}
+_FREE_KEYS = {"out", "format", "device", "num_threads", "batch_size"}
 """Keys that do not change a clip, or only its last bits."""
 
 _SLUG_LENGTH = 40
@@ -141,13 +141,13 @@ def _make_again(parsed: Arguments[SampleConfig]) -> None:
     """Make a clip once more from one of its files, with everything that shapes it as it was."""
     from riffusion_train.sampling.clip import load_record
 
-    record = load_record(Path(parsed.flags.again).expanduser())
-    given = parsed.given_keys - _KEYS_BESIDE_THE_CLIP
-    record.check(parsed.flags.again, {key: getattr(parsed.config, key) for key in given})
+    file = Path(parsed.flags.again).expanduser()
+    record = load_record(file)
+    record.check(file, {name: value for name, value in parsed.given.items() if name not in _FREE_KEYS})
     model = parsed.positionals[0] if parsed.positionals else record.sampler.model
     config = _config_of_record(parsed.config, record)
     sampler = _load(model, parsed.flags.lora or list(record.sampler.loras), config)
-    sampler.check(record, parsed.flags.again)
+    sampler.check(record, file)
     _make_and_save(sampler, [record.request], [], config)
 
 

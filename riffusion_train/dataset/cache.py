@@ -1,9 +1,13 @@
-"""What frozen networks give for every slice and caption, computed once by all ranks together and kept in files of rows."""
+"""Caches: what frozen networks compute for every slice and caption, kept in files of rows that all ranks fill together.
+
+A cache is a safetensors file of two tensors, `checks` and `rows`, so that other programs can read it. While it is filled, it
+has the suffix `.partial` and its full size from the start: a row is written at its own position, then its checksum. A row
+whose checksum is zero or does not match is missing, so a job that was killed at any moment continues where it stopped.
+"""
 
 import contextlib
 import dataclasses
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -17,15 +21,16 @@ import torch
 from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import read_safetensors_header, safetensors_header
 
 CACHE_DIR = ".cache"
 SCHEMA_VERSION = 1
-ROWS_AT_ONCE = 8
+ROWS_PER_GROUP = 8
 """Rows go through the network in the same groups whatever the number of processes, so that the file is the same bit for bit."""
 
 _SUFFIX, _PARTIAL_SUFFIX = ".safetensors", ".partial"
-_NAMED_DIGITS = 16
-_LOOKED_AT = 64
+_NAME_DIGITS = 16
+_ROWS_CHECKED = 64
 _GIB = 2**30
 
 Encode = Callable[[range], torch.Tensor]
@@ -36,22 +41,22 @@ Report = Callable[[int], None]
 
 @dataclasses.dataclass(frozen=True)
 class CacheKind:
-    """What a cache holds, in the words of its messages."""
+    """What a cache holds, as its messages say it."""
 
     name: str
-    """How its files begin."""
+    """Prefix of its file names."""
     contents: str
     """What a row is."""
     network: str
     """What computes the rows."""
     key: str
-    """What another of the same dataset differs in."""
+    """What distinguishes it from another cache of the same dataset."""
     option: str
-    """The config's key that turns it on and off."""
+    """The config key that turns it on and off."""
 
 
 class CachedRows:
-    """The rows of a whole cache. A row is read when it is asked for, so that memory does not grow with the dataset."""
+    """The rows of a complete cache. A row is read when it is indexed, so that memory does not grow with the dataset."""
 
     def __init__(self, path: Path, offset: int, shape: tuple[int, ...]) -> None:
         self.path = path
@@ -72,11 +77,11 @@ class CachedRows:
             self._file = os.open(self.path, os.O_RDONLY)
         row = _read_row(self._file, self._offset, self.shape, index)
         if row is None:
-            raise InputError(f"{self.path}: its row {index} is damaged; delete the file, and it is made anew")
+            raise InputError(f"{self.path}: its row {index} is damaged; delete the file, and it is made again")
         return row
 
     def __reduce__(self) -> tuple[type["CachedRows"], tuple[Path, int, tuple[int, ...]]]:
-        return CachedRows, (self.path, self._offset, self.shape)  # an open file does not go to another process
+        return CachedRows, (self.path, self._offset, self.shape)  # an open file cannot be sent to another process
 
     def __del__(self) -> None:
         if self._file is not None:
@@ -84,10 +89,10 @@ class CachedRows:
 
 
 class RowCache:
-    """A cache of a dataset folder, whole or being filled.
+    """A cache of a dataset folder, complete or being filled.
 
-    Its name carries the key, so that the caches of several models stand side by side and none is taken for another; its
-    metadata has the key in full, and is compared before the file is used.
+    Its name contains the start of its key, so that the caches of several models can exist side by side; its metadata has the
+    key in full, which is compared before the file is used.
 
     Args:
         folder: The dataset.
@@ -116,19 +121,19 @@ class RowCache:
             "network": network,
             "schema_version": str(SCHEMA_VERSION),
         }
-        self._of_dataset = f"{kind.name}-{folder.fingerprint[:_NAMED_DIGITS]}-"
-        stem = self._of_dataset + network[:_NAMED_DIGITS]
+        self._of_dataset = f"{kind.name}-{folder.fingerprint[:_NAME_DIGITS]}-"
+        stem = self._of_dataset + network[:_NAME_DIGITS]
         self.path = folder.path / CACHE_DIR / (stem + _SUFFIX)
         self.partial = self.path.with_suffix(_PARTIAL_SUFFIX)
         self._header = _header(self._metadata, shape)
         self.num_bytes = len(self._header) + 4 * shape[0] + 4 * math.prod(shape)
 
     def exists(self) -> bool:
-        """Whether the whole cache stands."""
+        """Whether the cache is complete."""
         return self.path.is_file()
 
     def refuse_stale(self) -> None:
-        """Refuse a folder with a cache of what the dataset held before: it fits nothing any more, and keeps its disk space.
+        """Refuse a folder with a cache of what the dataset held before, which only takes up disk space.
 
         Raises:
             InputError: Naming every such file.
@@ -136,63 +141,66 @@ class RowCache:
         stale = [path for path in self._siblings() if not path.name.startswith(self._of_dataset)]
         if stale:
             raise InputError(
-                f"{_named(stale)}: made from what {self.folder.path} held before it was prepared anew (its fingerprint is "
-                f"{self.folder.fingerprint[:_NAMED_DIGITS]} now); delete it"
+                f"{_named(stale)}: made from what {self.folder.path} held before it was prepared again (its fingerprint is "
+                f"{self.folder.fingerprint[:_NAME_DIGITS]} now); delete it"
             )
 
     def others(self) -> str | None:
         """Name the caches that were made of this dataset with another network; None where there are none."""
-        found = [path for path in self._siblings() if path.stem != self.path.stem]
-        return _named(found) if found else None
+        others = [path for path in self._siblings() if path.stem != self.path.stem]
+        return _named(others) if others else None
 
     def open(self) -> CachedRows:
-        """Open the whole cache.
+        """Open the complete cache.
 
         Raises:
-            InputError: If the file is not what its name says, is cut short, or is damaged; up to 64 rows are looked at here,
+            InputError: If the file is not what its name says, is cut short, or is damaged; up to 64 rows are checked here,
                 and each of the others when it is read.
         """
         problem = self._misfit()
         if problem is not None:
-            raise InputError(f"{self.path}: {problem}; delete it, and it is made anew")
+            raise InputError(f"{self.path}: {problem}; delete it, and it is made again")
         rows = CachedRows(self.path, len(self._header), self.shape)
-        for place in range(min(_LOOKED_AT, len(rows))):
-            rows[place * len(rows) // min(_LOOKED_AT, len(rows))]
+        count = min(_ROWS_CHECKED, len(rows))
+        for number in range(count):  # spread evenly over the file; reading a row checks it
+            rows[number * len(rows) // count]
         return rows
 
     def allocate(self) -> None:
         """Allocate the file on disk, or keep what a stopped job left; called by one process, before any of them fills.
 
         Raises:
-            InputError: If there is not enough room, or none may be taken.
+            InputError: If there is too little disk space, or the folder cannot be written.
         """
         with self._problems():
             self.path.parent.mkdir(exist_ok=True)
-            begun = self._begun()
-            taken = self.partial.stat().st_blocks * 512 if begun else 0  # what is not filled yet takes no blocks
-            free, needed = shutil.disk_usage(self.path.parent).free, self.num_bytes - taken
+            started = self._started()
+            used = (
+                self.partial.stat().st_blocks * 512 if started else 0
+            )  # a sparse file: rows not written yet take no blocks
+            free, needed = shutil.disk_usage(self.path.parent).free, self.num_bytes - used
             if needed > free:
                 raise InputError(
-                    f"{self.path}: the cache takes {needed / _GIB:.1f} GiB, and {free / _GIB:.1f} are free; make room, or "
+                    f"{self.path}: the cache takes {needed / _GIB:.1f} GiB, and {free / _GIB:.1f} are free; free some, or "
                     f"take {self.kind.option}=false"
                 )
-            if not begun:
+            if not started:
                 with self.partial.open("wb") as file:
                     file.write(self._header)
                     file.truncate(self.num_bytes)
 
     def groups(self, *, rank: int, world_size: int) -> list[range]:
         """Return the groups of rows that are a process's share."""
-        count, step = self.shape[0], world_size * ROWS_AT_ONCE
-        return [range(start, min(start + ROWS_AT_ONCE, count)) for start in range(rank * ROWS_AT_ONCE, count, step)]
+        count, step = self.shape[0], world_size * ROWS_PER_GROUP
+        return [range(start, min(start + ROWS_PER_GROUP, count)) for start in range(rank * ROWS_PER_GROUP, count, step)]
 
     def missing(self, *, rank: int, world_size: int) -> list[range]:
-        """Return the groups of a process's share that it has still to compute, whoever began the file."""
+        """Return the groups of a process's share that are still to be computed, whoever started the file."""
         with self._problems(), self.partial.open("rb") as file:
             return [
                 group
                 for group in self.groups(rank=rank, world_size=world_size)
-                if not all(self._stands(file.fileno(), index) for index in group)
+                if not all(self._is_written(file.fileno(), index) for index in group)
             ]
 
     def fill(self, groups: Sequence[range], encode: Encode, report: Report) -> None:
@@ -230,86 +238,75 @@ class RowCache:
                     raise
 
     def _write(self, file: int, start: int, rows: np.ndarray) -> None:
-        """Write the rows, then their checks: in this order, so that a check never vouches for what is not there."""
+        """Write the rows, then their checksums: in this order, so that no checksum stands for a row that is not there.
+
+        Layout of the file: header, checks (N,) uint32, rows (N, …) float32.
+        """
         checks = np.array([zlib.crc32(row) for row in rows], dtype="<u4")
         row_bytes = rows[0].nbytes
         _write_at(file, rows.tobytes(), len(self._header) + 4 * self.shape[0] + start * row_bytes)
         _write_at(file, checks.tobytes(), len(self._header) + 4 * start)
 
-    def _stands(self, file: int, index: int) -> bool:
-        if not any(os.pread(file, 4, len(self._header) + 4 * index)):  # never written, so there is nothing to read
+    def _is_written(self, file: int, index: int) -> bool:
+        if not any(os.pread(file, 4, len(self._header) + 4 * index)):  # no checksum, so never written
             return False
         return _read_row(file, len(self._header), self.shape, index) is not None
 
-    def _begun(self) -> bool:
-        """Whether the partial file is one that this job can go on with."""
+    def _started(self) -> bool:
+        """Whether the partial file is one that this job can continue."""
         if not self.partial.is_file() or self.partial.stat().st_size != self.num_bytes:
             return False
         with self.partial.open("rb") as file:
             return file.read(len(self._header)) == self._header
 
     def _misfit(self) -> str | None:
-        """Say how the file is another than its name says; None where it fits."""
+        """Return how the file differs from what its name says; None where it does not."""
         with self._problems(), self.path.open("rb") as file:
             start = file.read(len(self._header))
-            found = os.fstat(file.fileno()).st_size
+            num_bytes = os.fstat(file.fileno()).st_size
         if start != self._header:
             metadata = _metadata(self.path)
             if metadata is None:
                 return "is not a cache, or a damaged one"
-            words = {"dataset": "of another dataset", "network": f"of another {self.kind.key}"}
-            changed = [word for key, word in words.items() if metadata.get(key) != self._metadata[key]]
+            reasons = {"dataset": "of another dataset", "network": f"of another {self.kind.key}"}
+            changed = [reason for key, reason in reasons.items() if metadata.get(key) != self._metadata[key]]
             return f"is {' and '.join(changed) or 'of another shape'}, not what its name says"
-        if found != self.num_bytes:
-            return f"is of another size than written ({found} bytes, not {self.num_bytes})"
+        if num_bytes != self.num_bytes:
+            return f"is of another size than written ({num_bytes} bytes, not {self.num_bytes})"
         return None
 
     def _siblings(self) -> list[Path]:
-        found = sorted(self.path.parent.glob(f"{self.kind.name}-*"))
-        return [path for path in found if path.suffix in (_SUFFIX, _PARTIAL_SUFFIX)]
+        paths = sorted(self.path.parent.glob(f"{self.kind.name}-*"))
+        return [path for path in paths if path.suffix in (_SUFFIX, _PARTIAL_SUFFIX)]
 
     @contextlib.contextmanager
     def _problems(self) -> Iterator[None]:
-        """Turn what the system says of the file into one line with the mend."""
+        """Turn an error of the file system into one line with the fix."""
         try:
             yield
         except OSError as error:
             raise InputError(
                 f"{self.path.parent}: {(error.strerror or str(error)).lower()} while filling or reading the cache of the "
-                f"{self.kind.contents}, {self.num_bytes / _GIB:.2g} GiB; mend that and run the same command again with "
-                f"resume=auto, which goes on where it was, or take {self.kind.option}=false"
+                f"{self.kind.contents}, {self.num_bytes / _GIB:.2g} GiB; fix that and run the same command again with "
+                f"resume=auto, which continues where it stopped, or take {self.kind.option}=false"
             ) from None
 
 
 def _header(metadata: dict[str, str], shape: tuple[int, ...]) -> bytes:
-    """Return the beginning of the safetensors file: eight bytes of length, and the JSON that says what lies where."""
-    end_of_checks = 4 * shape[0]
-    told = {
-        "__metadata__": metadata,
-        "checks": {"dtype": "U32", "shape": [shape[0]], "data_offsets": [0, end_of_checks]},
-        "rows": {
-            "dtype": "F32",
-            "shape": list(shape),
-            "data_offsets": [end_of_checks, end_of_checks + 4 * math.prod(shape)],
-        },
-    }
-    text = json.dumps(told, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    entries = {"checks": ("U32", shape[:1], 4 * shape[0]), "rows": ("F32", shape, 4 * math.prod(shape))}
+    return safetensors_header(entries, metadata)
 
 
 def _metadata(path: Path) -> dict[str, str] | None:
     """Return the metadata of a safetensors file; None where it is none."""
     try:
-        with path.open("rb") as file:
-            text = file.read(min(int.from_bytes(file.read(8), "little"), 2**20))
-        return dict(json.loads(text)["__metadata__"])
+        return dict(read_safetensors_header(path)[0]["__metadata__"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _read_row(file: int, offset: int, shape: tuple[int, ...], index: int) -> np.ndarray | None:
-    """Read a row; None where its check does not agree with it."""
+    """Read a row, float32 `shape[1:]`; None where its checksum does not match."""
     row_bytes = 4 * math.prod(shape[1:])
     check = os.pread(file, 4, offset + 4 * index)
     row = os.pread(file, row_bytes, offset + 4 * shape[0] + index * row_bytes)
@@ -319,7 +316,7 @@ def _read_row(file: int, offset: int, shape: tuple[int, ...], index: int) -> np.
 
 
 def _write_at(file: int, content: bytes, offset: int) -> None:
-    """Write all of it: the system may take less at once, as on a disk that fills up."""
+    """Write all bytes: one call may write fewer, as on a disk that fills up."""
     view = memoryview(content)
     while view:
         written = os.pwrite(file, view, offset)
@@ -335,9 +332,9 @@ LATENTS = CacheKind(name="latents", contents="latents", network="VAE", key="VAE"
 
 
 def latent_cache(dataset: SpectrogramDataset, vae: str, shape: tuple[int, int, int]) -> RowCache:
-    """Return the cache of a split's moments, whether or not it is there yet: float32 (slices, 2 * C, h, w).
+    """Return the cache of a split's moments, whether or not it exists yet: float32 (slices, 2 * C, h, w).
 
-    Moments are kept and not samples, so that every step draws latents of its own, as without a cache.
+    Moments are kept rather than samples, so that every step draws its own latents, as without a cache.
 
     Args:
         dataset: The slices.
@@ -359,7 +356,7 @@ TEXTS = CacheKind(
 def cached_captions(captions: Sequence[str]) -> list[str]:
     """Return the captions that get a row, in the order of the rows: the empty one, and every other once.
 
-    Which of them a step trains with, and whether it is dropped, stays that step's draw: no draw is in the cache.
+    Which of them a step trains with, and whether it is dropped, is drawn in that step: the cache holds no draw.
     """
     return ["", *(caption for caption in dict.fromkeys(captions) if caption)]
 
@@ -367,14 +364,14 @@ def cached_captions(captions: Sequence[str]) -> list[str]:
 def text_cache(
     folder: DatasetFolder, captions: Sequence[str], *, text_encoder: str, tokenizer: str, shape: tuple[int, int]
 ) -> RowCache:
-    """Return the cache of the captions' hidden states, whether or not it is there yet: float32 (captions, 77, D).
+    """Return the cache of the captions' hidden states, whether or not it exists yet: float32 (captions, 77, D).
 
-    float32 is what the text encoder gives, so that the UNet is fed the same numbers as without a cache in every precision; a
-    caption of SD 1.5 takes 231 KiB.
+    Kept in float32, as the text encoder computes them, so that the UNet gets the same numbers as without a cache in every
+    precision; a caption of SD 1.5 takes 231 KiB.
 
     Args:
-        folder: The dataset that the captions are of.
-        captions: What `cached_captions` gives.
+        folder: The dataset of the captions.
+        captions: What `cached_captions` returns.
         text_encoder: Fingerprint of the text encoder.
         tokenizer: Fingerprint of the tokenizer.
         shape: Of the hidden states of a caption, (77, D).

@@ -1,4 +1,4 @@
-"""The dataset folder on disk: names, columns, Arrow schema, and a reader of what stands beside the shards.
+"""The dataset folder on disk: names, columns, Arrow schema, and a reader of what lies beside the shards.
 
 `prepare` writes by this contract and `train` reads by it; plain `datasets.load_dataset(folder)` opens it as well.
 """
@@ -24,7 +24,7 @@ STATS_FILE = "stats.json"
 MANIFEST_FILE = "manifest.jsonl"
 CARD_FILE = "README.md"
 METADATA_FILE = "metadata.jsonl"
-"""With `writer=folder`: the list of a split's pictures."""
+"""With `writer=folder`: the list of a split's images."""
 WORK_DIR = ".work"
 """What an unfinished `prepare` keeps; a finished dataset has none."""
 PARQUET = "parquet"
@@ -59,7 +59,7 @@ _VALUE_TYPES = {
     MAX_VALUE: "float64",
     SOURCE: "string",
 }
-_MEND = "make it with: riffusion prepare audio=DIR out="
+_FIX = "make it with: riffusion prepare audio=DIR out="
 
 
 def shard_name(split: str, index: int, suffix: str = ".parquet") -> str:
@@ -126,7 +126,7 @@ class DatasetFolder:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the content of all shards, 64 hex digits; it does not depend on the folder's place or name."""
+        """Hash of the content of all shards, 64 hex digits; it does not depend on where the folder is or how it is called."""
         return str(self.stats["fingerprint"])
 
     @property
@@ -138,7 +138,7 @@ class DatasetFolder:
         """Refuse a dataset that was written for other trainers.
 
         Raises:
-            InputError: If another writer than Parquet's wrote it.
+            InputError: If it was not written with `writer=parquet`.
         """
         if self.writer != PARQUET:
             raise InputError(
@@ -147,7 +147,7 @@ class DatasetFolder:
             )
 
     def shards(self, split: str) -> list[Path]:
-        """Return the shards of a split in order; empty for a split that this dataset has not."""
+        """Return the shards of a split in order; empty for a split that this dataset does not have."""
         return [self.path / SHARD_DIR / shard["name"] for shard in self.stats["shards"] if shard["split"] == split]
 
     def num_slices(self, split: str) -> int:
@@ -168,7 +168,7 @@ def read_stats(folder: Path) -> dict[str, Any] | None:
         stats = json.loads(path.read_text(encoding="utf-8"))
         version = stats["schema_version"]
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: not the statistics of a dataset; {_MEND}{folder} overwrite=true") from None
+        raise InputError(f"{path}: not the statistics of a dataset; {_FIX}{folder} overwrite=true") from None
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: schema version {version} is not {SCHEMA_VERSION}; use a matching riffusion-train")
     return dict(stats)
@@ -186,18 +186,18 @@ def open_dataset_folder(path: Path | str, *, check_shards: bool = True) -> Datas
     """
     path = Path(path)
     if not path.is_dir():
-        raise InputError(f"{path}: no such dataset folder; {_MEND}{path}")
+        raise InputError(f"{path}: no such dataset folder; {_FIX}{path}")
     stats = read_stats(path)
     if stats is None:
         if (path / WORK_DIR).is_dir():
             raise InputError(f"{path}: this dataset is unfinished; run the same riffusion prepare command again")
-        raise InputError(f"{path}: not a dataset folder (it has no {STATS_FILE}); {_MEND}DIR")
+        raise InputError(f"{path}: not a dataset folder (it has no {STATS_FILE}); {_FIX}DIR")
     spectrogram = load_spectrogram(path)
     if spectrogram is None:
-        raise InputError(f"{path}: spectrogram.json is missing; {_MEND}{path} overwrite=true")
+        raise InputError(f"{path}: spectrogram.json is missing; {_FIX}{path} overwrite=true")
     folder = DatasetFolder(path, spectrogram, stats)
     for shard in stats["shards"] if check_shards else ():
         file = path / SHARD_DIR / shard["name"]
         if not file.is_file() or file.stat().st_size != shard["bytes"]:
-            raise InputError(f"{file}: missing or of another size than written; {_MEND}{path} overwrite=true")
+            raise InputError(f"{file}: missing or of another size than written; {_FIX}{path} overwrite=true")
     return folder

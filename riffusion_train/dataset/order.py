@@ -15,6 +15,8 @@ def generator(seed: int, purpose: str, *address: int) -> np.random.Generator:
         purpose: What the numbers are for; different purposes never share numbers.
         address: Up to three non-negative integers, such as the step and the position in the global batch.
     """
+    # Philox is a counter-based generator (Salmon et al. 2011): its 128-bit key is the seed and a hash of the purpose, its
+    # 256-bit counter is (0, address), whose first word counts the numbers drawn. So no two addresses share numbers.
     padded = (*address, 0, 0, 0)[:3]
     if len(address) > len(padded):
         raise ValueError(f"an address has at most three parts, not {len(address)}")
@@ -29,7 +31,7 @@ def normal(seed: int, purpose: str, shape: tuple[int, ...], *address: int) -> np
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """One place in the training run."""
+    """One item of a training run: a slice at a step and position."""
 
     slice_index: int
     """Row of the dataset."""
@@ -40,7 +42,7 @@ class Address:
 
 
 class EpochOrder:
-    """An endless walk over the slices: every epoch is its own shuffle of all of them."""
+    """An endless order of the slices: every epoch is its own shuffle of all of them."""
 
     def __init__(self, num_slices: int, seed: int) -> None:
         self.num_slices = num_slices
@@ -48,9 +50,9 @@ class EpochOrder:
         self._epoch = -1
         self._shuffle = np.empty(0, dtype=np.int64)
 
-    def slice_index(self, place: int) -> int:
-        """Return the slice at `place`, counted from the start of the run."""
-        epoch, offset = divmod(place, self.num_slices)
+    def slice_index(self, number: int) -> int:
+        """Return the slice of item `number`, counted from the start of the run."""
+        epoch, offset = divmod(number, self.num_slices)
         if epoch != self._epoch:
             self._epoch = epoch
             self._shuffle = generator(self.seed, "epoch order", epoch).permutation(self.num_slices)
@@ -99,5 +101,5 @@ class AddressedBatches:
                 yield [self._address(step, start + offset) for offset in range(self.batch_size)]
 
     def _address(self, step: int, position: int) -> Address:
-        place = step * self.global_batch_size + position
-        return Address(self.order.slice_index(place), step, position)
+        number = step * self.global_batch_size + position
+        return Address(self.order.slice_index(number), step, position)

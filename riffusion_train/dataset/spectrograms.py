@@ -1,4 +1,4 @@
-"""Read a dataset folder for training: images, captions, and the random draws that belong to an address."""
+"""A dataset folder as training reads it: images, captions, and items with the random draws of their address."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,6 @@ from riffusion_train.dataset.layout import SHARD_DIR, DatasetFolder, open_datase
 from riffusion_train.dataset.order import Address, generator, normal
 from riffusion_train.runtime.errors import InputError
 
-_LOOKED_AT = 64
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 Tokenize = Callable[[str], torch.Tensor]
@@ -45,14 +44,12 @@ class SpectrogramDataset:
             self.rows = datasets.load_dataset("parquet", data_files=shards, split="train")
         except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError) as error:
             cause = error.__cause__ or error
-            if (
-                isinstance(cause, OSError) and cause.errno
-            ):  # of the disk, such as no space for the copy that datasets makes
+            if isinstance(cause, OSError) and cause.errno:  # such as no space for the copy that datasets makes
                 raise cause from None
             raise InputError(
                 f"{folder.path}: the shards of '{split}' cannot be read ({_one_line(cause)}); {self._fix}"
             ) from None
-        self._pictures = self.rows.select_columns(["image"])  # made once: it costs more than reading a row
+        self._images = self.rows.select_columns(["image"])  # made once: it costs more than reading a row
         self._texts = self.rows.select_columns(["caption", "source", "start_s"])
 
     def __len__(self) -> int:
@@ -65,7 +62,7 @@ class SpectrogramDataset:
             InputError: If it is damaged, naming its shard, row and track.
         """
         try:
-            return np.asarray(self._pictures[index]["image"])
+            return np.asarray(self._images[index]["image"])
         except Exception as error:  # Pillow raises classes of many kinds
             name, row = self._shard_row(index)
             raise InputError(
@@ -89,15 +86,15 @@ class SpectrogramDataset:
 
     def pixels(self, index: int) -> torch.Tensor:
         """Return the image of a slice as the VAE takes it: float32 (3, height, width) in [-1, 1]."""
-        picture, size = self.image(index), self.folder.spectrogram
-        if picture.shape[:2] != (size.n_mels, size.width_px):
+        image, size = self.image(index), self.folder.spectrogram
+        if image.shape[:2] != (size.n_mels, size.width_px):
             raise InputError(
-                f"{self.folder.path}: the picture of {self.slice_name(index)} is {picture.shape[1]} x {picture.shape[0]}, "
-                f"spectrogram.json says {size.width_px} x {size.n_mels}; prepare the dataset anew"
+                f"{self.folder.path}: the image of {self.slice_name(index)} is {image.shape[1]} x {image.shape[0]}, "
+                f"spectrogram.json says {size.width_px} x {size.n_mels}; prepare the dataset again"
             )
-        if picture.ndim == 2:
-            picture = np.repeat(picture[..., None], 3, axis=2)
-        return torch.from_numpy(picture.astype(np.float32)).permute(2, 0, 1) / 127.5 - 1
+        if image.ndim == 2:  # mono is grey, and the VAE takes three channels
+            image = np.repeat(image[..., None], 3, axis=2)
+        return torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1) / 127.5 - 1
 
     def captions(self, index: int) -> list[str]:
         """Return every caption that holds for a slice.
@@ -107,15 +104,15 @@ class SpectrogramDataset:
         """
         captions = self._texts[index]["caption"]
         if not captions:
-            raise InputError(f"{self.folder.path}: the slice {self.slice_name(index)} has no caption; prepare it anew")
+            raise InputError(f"{self.folder.path}: the slice {self.slice_name(index)} has no caption; prepare it again")
         return list(captions)
 
     def all_captions(self) -> list[str]:
-        """Return every caption of the split once, in the order in which they first come."""
-        found: dict[str, None] = {}
+        """Return every caption of the split once, in the order of their first use."""
+        captions: dict[str, None] = {}  # a dict keeps the order
         for chunk in self.rows.data.column("caption").chunks:
-            found.update(dict.fromkeys(pc.unique(pc.list_flatten(chunk)).drop_null().to_pylist()))
-        return list(found)
+            captions.update(dict.fromkeys(pc.unique(pc.list_flatten(chunk)).drop_null().to_pylist()))
+        return list(captions)
 
     def without_caption(self) -> list[int]:
         """Return the slices without a caption, or with one that is blank."""
@@ -126,13 +123,13 @@ class SpectrogramDataset:
             texts = pc.fill_null(pc.utf8_trim_whitespace(pc.list_flatten(chunk)), "")
             blank = pc.equal(texts, "").to_numpy(zero_copy_only=False).astype(bool)
             parents = pc.list_parent_indices(chunk).to_numpy(zero_copy_only=False)
-            odd = (counts == 0) | np.isin(np.arange(len(chunk)), parents[blank])
-            missing += [start + int(place) for place in np.flatnonzero(odd)]
+            incomplete = (counts == 0) | np.isin(np.arange(len(chunk)), parents[blank])
+            missing += [start + int(row) for row in np.flatnonzero(incomplete)]
             start += len(chunk)
         return missing
 
     def slice_name(self, index: int) -> str:
-        """Name a slice for a message: its source and start."""
+        """Return the name of a slice for messages: its source and start."""
         row = self._texts[index]
         return f"{row['source']} at {row['start_s']:.2f} s"
 
@@ -148,28 +145,6 @@ def load_dataset(folder: Path | str, split: str = "train") -> SpectrogramDataset
         InputError: If the folder is not a dataset, or the split is empty.
     """
     return SpectrogramDataset(open_dataset_folder(Path(folder).expanduser()), split)
-
-
-def check_slices(dataset: SpectrogramDataset, *, captions: bool) -> None:
-    """Refuse slices that cannot be trained on, before the first step: pictures of another size, missing captions.
-
-    Args:
-        dataset: The slices; up to 64 pictures spread over them are looked at, and all captions.
-        captions: Whether captions are needed.
-
-    Raises:
-        InputError: Naming a slice and how many there are like it.
-    """
-    for place in range(min(_LOOKED_AT, len(dataset))):
-        dataset.pixels(place * len(dataset) // min(_LOOKED_AT, len(dataset)))
-    if not captions:
-        return
-    missing = dataset.without_caption()
-    if missing:
-        raise InputError(
-            f"{dataset.folder.path}: {len(missing)} of {len(dataset)} slices have an empty caption or none, such as "
-            f"{dataset.slice_name(missing[0])}; prepare the audio with captions, or leave these files out"
-        )
 
 
 class Moments(Protocol):
@@ -222,9 +197,9 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
         self.input_perturbation = input_perturbation
 
     def __getitem__(self, address: Address) -> dict[str, torch.Tensor]:
-        at = (address.step, address.position)
+        at = (address.step, address.position)  # every draw is a function of the seed and this address
         noise = normal(self.seed, "noise", self.latent_shape, *at)
-        if self.noise_offset:
+        if self.noise_offset:  # one number for each channel, so that the mean of a latent is learned too
             noise += self.noise_offset * normal(self.seed, "noise offset", (self.latent_shape[0], 1, 1), *at)
         item = {
             "latent_noise": torch.from_numpy(normal(self.seed, "latent", self.latent_shape, *at)),
@@ -248,8 +223,9 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
         """Draw a timestep, uniform over all steps and spread evenly over the positions of one.
 
         A golden-ratio sequence from a random start: the low-discrepancy sampler of Kingma et al. 2021 (arXiv:2107.00630)
-        without the need to know how large the global batch is. Its losses vary less from step to step.
+        without having to know the size of the global batch. Its losses vary less from step to step.
         """
+        # t = floor(T * ((u + position * phi) mod 1)), with u uniform for each step and phi the golden ratio less one.
         start = generator(self.seed, "timestep", address.step).random()
         return int((start + address.position * _GOLDEN_RATIO) % 1 * self.num_train_timesteps)
 

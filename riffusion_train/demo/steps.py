@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,8 @@ def _run_in_process(step: Step) -> tuple[int, float]:
 def _run_module(module: str, arguments: Sequence[str], peak: "Synchronized[int]") -> None:
     """Do what `python -m MODULE ARGUMENTS` does; store the peak memory of this process and its children in `peak`."""
     sys.argv = [module, *arguments]
+    # A fork copies the handle of this process's fork server, if it has one; but that is not a child of the new process.
+    forkserver._forkserver.__init__()  # type: ignore[misc]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:

@@ -24,9 +24,8 @@ from riffusion_train.runtime.files import slug
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.sampler import Sampler
-from riffusion_train.training.run_folder import RunFolder
+from riffusion_train.training.run_folder import Checkpoints, RunFolder
 from riffusion_train.training.run_model import FINAL, open_run_model
-from riffusion_train.training.state import Checkpoints
 
 CLIPS_DIR = "clips"
 

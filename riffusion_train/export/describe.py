@@ -9,8 +9,8 @@ from typing import Any
 
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
 from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_file, detect_folder
-from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, SUMMARY_FILE, SUMMARY_KEY
-from riffusion_train.model.lazy import WEIGHT_STEMS, LazyModel, read_json
+from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, SUMMARY_FILE, SUMMARY_KEY, read_json
+from riffusion_train.model.lazy import WEIGHT_STEMS, LazyModel
 from riffusion_train.model.loading import open_model
 from riffusion_train.model.lora import LORA_FILE
 from riffusion_train.model.safetensors_io import LazyTensor, open_tensors

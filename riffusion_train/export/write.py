@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,12 +13,10 @@ from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset, w
 from riffusion_train.export.card import write_card
 from riffusion_train.export.summary import metadata, summarise, write_summary
 from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_file
-from riffusion_train.model.diffusers_folder import write_model
 from riffusion_train.model.lazy import LazyModel
-from riffusion_train.model.loading import make_components, open_model
-from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora, write_diffusers_lora, write_kohya_lora
+from riffusion_train.model.loading import make_components, open_model, write_model_files
+from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora
 from riffusion_train.model.safetensors_io import open_tensors
-from riffusion_train.model.single_file import write_single_file
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import written_beside
 from riffusion_train.runtime.hub import check_repository, push
@@ -72,7 +69,7 @@ def export_run(
     summary = summarise(model)
     single = is_file(kind, layout)
     with written_beside(out, parents=True) as partial:
-        write_product(
+        write_model_files(
             partial,
             kind,
             model=None if kind is ExportFormat.lora else model.whole(),
@@ -147,7 +144,7 @@ def import_model(
     if model is not None:
         model = _with_codec(model, (lora and lora.spectrogram) or preset, override=lora is not None)
     with written_beside(out, parents=True) as partial:
-        write_product(partial, kind, model=model, lora=lora, layout=layout, dtype=dtype, metadata={})
+        write_model_files(partial, kind, model=model, lora=lora, layout=layout, dtype=dtype, metadata={})
     return what
 
 
@@ -196,42 +193,3 @@ def check_target(out: Path, kind: ExportFormat, layout: LoraLayout) -> None:
     if writes_file != (out.suffix == ".safetensors"):
         fix = "end its name in .safetensors" if writes_file else "give the name of a folder"
         raise InputError(f"out={out}: format={kind.name} writes a {'file' if writes_file else 'folder'}; {fix}")
-
-
-def write_product(
-    path: Path,
-    kind: ExportFormat,
-    *,
-    model: LazyModel | None,
-    lora: Lora | None,
-    layout: LoraLayout,
-    dtype: ExportDtype,
-    metadata: Mapping[str, str],
-) -> None:
-    """Write one format.
-
-    Args:
-        path: The folder or file.
-        kind: The format.
-        model: The whole model; needed by all formats but `lora`.
-        lora: The adapters; needed by `lora`.
-        layout: The layout of the adapters.
-        dtype: The number format of the weights.
-        metadata: Text for the header of a single file or of adapters.
-    """
-    torch_dtype = _TORCH_DTYPES[dtype]
-    if kind is not ExportFormat.lora:
-        assert model is not None
-        if kind is ExportFormat.diffusers:
-            write_model(path, model, dtype=torch_dtype)
-        else:
-            write_single_file(path, model, dtype=torch_dtype, metadata=metadata)
-        return
-    assert lora is not None
-    if layout is LoraLayout.kohya:
-        write_kohya_lora(path, lora, dtype=torch_dtype, extra=metadata)
-        return
-    path.mkdir(parents=True)
-    write_diffusers_lora(path / LORA_FILE, lora, dtype=torch_dtype, extra=metadata)
-    if lora.spectrogram is not None:
-        write_spectrogram(path, lora.spectrogram)

@@ -1,1 +1,1 @@
-"""The model's parts: building, loading, adapting and averaging them."""
+"""Stable Diffusion 1.5: building, opening, adapting and writing it."""

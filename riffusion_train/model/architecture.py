@@ -9,7 +9,8 @@ from torch import nn
 
 from riffusion_train.config.model import ModelConfig
 from riffusion_train.model.components import Components
-from riffusion_train.model.tokenizer import END_ID, MAX_LENGTH, START_ID, VOCABULARY_SIZE, build_tokenizer
+from riffusion_train.model.tokenizer import build_tokenizer
+from riffusion_train.runtime.clip_bpe import END_ID, MAX_TOKENS, START_ID, VOCABULARY_SIZE
 from riffusion_train.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,10 +72,10 @@ def _build_vae(config: ModelConfig) -> "AutoencoderKL":
 
 
 def _open_bottleneck(vae: "AutoencoderKL") -> None:
-    """Let a new VAE's latents through its narrowest place from the first step.
+    """Initialise the two 1 x 1 convolutions around the latents as identities, so that a new VAE learns from the first step.
 
-    At random the two 1 x 1 convolutions there can be nearly singular, and noise of variance one drowns latents that are still
-    small; a channel lost in this way is not found again for hundreds of steps.
+    With random weights they can be nearly singular, and sampling noise of variance one hides latents that are still small; a
+    channel that is lost in this way stays unused for hundreds of steps.
     """
     channels = int(vae.config.latent_channels)
     with torch.no_grad():
@@ -95,7 +96,7 @@ def _build_text_encoder(config: ModelConfig) -> "CLIPTextModel":
             projection_dim=config.text_hidden_size,
             num_hidden_layers=config.text_num_hidden_layers,
             num_attention_heads=config.text_num_attention_heads,
-            max_position_embeddings=MAX_LENGTH,
+            max_position_embeddings=MAX_TOKENS,
             hidden_act="quick_gelu",
             bos_token_id=START_ID,
             eos_token_id=END_ID,
@@ -133,10 +134,10 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def trained_scheduler(scheduler: Any, *, prediction_type: str, rescale_betas_zero_snr: bool) -> Any:
-    """Return a scheduler whose config says what was trained, so that nobody samples with another target or schedule.
+    """Return a scheduler whose config says what was trained, so that samplers use the same target and schedule.
 
-    A terminal signal-to-noise ratio of zero (Lin et al. 2024, arXiv:2305.08891) is DDIM's to say: the scheduler that Stable
-    Diffusion 1.5 ships knows no such key. Its timesteps are `trailing`, since a sampler that leaves out the last timestep never
+    A terminal signal-to-noise ratio of zero (Lin et al. 2024, arXiv:2305.08891) needs DDIM's scheduler: the one that Stable
+    Diffusion 1.5 ships has no such key. Its timesteps are `trailing`, since a sampler that leaves out the last timestep never
     starts from the pure noise that was trained.
 
     Args:

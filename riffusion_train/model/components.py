@@ -25,17 +25,17 @@ class Components:
     tokenizer: "CLIPTokenizer"
     scheduler: "SchedulerMixin"
     spectrogram: SpectrogramConfig | None
-    """What the pictures mean; None where the model does not say."""
+    """What the images mean, the codec parameters; None where the model does not say."""
     source: str
     """Where the model came from, for messages and cards."""
 
     @property
     def downsampling(self) -> int:
-        """Pixels of the picture for one pixel of the latents, along each side."""
+        """Pixels of the image for one pixel of the latents, along each side."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     def latent_shape(self, codec: SpectrogramConfig) -> tuple[int, int, int]:
-        """Return the shape of the latents of a codec's pictures: (channels, height, width)."""
+        """Return the shape of the latents of a codec's images: (channels, height, width)."""
         scale = self.downsampling
         return (int(self.vae.config.latent_channels), codec.n_mels // scale, codec.width_px // scale)
 
@@ -57,7 +57,7 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def hash_weights(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """Return what `fingerprint` says of the network with these weights, which come in the order of their names."""
+    """Return the `fingerprint` of a network with these weights, which are given in the order of their names."""
     digest = xxhash.xxh3_128()
     for name, tensor in weights:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

@@ -1,6 +1,8 @@
-"""Tell what a file of weights is from the names and shapes inside."""
+"""Detect what a model or LoRA is from the names and shapes of its weights, or from its configs."""
 
 from collections.abc import Mapping
+
+from riffusion_train.runtime.errors import InputError
 
 SD1 = "Stable Diffusion 1.x"
 OTHER_SIZE = "the architecture of Stable Diffusion 1.x at another size"
@@ -44,7 +46,7 @@ def detect_file(shapes: Mapping[str, tuple[int, ...]]) -> str:
         return "a VAE alone"
     if "conv_in.weight" in shapes:
         return "a UNet alone, in diffusers' layout"
-    return "nothing that is known here"
+    return "an unknown kind of model"
 
 
 def _by_sizes(shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -71,3 +73,23 @@ def detect_folder(index: Mapping[str, object], unet_config: Mapping[str, object]
         return f"a {index.get('_class_name', 'pipeline')} of diffusers"
     width = unet_config.get("cross_attention_dim"), list(unet_config.get("block_out_channels", []))  # type: ignore[call-overload]
     return SD1 if width == (768, [320, 640, 1280, 1280]) else OTHER_SIZE
+
+
+def require_sd1(source: str, kind: str) -> None:
+    """Refuse what is not Stable Diffusion 1.x.
+
+    Args:
+        source: What the user called it, for messages.
+        kind: What `detect_file` or `detect_folder` says.
+
+    Raises:
+        InputError: If it is something else.
+    """
+    if kind in (SD1, OTHER_SIZE):
+        return
+    fix = (
+        "riffusion import … base=MODEL merges it"
+        if "LoRA in" in kind
+        else "only Stable Diffusion 1.x models are supported"
+    )
+    raise InputError(f"{source}: this is {kind}; {fix}")

@@ -10,46 +10,33 @@ import torch
 from riffusion_train.config.spectrogram import load_spectrogram, write_spectrogram
 from riffusion_train.model.architecture import build_skeleton
 from riffusion_train.model.components import Components
-from riffusion_train.model.detect import detect_folder
-from riffusion_train.model.lazy import (
-    _POSITION_IDS,
-    PICKLE_STEMS,
-    WEIGHT_STEMS,
-    LazyModel,
-    as_matrix,
-    match_weights,
-    open_pickle,
-    read_json,
-    require_sd1,
-)
-from riffusion_train.model.safetensors_io import LazyTensor, open_tensors
+from riffusion_train.model.detect import detect_folder, require_sd1
+from riffusion_train.model.lazy import PICKLE_STEMS, WEIGHT_STEMS, LazyModel, match_weights
+from riffusion_train.model.safetensors_io import LazyTensor, as_matrix, open_pickle, open_tensors, write_tensors
 from riffusion_train.model.tokenizer import load_tokenizer, save_tokenizer
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import write_json
 
 MODEL_INDEX_FILE = "model_index.json"
+SUMMARY_KEY = "riffusion_train"
+"""Key of the summary's JSON in a file's metadata."""
+SUMMARY_FILE = "training.json"
+"""The same in an exported folder."""
+
+_POSITION_IDS = "embeddings.position_ids"  # a constant that old versions of transformers saved as a weight
 
 
-def write_components(folder: Path, components: Components) -> None:
-    """Write a model as a diffusers folder of safetensors files, with `spectrogram.json` where it is known."""
-    from riffusion_train.model.lazy import as_lazy_model
+def write_model(folder: Path, model: LazyModel, *, dtype: torch.dtype | None = None) -> None:
+    """Write a model as a diffusers folder, tensor by tensor, with `spectrogram.json` where it has a codec.
 
-    write_model(folder, as_lazy_model(components))
-
-
-def write_model(folder: Path, model: "LazyModel", *, dtype: torch.dtype | None = None) -> None:
-    """Write a stored model as a diffusers folder, tensor by tensor.
-
-    The text encoder's keys keep the `text_model.` that transformers 4 knows; transformers 5 reads them too.
+    The text encoder's keys keep the prefix `text_model.` of transformers 4, which transformers 5 reads too.
 
     Args:
         folder: The folder to write into.
         model: The model.
-        dtype: What the weights become; None keeps them.
+        dtype: The weights' new dtype; None keeps each.
     """
     import diffusers
-
-    from riffusion_train.model.lazy import WEIGHT_STEMS
-    from riffusion_train.model.safetensors_io import write_tensors
 
     parts = model.skeleton
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +70,7 @@ def write_model(folder: Path, model: "LazyModel", *, dtype: torch.dtype | None =
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    (folder / MODEL_INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / MODEL_INDEX_FILE, index, ascii_only=True)
 
 
 _OLD_VAE_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -142,22 +129,22 @@ def _folder_skeleton(folder: Path, source: str) -> Components:
 def _folder_tensors(folder: Path, part: str, allow_pickle: bool) -> dict[str, LazyTensor]:
     """List one part's weights under today's names, from one file or several shards."""
     stem = WEIGHT_STEMS[part]
-    found: dict[str, LazyTensor] = {}
+    tensors: dict[str, LazyTensor] = {}
     index = folder / f"{stem}.safetensors.index.json"
     whole = [folder / f"{stem}{kind}.safetensors" for kind in ("", ".fp16")]
     pickled = folder / f"{PICKLE_STEMS[part]}.bin"
     if index.is_file():
         for shard in sorted(set(read_json(index).get("weight_map", {}).values())):
-            found |= open_tensors(folder / str(shard))[0]
+            tensors |= open_tensors(folder / str(shard))[0]
     elif any(path.is_file() for path in whole):
-        found = open_tensors(next(path for path in whole if path.is_file()))[0]
+        tensors = open_tensors(next(path for path in whole if path.is_file()))[0]
     elif pickled.is_file() and allow_pickle:
-        found = open_pickle(pickled)
+        tensors = open_pickle(pickled)
     elif pickled.is_file():
         raise InputError(f"{pickled.name} is a pickle that can run code; riffusion import … allow_pickle=true reads it")
     else:
         raise InputError(f"no {whole[0].name}")
-    return dict(_renamed(part, name, tensor) for name, tensor in found.items() if not name.endswith(_POSITION_IDS))
+    return dict(_renamed(part, name, tensor) for name, tensor in tensors.items() if not name.endswith(_POSITION_IDS))
 
 
 def _renamed(part: str, name: str, tensor: LazyTensor) -> tuple[str, LazyTensor]:
@@ -171,7 +158,18 @@ def _renamed(part: str, name: str, tensor: LazyTensor) -> tuple[str, LazyTensor]
     return name, tensor
 
 
-SUMMARY_KEY = "riffusion_train"
-"""Key of the summary's JSON in a file's metadata."""
-SUMMARY_FILE = "training.json"
-"""The same in an exported folder."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: If the file is missing or holds something else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; the model is incomplete") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return data

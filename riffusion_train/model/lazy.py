@@ -1,18 +1,13 @@
-"""A whole model on disk: the configs of its parts and where its weights lie, with no weight read yet."""
+"""A whole model on disk: the configs of its parts and where its weights are, with no weight read yet."""
 
 import dataclasses
-import json
-import zipfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from riffusion_train.model.architecture import materialise_buffers
 from riffusion_train.model.components import Components, hash_weights
-from riffusion_train.model.detect import OTHER_SIZE, SD1
 from riffusion_train.model.safetensors_io import LazyTensor, in_memory
 from riffusion_train.runtime.errors import InputError
 
@@ -20,7 +15,6 @@ WEIGHT_STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_mod
 """Names of the weight files in a diffusers folder, without their ends."""
 
 PICKLE_STEMS = WEIGHT_STEMS | {"text_encoder": "pytorch_model"}
-_POSITION_IDS = "embeddings.position_ids"  # a constant that old versions of transformers saved as a weight
 _NAMES_SHOWN = 3
 
 
@@ -29,13 +23,13 @@ class LazyModel:
     """A model whose weights are read one at a time."""
 
     skeleton: Components
-    """Its parts; the networks have configs, names and shapes, their weights may lie on the meta device."""
+    """Its parts; the networks have configs, names and shapes, and may be on the meta device."""
     tensors: dict[str, dict[str, LazyTensor]]
     """By part and by the weight's name in its network: exactly the skeleton's weights."""
 
     def shapes(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """Return the shape of every weight by part and name."""
-        return {part: {name: one.shape for name, one in found.items()} for part, found in self.tensors.items()}
+        return {part: {name: one.shape for name, one in weights.items()} for part, weights in self.tensors.items()}
 
     def replaced(self, weights: Mapping[str, LazyTensor]) -> "LazyModel":
         """Return the model with some of its weights replaced, each named `<part>.<name>`.
@@ -43,7 +37,7 @@ class LazyModel:
         Raises:
             KeyError: If there is no such weight.
         """
-        tensors = {part: dict(found) for part, found in self.tensors.items()}
+        tensors = {part: dict(named) for part, named in self.tensors.items()}
         for full_name, tensor in weights.items():
             part, _, name = full_name.partition(".")
             name = name.removeprefix("text_model.") if part == "text_encoder" else name
@@ -54,7 +48,7 @@ class LazyModel:
 
 
 def as_lazy_model(components: Components) -> LazyModel:
-    """Return a model in memory as a stored one; nothing is copied."""
+    """Return a model in memory as a `LazyModel`; nothing is copied."""
     tensors = {
         part: {name.removeprefix("text_model."): in_memory(tensor) for name, tensor in module.state_dict().items()}
         for part, module in components.modules.items()
@@ -63,7 +57,7 @@ def as_lazy_model(components: Components) -> LazyModel:
 
 
 def load_lazy_model(model: LazyModel) -> Components:
-    """Read a stored model into memory, in fp32; its skeleton, on the meta device before, holds the weights then."""
+    """Read a model into memory, in fp32: its skeleton, which was on the meta device, gets the weights."""
     for part, module in model.skeleton.modules.items():
         load_weights(module, model.tensors[part])
     return model.skeleton
@@ -77,94 +71,31 @@ def load_weights(module: nn.Module, tensors: Mapping[str, LazyTensor]) -> None:
     module.eval()
 
 
-def match_weights(source: str, part: str, module: nn.Module, found: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Return `found` where it is exactly the weights of `module`.
+def match_weights(
+    source: str, part: str, module: nn.Module, tensors: Mapping[str, LazyTensor]
+) -> dict[str, LazyTensor]:
+    """Return `tensors` in the order of the weights of `module`, where they are exactly these.
 
     Raises:
         InputError: If keys are missing, left over, or of another shape; all three are listed.
     """
-    wanted = {name.removeprefix("text_model."): tuple(one.shape) for name, one in module.state_dict().items()}
-    missing = [name for name in wanted if name not in found]
-    unexpected = [name for name in found if name not in wanted]
-    misshapen = [name for name in wanted if name in found and wanted[name] != found[name].shape]
-    if missing or unexpected or misshapen:
-        kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+    expected = {name.removeprefix("text_model."): tuple(one.shape) for name, one in module.state_dict().items()}
+    missing = [name for name in expected if name not in tensors]
+    unexpected = [name for name in tensors if name not in expected]
+    reshaped = [name for name in expected if name in tensors and expected[name] != tensors[name].shape]
+    if missing or unexpected or reshaped:
+        kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
         listed = "; ".join(f"{len(names)} {kind}: {shortened(names)}" for kind, names in kinds if names)
         raise InputError(f"{source}: its {part} does not fit Stable Diffusion 1.x: {listed}")
-    return {name: found[name] for name in wanted}
+    return {name: tensors[name] for name in expected}
 
 
 def shortened(names: Iterable[str]) -> str:
-    """Return the first of some names in one line."""
+    """Return the first few names, on one line."""
     ordered = list(names)
     return ", ".join(ordered[:_NAMES_SHOWN]) + (", …" if len(ordered) > _NAMES_SHOWN else "")
 
 
-def require_sd1(source: str, kind: str) -> None:
-    """Refuse what is not Stable Diffusion 1.x.
-
-    Raises:
-        InputError: If `kind` is another model.
-    """
-    if kind in (SD1, OTHER_SIZE):
-        return
-    mend = (
-        "riffusion import … base=MODEL merges it" if "LoRA in" in kind else "only Stable Diffusion 1.x models are used"
-    )
-    raise InputError(f"{source}: this is {kind}; {mend}")
-
-
-def open_pickle(path: Path) -> dict[str, LazyTensor]:
-    """Read the tensors of a `.ckpt` or `.bin`; torch's restricted unpickler builds tensors and plain data only.
-
-    Raises:
-        InputError: If the file is damaged, or holds more than tensors.
-    """
-    import pickle
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: damaged, or a pickle of more than tensors, which is not read ({reason})") from None
-    weights = data.get("state_dict", data) if isinstance(data, dict) else {}
-    tensors = {str(name): in_memory(tensor) for name, tensor in weights.items() if isinstance(tensor, torch.Tensor)}
-    if not tensors:
-        raise InputError(f"{path}: holds no tensors")
-    return tensors
-
-
 def lazy_fingerprint(tensors: Mapping[str, LazyTensor]) -> str:
-    """Return what `fingerprint` says of the network that has these weights in fp32."""
+    """Return the `fingerprint` of the network that has these weights in fp32."""
     return hash_weights((name, one.load().float()) for name, one in sorted(tensors.items()))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        InputError: If the file is missing or holds something else.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; the model is not whole") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: not a JSON object")
-    return data
-
-
-def as_matrix(tensor: LazyTensor) -> LazyTensor:
-    """Return a 1 x 1 convolution (out, in, 1, 1) as a matrix (out, in)."""
-    shape = tensor.shape[:2]
-    return LazyTensor(shape, tensor.dtype, lambda: tensor.load().reshape(shape))
-
-
-def as_convolution(tensor: LazyTensor) -> LazyTensor:
-    """Return a matrix (out, in) as a 1 x 1 convolution (out, in, 1, 1)."""
-    shape = (*tensor.shape, 1, 1)
-    return LazyTensor(shape, tensor.dtype, lambda: tensor.load().reshape(shape))

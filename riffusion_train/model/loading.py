@@ -1,18 +1,21 @@
-"""Open a model: built from nothing, a diffusers folder, a single file or a hub id, with LoRA files merged in."""
+"""Models and files: build one, open any of them, merge LoRA files, write any format."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from riffusion_train.config.export import ExportDtype, ExportFormat, LoraLayout
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.sample import Dtype
-from riffusion_train.config.spectrogram import SPECTROGRAM_FILE
+from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, write_spectrogram
 from riffusion_train.model.architecture import build_components
 from riffusion_train.model.components import Components
-from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE
-from riffusion_train.model.lazy import LazyModel
+from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, open_folder, write_model
+from riffusion_train.model.lazy import PICKLE_STEMS, WEIGHT_STEMS, LazyModel, load_lazy_model
+from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora, write_diffusers_lora, write_kohya_lora
+from riffusion_train.model.single_file import open_single_file, write_single_file
 from riffusion_train.runtime.errors import InputError
 
 
@@ -35,12 +38,10 @@ def load_components(source: str, revision: str | None = None) -> Components:
     Raises:
         InputError: If there is nothing usable at `source`; the message names the part that is missing.
     """
-    from riffusion_train.model.lazy import load_lazy_model
-
     return load_lazy_model(open_model(source, revision))
 
 
-def open_model(source: str, revision: str | None = None, *, allow_pickle: bool = False) -> "LazyModel":
+def open_model(source: str, revision: str | None = None, *, allow_pickle: bool = False) -> LazyModel:
     """Open a model without reading its weights: a diffusers folder, a single file, or a Hugging Face hub id.
 
     Args:
@@ -51,9 +52,6 @@ def open_model(source: str, revision: str | None = None, *, allow_pickle: bool =
     Raises:
         InputError: If there is nothing usable at `source`.
     """
-    from riffusion_train.model.diffusers_folder import open_folder
-    from riffusion_train.model.single_file import open_single_file
-
     path = Path(source).expanduser()
     if path.is_file():
         return open_single_file(path, allow_pickle=allow_pickle)
@@ -70,9 +68,9 @@ def _fetch(source: str, revision: str | None, allow_pickle: bool) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     patterns = [MODEL_INDEX_FILE, SPECTROGRAM_FILE, "tokenizer/*", "scheduler/*"]
-    for part in ("unet", "vae", "text_encoder"):
+    for part in WEIGHT_STEMS:
         patterns += [f"{part}/config.json", f"{part}/*.safetensors", f"{part}/*.safetensors.index.json"]
-        patterns += [f"{part}/{stem}.bin" for stem in ("diffusion_pytorch_model", "pytorch_model") if allow_pickle]
+        patterns += [f"{part}/{PICKLE_STEMS[part]}.bin"] if allow_pickle else []
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
@@ -81,7 +79,7 @@ def _fetch(source: str, revision: str | None, allow_pickle: bool) -> Path:
 
 
 TORCH_DTYPES = {Dtype.fp32: None, Dtype.fp16: torch.float16, Dtype.bf16: torch.bfloat16}
-"""What UNet and text encoder are turned into."""
+"""The dtypes of UNet and text encoder for sampling; None keeps them."""
 
 
 def load_with_loras(source: str, loras: Sequence[str]) -> Components:
@@ -89,16 +87,13 @@ def load_with_loras(source: str, loras: Sequence[str]) -> Components:
 
     Args:
         source: A diffusers folder, a single file or a hub id.
-        loras: `FILE` or `FILE:WEIGHT` each; the weight is how much of it, 1 where it is not said.
+        loras: `FILE` or `FILE:WEIGHT` each; the weight is its strength, 1 where none is given.
 
     Raises:
         InputError: If something cannot be read or does not fit.
     """
     if not loras:
         return load_components(source)
-    from riffusion_train.model.lazy import load_lazy_model
-    from riffusion_train.model.lora import merge_lora, read_lora
-
     model = open_model(source)
     for text in loras:
         path, weight = split_lora(text)
@@ -122,5 +117,50 @@ def split_lora(text: str) -> tuple[Path, float]:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"--lora {text}: '{weight}' is no weight; write FILE:0.8")
+        raise InputError(f"--lora {text}: '{weight}' is not a number; write FILE:0.8")
     return Path(name).expanduser(), number
+
+
+EXPORT_DTYPES = {ExportDtype.fp32: torch.float32, ExportDtype.fp16: torch.float16, ExportDtype.bf16: torch.bfloat16}
+
+
+def write_model_files(
+    path: Path,
+    kind: ExportFormat,
+    *,
+    model: LazyModel | None = None,
+    lora: Lora | None = None,
+    layout: LoraLayout = LoraLayout.diffusers,
+    dtype: ExportDtype = ExportDtype.fp32,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a model or adapters in one format, with the codec parameters beside or inside.
+
+    Args:
+        path: The folder or file.
+        kind: The format.
+        model: The whole model; needed by all formats but `lora`.
+        lora: The adapters; needed by `lora`.
+        layout: The layout of the adapters.
+        dtype: What the weights become.
+        metadata: Text for the header of a single file or of adapters.
+
+    Raises:
+        InputError: If a weight is too large for `dtype`, or the format cannot carry the model's tokenizer.
+    """
+    number, extra = EXPORT_DTYPES[dtype], metadata or {}
+    if kind is not ExportFormat.lora:
+        assert model is not None
+        if kind is ExportFormat.diffusers:
+            write_model(path, model, dtype=number)
+        else:
+            write_single_file(path, model, dtype=number, metadata=extra)
+        return
+    assert lora is not None
+    if layout is LoraLayout.kohya:
+        write_kohya_lora(path, lora, dtype=number, extra=extra)
+        return
+    path.mkdir(parents=True)
+    write_diffusers_lora(path / LORA_FILE, lora, dtype=number, extra=extra)
+    if lora.spectrogram is not None:
+        write_spectrogram(path, lora.spectrogram)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from riffusion_train.config.spectrogram import SpectrogramConfig, to_data
+from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram, to_data
 from riffusion_train.model.components import Components
 from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_file
 from riffusion_train.model.lazy import LazyModel, shortened
@@ -21,6 +21,9 @@ from riffusion_train.runtime.errors import InputError
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Name of the file in a folder of adapters in diffusers' layout."""
+
+ADAPTER = "default"
+"""Name of the adapters in peft's networks."""
 
 _ADAPTER_METADATA_KEY = "lora_adapter_metadata"
 _SUFFIXES = {
@@ -50,7 +53,7 @@ class LoraLayer:
     """(out, rank), or (out, rank, 1, 1)."""
     alpha: float
     magnitude: Tensor | None = None
-    """(out,): the length of every row of the adapted weight, of a DoRA."""
+    """(out,): the norm of every row of the adapted weight, for a DoRA (Liu et al. 2024)."""
 
     @property
     def rank(self) -> int:
@@ -69,11 +72,11 @@ class LoraLayer:
 
     def adapted(self, weight: Tensor, scale: float = 1.0) -> Tensor:
         """Return a weight with the adapter merged into it, in fp32; `scale` is the adapter's strength."""
-        total = weight.float() + scale * self.change()
+        total = weight.float() + scale * self.change()  # W + s * (alpha / r) B A
         if self.magnitude is None:
             return total
-        lengths = total.flatten(1).norm(dim=1)
-        return total * (self.magnitude.float().flatten() / lengths).reshape(-1, *[1] * (total.dim() - 1))
+        norms = total.flatten(1).norm(dim=1)  # (out,): DoRA rescales every row to its own magnitude
+        return total * (self.magnitude.float().flatten() / norms).reshape(-1, *[1] * (total.dim() - 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,16 +109,16 @@ def read_lora(path: Path, modules: Mapping[str, nn.Module], where: str = "Stable
         raise InputError(f"{file}: this is {layout}, not a LoRA")
     named = _kohya_paths(modules) if layout == LORA_KOHYA else {}
     parts: dict[str, dict[str, Tensor]] = {}
-    odd = []
+    unknown = []
     for key, tensor in tensors.items():
         name, kind = _split(key)
         layer = named.get(name) if layout == LORA_KOHYA else _plain_path(name)
         if layer is None or not kind:
-            odd.append(key)
+            unknown.append(key)
         else:
             parts.setdefault(layer, {})[kind] = tensor.load()
-    if odd:
-        raise InputError(f"{file}: does not fit {where}: {len(odd)} unexpected keys: {shortened(odd)}")
+    if unknown:
+        raise InputError(f"{file}: does not fit {where}: {len(unknown)} unexpected keys: {shortened(unknown)}")
     halves = [layer for layer, found in parts.items() if not {"down", "up"} <= set(found)]
     if halves:
         raise InputError(f"{file}: {len(halves)} layers have only one half of their adapter: {shortened(halves)}")
@@ -125,8 +128,6 @@ def read_lora(path: Path, modules: Mapping[str, nn.Module], where: str = "Stable
     _check_fits(file, layers, modules, where)
     codec = read_metadata_spectrogram(file, metadata)
     if codec is None and path.is_dir():
-        from riffusion_train.config.spectrogram import load_spectrogram
-
         codec = load_spectrogram(path)
     return Lora(layers, codec, metadata, "kohya" if layout == LORA_KOHYA else "diffusers", str(path))
 
@@ -263,17 +264,20 @@ def _layer(name: str, found: Mapping[str, Tensor], scales: Mapping[str, Any]) ->
 
 
 def _check_magnitudes(file: Path, layers: Mapping[str, LoraLayer], scales: Mapping[str, Any]) -> None:
-    """Refuse a DoRA without its lengths, or with lengths of columns, which some trainers use."""
+    """Refuse a DoRA without its magnitudes, or with the norms of columns, which some trainers use."""
     for part in _KOHYA_PREFIXES:
         own = [layer.magnitude for name, layer in layers.items() if name.startswith(part + ".")]
         if scales.get(f"{part}.use_dora") and not all(magnitude is not None for magnitude in own):
-            raise InputError(f"{file}: says that it is a DoRA and holds no magnitudes for some layers; get it anew")
-    odd = [
+            raise InputError(
+                f"{file}: says that it is a DoRA, but has no magnitudes for some layers; download it again"
+            )
+    by_column = [
         name for name, layer in layers.items() if layer.magnitude is not None and len(layer.magnitude) != layer.size[0]
     ]
-    if odd:
+    if by_column:
         raise InputError(
-            f"{file}: a DoRA of the lengths of columns, not of rows: {shortened(odd)}; merge it where it was made"
+            f"{file}: a DoRA with the norms of columns, not of rows: {shortened(by_column)}; merge it with the program that "
+            "made it"
         )
 
 
@@ -284,16 +288,16 @@ def _check_fits(file: Path, layers: Mapping[str, LoraLayer], modules: Mapping[st
         for name, module in modules[part].named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     }
-    odd = [name for name, layer in layers.items() if name not in shapes or layer.size != shapes[name]]
-    if odd:
+    misfits = [name for name, layer in layers.items() if name not in shapes or layer.size != shapes[name]]
+    if misfits:
         raise InputError(
-            f"{file}: was trained on another base than {where}: {len(odd)} of its {len(layers)} layers are missing there "
-            f"or of another size: {shortened(odd)}"
+            f"{file}: was trained on another base than {where}: {len(misfits)} of its {len(layers)} layers are missing there "
+            f"or of another size: {shortened(misfits)}"
         )
 
 
 def _peft_config(layers: Mapping[str, LoraLayer]) -> dict[str, Any]:
-    """Return peft's config for layers of the part; what is most common is the rule, the rest are patterns."""
+    """Return peft's config for layers of the part; the most common rank and alpha are the rule, others are patterns."""
     from peft import LoraConfig
 
     ranks = [layer.rank for layer in layers.values()]
@@ -312,9 +316,6 @@ def _peft_config(layers: Mapping[str, LoraLayer]) -> dict[str, Any]:
 
 def _codec_text(lora: Lora) -> dict[str, str]:
     return {} if lora.spectrogram is None else {METADATA_KEY: json.dumps(to_data(lora.spectrogram))}
-
-
-ADAPTER = "default"
 
 
 def add_lora(
@@ -372,7 +373,7 @@ def add_lora(
 
 
 def lora_scale_alpha(*, rank: int, alpha: float, use_rslora: bool) -> float:
-    """Return the alpha that gives, divided by the rank, the scale of the adapters: files know this rule alone."""
+    """Return the alpha that, divided by the rank, gives the scale of the adapters, which is the only rule that files have."""
     return alpha * math.sqrt(rank) if use_rslora else alpha
 
 

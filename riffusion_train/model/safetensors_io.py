@@ -1,14 +1,15 @@
 """Tensors on disk, one at a time: weights stream from file to file and are never in memory as a whole.
 
-The layout that is written is safetensors' own: eight bytes with the length of the header, the header as JSON, the tensors.
+Files are written in safetensors' own layout: eight bytes with the length of the header, the header as JSON, the tensors.
+Pickles are read only where the user allows it.
 """
 
-import contextlib
 import dataclasses
 import functools
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+import math
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import open_atomically, read_safetensors_header, safetensors_header
 
 _CODES = {
     torch.float64: "F64",
@@ -30,7 +32,6 @@ _CODES = {
     torch.bool: "BOOL",
 }
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
-_LENGTH_BYTES = 8
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -52,14 +53,14 @@ def in_memory(tensor: Tensor) -> LazyTensor:
 def open_tensors(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """List the tensors of a safetensors file without reading them.
 
-    Each is read into memory of its own, which goes back to the system once it is done with; safetensors itself maps the whole
-    file, and reads its head anew for every tensor of a file that is not held open.
+    Each is read into memory of its own, which goes back to the system once it is freed; safetensors itself maps the whole file,
+    and reads its header again for every tensor of a file that is not held open.
 
     Returns:
         The tensors by name, and the file's metadata.
 
     Raises:
-        InputError: If it is no safetensors file, a truncated one, or holds a kind of number that is not used here.
+        InputError: If it is no safetensors file, a truncated one, or holds a dtype that is not supported.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -76,7 +77,7 @@ def open_tensors(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            places = _places(path)
+            positions = _positions(path)
             for name in file.keys():  # noqa: SIM118 (not a dict)
                 part = file.get_slice(name)
                 if part.get_dtype() not in _DTYPES:
@@ -84,19 +85,16 @@ def open_tensors(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
                         f"{path}: {name} is {part.get_dtype()}, a quantised file; get the fp16 or fp32 one"
                     )
                 shape, dtype = tuple(part.get_shape()), _DTYPES[part.get_dtype()]
-                tensors[name] = LazyTensor(shape, dtype, functools.partial(_read, path, *places[name], shape, dtype))
+                tensors[name] = LazyTensor(shape, dtype, functools.partial(_read, path, *positions[name], shape, dtype))
     except SafetensorError as error:
         raise InputError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
     return tensors, metadata
 
 
-def _places(path: Path) -> dict[str, tuple[int, int]]:
+def _positions(path: Path) -> dict[str, tuple[int, int]]:
     """Return the first byte of each tensor in a safetensors file, and the number of its bytes."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        head = json.loads(file.read(size))
-    begin = _LENGTH_BYTES + size
-    bounds = {name: entry["data_offsets"] for name, entry in head.items() if name != "__metadata__"}
+    header, begin = read_safetensors_header(path)
+    bounds = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
     return {name: (begin + start, end - start) for name, (start, end) in bounds.items()}
 
 
@@ -115,7 +113,7 @@ def write_tensors(
     """Write tensors one by one as a safetensors file.
 
     Args:
-        path: The file; on an error it is taken away again.
+        path: The file; on an error nothing is left of it.
         tensors: What to write, by name.
         dtype: What floating-point tensors become; None keeps them. Whole numbers are never converted.
         metadata: Text that goes into the header.
@@ -126,38 +124,19 @@ def write_tensors(
     kinds = {
         name: dtype if dtype and tensor.dtype.is_floating_point else tensor.dtype for name, tensor in tensors.items()
     }
-    # Large kinds of number first, as safetensors does, so that every tensor lies at a multiple of its own size.
+    # Large dtypes first, as safetensors does, so that every tensor lies at a multiple of its own size.
     names = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
-    for name in names:
-        start, end = end, end + torch.Size(tensors[name].shape).numel() * kinds[name].itemsize
-        header[name] = {
-            "dtype": _CODES[kinds[name]],
-            "shape": list(tensors[name].shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    with removed_on_error(path), path.open("wb") as file:
-        file.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
+    entries = {
+        name: (_CODES[kinds[name]], tensors[name].shape, math.prod(tensors[name].shape) * kinds[name].itemsize)
+        for name in names
+    }
+    with open_atomically(path, sync=True) as file:
+        file.write(safetensors_header(entries, metadata or {}))
         for name in names:
             tensor = _converted(name, tensors[name].load(), kinds[name])
             if tuple(tensor.shape) != tensors[name].shape:
                 raise RuntimeError(f"{name}: read as {tuple(tensor.shape)}, announced as {tensors[name].shape}")
             file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def removed_on_error(path: Path) -> Iterator[None]:
-    """Take a file away again where writing it fails."""
-    try:
-        yield
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
 def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -168,3 +147,35 @@ def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype is torch.float16 and not converted.isfinite().all() and tensor.isfinite().all():
         raise InputError(f"dtype=fp16: the weight {name} is too large for it; take dtype=bf16 or fp32")
     return converted.contiguous()
+
+
+def open_pickle(path: Path) -> dict[str, LazyTensor]:
+    """Read the tensors of a `.ckpt` or `.bin`; torch's restricted unpickler builds tensors and plain data only.
+
+    Raises:
+        InputError: If the file is damaged, or holds more than tensors.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path}: damaged, or a pickle of more than tensors, which is not read ({reason})") from None
+    weights = data.get("state_dict", data) if isinstance(data, dict) else {}
+    tensors = {str(name): in_memory(tensor) for name, tensor in weights.items() if isinstance(tensor, torch.Tensor)}
+    if not tensors:
+        raise InputError(f"{path}: holds no tensors")
+    return tensors
+
+
+def as_matrix(tensor: LazyTensor) -> LazyTensor:
+    """Return a 1 x 1 convolution (out, in, 1, 1) as a matrix (out, in)."""
+    shape = tensor.shape[:2]
+    return LazyTensor(shape, tensor.dtype, lambda: tensor.load().reshape(shape))
+
+
+def as_convolution(tensor: LazyTensor) -> LazyTensor:
+    """Return a matrix (out, in) as a 1 x 1 convolution (out, in, 1, 1)."""
+    shape = (*tensor.shape, 1, 1)
+    return LazyTensor(shape, tensor.dtype, lambda: tensor.load().reshape(shape))

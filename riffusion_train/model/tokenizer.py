@@ -6,38 +6,32 @@ checked before they are written.
 
 import contextlib
 import functools
-import gzip
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import xxhash
 
+from riffusion_train.runtime.clip_bpe import END, MAX_TOKENS, START, VOCABULARY_SIZE, check_sha256, read_vocabulary
+from riffusion_train.runtime.files import json_text, write_atomically, write_json
+
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-VOCABULARY_SIZE = 49408
-MAX_LENGTH = 77
-START_ID, END_ID = 49406, 49407
-
-_VOCABULARY_FILE = "bpe_simple_vocab_16e6.txt.gz"
-_NUM_MERGES = VOCABULARY_SIZE - 2 * 256 - 2
 _SHA256 = {
-    _VOCABULARY_FILE: "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a",
     "vocab.json": "e089ad92ba36837a0d31433e555c8f45fe601ab5c221d4f607ded32d9f7a4349",
     "merges.txt": "9fd691f7c8039210e0fced15865466c65820d09b63988b0174bfe25de299051a",
 }
-_START, _END = "<|startoftext|>", "<|endoftext|>"
 _SETTINGS = {
     "tokenizer_class": "CLIPTokenizer",
-    "model_max_length": MAX_LENGTH,
-    "bos_token": _START,
-    "eos_token": _END,
-    "unk_token": _END,
-    "pad_token": _END,
+    "model_max_length": MAX_TOKENS,
+    "bos_token": START,
+    "eos_token": END,
+    "unk_token": END,
+    "pad_token": END,
     "do_lower_case": True,
     "add_prefix_space": False,
     "errors": "replace",
@@ -46,8 +40,6 @@ _SETTINGS = {
 
 def build_tokenizer() -> "CLIPTokenizer":
     """Return the Stable Diffusion 1.5 tokenizer, without the network."""
-    import tempfile
-
     from transformers import CLIPTokenizer
 
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +72,7 @@ def write_tokenizer(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in _standard_files().items():
         (folder / name).write_bytes(content)
-    (folder / "tokenizer_config.json").write_text(json.dumps(_SETTINGS, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", _SETTINGS, ascii_only=True)
 
 
 def save_tokenizer(tokenizer: "CLIPTokenizer", folder: Path) -> None:
@@ -94,30 +86,29 @@ def save_tokenizer(tokenizer: "CLIPTokenizer", folder: Path) -> None:
         return
     model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    vocabulary = json.dumps(model["vocab"], ensure_ascii=False, indent=2) + "\n"
-    (folder / "vocab.json").write_text(vocabulary, encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    write_json(folder / "vocab.json", model["vocab"])
+    write_atomically(folder / "merges.txt", "#version: 0.2\n" + "\n".join(merges) + "\n")
 
 
 def is_standard(tokenizer: "CLIPTokenizer") -> bool:
     """Say whether a tokenizer has exactly the vocabulary of Stable Diffusion 1.5."""
     if len(tokenizer) != VOCABULARY_SIZE:
         return False
-    vocabulary, _ = _standard_vocabulary()
+    vocabulary, _ = read_vocabulary()
     return tokenizer.get_vocab() == vocabulary
 
 
 def tokenizer_fingerprint(tokenizer: "CLIPTokenizer") -> str:
     """Return a short hash of all that turns a text into ids: vocabulary, merges, normalisation, added tokens, length."""
     with _as_made(tokenizer):
-        told = hashlib.blake2b(tokenizer.backend_tokenizer.to_str().encode("utf-8"), digest_size=16)
-    told.update(f"{tokenizer.model_max_length} {tokenizer.pad_token_id}".encode())
-    return told.hexdigest()
+        digest = hashlib.blake2b(tokenizer.backend_tokenizer.to_str().encode("utf-8"), digest_size=16)
+    digest.update(f"{tokenizer.model_max_length} {tokenizer.pad_token_id}".encode())
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager
 def _as_made(tokenizer: "CLIPTokenizer") -> Iterator[None]:
-    """Take away meanwhile what the last call left in a tokenizer, its padding and truncation."""
+    """Remove for the length of a block the padding and truncation that the last call left in a tokenizer."""
     backend = tokenizer.backend_tokenizer
     padding, truncation = backend.padding, backend.truncation
     backend.no_padding()
@@ -132,35 +123,21 @@ def _as_made(tokenizer: "CLIPTokenizer") -> Iterator[None]:
 
 
 @functools.cache
-def _standard_vocabulary() -> tuple[dict[str, int], list[str]]:
-    """Return the ids of the tokens, and the merges in order."""
-    packed = (resources.files("riffusion_train.model") / "vocabulary" / _VOCABULARY_FILE).read_bytes()
-    _check(_VOCABULARY_FILE, packed)
-    merges = gzip.decompress(packed).decode("utf-8").split("\n")[1 : _NUM_MERGES + 1]
-    symbols = _byte_symbols()
-    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *("".join(merge.split()) for merge in merges)]
-    return {token: index for index, token in enumerate([*tokens, _START, _END])}, merges
-
-
-@functools.cache
 def _standard_files() -> dict[str, bytes]:
     """Return `vocab.json` and `merges.txt`, checked."""
-    ids, merges = _standard_vocabulary()
-    vocabulary = json.dumps(ids, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+    ids, merges = read_vocabulary()
     files = {
-        "vocab.json": vocabulary.encode("utf-8"),
+        "vocab.json": json_text(ids, sort_keys=True).encode("utf-8"),
         "merges.txt": ("#version: 0.2\n" + "\n".join(merges) + "\n").encode("utf-8"),
     }
     for name, content in files.items():
-        _check(name, content)
+        check_sha256(name, content, _SHA256[name])
     return files
 
 
 @functools.cache
 def _standard_hashes() -> dict[str, str]:
     """Return the hashes of the files that `save_tokenizer` writes of the standard tokenizer."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         save_tokenizer(build_tokenizer(), Path(folder))
         return _hashes(Path(folder))
@@ -168,16 +145,3 @@ def _standard_hashes() -> dict[str, str]:
 
 def _hashes(folder: Path) -> dict[str, str]:
     return {path.name: xxhash.xxh3_128(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
-
-
-def _check(name: str, content: bytes) -> None:
-    found = hashlib.sha256(content).hexdigest()
-    if found != _SHA256[name]:
-        raise RuntimeError(f"{name}: SHA-256 {found} is not {_SHA256[name]}; the installation is damaged")
-
-
-def _byte_symbols() -> list[str]:
-    """Return the printable character that stands for each byte, in the order of GPT-2's byte-level BPE."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]

@@ -38,7 +38,7 @@ class FullError(Exception):
 
     def __init__(self, position: int, ticket: str) -> None:
         super().__init__(
-            "all streams that this machine can play are taken; try again in a few seconds to keep your place"
+            "all streams that this machine can play are taken; try again in a few seconds to keep your position"
         )
         self.position = position
         self.ticket = ticket

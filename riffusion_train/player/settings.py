@@ -195,89 +195,6 @@ class Settings(ClipSpec):
 MOMENT = ("prompt_to", "alpha", "before")
 """The settings that only restore a moment: a session that plays does not accept them."""
 
-Model = TypeVar("Model", bound=ClipSpec)
-
-
-def apply_changes(settings: Model, data: Mapping[str, Any], has_upload: Callable[[str], bool]) -> Model:
-    """Return settings, or a clip, with the values of some JSON instead of theirs.
-
-    Args:
-        settings: What is changed.
-        data: New values by name.
-        has_upload: Whether there is an upload with that id.
-
-    Raises:
-        InputError: If a key is unknown or a value cannot be used.
-    """
-    try:
-        read = type(settings).model_validate(dict(data), context=has_upload)
-    except ValidationError as error:
-        raise InputError(describe_errors(error.errors(), type(settings))) from None
-    return settings.model_copy(update={name: getattr(read, name) for name in read.model_fields_set})
-
-
-def make_settings(config: PlayConfig) -> Settings:
-    """Return the settings that sessions begin with.
-
-    Raises:
-        InputError: If a value cannot be used.
-    """
-    chosen = {
-        "prompt": config.prompt or DEFAULT_PROMPT,
-        "seed_image": config.seed_image,
-        "guidance_scale": config.guidance_scale,
-        "num_inference_steps": config.num_inference_steps,
-    }
-    return apply_changes(Settings(), chosen, lambda id: False)
-
-
-def describe_errors(errors: Sequence[Any], model: type[BaseModel] | None = None) -> str:
-    """Return the first of pydantic's errors as one line that names the field and says what it must be.
-
-    Args:
-        errors: The errors, as dictionaries.
-        model: The model whose fields an unknown key is answered with; None refers to the documentation instead.
-    """
-    kind, text, path = errors[0]["type"], errors[0]["msg"], list(errors[0]["loc"])
-    if path and path[0] in ("body", "query", "path"):
-        del path[0]
-    if kind == "json_invalid":
-        return f"the body is not valid JSON: {text}"
-    if not path:
-        return "the body must be a JSON object; see /openapi.json"
-    name = ".".join("".join(filter(str.isprintable, str(part)))[:40] for part in path)
-    if kind == "extra_forbidden":
-        known = None if model is None else ClipSpec if len(path) > 1 else model
-        options = "see /openapi.json" if known is None else f"choose from: {', '.join(known.model_fields)}"
-        return f"{name}: is not a setting; {options}"
-    if kind == "missing":
-        return f"{name}: is missing"
-    if kind == "fault":
-        return f"{name}: {text}"
-    inner = path[0] == "before" and len(path) > 1
-    schema = ClipSpec.model_json_schema() if inner else Settings.model_json_schema()
-    requirement = _requirement(schema["properties"].get(str(path[-1]), {}))
-    return f"{name}: {requirement or f'{text}; see /openapi.json'}"
-
-
-def settings_schema() -> dict[str, Any]:
-    """Return the JSON schema of each setting that a page can show, by name."""
-    properties: dict[str, Any] = Settings.model_json_schema()["properties"]
-    return {name: schema for name, schema in properties.items() if name not in MOMENT}
-
-
-def _requirement(field: Mapping[str, Any]) -> str | None:
-    """Return what a field of a JSON schema must be, in words; None where the schema does not say it."""
-    options = [field, *field.get("anyOf", [])]
-    if any("$ref" in option for option in options):
-        return "must be an object, as it was in the segment's `share`"
-    kinds = {option.get("type") for option in options}
-    noun = "a whole number" if "integer" in kinds else "a number" if "number" in kinds else None
-    if noun is None:
-        return "must be text" if "string" in kinds else None
-    bounds = [("from", field.get("minimum")), ("to", field.get("maximum"))]
-    return " ".join([f"must be {noun}", *(f"{word} {bound:.17g}" for word, bound in bounds if bound is not None)])
-
 
 class NewSession(Settings):
     """A new session."""
@@ -380,6 +297,90 @@ class OriginalAnswer(BaseModel):
     image: str
     audio: str
     duration_s: float
+
+
+Model = TypeVar("Model", bound=ClipSpec)
+
+
+def apply_changes(settings: Model, data: Mapping[str, Any], has_upload: Callable[[str], bool]) -> Model:
+    """Return settings, or a clip, with the values of some JSON instead of theirs.
+
+    Args:
+        settings: What is changed.
+        data: New values by name.
+        has_upload: Whether there is an upload with that id.
+
+    Raises:
+        InputError: If a key is unknown or a value cannot be used.
+    """
+    try:
+        read = type(settings).model_validate(dict(data), context=has_upload)
+    except ValidationError as error:
+        raise InputError(describe_errors(error.errors(), type(settings))) from None
+    return settings.model_copy(update={name: getattr(read, name) for name in read.model_fields_set})
+
+
+def make_settings(config: PlayConfig) -> Settings:
+    """Return the settings that sessions begin with.
+
+    Raises:
+        InputError: If a value cannot be used.
+    """
+    chosen = {
+        "prompt": config.prompt or DEFAULT_PROMPT,
+        "seed_image": config.seed_image,
+        "guidance_scale": config.guidance_scale,
+        "num_inference_steps": config.num_inference_steps,
+    }
+    return apply_changes(Settings(), chosen, lambda id: False)
+
+
+def describe_errors(errors: Sequence[Any], model: type[BaseModel] | None = None) -> str:
+    """Return the first of pydantic's errors as one line that names the field and says what it must be.
+
+    Args:
+        errors: The errors, as dictionaries.
+        model: The model whose fields an unknown key is answered with; None refers to the documentation instead.
+    """
+    kind, text, path = errors[0]["type"], errors[0]["msg"], list(errors[0]["loc"])
+    if path and path[0] in ("body", "query", "path"):
+        del path[0]
+    if kind == "json_invalid":
+        return f"the body is not valid JSON: {text}"
+    if not path:
+        return "the body must be a JSON object; see /openapi.json"
+    name = ".".join("".join(filter(str.isprintable, str(part)))[:40] for part in path)
+    if kind == "extra_forbidden":
+        known = None if model is None else ClipSpec if len(path) > 1 else model
+        options = "see /openapi.json" if known is None else f"choose from: {', '.join(known.model_fields)}"
+        return f"{name}: is not a setting; {options}"
+    if kind == "missing":
+        return f"{name}: is missing"
+    if kind == "fault":
+        return f"{name}: {text}"
+    inner = path[0] == "before" and len(path) > 1
+    schema = ClipSpec.model_json_schema() if inner else Settings.model_json_schema()
+    requirement = _requirement(schema["properties"].get(str(path[-1]), {}))
+    return f"{name}: {requirement or f'{text}; see /openapi.json'}"
+
+
+def settings_schema() -> dict[str, Any]:
+    """Return the JSON schema of each setting that a page can show, by name."""
+    properties: dict[str, Any] = Settings.model_json_schema()["properties"]
+    return {name: schema for name, schema in properties.items() if name not in MOMENT}
+
+
+def _requirement(field: Mapping[str, Any]) -> str | None:
+    """Return what a field of a JSON schema must be, in words; None where the schema does not say it."""
+    options = [field, *field.get("anyOf", [])]
+    if any("$ref" in option for option in options):
+        return "must be an object, as it was in the segment's `share`"
+    kinds = {option.get("type") for option in options}
+    noun = "a whole number" if "integer" in kinds else "a number" if "number" in kinds else None
+    if noun is None:
+        return "must be text" if "string" in kinds else None
+    bounds = [("from", field.get("minimum")), ("to", field.get("maximum"))]
+    return " ".join([f"must be {noun}", *(f"{word} {bound:.17g}" for word, bound in bounds if bound is not None)])
 
 
 _TYPES_FILE = Path(__file__).parent / "static" / "types.d.ts"

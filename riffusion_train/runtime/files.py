@@ -11,11 +11,14 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from riffusion_train.runtime.errors import InputError
+
+_LARGEST_HEADER = 100_000_000
+"""Bytes; safetensors itself refuses longer ones."""
 
 
 @contextlib.contextmanager
@@ -127,6 +130,39 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:  # another disk, or a file system without links
         with source.open("rb") as reader, open_atomically(target) as writer:
             shutil.copyfileobj(reader, writer)
+
+
+def safetensors_header(tensors: Mapping[str, tuple[str, Sequence[int], int]], metadata: Mapping[str, str]) -> bytes:
+    """Return the beginning of a safetensors file: eight bytes of length, and the JSON that says where each tensor is.
+
+    Args:
+        tensors: By name, in the order of the file: safetensors' code of the dtype, such as `F32`; shape; number of bytes.
+        metadata: Texts.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, (dtype, shape, num_bytes) in tensors.items():
+        start, end = end, end + num_bytes
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text
+
+
+def read_safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the JSON of a safetensors file's header, and the position of the first byte after it.
+
+    Raises:
+        ValueError: If it is not a safetensors file.
+    """
+    with path.open("rb") as file:
+        num_bytes = int.from_bytes(file.read(8), "little")
+        if num_bytes > _LARGEST_HEADER:
+            raise ValueError(f"{path}: not a safetensors file")
+        header = json.loads(file.read(num_bytes))
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: not a safetensors file")
+    return header, 8 + num_bytes
 
 
 def remove_partials(folder: Path, *, recursive: bool = False) -> None:

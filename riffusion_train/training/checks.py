@@ -1,15 +1,32 @@
-"""What is wrong with a training config, its dataset or this machine, said in one line before anything is built."""
+"""What is wrong with a training config, its dataset, its run folder or this machine, said in one line before the first step."""
 
 import dataclasses
+import importlib.util
+import json
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset
-from riffusion_train.config.train import MethodName, MixedPrecision, PredictionType, TrainConfig
+from riffusion_train.config.train import (
+    MethodName,
+    MixedPrecision,
+    OptimizerName,
+    PredictionType,
+    Resume,
+    ScheduleName,
+    TrackerConfig,
+    TrackerName,
+    TrainConfig,
+)
 from riffusion_train.dataset.layout import DatasetFolder
+from riffusion_train.dataset.spectrograms import SpectrogramDataset
+from riffusion_train.model.components import Components
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.training.distribution import fsdp_requested
+from riffusion_train.training.run_folder import RunFolder, config_values
 
 _AT_LEAST_ONE = (
     "max_train_steps",
@@ -50,7 +67,7 @@ def check_config(config: TrainConfig) -> None:
     """Refuse numbers out of range and settings that cannot go together.
 
     Raises:
-        InputError: For the first one found; the message names the key and the mend.
+        InputError: For the first problem; the message names the key and what to do.
     """
     _check_range(config, _AT_LEAST_ONE, lambda value: value >= 1, "must be 1 or more")
     _check_range(config, _NOT_NEGATIVE, lambda value: value >= 0, "must be 0 or more")
@@ -62,13 +79,11 @@ def check_config(config: TrainConfig) -> None:
     objective, method = config.objective, config.method
     if objective.rescale_betas_zero_snr and objective.prediction_type is PredictionType.epsilon:
         raise InputError(
-            "objective.rescale_betas_zero_snr=true: pure noise tells nothing about epsilon; take "
+            "objective.rescale_betas_zero_snr=true: pure noise says nothing about epsilon; take "
             "objective.prediction_type=v_prediction"
         )
     if method.train_text_encoder and method.name is MethodName.vae:
-        raise InputError(
-            "method.train_text_encoder=true: method=vae trains on pictures alone; take method=full or lora"
-        )
+        raise InputError("method.train_text_encoder=true: method=vae trains on images alone; take method=full or lora")
     if method.text_encoder_lr is not None and not method.train_text_encoder:
         raise InputError("method.text_encoder_lr is set; add method.train_text_encoder=true")
     if not config.validation.every_steps and (config.validation.patience or config.validation.keep_best):
@@ -82,6 +97,89 @@ def _check_range(config: TrainConfig, keys: tuple[str, ...], good: Callable[[Any
             value = getattr(value, part)
         if not good(value):
             raise InputError(f"{key}={value}: {rule}")
+
+
+def check_tracker(config: TrackerConfig) -> None:
+    """Refuse a tracker that is not installed; Accelerate would only warn and train without it.
+
+    Raises:
+        InputError: With the command that installs it.
+    """
+    if config.name is not TrackerName.files and importlib.util.find_spec(config.name.value) is None:
+        raise InputError(f"tracker={config.name.value} is not installed; pip install {config.name.value}")
+
+
+_LOOKED_AT = 64
+"""Images of a dataset that are looked at before the first step."""
+
+
+def check_slices(dataset: SpectrogramDataset, *, captions: bool) -> None:
+    """Refuse slices that cannot be trained on: images of another size, missing captions.
+
+    Args:
+        dataset: The slices; up to 64 images spread over them are looked at, and all captions.
+        captions: Whether captions are needed.
+
+    Raises:
+        InputError: Naming a slice and how many there are like it.
+    """
+    count = min(_LOOKED_AT, len(dataset))
+    for number in range(count):
+        dataset.pixels(number * len(dataset) // count)
+    if not captions:
+        return
+    missing = dataset.without_caption()
+    if missing:
+        raise InputError(
+            f"{dataset.folder.path}: {len(missing)} of {len(dataset)} slices have an empty caption or none, such as "
+            f"{dataset.slice_name(missing[0])}; prepare the audio with captions, or leave these files out"
+        )
+
+
+_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
+_FSDP_SETTINGS = {
+    "FSDP_VERSION": ("1", "2", "fsdp_version: 2"),
+    "FSDP_OFFLOAD_PARAMS": ("false", "false", "fsdp_offload_params: false, and more processes or a smaller batch"),
+    "FSDP_RESHARD_AFTER_FORWARD": ("true", "true", "fsdp_reshard_after_forward: true"),
+    "FSDP_ACTIVATION_CHECKPOINTING": (
+        "false",
+        "false",
+        "fsdp_activation_checkpointing: false and the key gradient_checkpointing=true",
+    ),
+}
+"""Settings of Accelerate's FSDP that would change what is computed or held in memory: its default, our value, the fix."""
+
+
+def check_launch(config: TrainConfig) -> None:
+    """Refuse a launch that would shard the weights in a way that is not supported, or with settings that need whole weights.
+
+    Raises:
+        InputError: With the fix.
+    """
+    if os.environ.get(_DEEPSPEED, "").lower() == "true":
+        raise InputError(
+            "DeepSpeed is not supported, and the launch asks Accelerate for it; take launch/fsdp.yaml, which shards the "
+            "weights as well"
+        )
+    if not fsdp_requested():
+        return
+    for name, (default, needed, fix) in _FSDP_SETTINGS.items():
+        value = os.environ.get(name, default).lower()
+        if value != needed:
+            raise InputError(f"{name.lower()}={value} is not supported; take launch/fsdp.yaml, or {fix} in yours")
+    if config.method.name is MethodName.lora:
+        raise InputError(
+            "method=lora trains too few weights for FSDP to shard; take launch/multi_gpu.yaml, or method=full"
+        )
+    if config.optimizer.name is not OptimizerName.adamw:
+        raise InputError(
+            f"optimizer={config.optimizer.name.value} needs whole weights, which FSDP shards; take optimizer=adamw, or "
+            "launch/multi_gpu.yaml"
+        )
+    if config.compile:
+        raise InputError(
+            "compile=true needs whole weights, which FSDP shards; take compile=false, or launch/multi_gpu.yaml"
+        )
 
 
 def check_precision(precision: MixedPrecision, device: torch.device) -> None:
@@ -108,6 +206,38 @@ def check_scaler(precision: MixedPrecision, scaler: Any | None) -> None:
         raise InputError("mixed_precision=fp16: there is no gradient scaler for this device; take bf16 or no")
 
 
+_PACKAGES = {
+    OptimizerName.adamw_8bit: "bitsandbytes",
+    OptimizerName.prodigy: "prodigyopt",
+    OptimizerName.schedule_free: "schedulefree",
+}
+
+
+def check_optimizer(config: TrainConfig, device: torch.device) -> None:
+    """Refuse an optimizer that cannot run here or does not go with the other settings, before anything is built.
+
+    Raises:
+        InputError: With the fix.
+    """
+    name, package = config.optimizer.name, _PACKAGES.get(config.optimizer.name)
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise InputError(f"optimizer={name.value} needs {package}; pip install riffusion-train[optimizers]")
+    if name is OptimizerName.adamw_8bit and device.type not in ("cuda", "xpu"):
+        raise InputError(
+            f"optimizer=adamw_8bit: bitsandbytes has no 8-bit kernels for {device.type}; take optimizer=adamw"
+        )
+    text_encoder_lr = config.method.text_encoder_lr
+    if name is OptimizerName.prodigy and text_encoder_lr not in (None, config.optimizer.lr):
+        raise InputError("optimizer=prodigy finds one learning rate for all weights; take method.text_encoder_lr=null")
+    if name is OptimizerName.schedule_free:
+        if config.ema.enabled:
+            raise InputError("optimizer=schedule_free averages the weights itself; take ema=none")
+        if config.schedule.name not in (ScheduleName.constant, ScheduleName.constant_with_warmup):
+            raise InputError(
+                f"optimizer=schedule_free needs no schedule.name={config.schedule.name.value}; take schedule=warmup or constant"
+            )
+
+
 def check_codec(config: TrainConfig, folder: DatasetFolder, own: SpectrogramConfig | None) -> None:
     """Refuse a dataset whose codec is not what the config asks for, or not the base model's own.
 
@@ -121,8 +251,8 @@ def check_codec(config: TrainConfig, folder: DatasetFolder, own: SpectrogramConf
     """
     if config.allow_other_spectrogram:
         return
-    wanted = None if config.spectrogram_preset is None else load_preset(config.spectrogram_preset)
-    for name, codec in ((f"spectrogram_preset={config.spectrogram_preset}", wanted), ("the base model's codec", own)):
+    preset = None if config.spectrogram_preset is None else load_preset(config.spectrogram_preset)
+    for name, codec in ((f"spectrogram_preset={config.spectrogram_preset}", preset), ("the base model's codec", own)):
         differences = [] if codec is None else _differences(folder.spectrogram, codec)
         if differences:
             raise InputError(
@@ -131,12 +261,104 @@ def check_codec(config: TrainConfig, folder: DatasetFolder, own: SpectrogramConf
             )
 
 
-def _differences(found: SpectrogramConfig, wanted: SpectrogramConfig) -> list[str]:
-    """Return the fields in which two codecs differ, their names left aside."""
+def _differences(actual: SpectrogramConfig, expected: SpectrogramConfig) -> list[str]:
+    """Return the fields in which two codecs differ, except for their names."""
     fields = [field.name for field in dataclasses.fields(SpectrogramConfig) if field.name != "name"]
-    pairs = {name: (_plain(getattr(found, name)), _plain(getattr(wanted, name))) for name in fields}
+    pairs = {name: (_plain(getattr(actual, name)), _plain(getattr(expected, name))) for name in fields}
     return [f"{name} is {one}, not {other}" for name, (one, other) in pairs.items() if one != other]
 
 
 def _plain(value: Any) -> Any:
     return getattr(value, "value", value)
+
+
+def check_image_size(components: Components, folder: DatasetFolder) -> None:
+    """Refuse images whose sides the networks cannot halve as often as they must.
+
+    Raises:
+        InputError: With the number that both sides must be a multiple of.
+    """
+    multiple = components.downsampling * 2 ** (len(components.unet.config.block_out_channels) - 1)
+    height, width = folder.spectrogram.n_mels, folder.spectrogram.width_px
+    if height % multiple or width % multiple:
+        raise InputError(
+            f"{folder.path}: its images are {width} x {height}, the model needs multiples of {multiple}; prepare the "
+            "audio with another spectrogram preset, or take a smaller model"
+        )
+
+
+def check_validation_split(config: TrainConfig, folder: DatasetFolder) -> None:
+    """Refuse a dataset without a validation split for a run that depends on one.
+
+    Raises:
+        InputError: If the run is to be stopped, or its best checkpoint kept, by a loss that cannot be measured.
+    """
+    depends = config.validation.patience or config.validation.keep_best
+    if config.validation.every_steps and depends and not folder.num_slices("validation"):
+        raise InputError(f"{folder.path}: has no validation split to measure on; prepare it again, or validation=none")
+
+
+_FREE_TO_CHANGE = (
+    "check",
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "dataloader_num_workers",
+    "gradient_accumulation_steps",  # the global batch is compared instead, see Trainer
+    "logging_steps",
+    "name",
+    "num_threads",
+    "preview.",
+    "resume",
+    "run",
+    "tracker.",
+    "train_batch_size",
+    "validation.",
+)
+"""Keys that do not change what is learned, so that a resumed run may have other values."""
+
+
+def check_resumable(run: RunFolder, config: TrainConfig) -> None:
+    """Refuse a run folder that this start cannot use.
+
+    Raises:
+        InputError: If the folder holds a run and `resume` is not `auto`, or if the two configs would train differently;
+            the message names the keys.
+    """
+    if not run.path.exists() or not any(run.path.iterdir()):
+        return
+    if not run.config_file.is_file():
+        raise InputError(f"run={run.path}: the folder holds files that are not a run; choose another")
+    if config.resume is not Resume.auto:
+        raise InputError(f"run={run.path}: a run is there; continue it with resume=auto, or choose another folder")
+    before, now = config_values(run.read_config()), config_values(config)
+    changed = [key for key in now if before[key] != now[key] and not key.startswith(_FREE_TO_CHANGE)]
+    if changed:
+        differences = ", ".join(f"{key} was {before[key]}, now {now[key]}" for key in changed)
+        raise InputError(f"run={run.path}: cannot go on with other settings: {differences}")
+
+
+def check_same_start(run: RunFolder, manifest: dict[str, Any]) -> None:
+    """Refuse to go on with a run that was started from another model or dataset than this start has.
+
+    Args:
+        run: The run folder, which may hold nothing yet.
+        manifest: What this start would write.
+
+    Raises:
+        InputError: If a fingerprint differs from the run's own; the message names what.
+    """
+    if not run.manifest_file.is_file():
+        return
+    before = json.loads(run.manifest_file.read_text(encoding="utf-8"))
+    known, now = before["base_model"]["fingerprints"], manifest["base_model"]["fingerprints"]
+    changed = [part for part in known if known[part] != now.get(part)]
+    if changed:
+        raise InputError(
+            f"run={run.path}: was started from another model than {manifest['base_model']['source']} ({', '.join(changed)} "
+            "differ); give the one it was started from, or another run folder"
+        )
+    if before["dataset"]["fingerprint"] != manifest["dataset"]["fingerprint"]:
+        raise InputError(
+            f"run={run.path}: was started on another dataset than {manifest['dataset']['path']} holds now; give the one it "
+            "was started on, or another run folder"
+        )

@@ -1,4 +1,4 @@
-"""What this machine can do for training, tried out rather than looked up, and what to change."""
+"""What this machine can do for training, tried out where that is possible, and what to change."""
 
 import dataclasses
 import importlib
@@ -24,59 +24,61 @@ _OPTIONAL = {
     "trackio": "tracker=trackio",
     "submitit": "sweeps on Slurm",
 }
-"""Packages that something can be asked for, and what that is."""
+"""Optional packages, and what each is for."""
 
 
 @dataclasses.dataclass
-class Examination:
-    """What was found: a text for each title, and the fixes for what could be better."""
+class MachineReport:
+    """The findings: a text for each title, and fixes for what could be better."""
 
     rows: dict[str, str] = dataclasses.field(default_factory=dict)
     fixes: list[str] = dataclasses.field(default_factory=list)
 
     def lines(self) -> list[str]:
         """Return everything as lines for a terminal."""
-        told = [f"{title:<16} {text}" for title, text in self.rows.items()]
-        advice = [f"  - {mend}" for mend in self.fixes] or ["  nothing"]
-        return [*told, "", "what to change:", *advice]
+        lines = [f"{title:<16} {text}" for title, text in self.rows.items()]
+        advice = [f"  - {fix}" for fix in self.fixes] or ["  nothing"]
+        return [*lines, "", "what to change:", *advice]
 
 
-def examine() -> Examination:
+def examine() -> MachineReport:
     """Look at versions, devices, number formats, optional packages, disk and caches."""
-    found = Examination(versions())
+    report = MachineReport(versions())
     here = machine()
-    found.rows["machine"] = f"{here['processor']}, {here['cores']} cores, {here['memory_gib']} GiB, {here['system']}"
-    found.rows["threads"] = f"{torch.get_num_threads()} of torch in one process (num_threads=N)"
-    _devices(found)
-    _libraries(found)
-    _compiler(found)
-    _places(found)
-    return found
+    report.rows["machine"] = f"{here['processor']}, {here['cores']} cores, {here['memory_gib']} GiB, {here['system']}"
+    report.rows["threads"] = f"{torch.get_num_threads()} of torch in one process (num_threads=N)"
+    _devices(report)
+    _libraries(report)
+    _compiler(report)
+    _storage(report)
+    return report
 
 
-def _devices(found: Examination) -> None:
+def _devices(report: MachineReport) -> None:
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
         memory = card.total_memory / _GIB
         device = torch.device("cuda", index)
-        found.rows[f"cuda:{index}"] = f"{card.name}, {memory:.0f} GiB, trains in {_formats(device)}"
+        report.rows[f"cuda:{index}"] = f"{card.name}, {memory:.0f} GiB, trains in {_formats(device)}"
         if not trains_in(device, torch.bfloat16):
-            found.fixes.append(f"cuda:{index} has no bf16: take mixed_precision=fp16")
+            report.fixes.append(f"cuda:{index} has no bf16: take mixed_precision=fp16")
         if memory < _LORA_GIB:
-            found.fixes.append(f"cuda:{index} has {memory:.0f} GiB: experiment=sd15_lora_8gb needs about 8")
+            report.fixes.append(
+                f"cuda:{index} has {memory:.0f} GiB: experiment=sd15_lora_8gb is made for a card of 8 GB"
+            )
     if torch.backends.mps.is_available():
-        found.rows["mps"] = f"available, trains in {_formats(torch.device('mps'))}"
+        report.rows["mps"] = f"available, trains in {_formats(torch.device('mps'))}"
     if torch.accelerator.is_available():
         return
-    found.rows["cpu"] = f"the only device, trains in {_formats(torch.device('cpu'))}"
+    report.rows["cpu"] = f"the only device, trains in {_formats(torch.device('cpu'))}"
     if Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi"):
-        found.fixes.append(
+        report.fixes.append(
             f"an NVIDIA driver is here, but torch {torch.__version__} does not see a GPU: install the CUDA build of torch "
             "(https://pytorch.org/get-started)"
         )
     else:
-        found.fixes.append(
-            "no GPU: experiment=tiny_cpu trains here; Stable Diffusion 1.5 wants a card of 8 GiB or more"
+        report.fixes.append(
+            "no GPU: experiment=tiny_cpu trains here; Stable Diffusion 1.5 needs a GPU with 8 GiB or more"
         )
 
 
@@ -84,7 +86,7 @@ def _formats(device: torch.device) -> str:
     kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     able = [name for name, dtype in kinds.items() if trains_in(device, dtype)]
     if device.type == "cpu" and "fp16" in able:
-        able.remove("fp16")  # its range needs a gradient scaler, which is for GPUs
+        able.remove("fp16")  # its range needs a gradient scaler, which only GPUs have
     return ", ".join(able)
 
 
@@ -108,15 +110,15 @@ def trains_in(device: torch.device, dtype: torch.dtype) -> bool:
     return kernel.grad is not None and bool(kernel.grad.isfinite().all())
 
 
-def _libraries(found: Examination) -> None:
-    found.rows["torchaudio"] += f", {_torchaudio()}"
-    found.rows["peft"] += ", LoRA, DoRA and rank-stabilised LoRA" if _imports("peft") else ", which cannot be imported"
+def _libraries(report: MachineReport) -> None:
+    report.rows["torchaudio"] += f", {_torchaudio()}"
+    report.rows["peft"] += ", LoRA, DoRA and rank-stabilised LoRA" if _imports("peft") else ", which cannot be imported"
     for package, use in _OPTIONAL.items():
         if importlib.util.find_spec(package) is None:
-            found.rows[package] = f"not installed; for {use}: pip install {package}"
+            report.rows[package] = f"not installed; for {use}: pip install {package}"
         else:
-            found.rows[package] = f"{importlib.metadata.version(package)}, for {use}"
-    _bitsandbytes(found)
+            report.rows[package] = f"{importlib.metadata.version(package)}, for {use}"
+    _bitsandbytes(report)
 
 
 def _torchaudio() -> str:
@@ -137,15 +139,15 @@ def _imports(package: str) -> bool:
     return True
 
 
-def _bitsandbytes(found: Examination) -> None:
+def _bitsandbytes(report: MachineReport) -> None:
     title = "bitsandbytes"
     if importlib.util.find_spec(title) is None:
-        found.rows[title] = "not installed; for optimizers of 8 bits: pip install bitsandbytes"
+        report.rows[title] = "not installed; for 8-bit optimizers: pip install bitsandbytes"
         if torch.cuda.is_available():
-            found.fixes.append("pip install bitsandbytes: optimizers of 8 bits save 4.8 GiB in full fine-tuning")
+            report.fixes.append("pip install bitsandbytes: 8-bit optimizers save 4.8 GiB in full fine-tuning")
         return
-    able = "its optimizers of 8 bits work here" if _steps_in_8_bits() else "its optimizers of 8 bits do not work here"
-    found.rows[title] = f"{importlib.metadata.version(title)}, {able}"
+    able = "its 8-bit optimizers work here" if _steps_in_8_bits() else "its 8-bit optimizers do not work here"
+    report.rows[title] = f"{importlib.metadata.version(title)}, {able}"
 
 
 def _steps_in_8_bits() -> bool:
@@ -160,42 +162,46 @@ def _steps_in_8_bits() -> bool:
     return bool((weight != 1).all())
 
 
-def _compiler(found: Examination) -> None:
+def _compiler(report: MachineReport) -> None:
     compiler = next((name for name in ("c++", "g++", "clang++", "cl") if shutil.which(name)), None)
     on_gpu = torch.cuda.is_available()
     triton = importlib.util.find_spec("triton") is not None
     able = bool(compiler) and (triton or not on_gpu)
     lack = "no C++ compiler" if not compiler else "no triton"
-    found.rows["torch.compile"] = f"possible, with {compiler}" if able else f"not possible: {lack}"
+    report.rows["torch.compile"] = f"possible, with {compiler}" if able else f"not possible: {lack}"
 
 
-def _places(found: Examination) -> None:
+def _storage(report: MachineReport) -> None:
     for title, path in storage_folders().items():
         free = _free_gib(path)
-        size = "nothing yet" if not path.exists() else "there"
-        found.rows[title] = f"{path} ({size}), {free:.0f} GiB free"
+        size = "empty" if not path.exists() else "exists"
+        report.rows[title] = f"{path} ({size}), {free:.0f} GiB free"
         if free < _LITTLE_DISK_GIB:
-            wanted = "a checkpoint of full fine-tuning takes 13 GiB" if title == "disk here" else "models land there"
-            found.fixes.append(f"{path} has {free:.0f} GiB free; {wanted}")
+            need = (
+                "a checkpoint of full fine-tuning takes 13 GiB"
+                if title == "disk here"
+                else "models are downloaded there"
+            )
+            report.fixes.append(f"{path} has {free:.0f} GiB free; {need}")
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", ""):
-        found.rows["hub"] = "HF_HUB_OFFLINE is set: only models that are in the cache are found"
+        report.rows["hub"] = "HF_HUB_OFFLINE is set: only models that are in the cache can be used"
     shared = Path("/dev/shm")
     if shared.is_dir():
         gib = shutil.disk_usage(shared).total / _GIB
-        found.rows["shared memory"] = f"{gib:.1f} GiB"
+        report.rows["shared memory"] = f"{gib:.1f} GiB"
         if gib < _LITTLE_SHARED_GIB:
-            found.fixes.append("shared memory is small for loader processes: docker run --shm-size=8g, or no workers")
+            report.fixes.append("shared memory is small for loader processes: docker run --shm-size=8g, or no workers")
 
 
 def storage_folders() -> dict[str, Path]:
-    """Return where things are kept: runs here, models of the hub, compiled networks."""
+    """Return the folders that take disk space: runs here, models of the hub, compiled networks."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     compiled = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    places = {"disk here": Path.cwd(), "hub cache": Path(HF_HUB_CACHE)}
-    return places | ({"compile cache": Path(compiled)} if compiled else {})
+    folders = {"disk here": Path.cwd(), "hub cache": Path(HF_HUB_CACHE)}
+    return folders | ({"compile cache": Path(compiled)} if compiled else {})
 
 
 def _free_gib(path: Path) -> float:
-    standing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
-    return shutil.disk_usage(standing).free / _GIB
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    return shutil.disk_usage(existing).free / _GIB

@@ -1,4 +1,4 @@
-"""`check=true`: build a whole run, do two steps and one save and load, and say what the run would need."""
+"""`check=true`: build a whole run, do two steps and one save and load, and report what the run would need."""
 
 import dataclasses
 import shutil
@@ -13,26 +13,26 @@ import torch
 from riffusion_train.config.train import Resume, TrackerName, TrainConfig
 from riffusion_train.runtime.provenance import machine
 from riffusion_train.training.caches import CacheWork, planned_caches
+from riffusion_train.training.checks import check_resumable, check_tracker
+from riffusion_train.training.method import make_method
 from riffusion_train.training.run import TrainingJob, build_job, start_run
-from riffusion_train.training.run_folder import RunFolder, check_resumable, new_run_path
-from riffusion_train.training.state import Checkpoints, TrainingState
+from riffusion_train.training.run_folder import Checkpoints, RunFolder, TrainingState, new_run_path
 from riffusion_train.training.throughput import peak_memory_bytes
-from riffusion_train.training.tracking import check_tracker
 
 _STEPS = 2
 _ENCODED = 4
 _GIB = 2**30
 
 
-def check_training(config: TrainConfig, words: Sequence[str]) -> list[str]:
-    """Try out a run in a temporary folder beside its own, which goes again whatever happens.
+def check_training(config: TrainConfig, arguments: Sequence[str]) -> list[str]:
+    """Try out a run in a temporary folder beside its own, which is removed whatever happens.
 
     Args:
         config: The whole config of the run.
-        words: The command line's overrides.
+        arguments: The command line's overrides.
 
     Returns:
-        What was found, as lines to print; empty on all ranks but the first.
+        The report, as lines to print; empty on all ranks but the first.
 
     Raises:
         InputError: For whatever the run itself would refuse before and during its first steps.
@@ -40,7 +40,7 @@ def check_training(config: TrainConfig, words: Sequence[str]) -> list[str]:
     check_tracker(config.tracker)
     run = RunFolder(new_run_path(config))
     check_resumable(run, config)
-    with tempfile.TemporaryDirectory(prefix=".check-", dir=_standing_folder(run.path)) as scratch:
+    with tempfile.TemporaryDirectory(prefix=".check-", dir=_existing_folder(run.path)) as scratch:
         trial = dataclasses.replace(
             config,
             run=str(Path(scratch) / "run"),
@@ -49,37 +49,39 @@ def check_training(config: TrainConfig, words: Sequence[str]) -> list[str]:
             preview=dataclasses.replace(config.preview, every_steps=0),
             tracker=dataclasses.replace(config.tracker, name=TrackerName.files),
         )
-        accelerator, trial_run, folder = start_run(trial)
-        # Encoding the whole dataset is no trial; a few rows of it are timed below.
+        distribution, trial_run, folder = start_run(trial)
+        # A trial does not encode the whole dataset; a few rows of it are timed below.
         trial.cache_latents = trial.cache_text_embeddings = False
-        job = build_job(trial, words, accelerator, trial_run, folder)
+        job = build_job(trial, arguments, distribution, trial_run, folder)
         lines = _try_out(config, job)
-    return lines if accelerator.is_main_process else []
+    return lines if distribution.is_main else []
 
 
 def _try_out(config: TrainConfig, job: TrainingJob) -> list[str]:
-    trainer = job.trainer
     missing = _missing_caches(config, job)
-    checkpoints = _TimedCheckpoints(trainer.checkpoints.folder, trainer.checkpoints.total_limit)
-    trainer.checkpoints = checkpoints
-    trainer.intervals = dataclasses.replace(trainer.intervals, max_train_steps=_STEPS, checkpointing_steps=_STEPS)
+    checkpoints = _TimedCheckpoints(job.run.checkpoints, config.checkpoints_total_limit)
+    trainer = dataclasses.replace(
+        job,
+        outputs=dataclasses.replace(job.outputs, checkpoints=checkpoints),
+        intervals=dataclasses.replace(job.intervals, max_train_steps=_STEPS, checkpointing_steps=_STEPS),
+    ).trainer()
     trainer.train()
     start = time.perf_counter()
     trainer.restore()
     load_s = time.perf_counter() - start
     figures = trainer.metrics.last
     step_s = float(figures["step_s"] or 0.0)
-    encode_s = {work.title.removeprefix("encode "): _encode_s(work, job.accelerator) for work in missing}
+    encode_s = {work.title.removeprefix("encode "): _encode_s(work, job.distribution.world_size) for work in missing}
     saves = -(-config.max_train_steps // config.checkpointing_steps)
     whole_s = sum(encode_s.values()) + config.max_train_steps * step_s + saves * checkpoints.save_s
-    epochs = config.max_train_steps * trainer.global_batch_size / len(job.dataset)
+    epochs = config.max_train_steps * job.learning.global_batch_size / len(job.dataset)
     trained = sum(weight.numel() for weight in trainer.parameters)
     return [
         f"model       {job.components.source}: {trained / 1e6:.4g} million trained weights",
-        f"dataset     {len(job.dataset)} slices, passed over {epochs:.3g} times in {config.max_train_steps} steps of "
-        f"{trainer.global_batch_size}",
+        f"dataset     {len(job.dataset)} slices, seen {epochs:.3g} times in {config.max_train_steps} steps of "
+        f"{job.learning.global_batch_size}",
         f"two steps   loss {figures['loss']:.4f}; {_rates(figures)}",
-        f"memory      {_memory(job.accelerator.device)}",
+        f"memory      {_memory(job.distribution.device)}",
         f"checkpoint  {checkpoints.size / _GIB:.3g} GiB, saved in {checkpoints.save_s:.1f} s, loaded in {load_s:.1f} s; "
         f"{_disk(checkpoints, config)}",
         *_caches(missing),
@@ -91,7 +93,7 @@ def _try_out(config: TrainConfig, job: TrainingJob) -> list[str]:
 
 
 class _TimedCheckpoints(Checkpoints):
-    """Checkpoints that know how long the last took to write, and its size."""
+    """Checkpoints that measure how long the last took to write, and its size."""
 
     save_s = 0.0
     size = 0
@@ -107,7 +109,15 @@ class _TimedCheckpoints(Checkpoints):
 def _missing_caches(config: TrainConfig, job: TrainingJob) -> list[CacheWork]:
     """Return the caches that the run would have to fill, after refusing what it would refuse."""
     missing = []
-    for work in planned_caches(config, job.components, job.dataset, job.accelerator.device):
+    method = make_method(config)
+    works = planned_caches(
+        job.components,
+        job.dataset,
+        job.distribution.device,
+        latents=method.caches_latents,
+        texts=method.caches_texts,
+    )
+    for work in works:
         work.cache.refuse_stale()
         if work.cache.exists():
             work.cache.open()
@@ -116,22 +126,22 @@ def _missing_caches(config: TrainConfig, job: TrainingJob) -> list[CacheWork]:
     return missing
 
 
-def _encode_s(work: CacheWork, accelerator: Any) -> float:
+def _encode_s(work: CacheWork, world_size: int) -> float:
     """Return the seconds that all ranks together would need to fill a cache, from a few rows."""
     rows = range(min(_ENCODED, work.cache.shape[0]))
     work.encode(rows[:1])
     start = time.perf_counter()
     work.encode(rows).cpu()
-    return (time.perf_counter() - start) / len(rows) * work.cache.shape[0] / accelerator.num_processes
+    return (time.perf_counter() - start) / len(rows) * work.cache.shape[0] / world_size
 
 
 def _caches(missing: Sequence[CacheWork]) -> list[str]:
     if not missing:
         return []
     sizes = [f"{work.cache.num_bytes / _GIB:.2g} GiB of {work.cache.kind.contents}" for work in missing]
-    place = missing[0].cache.path.parent
-    free = shutil.disk_usage(_standing_folder(place)).free
-    return [f"caches      {' and '.join(sizes)} in {place}, where {free / _GIB:.3g} GiB are free"]
+    folder = missing[0].cache.path.parent
+    free = shutil.disk_usage(_existing_folder(folder)).free
+    return [f"caches      {' and '.join(sizes)} in {folder}, where {free / _GIB:.3g} GiB are free"]
 
 
 def _rates(figures: dict[str, Any]) -> str:
@@ -153,8 +163,8 @@ def _memory(device: torch.device) -> str:
 def _disk(checkpoints: _TimedCheckpoints, config: TrainConfig) -> str:
     needed = checkpoints.size * (config.checkpoints_total_limit + 1)
     free = shutil.disk_usage(checkpoints.folder).free
-    words = f"{config.checkpoints_total_limit} kept and one being written need {needed / _GIB:.3g} GiB"
-    return f"{words}, {free / _GIB:.3g} GiB are free" + ("" if needed < free else ": TOO LITTLE, free some")
+    need = f"{config.checkpoints_total_limit} kept and one being written need {needed / _GIB:.3g} GiB"
+    return f"{need}, {free / _GIB:.3g} GiB are free" + ("" if needed < free else ": TOO LITTLE, free some")
 
 
 def _clock(seconds: float) -> str:
@@ -162,6 +172,6 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def _standing_folder(path: Path) -> Path:
-    """Return the nearest folder above a path that is there."""
+def _existing_folder(path: Path) -> Path:
+    """Return the nearest folder above a path that exists."""
     return next(folder for folder in path.absolute().parents if folder.is_dir())

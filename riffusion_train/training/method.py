@@ -1,30 +1,216 @@
-"""The method of a run: which weights are trained, and the model that is written in the end."""
+"""The method of a run: which weights are trained, with which loss on which items, and what it makes in the end."""
 
 import dataclasses
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from riffusion_train.config.spectrogram import write_spectrogram
+from riffusion_train.config.export import ExportFormat
+from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.config.train import MethodName, TrainConfig
 from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.dataset.order import generator
-from riffusion_train.dataset.spectrograms import SpectrogramDataset
+from riffusion_train.dataset.spectrograms import LatentItems, PixelItems, SpectrogramDataset, make_tokenize
 from riffusion_train.model.architecture import trained_scheduler
 from riffusion_train.model.components import Components, freeze, unfreeze
-from riffusion_train.model.diffusers_folder import write_components
-from riffusion_train.model.lora import (
-    LORA_FILE,
-    adapter_weights,
-    add_lora,
-    from_peft,
-    lora_scale_alpha,
-    write_diffusers_lora,
-)
-from riffusion_train.runtime.errors import InputError
+from riffusion_train.model.lazy import as_lazy_model
+from riffusion_train.model.loading import write_model_files
+from riffusion_train.model.lora import Lora, adapter_weights, add_lora, from_peft, lora_scale_alpha
+from riffusion_train.runtime.files import remove_partials, written_beside
+from riffusion_train.training.caches import Caches
+from riffusion_train.training.checks import check_image_size
+from riffusion_train.training.objective import DiffusionObjective, VaeObjective, encode_moments
+from riffusion_train.training.validation import HeldOutBatches, HeldOutImages, HeldOutNoise
+
+_MEASURED_SLICES = 256
+
+
+class FullMethod:
+    """`method=full`: all weights of the UNet, and of the text encoder where asked; the base of the other methods.
+
+    Args:
+        config: The config of the run.
+    """
+
+    trains_on_captions = True
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+
+    @property
+    def caches_latents(self) -> bool:
+        """Whether the run reads its latents from a cache, which a VAE that is trained would outdate."""
+        return self.config.cache_latents
+
+    @property
+    def caches_texts(self) -> bool:
+        """Whether the run reads its hidden states from a cache, which a text encoder that is trained would outdate."""
+        return self.config.cache_text_embeddings and not self.config.method.train_text_encoder
+
+    def main_network(self, components: Components) -> Any:
+        """Return the network that takes most of the memory and time of a step."""
+        return components.unet
+
+    def make_trainable(self, components: Components) -> None:
+        """Choose the weights that are trained, of a model whose weights are all frozen."""
+        # Convolutions in this layout are a sixth of the step faster on a CPU, and tensor cores prefer it on a GPU.
+        components.unet.to(memory_format=torch.channels_last)
+        components.vae.to(memory_format=torch.channels_last)
+        self._unfreeze(components)
+
+    def compile(self, components: Components) -> None:
+        """Compile the main network in place, so that the names of its weights stay."""
+        components.unet.compile(fullgraph=True)
+
+    def make_objective(self, components: Components) -> nn.Module:
+        """Return the network from batch to loss."""
+        from diffusers import DDPMScheduler
+
+        return DiffusionObjective(
+            components.unet,
+            None if self.caches_texts else components.text_encoder,
+            components.vae,
+            DDPMScheduler.from_config(components.scheduler.config),
+            snr_gamma=self.config.objective.snr_gamma,
+            train_text_encoder=self.config.method.train_text_encoder,
+        )
+
+    def make_items(self, components: Components, dataset: SpectrogramDataset, caches: Caches) -> Dataset[Any]:
+        """Return the items of the training split, looked up by address."""
+        objective = self.config.objective
+        return LatentItems(
+            dataset,
+            make_tokenize(components.tokenizer),
+            moments=caches.moments,
+            texts=caches.texts,
+            latent_shape=components.latent_shape(dataset.folder.spectrogram),
+            seed=self.config.seed,
+            num_train_timesteps=int(components.scheduler.config.num_train_timesteps),
+            proportion_empty_prompts=objective.proportion_empty_prompts,
+            noise_offset=objective.noise_offset,
+            input_perturbation=objective.input_perturbation,
+        )
+
+    def make_held_out(
+        self, components: Components, dataset: SpectrogramDataset, device: torch.device
+    ) -> HeldOutBatches:
+        """Return the slices of the validation split as the loss is measured on them."""
+
+        @torch.no_grad()
+        def encode(pixels: Tensor) -> Tensor:
+            return encode_moments(components.vae, pixels.to(device)).float().cpu()
+
+        @torch.no_grad()
+        def encode_text(input_ids: Tensor) -> Tensor:
+            text_encoder = components.text_encoder
+            return text_encoder(input_ids.to(text_encoder.device)).last_hidden_state.float().cpu()
+
+        return HeldOutNoise(
+            dataset,
+            self.config.validation.num_slices,
+            tokenize=make_tokenize(components.tokenizer),
+            encode=encode,
+            encode_text=None if self.config.method.train_text_encoder else encode_text,
+            latent_shape=components.latent_shape(dataset.folder.spectrogram),
+            num_train_timesteps=int(components.scheduler.config.num_train_timesteps),
+        )
+
+    def finish(self, components: Components, dataset: SpectrogramDataset, device: torch.device) -> None:
+        """Measure what the trained model needs to know about itself."""
+
+    def adapters(
+        self, weights: Mapping[str, Tensor], spectrogram: SpectrogramConfig | None, source: str
+    ) -> Lora | None:
+        """Return the run's adapters from their weights by name; None for methods that train none."""
+        return None
+
+    def _unfreeze(self, components: Components) -> None:
+        unfreeze(components.unet)
+        if self.config.method.train_text_encoder:
+            unfreeze(components.text_encoder)
+
+
+class LoraMethod(FullMethod):
+    """`method=lora`: low-rank adapters of the UNet, and of the text encoder where asked."""
+
+    def adapters(
+        self, weights: Mapping[str, Tensor], spectrogram: SpectrogramConfig | None, source: str
+    ) -> Lora | None:
+        """Return the run's adapters from their weights by name."""
+        method = self.config.method
+        alpha = lora_scale_alpha(rank=method.lora_rank, alpha=method.lora_alpha, use_rslora=method.lora_use_rslora)
+        return from_peft(weights, alpha, spectrogram, source)
+
+    def _unfreeze(self, components: Components) -> None:
+        method = self.config.method
+        options: dict[str, Any] = {
+            "rank": method.lora_rank,
+            "alpha": method.lora_alpha,
+            "use_dora": method.lora_use_dora,
+            "use_rslora": method.lora_use_rslora,
+        }
+        add_lora(
+            components.unet,
+            target_modules=method.lora_target_modules,
+            target_blocks=method.lora_target_blocks,
+            **options,
+        )
+        if method.train_text_encoder:
+            options["key"] = "method.lora_text_encoder_target_modules"
+            add_lora(components.text_encoder, target_modules=method.lora_text_encoder_target_modules, **options)
+
+
+class VaeMethod(FullMethod):
+    """`method=vae`: the VAE's decoder, and its encoder where asked, on images alone."""
+
+    trains_on_captions = False
+    caches_latents = False
+    caches_texts = False
+
+    def main_network(self, components: Components) -> Any:
+        """Return the VAE."""
+        return components.vae
+
+    def make_trainable(self, components: Components) -> None:
+        """Make the VAE's decoder trainable, and its encoder where asked."""
+        components.unet.to(memory_format=torch.channels_last)
+        unfreeze_vae(components.vae, encoder=self.config.method.train_vae_encoder)
+
+    def compile(self, components: Components) -> None:
+        """Do nothing: the VAE is entered by `encode` and `decode`, which `compile` does not see."""
+
+    def make_objective(self, components: Components) -> nn.Module:
+        """Return the network from batch to reconstruction loss."""
+        method = self.config.method
+        return VaeObjective(components.vae, kl_weight=method.kl_weight, train_encoder=method.train_vae_encoder)
+
+    def make_items(self, components: Components, dataset: SpectrogramDataset, caches: Caches) -> Dataset[Any]:
+        """Return the images of the training split, looked up by address."""
+        latent_shape = components.latent_shape(dataset.folder.spectrogram)
+        return PixelItems(dataset, latent_shape=latent_shape, seed=self.config.seed)
+
+    def make_held_out(
+        self, components: Components, dataset: SpectrogramDataset, device: torch.device
+    ) -> HeldOutBatches:
+        """Return the images of the validation split."""
+        latent_shape = components.latent_shape(dataset.folder.spectrogram)
+        return HeldOutImages(dataset, self.config.validation.num_slices, latent_shape=latent_shape)
+
+    def finish(self, components: Components, dataset: SpectrogramDataset, device: torch.device) -> None:
+        """Measure the scale of the latents of a trained encoder."""
+        if self.config.method.train_vae_encoder:
+            vae = components.vae.to(device)
+            measure_scaling_factor(vae, dataset, latent_std=self.config.method.latent_std, seed=self.config.seed)
+
+
+def make_method(config: TrainConfig) -> FullMethod:
+    """Return the method that the config names."""
+    methods = {MethodName.full: FullMethod, MethodName.lora: LoraMethod, MethodName.vae: VaeMethod}
+    return methods[config.method.name](config)
 
 
 def unfreeze_vae(vae: nn.Module, *, encoder: bool) -> None:
@@ -36,73 +222,26 @@ def unfreeze_vae(vae: nn.Module, *, encoder: bool) -> None:
         unfreeze(getattr(vae, part))
 
 
-def apply_method(config: TrainConfig, folder: DatasetFolder, base: Components) -> Components:
-    """Fit the model to the dataset, and choose its trainable weights."""
+def apply_method(config: TrainConfig, method: FullMethod, folder: DatasetFolder, base: Components) -> Components:
+    """Fit the model to the dataset, and choose its trainable weights.
+
+    Raises:
+        InputError: If the model cannot be trained on images of this size, or has no layers of the names in the config.
+    """
     components = dataclasses.replace(base, spectrogram=folder.spectrogram)
-    _check_size(components, folder)
+    check_image_size(components, folder)
     components.scheduler = trained_scheduler(
         components.scheduler,
         prediction_type=config.objective.prediction_type.value,
         rescale_betas_zero_snr=config.objective.rescale_betas_zero_snr,
     )
     freeze(components)
-    # Convolutions in this layout are a sixth of the step faster on a CPU, and what tensor cores want on a GPU.
-    components.unet.to(memory_format=torch.channels_last)
-    method = config.method
-    if method.name is not MethodName.vae:
-        components.vae.to(memory_format=torch.channels_last)
-    if method.name is MethodName.vae:
-        unfreeze_vae(components.vae, encoder=method.train_vae_encoder)
-    elif method.name is MethodName.lora:
-        _add_adapters(config, components)
-    else:
-        unfreeze(components.unet)
-        if method.train_text_encoder:
-            unfreeze(components.text_encoder)
-    trained = components.vae if method.name is MethodName.vae else components.unet
+    method.make_trainable(components)
     if config.gradient_checkpointing:
-        trained.enable_gradient_checkpointing()
-    if config.compile and method.name is not MethodName.vae:
-        trained.compile(fullgraph=True)  # in place: the names of the weights stay
+        method.main_network(components).enable_gradient_checkpointing()
+    if config.compile:
+        method.compile(components)
     return components
-
-
-def _add_adapters(config: TrainConfig, components: Components) -> None:
-    method = config.method
-    options: dict[str, Any] = {
-        "rank": method.lora_rank,
-        "alpha": method.lora_alpha,
-        "use_dora": method.lora_use_dora,
-        "use_rslora": method.lora_use_rslora,
-    }
-    add_lora(
-        components.unet, target_modules=method.lora_target_modules, target_blocks=method.lora_target_blocks, **options
-    )
-    if method.train_text_encoder:
-        options["key"] = "method.lora_text_encoder_target_modules"
-        add_lora(components.text_encoder, target_modules=method.lora_text_encoder_target_modules, **options)
-
-
-def adapter_alpha(config: TrainConfig) -> float | None:
-    """Return the alpha that says how strongly the exported adapters apply, or None where there are none."""
-    method = config.method
-    if method.name is not MethodName.lora:
-        return None
-    return lora_scale_alpha(rank=method.lora_rank, alpha=method.lora_alpha, use_rslora=method.lora_use_rslora)
-
-
-def _check_size(components: Components, folder: DatasetFolder) -> None:
-    """Refuse pictures that the networks cannot halve as often as they must."""
-    multiple = components.downsampling * 2 ** (len(components.unet.config.block_out_channels) - 1)
-    height, width = folder.spectrogram.n_mels, folder.spectrogram.width_px
-    if height % multiple or width % multiple:
-        raise InputError(
-            f"{folder.path}: its pictures are {width} x {height}, the model needs multiples of {multiple}; prepare the "
-            "audio with another spectrogram preset, or take a smaller model"
-        )
-
-
-_MEASURED_SLICES = 256
 
 
 @torch.no_grad()
@@ -110,8 +249,8 @@ def measure_scaling_factor(vae: Any, dataset: SpectrogramDataset, *, latent_std:
     """Set the VAE's `scaling_factor` and return it.
 
     Unit deviation is usual (Rombach et al. 2022, appendix G). Smaller latents shift the noise schedule towards noise without
-    another schedule (Chen 2023, arXiv:2301.10972): what fills the whole picture, such as the register of a clip, shows through
-    the noise of nearly every timestep otherwise, and is hardly ever learned from the caption.
+    another schedule (Chen 2023, arXiv:2301.10972): what fills the whole image, such as the register of a clip, otherwise shows
+    through the noise of nearly every timestep, and is hardly ever learned from the caption.
 
     Args:
         vae: The trained VAE.
@@ -121,35 +260,26 @@ def measure_scaling_factor(vae: Any, dataset: SpectrogramDataset, *, latent_std:
     """
     count = min(_MEASURED_SLICES, len(dataset))
     chosen = generator(seed, "scaling factor").permutation(len(dataset))[:count]
+    # One image (1, 3, H, W) at a time to latents (1, C, h, w).
     latents = [vae.encode(dataset.pixels(int(index))[None].to(vae.device)).latent_dist.mode() for index in chosen]
     factor = latent_std / float(torch.cat(latents).float().std())
     vae.register_to_config(scaling_factor=factor)
     return factor
 
 
-def write_final(target: Path, components: Components, *, lora_alpha: float | None) -> None:
-    """Write the model that a run ends with: a whole diffusers folder, or the adapters of a LoRA run.
+def write_final(target: Path, components: Components, method: FullMethod) -> None:
+    """Write the model that a run ends with: a diffusers folder, or the adapters of a LoRA run.
 
     Args:
         target: The folder.
-        components: The model.
-        lora_alpha: The scale of the adapters times their rank; None where there are none.
+        components: The model, with the weights that are to be written.
+        method: The method that trained them.
     """
-    partial = target.with_name(f".partial-{target.name}")
-    if partial.exists():
-        shutil.rmtree(partial)
-    if lora_alpha is None:
-        write_components(partial, components)
-    else:
-        write_lora(partial, components, lora_alpha)
-    partial.rename(target)
-
-
-def write_lora(folder: Path, components: Components, alpha: float) -> None:
-    """Write the adapters as `pytorch_lora_weights.safetensors` in diffusers' layout, with `spectrogram.json`."""
-    folder.mkdir(parents=True)
     weights = {name: weight.detach().cpu().contiguous() for name, weight in adapter_weights(components).items()}
-    lora = from_peft(weights, alpha, components.spectrogram, components.source)
-    write_diffusers_lora(folder / LORA_FILE, lora, extra={})
-    if components.spectrogram is not None:
-        write_spectrogram(folder, components.spectrogram)
+    lora = method.adapters(weights, components.spectrogram, components.source)
+    remove_partials(target.parent)
+    with written_beside(target) as partial:
+        if lora is None:
+            write_model_files(partial, ExportFormat.diffusers, model=as_lazy_model(components))
+        else:
+            write_model_files(partial, ExportFormat.lora, lora=lora)

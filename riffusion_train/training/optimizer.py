@@ -1,8 +1,7 @@
-"""The optimizer, the learning rate over the steps, and the averaged weights (EMA)."""
+"""The optimizer with its saved state, the learning rate over the steps, and the averaged weights (EMA)."""
 
 import contextlib
-import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,16 +12,7 @@ from riffusion_train.config.train import (
     OptimizerConfig,
     OptimizerName,
     ScheduleConfig,
-    ScheduleName,
-    TrainConfig,
 )
-from riffusion_train.runtime.errors import InputError
-
-_PACKAGES = {
-    OptimizerName.adamw_8bit: "bitsandbytes",
-    OptimizerName.prodigy: "prodigyopt",
-    OptimizerName.schedule_free: "schedulefree",
-}
 
 
 def parameter_groups(objective: nn.Module, lr: float, text_encoder_lr: float | None) -> list[dict[str, Any]]:
@@ -34,31 +24,6 @@ def parameter_groups(objective: nn.Module, lr: float, text_encoder_lr: float | N
             (text if name.startswith("text_encoder.") else rest).append(parameter)
     groups = [{"params": rest, "lr": lr}, {"params": text, "lr": lr if text_encoder_lr is None else text_encoder_lr}]
     return [group for group in groups if group["params"]]
-
-
-def check_optimizer(config: TrainConfig, device: torch.device) -> None:
-    """Refuse an optimizer that cannot run here or does not go with the other settings, before anything is built.
-
-    Raises:
-        InputError: With the mend.
-    """
-    name, package = config.optimizer.name, _PACKAGES.get(config.optimizer.name)
-    if package is not None and importlib.util.find_spec(package) is None:
-        raise InputError(f"optimizer={name.value} needs {package}; pip install riffusion-train[optimizers]")
-    if name is OptimizerName.adamw_8bit and device.type not in ("cuda", "xpu"):
-        raise InputError(
-            f"optimizer=adamw_8bit: bitsandbytes has no 8-bit kernels for {device.type}; take optimizer=adamw"
-        )
-    text_encoder_lr = config.method.text_encoder_lr
-    if name is OptimizerName.prodigy and text_encoder_lr not in (None, config.optimizer.lr):
-        raise InputError("optimizer=prodigy finds one learning rate for all weights; take method.text_encoder_lr=null")
-    if name is OptimizerName.schedule_free:
-        if config.ema.enabled:
-            raise InputError("optimizer=schedule_free averages the weights itself; take ema=none")
-        if config.schedule.name not in (ScheduleName.constant, ScheduleName.constant_with_warmup):
-            raise InputError(
-                f"optimizer=schedule_free needs no schedule.name={config.schedule.name.value}; take schedule=warmup or constant"
-            )
 
 
 def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -121,14 +86,15 @@ def make_ema(config: EmaConfig, weights: Sequence[nn.Parameter]) -> Any | None:
 
 
 def update_ema(ema: Any, weights: Sequence[nn.Parameter]) -> None:
-    """Take the weights after a step into the average, as `EMAModel.step` does, but in place.
+    """Move the average towards the weights after a step, as `EMAModel.step` does, but in place.
 
-    Its own subtraction makes a copy of all weights in every step: 3.2 GiB for Stable Diffusion 1.5, and a tenth of a step of
+    `EMAModel` subtracts into a copy of all weights in every step: 3.2 GiB for Stable Diffusion 1.5, and a tenth of a step of
     the smallest models.
     """
     ema.optimization_step += 1
     ema.cur_decay_value = ema.get_decay(ema.optimization_step)
     with torch.no_grad():
+        # average += (1 - decay) * (weight - average)
         torch._foreach_lerp_(ema.shadow_params, list(weights), 1 - ema.cur_decay_value)
 
 
@@ -141,7 +107,7 @@ def averages_itself(optimizer: torch.optim.Optimizer) -> bool:
 def averaged_weights(
     parameters: Sequence[nn.Parameter], ema: Any | None, optimizer: torch.optim.Optimizer
 ) -> Iterator[None]:
-    """Put the averages in place of the trained weights for the length of a block; the trained ones come back bit for bit."""
+    """Use the averages as the weights for the length of a block; the trained weights come back bit for bit."""
     if ema is not None:
         ema.store(parameters)
         ema.copy_to(parameters)
@@ -150,7 +116,7 @@ def averaged_weights(
         finally:
             ema.restore(parameters)
     elif averages_itself(optimizer):
-        # Its own way back, `train()`, is exact on paper only: it would make a measured run another run.
+        # `train()` restores the weights only up to rounding: measuring would change the run. So they are copied.
         kept = [parameter.detach().clone() for parameter in parameters]
         optimizer.eval()  # type: ignore[attr-defined]
         try:
@@ -171,3 +137,75 @@ def averages(parameters: Sequence[nn.Parameter], ema: Any | None, optimizer: tor
         return []
     with averaged_weights(parameters, ema, optimizer):
         return [parameter.detach().clone() for parameter in parameters]
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> tuple[dict[str, Tensor], list[Any]]:
+    """Split an optimizer's state into tensors and its groups.
+
+    Args:
+        optimizer: The optimizer.
+        names: Names of its weights, in the order of its groups.
+
+    Returns:
+        The tensors, as `<weight>.<moment>`, counts among them; and the groups as JSON data.
+    """
+    state = optimizer.state_dict()
+    tensors = {
+        f"{names[index]}.{key}": value if isinstance(value, Tensor) else torch.tensor(value)
+        for index, moments in state["state"].items()
+        for key, value in _flat(moments).items()
+    }
+    groups = [
+        {key: value.item() if isinstance(value, Tensor) else value for key, value in group.items() if key != "params"}
+        for group in state["param_groups"]
+    ]
+    return tensors, groups
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,
+    names: list[str],
+    tensors: dict[str, Tensor],
+    groups: list[Any],
+    *,
+    like_weight: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    """Restore what `optimizer_tensors` returned.
+
+    Args:
+        optimizer: The optimizer.
+        names: Names of its weights, in the order of its groups.
+        tensors: The tensors, as `<weight>.<moment>`.
+        groups: The groups.
+        like_weight: From a whole tensor and a weight of its shape to a copy in the weight's memory layout, which the fused
+            kernel relies on, and its shard.
+    """
+    state: dict[int, dict[str, Any]] = {}
+    index_of = {name: index for index, name in enumerate(names)}
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    counts = _plain_counts(optimizer)
+    for key, tensor in tensors.items():
+        name, _, moment = key.rpartition(".")
+        index = index_of[name]
+        value: Any = tensor
+        if tensor.dim() == 0 and moment in counts:
+            value = tensor.item()
+        elif tensor.shape == weights[index].shape and tensor.is_floating_point():
+            value = like_weight(tensor, weights[index])
+        state.setdefault(index, {})[moment] = value
+    now = optimizer.state_dict()["param_groups"]
+    merged = [{**saved, "params": group["params"]} for saved, group in zip(groups, now, strict=True)]
+    optimizer.load_state_dict({"state": state, "param_groups": merged})
+
+
+def _flat(moments: dict[str, Any]) -> dict[str, Any]:
+    """Return the moments of one weight; bitsandbytes keeps its 8-bit ones a level deeper, hidden from FSDP."""
+    flat: dict[str, Any] = {}
+    for key, value in moments.items():
+        flat |= value if isinstance(value, dict) else {key: value}
+    return flat
+
+
+def _plain_counts(optimizer: torch.optim.Optimizer) -> set[str]:
+    """Return the moments that are plain numbers: torch's own optimizers count their steps in tensors, the others do not."""
+    return set() if type(optimizer).__module__.startswith("torch.") else {"step"}

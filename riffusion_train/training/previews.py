@@ -1,4 +1,4 @@
-"""Previews: clips sampled while training, from the averaged weights, with a page to look and listen."""
+"""Previews: clips sampled while training, from the averaged weights, with a page to see and hear them."""
 
 import json
 import sys
@@ -15,11 +15,11 @@ from riffusion_train.model.components import Components
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.sampler import Sampler
-from riffusion_train.training.distribution import whole_model
+from riffusion_train.training.distribution import Distribution
 from riffusion_train.training.tracking import track_clips
 
 BASE_DIR = "base"
-_AT_ONCE = 4
+_BATCH_SIZE = 4
 """Prompts that are sampled together."""
 
 
@@ -31,24 +31,28 @@ def preview_prompts(config: PreviewConfig, dataset: SpectrogramDataset) -> list[
 
 
 def make_preview(
-    config: PreviewConfig, components: Components, prompts: list[str], folder: Path, accelerator: Any
+    config: PreviewConfig, components: Components, prompts: list[str], folder: Path, distribution: Distribution
 ) -> Callable[[int], None]:
     """Return the function that writes `previews/step-000500/`: a clip for each prompt at each strength of guidance.
 
-    Step 0 is the model that training begins with and goes to `previews/base/`, once. Rank 0 samples. The page
+    Step 0 is the model that training begins with and goes to `previews/base/`, once. The first rank samples. The page
     `previews/index.html` shows and plays all of them.
     """
 
     def preview(step: int) -> None:
         target = folder / (f"step-{step:06d}" if step else BASE_DIR)
-        model = whole_model(components, accelerator)
-        if accelerator.is_main_process and (step or (config.base_row and not target.is_dir())):
-            clips = dict(_sample(config, model, prompts, accelerator.device))
+        model = distribution.whole_model(components)
+
+        def write() -> None:
+            if not step and (target.is_dir() or not config.base_row):
+                return
+            clips = dict(_sample(config, model, prompts, distribution.device))
             for name, clip in clips.items():
                 clip.save(target / name)
-            track_clips(accelerator, clips, step)
-            _show(folder)
-        accelerator.wait_for_everyone()
+            track_clips(distribution.accelerator, clips, step)
+            _write_page_or_warn(folder)
+
+        distribution.on_main(write)
 
     return preview
 
@@ -71,8 +75,8 @@ def write_page(folder: Path) -> Path:
     return write_site(folder, Site("Previews", "", list(versions.values()), cells))
 
 
-def _show(folder: Path) -> None:
-    """Write the page; previews that somebody has damaged are no reason for training to stop."""
+def _write_page_or_warn(folder: Path) -> None:
+    """Write the page; damaged previews are no reason for training to stop."""
     try:
         write_page(folder)
     except (InputError, OSError, ValueError, KeyError, TypeError) as error:
@@ -97,17 +101,17 @@ def _sample(
                 quality=config.quality,
                 target_lufs=config.target_lufs,
                 guidance_scale=scale,
-                unet_batch_size=min(len(prompts), _AT_ONCE),
+                unet_batch_size=min(len(prompts), _BATCH_SIZE),
             )
-            wanted = [(prompt, "", config.seed + index) for index, prompt in enumerate(prompts)]
+            requests = [(prompt, "", config.seed + index) for index, prompt in enumerate(prompts)]
             with torch.compiler.set_stance("force_eager"):  # sampling has other shapes than what was compiled
-                drawn = list(sampler.generate(wanted, batch_size=_AT_ONCE))
-            for index, clip in enumerate(drawn):
+                sampled = list(sampler.generate(requests, batch_size=_BATCH_SIZE))
+            for index, clip in enumerate(sampled):
                 yield f"{index:02d}" + (f"-guidance-{scale:g}" if len(config.guidance_scales) > 1 else ""), clip
     finally:
         for name, module in components.modules.items():
             module.train(training[name])
-            module.to(devices[name])  # what waits in the host's memory goes back there
+            module.to(devices[name])  # what is kept in the host's memory goes back there
 
 
 def _by_guidance(step: Path) -> list[tuple[float, list[str]]]:

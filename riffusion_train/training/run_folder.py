@@ -1,33 +1,28 @@
-"""The run folder: what a training run leaves on disk, and whether a new start may go on in it."""
+"""The run folder: what a training run keeps on disk, its checkpoints above all."""
 
+import dataclasses
 import json
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from riffusion_train.config.compose import config_keys, load_saved, write_config
 from riffusion_train.config.spectrogram import SpectrogramConfig, write_spectrogram
-from riffusion_train.config.train import Resume, TrainConfig
+from riffusion_train.config.train import TrainConfig
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import remove_partials, write_json, written_beside
 
-_FREE_TO_CHANGE = (
-    "check",
-    "checkpointing_steps",
-    "checkpoints_total_limit",
-    "dataloader_num_workers",
-    "gradient_accumulation_steps",  # the global batch is compared instead, see Checkpoints
-    "logging_steps",
-    "name",
-    "num_threads",
-    "preview.",
-    "resume",
-    "run",
-    "tracker.",
-    "train_batch_size",
-    "validation.",
-)
-"""Keys that do not change what is learned, so that a resumed run may have other values."""
+CHECKPOINT_SCHEMA = 1
+_STATE_FILE = "state.json"
+_TENSOR_FILES = ("trained", "ema", "optimizer")
+_DAMAGED_PREFIX = "damaged-"
+_BEST_FILE = "best.json"
 
 
 class RunFolder:
@@ -44,17 +39,16 @@ class RunFolder:
         self.final = path / "final"
 
     def start(
-        self, config: TrainConfig, words: Sequence[str], manifest: dict[str, Any], spectrogram: SpectrogramConfig
+        self, config: TrainConfig, arguments: Sequence[str], manifest: dict[str, Any], spectrogram: SpectrogramConfig
     ) -> None:
-        """Write what a start leaves: config, manifest and codec once, the command line every time. Rank 0 only."""
+        """Write what each start leaves: config, manifest and codec once, the command line every time."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.config_file.exists():
             write_spectrogram(self.path, spectrogram)
-            self.manifest_file.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-            write_config(self.config_file, config)  # last: what says that the folder is a run
-        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "overrides": list(words)}
-        with self.overrides_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            write_json(self.manifest_file, manifest, ascii_only=True)
+            write_config(self.config_file, config)  # last, since it says that the folder is a run
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        append_line(self.overrides_file, {"time": now, "overrides": list(arguments)})
 
     def read_config(self) -> TrainConfig:
         """Return the config that the run was started with.
@@ -67,58 +61,17 @@ class RunFolder:
         return load_saved(self.config_file, TrainConfig)
 
 
+def append_line(path: Path, values: Mapping[str, Any]) -> None:
+    """Append a JSON object to a file of lines."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(dict(values)) + "\n")
+
+
 def new_run_path(config: TrainConfig) -> Path:
     """Return the folder of a run: what the config says, or a new name from the date."""
     if config.run is not None:
         return Path(config.run).expanduser()
     return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.name}"
-
-
-def check_resumable(run: RunFolder, config: TrainConfig) -> None:
-    """Refuse a run folder that holds something this start must not go on with.
-
-    Raises:
-        InputError: If the folder holds a run and `resume` is not `auto`, or if the two configs would train differently;
-            the message names the keys.
-    """
-    if not run.path.exists() or not any(run.path.iterdir()):
-        return
-    if not run.config_file.is_file():
-        raise InputError(f"run={run.path}: the folder holds files that are not a run; choose another")
-    if config.resume is not Resume.auto:
-        raise InputError(f"run={run.path}: a run is there; resume=auto goes on with it, or choose another folder")
-    before, now = config_values(run.read_config()), config_values(config)
-    changed = [key for key in now if before[key] != now[key] and not key.startswith(_FREE_TO_CHANGE)]
-    if changed:
-        differences = ", ".join(f"{key} was {before[key]}, now {now[key]}" for key in changed)
-        raise InputError(f"run={run.path}: cannot go on with other settings: {differences}")
-
-
-def check_same_start(run: RunFolder, manifest: dict[str, Any]) -> None:
-    """Refuse to go on with a run that was started from another model or dataset than this start has.
-
-    Args:
-        run: The run folder, which may hold nothing yet.
-        manifest: What this start would write.
-
-    Raises:
-        InputError: If a fingerprint differs from the run's own; the message names what.
-    """
-    if not run.manifest_file.is_file():
-        return
-    before = json.loads(run.manifest_file.read_text(encoding="utf-8"))
-    known, found = before["base_model"]["fingerprints"], manifest["base_model"]["fingerprints"]
-    changed = [part for part in known if known[part] != found.get(part)]
-    if changed:
-        raise InputError(
-            f"run={run.path}: was started from another model than {manifest['base_model']['source']} ({', '.join(changed)} "
-            "differ); give the one it was started from, or another run folder"
-        )
-    if before["dataset"]["fingerprint"] != manifest["dataset"]["fingerprint"]:
-        raise InputError(
-            f"run={run.path}: was started on another dataset than {manifest['dataset']['path']} holds now; give the one it "
-            "was started on, or another run folder"
-        )
 
 
 def config_values(config: Any) -> dict[str, Any]:
@@ -130,3 +83,137 @@ def config_values(config: Any) -> dict[str, Any]:
             value = getattr(value, part)
         values[key] = value
     return values
+
+
+@dataclasses.dataclass
+class TrainingState:
+    """What must be restored for a run to continue as if it had never stopped. Random numbers need no state."""
+
+    step: int
+    """Optimizer steps done."""
+    trained: dict[str, Tensor]
+    """The trained weights by name, fp32."""
+    ema: dict[str, Tensor]
+    """Their moving average; empty where none is kept."""
+    optimizer: dict[str, Tensor]
+    """The optimizer's tensors, as `<weight>.<moment>`."""
+    scalars: dict[str, Any]
+    """The optimizer's groups, the schedule, the scaler, the EMA's count: plain JSON data."""
+    global_batch_size: int
+    """Slices in one optimizer step; a resumed run must have the same."""
+
+
+class Checkpoints:
+    """The `checkpoints/` folder of a run. Only one rank writes; every rank may read."""
+
+    def __init__(self, folder: Path, total_limit: int) -> None:
+        self.folder = folder
+        self.total_limit = total_limit
+
+    def steps(self) -> list[Path]:
+        """Return the folders of whole checkpoints, oldest first."""
+        return sorted(path for path in self.folder.glob("step-*") if path.is_dir())
+
+    def save(self, state: TrainingState) -> Path:
+        """Write a checkpoint; those beyond the limit are removed only after it is complete."""
+        target = self.folder / f"step-{state.step:06d}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._remove_partials()
+        with written_beside(target, sync=True, replace=True) as partial:
+            partial.mkdir()
+            for name in _TENSOR_FILES:
+                save_file(_separate(getattr(state, name)), partial / f"{name}.safetensors")
+            data = {
+                "schema_version": CHECKPOINT_SCHEMA,
+                "step": state.step,
+                "global_batch_size": state.global_batch_size,
+                "scalars": state.scalars,
+            }
+            write_json(partial / _STATE_FILE, data, ascii_only=True)
+        self._rotate()
+        return target
+
+    def best(self) -> Path | None:
+        """Return the checkpoint that `keep_best` chose; None where there is none."""
+        file = self.folder / _BEST_FILE
+        if not file.is_file():
+            return None
+        folder = self.folder / f"step-{json.loads(file.read_text(encoding='utf-8'))['step']:06d}"
+        return folder if folder.is_dir() else None
+
+    def keep_best(self, step: int) -> None:
+        """Keep the checkpoint of a step beyond the limit, instead of the one that was kept before."""
+        write_json(self.folder / _BEST_FILE, {"step": step}, indent=None, sync=True)
+        self._rotate()
+
+    def set_aside(self, damaged: Iterable[Path]) -> None:
+        """Rename damaged checkpoints, so that the steps they were for can be saved again."""
+        for folder in damaged:
+            target = folder.with_name(_DAMAGED_PREFIX + folder.name)
+            if target.exists():
+                shutil.rmtree(target)
+            folder.rename(target)
+
+    def load_newest(self) -> tuple[TrainingState | None, dict[Path, str]]:
+        """Read the newest checkpoint that can be read.
+
+        Returns:
+            The state, or None where there is no checkpoint; and the damaged checkpoints that were skipped, with what is wrong.
+
+        Raises:
+            InputError: If a checkpoint is of a newer schema, or if there are checkpoints and none can be read.
+        """
+        damaged: dict[Path, str] = {}
+        for folder in reversed(self.steps()):
+            try:
+                return self._load(folder), damaged
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                damaged[folder] = f"{type(error).__name__}: {error}"
+        if damaged:
+            raise InputError(
+                f"{self.folder}: none of its {len(damaged)} checkpoints can be read; start a new run folder"
+            )
+        return None, damaged
+
+    def _load(self, folder: Path) -> TrainingState:
+        data = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+        if data["schema_version"] > CHECKPOINT_SCHEMA:
+            raise InputError(
+                f"{folder}: written by a newer riffusion-train (checkpoint schema {data['schema_version']}, this one knows "
+                f"{CHECKPOINT_SCHEMA}); pip install --upgrade riffusion-train"
+            )
+        tensors = {name: load_file(folder / f"{name}.safetensors") for name in _TENSOR_FILES}
+        return TrainingState(
+            step=data["step"],
+            trained=tensors["trained"],
+            ema=tensors["ema"],
+            optimizer=tensors["optimizer"],
+            scalars=data["scalars"],
+            global_batch_size=data["global_batch_size"],
+        )
+
+    def _rotate(self) -> None:
+        """Remove the checkpoints beyond the limit. Each is renamed first, so that none is ever half removed under its name."""
+        for old in self.steps()[: -self.total_limit]:
+            if old != self.best():
+                shutil.rmtree(old.rename(self.folder / f".{old.name}.old.partial"))
+
+    def _remove_partials(self) -> None:
+        """Remove what killed runs left half written, those of version 0.1.0 too."""
+        remove_partials(self.folder)
+        for path in self.folder.glob(".partial-*"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors on the CPU, none sharing memory with another: bitsandbytes has one table for all weights."""
+    seen: set[int] = set()
+    separate = {}
+    for key, tensor in tensors.items():
+        plain = tensor.detach().contiguous().cpu()
+        separate[key] = plain.clone() if plain.data_ptr() in seen else plain
+        seen.add(plain.data_ptr())
+    return separate

@@ -12,11 +12,11 @@ from riffusion_train.config.train import MethodName, OptimizerName, TrainConfig
 from riffusion_train.model.architecture import trained_scheduler
 from riffusion_train.model.lazy import LazyModel, as_lazy_model, lazy_fingerprint
 from riffusion_train.model.loading import make_components, open_model
-from riffusion_train.model.lora import LORA_FILE, Lora, from_peft, lora_scale_alpha, merge_lora, read_lora
+from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora
 from riffusion_train.model.safetensors_io import open_tensors
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.training.run_folder import RunFolder
-from riffusion_train.training.state import Checkpoints
+from riffusion_train.training.method import make_method
+from riffusion_train.training.run_folder import Checkpoints, RunFolder
 
 FINAL, NEWEST, BEST = "final", "newest", "best"
 
@@ -60,94 +60,111 @@ def open_run_model(path: Path, checkpoint: str, weights: ExportWeights) -> RunMo
     config = run.read_config()
     if not run.manifest_file.is_file():
         raise InputError(f"run={path}: has no manifest.json; the run never started")
-    manifest = json.loads(run.manifest_file.read_text(encoding="utf-8"))
+    opened = _OpenRun(run, config, json.loads(run.manifest_file.read_text(encoding="utf-8")))
     averaged = config.ema.enabled or config.optimizer.name is OptimizerName.schedule_free
-    kept = weights if averaged else ExportWeights.raw
-    last_step = _last_step(run, config)
-    is_lora = config.method.name is MethodName.lora
     if checkpoint == FINAL and (weights is ExportWeights.ema or not averaged):
-        if not run.final.is_dir():
+        return opened.final(weights if averaged else ExportWeights.raw)
+    return opened.at_checkpoint(checkpoint, weights if averaged else ExportWeights.raw)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OpenRun:
+    """A run whose model is being opened."""
+
+    run: RunFolder
+    config: TrainConfig
+    manifest: dict[str, Any]
+
+    def final(self, weights: ExportWeights) -> RunModel:
+        """Return the model that the run ended with."""
+        folder, step = self.run.final, self._last_step()
+        if not folder.is_dir():
             raise InputError(
-                f"run={path}: not finished (no final/); go on with riffusion train … resume=auto, or take checkpoint=newest"
+                f"run={self.run.path}: not finished (no final/); continue it with riffusion train … resume=auto, or take "
+                "checkpoint=newest"
             )
-        if not is_lora:
-            return RunModel(run, config, manifest, last_step, kept, open_model(str(run.final)), None)
-        base = _base(run, config, manifest, load_spectrogram(run.final))
-        lora = read_lora(run.final / LORA_FILE, base.skeleton.modules, "the run's base")
+        if self.config.method.name is not MethodName.lora:
+            return RunModel(self.run, self.config, self.manifest, step, weights, open_model(str(folder)), None)
+        base = self._base()
+        lora = read_lora(folder / LORA_FILE, base.skeleton.modules, "the run's base")
         lora = dataclasses.replace(lora, spectrogram=base.skeleton.spectrogram)
-        return RunModel(run, config, manifest, last_step, kept, base, lora)
-    folder = _checkpoint(run, config, checkpoint)
-    if config.method.train_vae_encoder:
-        raise InputError(
-            f"run={path}: a trained VAE encoder's scale is measured at the end; take checkpoint=final weights=ema"
-        )
-    codec = _codec(run, config)
-    base = _base(run, config, manifest, codec)
-    tensors, _ = open_tensors(folder / ("trained.safetensors" if kept is ExportWeights.raw else "ema.safetensors"))
-    step = int(folder.name.removeprefix("step-"))
-    if is_lora:
-        loaded = {name: tensor.load() for name, tensor in tensors.items()}
-        method = config.method
-        alpha = lora_scale_alpha(rank=method.lora_rank, alpha=method.lora_alpha, use_rslora=method.lora_use_rslora)
-        return RunModel(run, config, manifest, step, kept, base, from_peft(loaded, alpha, codec, str(folder)))
-    try:
-        whole = base.replaced(tensors)
-    except KeyError as error:
-        raise InputError(f"{folder}: its weight {error} is not one of the run's base") from None
-    return RunModel(run, config, manifest, step, kept, whole, None)
+        return RunModel(self.run, self.config, self.manifest, step, weights, base, lora)
 
-
-def _checkpoint(run: RunFolder, config: TrainConfig, checkpoint: str) -> Path:
-    """Find the folder of a checkpoint; the final weights as they were trained are in the last one."""
-    checkpoints = Checkpoints(run.checkpoints, config.checkpoints_total_limit)
-    there, best = checkpoints.steps(), checkpoints.best()
-    if checkpoint == NEWEST and there:
-        return there[-1]
-    if checkpoint == BEST:
-        if best is None:
+    def at_checkpoint(self, checkpoint: str, weights: ExportWeights) -> RunModel:
+        """Return the model as it was at a checkpoint."""
+        folder = self._checkpoint(checkpoint)
+        if self.config.method.train_vae_encoder:
             raise InputError(
-                f"checkpoint=best: {run.path} kept none; train with validation.keep_best=true, or take newest"
+                f"run={self.run.path}: a trained VAE encoder's scale is measured at the end; take checkpoint=final "
+                "weights=ema"
             )
-        return best
-    wanted = str(_last_step(run, config)) if checkpoint == FINAL else checkpoint
-    found = [folder for folder in there if wanted.isdigit() and int(folder.name.removeprefix("step-")) == int(wanted)]
-    if not found:
-        steps = ", ".join(str(int(folder.name.removeprefix("step-"))) for folder in there) or "none"
-        raise InputError(f"checkpoint={checkpoint}: {run.path} has no such checkpoint; it has: {steps}")
-    return found[0]
-
-
-def _last_step(run: RunFolder, config: TrainConfig) -> int:
-    """Return the step that a finished run ended with: its last checkpoint's, since it may have stopped early."""
-    there = Checkpoints(run.checkpoints, config.checkpoints_total_limit).steps()
-    return int(there[-1].name.removeprefix("step-")) if there else config.max_train_steps
-
-
-def _codec(run: RunFolder, config: TrainConfig) -> SpectrogramConfig:
-    for folder in (run.path, Path(config.dataset).expanduser()):
-        codec = load_spectrogram(folder) if folder.is_dir() else None
-        if codec is not None:
-            return codec
-    raise InputError(f"run={run.path}: has no spectrogram.json, and its dataset {config.dataset} is not there to ask")
-
-
-def _base(run: RunFolder, config: TrainConfig, manifest: dict[str, Any], codec: SpectrogramConfig | None) -> LazyModel:
-    """Open the model that the run started from, with the run's codec and the scheduler of its target."""
-    if config.model.name is ModelName.random:
-        model = as_lazy_model(make_components(config.model, config.seed))
-    else:
-        model = open_model(str(config.model.path), config.model.revision)
-    known = manifest["base_model"]["fingerprints"]
-    changed = [part for part in known if known[part] != lazy_fingerprint(model.tensors[part])]
-    if changed:
-        raise InputError(
-            f"run={run.path}: its base {model.skeleton.source} is not what it was trained from ({', '.join(changed)} "
-            "changed); put the old one back, or export a finished run"
+        base = self._base()
+        tensors, _ = open_tensors(
+            folder / ("trained.safetensors" if weights is ExportWeights.raw else "ema.safetensors")
         )
-    parts_now = model.skeleton
-    scheduler = trained_scheduler(
-        parts_now.scheduler,
-        prediction_type=config.objective.prediction_type.value,
-        rescale_betas_zero_snr=config.objective.rescale_betas_zero_snr,
-    )
-    return dataclasses.replace(model, skeleton=dataclasses.replace(parts_now, scheduler=scheduler, spectrogram=codec))
+        step = _step_of(folder)
+        if self.config.method.name is MethodName.lora:
+            loaded = {name: tensor.load() for name, tensor in tensors.items()}
+            lora = make_method(self.config).adapters(loaded, base.skeleton.spectrogram, str(folder))
+            return RunModel(self.run, self.config, self.manifest, step, weights, base, lora)
+        try:
+            whole = base.replaced(tensors)
+        except KeyError as error:
+            raise InputError(f"{folder}: its weight {error} is not one of the run's base") from None
+        return RunModel(self.run, self.config, self.manifest, step, weights, whole, None)
+
+    def _base(self) -> LazyModel:
+        """Open the model that the run started from, with the run's codec and the scheduler of its target."""
+        config = self.config
+        if config.model.name is ModelName.random:
+            model = as_lazy_model(make_components(config.model, config.seed))
+        else:
+            model = open_model(str(config.model.path), config.model.revision)
+        known = self.manifest["base_model"]["fingerprints"]
+        changed = [part for part in known if known[part] != lazy_fingerprint(model.tensors[part])]
+        if changed:
+            raise InputError(
+                f"run={self.run.path}: its base {model.skeleton.source} is not what it was trained from "
+                f"({', '.join(changed)} changed); put the old one back, or export a finished run"
+            )
+        scheduler = trained_scheduler(
+            model.skeleton.scheduler,
+            prediction_type=config.objective.prediction_type.value,
+            rescale_betas_zero_snr=config.objective.rescale_betas_zero_snr,
+        )
+        skeleton = dataclasses.replace(model.skeleton, scheduler=scheduler, spectrogram=self._codec())
+        return dataclasses.replace(model, skeleton=skeleton)
+
+    def _codec(self) -> SpectrogramConfig:
+        codec = load_spectrogram(self.run.path)
+        if codec is None:
+            raise InputError(f"run={self.run.path}: has no spectrogram.json; copy that of its dataset into it")
+        return codec
+
+    def _checkpoint(self, checkpoint: str) -> Path:
+        """Return the folder of a checkpoint; the final weights as they were trained are in the last one."""
+        checkpoints = Checkpoints(self.run.checkpoints, self.config.checkpoints_total_limit)
+        folders, best = checkpoints.steps(), checkpoints.best()
+        if checkpoint == NEWEST and folders:
+            return folders[-1]
+        if checkpoint == BEST:
+            if best is None:
+                raise InputError(
+                    f"checkpoint=best: {self.run.path} kept none; train with validation.keep_best=true, or take newest"
+                )
+            return best
+        step = str(self._last_step()) if checkpoint == FINAL else checkpoint
+        for folder in folders:
+            if step.isdigit() and _step_of(folder) == int(step):
+                return folder
+        steps = ", ".join(str(_step_of(folder)) for folder in folders) or "none"
+        raise InputError(f"checkpoint={checkpoint}: {self.run.path} has no such checkpoint; it has: {steps}")
+
+    def _last_step(self) -> int:
+        """Return the step that a finished run ended with: its last checkpoint's, since it may have stopped early."""
+        folders = Checkpoints(self.run.checkpoints, self.config.checkpoints_total_limit).steps()
+        return _step_of(folders[-1]) if folders else self.config.max_train_steps
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))

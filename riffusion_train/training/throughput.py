@@ -14,7 +14,38 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from riffusion_train.training.distribution import is_sharded
+Batch = dict[str, Tensor]
+
+_PEAK_TFLOPS = {
+    "B200": 2250.0,
+    "H200": 989.4,
+    "GH200": 989.4,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.4,
+    "A100": 312.0,
+    "A40": 149.7,
+    "A10G": 70.0,
+    "A10": 125.0,
+    "L40S": 362.0,
+    "L40": 181.0,
+    "L4": 121.0,
+    "RTX 6000 Ada": 364.2,
+    "RTX A6000": 154.8,
+    "RTX 5090": 209.5,
+    "RTX 5080": 112.6,
+    "RTX 4090": 165.2,
+    "RTX 4080": 97.5,
+    "RTX 3090": 71.0,
+    "RTX 3080": 59.5,
+    "V100": 125.0,
+    "T4": 65.0,
+}
+"""Dense 16-bit tensor-core rate with 32-bit sums, from NVIDIA's data sheets and architecture papers."""
+
+_ONLY_FP16 = ("V100", "T4")
+_OTHER_MODELS = (" Laptop", " Max-Q", " Ti", " SUPER", " MIG ")
+"""Parts of a name that make it another GPU than the one in the table."""
 
 
 class Speedometer:
@@ -53,7 +84,7 @@ class Speedometer:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave a block out of the interval: what is done now and then, such as a preview or a checkpoint."""
+        """Leave a block out of the interval: occasional work, such as a preview or a checkpoint."""
         start = time.perf_counter()
         yield
         self._paused_s += time.perf_counter() - start
@@ -89,44 +120,10 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
-    if status.is_file():  # what `getrusage` tells may be of the program that started this one
+    if status.is_file():  # `getrusage` may report the peak of the program that started this one
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-Batch = dict[str, Tensor]
-
-_PEAK_TFLOPS = {
-    "B200": 2250.0,
-    "H200": 989.4,
-    "GH200": 989.4,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "H100": 989.4,
-    "A100": 312.0,
-    "A40": 149.7,
-    "A10G": 70.0,
-    "A10": 125.0,
-    "L40S": 362.0,
-    "L40": 181.0,
-    "L4": 121.0,
-    "RTX 6000 Ada": 364.2,
-    "RTX A6000": 154.8,
-    "RTX 5090": 209.5,
-    "RTX 5080": 112.6,
-    "RTX 4090": 165.2,
-    "RTX 4080": 97.5,
-    "RTX 3090": 71.0,
-    "RTX 3080": 59.5,
-    "V100": 125.0,
-    "T4": 65.0,
-}
-"""Dense 16-bit tensor-core rate with 32-bit sums, from NVIDIA's data sheets and architecture papers."""
-
-_ONLY_FP16 = ("V100", "T4")
-_NOT_THE_SAME = (" Laptop", " Max-Q", " Ti", " SUPER", " MIG ")
-"""Words in a name that make it another card than the one in the table."""
 
 
 def peak_flops(gpu: str | None, precision: str) -> float | None:
@@ -136,26 +133,27 @@ def peak_flops(gpu: str | None, precision: str) -> float | None:
         gpu: Its name, as `torch.cuda.get_device_name` says it; None for a CPU.
         precision: `bf16` or `fp16`; plain fp32 mixes two kinds of unit, so it has no peak.
     """
-    if gpu is None or precision not in ("bf16", "fp16") or any(word in gpu for word in _NOT_THE_SAME):
+    if gpu is None or precision not in ("bf16", "fp16") or any(word in gpu for word in _OTHER_MODELS):
         return None
-    words = f" {gpu.replace('-', ' ')} "
+    padded = f" {gpu.replace('-', ' ')} "
     for name in sorted(_PEAK_TFLOPS, key=len, reverse=True):
-        if f" {name} " in words:
+        if f" {name} " in padded:
             return None if precision == "bf16" and name in _ONLY_FP16 else _PEAK_TFLOPS[name] * 1e12
     return None
 
 
-def count_flops(objective: nn.Module, batch: Batch, autocast: Callable[[], Any]) -> float:
+def count_flops(objective: nn.Module, batch: Batch, autocast: Callable[[], Any], *, sharded: bool = False) -> float:
     """Return the FLOPs of the forward and backward pass of one example: 2 for each multiply and add.
 
-    The first example of a batch goes forward, and the factors of each product tell which products the backward pass makes for
-    their gradients. Gradient checkpointing is off meanwhile: work done twice is no progress (Chowdhery et al. 2022, appendix B,
-    of MFU).
+    Only a forward pass runs. A product of (m, k) and (k, n) takes 2 m k n FLOPs forward, and as many again for the gradient
+    of each factor that needs one. Gradient checkpointing is off meanwhile: work done twice does not count (Chowdhery et al.
+    2022, appendix B, on MFU).
 
     Args:
-        objective: From batch to loss; its random numbers stay as they are, and so do gradients but those of sharded weights.
+        objective: From batch to loss. Random numbers stay as they are, and gradients too, except those of sharded weights.
         batch: Tensors with the example first.
         autocast: The context that training computes in.
+        sharded: Whether weights are sharded over ranks; all ranks join then.
     """
     first = {key: value[:1] for key, value in batch.items()}
     device = next(iter(first.values())).device
@@ -163,15 +161,15 @@ def count_flops(objective: nn.Module, batch: Batch, autocast: Callable[[], Any])
     with torch.compiler.set_stance("force_eager"), without_checkpointing(objective), forked, autocast():
         with _Products() as products:
             loss = objective(first)
-        if is_sharded(objective):
-            loss.backward()  # FSDP waits for one after each forward pass
+        if sharded:
+            loss.backward()  # FSDP expects one after each forward pass
             for parameter in objective.parameters():
                 parameter.grad = None
     return float(products.flops)
 
 
 class _Products(TorchFunctionMode):
-    """Adds up the FLOPs of products, and of those that their gradients will take."""
+    """Adds up the FLOPs of products and of the gradients of their factors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,14 +184,17 @@ class _Products(TorchFunctionMode):
 
 
 def _linear(result: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> int:
+    # (…, in) @ (in, out)
     return 2 * result.numel() * weight.shape[1] * _times(rows, weight)
 
 
 def _convolution(result: Tensor, image: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> int:
+    # every number of the result is a product with one filter, weight[0]: (in / groups, height, width)
     return 2 * result.numel() * weight[0].numel() * _times(image, weight)
 
 
 def _product(result: Tensor, one: Tensor, other: Tensor, **kwargs: Any) -> int:
+    # (…, m, k) @ (…, k, n)
     return 2 * result.numel() * one.shape[-1] * _times(one, other)
 
 
@@ -203,13 +204,14 @@ def _sum_and_product(result: Tensor, start: Tensor, one: Tensor, other: Tensor, 
 
 def _attention(result: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
     """Two products; the kernels' backward pass has five, as it computes the scores a second time."""
+    # query (…, L, D), key (…, S, D), value (…, S, V): scores (…, L, S), then scores @ value
     scores = math.prod(query.shape[:-1]) * key.shape[-2]
     forward = 2 * scores * (query.shape[-1] + value.shape[-1])
     return forward + (forward * 5 // 2 if result.requires_grad else 0)
 
 
 def _times(*factors: Tensor) -> int:
-    """Return how often a product is made: forward, and for the gradient of each factor that needs one."""
+    """Return how often a product is computed: forward, and for the gradient of each factor that needs one."""
     return 1 + (sum(factor.requires_grad for factor in factors) if torch.is_grad_enabled() else 0)
 
 
@@ -226,7 +228,7 @@ _COUNTED: dict[Any, Callable[..., int]] = {
     torch.addmm: _sum_and_product,
     torch.baddbmm: _sum_and_product,
 }
-"""What the networks multiply with; a test holds the count against torch's own of both passes."""
+"""The functions that the networks multiply with; a test compares the count with torch's own of both passes."""
 
 
 @contextlib.contextmanager

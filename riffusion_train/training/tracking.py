@@ -1,6 +1,5 @@
 """Metrics of a run: `metrics.jsonl` always, a tracker where one is asked for, and the line on the terminal."""
 
-import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,10 @@ import torch
 from torch import Tensor
 
 from riffusion_train.config.train import TrackerConfig, TrackerName
-from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import write_atomically
 from riffusion_train.sampling.clip import Clip
+from riffusion_train.training.distribution import Distribution
+from riffusion_train.training.run_folder import append_line
 from riffusion_train.training.throughput import Speedometer
 
 _FIGURES = {
@@ -23,7 +24,7 @@ _FIGURES = {
     "data_wait_percent": "data wait {:.1f} %",
     "peak_memory_gib": "{:.1f} GiB",
 }
-"""What of the averages is shown while it runs."""
+"""The averages that are shown while a run is going."""
 
 
 class MetricsLog:
@@ -31,24 +32,24 @@ class MetricsLog:
 
     Args:
         path: `metrics.jsonl`.
-        accelerator: Averages over ranks, and feeds the tracker.
+        distribution: Averages over ranks, and feeds the tracker.
         speed: Measures the steps.
     """
 
-    def __init__(self, path: Path, accelerator: Any, speed: Speedometer) -> None:
+    def __init__(self, path: Path, distribution: Distribution, speed: Speedometer) -> None:
         self.path = path
-        self.accelerator = accelerator
+        self.distribution = distribution
         self.speed = speed
         self.last: dict[str, float | None] = {}
         self._losses: list[Tensor] = []
 
     def resume_at(self, step: int) -> None:
         """Drop the lines that a stopped run wrote after its last checkpoint."""
-        if not (self.accelerator.is_main_process and self.path.exists()):
+        if not (self.distribution.is_main and self.path.exists()):
             return
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        self.path.write_text("".join(kept), encoding="utf-8")
+        write_atomically(self.path, "".join(kept))
 
     def add(self, loss: Tensor) -> None:
         """Take the loss of one step, a scalar on any device."""
@@ -56,37 +57,24 @@ class MetricsLog:
 
     def write(self, step: int, lr: float, grad_norm: Tensor) -> None:
         """Average what was added since the last call over steps and ranks, and write it."""
-        mean = self.accelerator.reduce(torch.stack(self._losses).mean(), reduction="mean")
+        mean = self.distribution.mean(torch.stack(self._losses).mean())
         # Reading the loss waits for the device; only then does the clock say how long the steps took.
         values = {"loss": float(mean), "lr": lr, "grad_norm": float(grad_norm), **self.speed.read(len(self._losses))}
         self.last = values
         self._losses.clear()
-        if self.accelerator.is_main_process:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-        self.accelerator.log({key: value for key, value in values.items() if value is not None}, step=step)
+        if self.distribution.is_main:
+            append_line(self.path, {"step": step, **values})
+        self.distribution.log({key: value for key, value in values.items() if value is not None}, step)
 
     def figures(self) -> str:
-        """Return the last averages that are worth seeing while it runs, on one line; empty before the first."""
+        """Return the last averages that are shown while a run is going, on one line; empty before the first."""
         return ", ".join(
             template.format(self.last[key]) for key, template in _FIGURES.items() if self.last.get(key) is not None
         )
 
 
-def check_tracker(config: TrackerConfig) -> None:
-    """Refuse a tracker that is not installed, before anything else is done.
-
-    Accelerate would only warn and train without it.
-
-    Raises:
-        InputError: With the command that installs it.
-    """
-    if config.name is not TrackerName.files and importlib.util.find_spec(config.name.value) is None:
-        raise InputError(f"tracker={config.name.value} is not installed; pip install {config.name.value}")
-
-
 def start_tracker(accelerator: Any, config: TrackerConfig, run: Path, values: Mapping[str, Any]) -> None:
-    """Open the tracker that was asked for, with the run's settings beside it.
+    """Open the tracker of the config, and give it the run's settings.
 
     Args:
         accelerator: Accelerate's `Accelerator`, made with `log_with`.
@@ -107,7 +95,7 @@ def start_tracker(accelerator: Any, config: TrackerConfig, run: Path, values: Ma
 
 
 def track_clips(accelerator: Any, clips: Mapping[str, Clip], step: int) -> None:
-    """Send clips, picture and sound, to every tracker. Called by the first rank.
+    """Send clips, image and sound, to every tracker. Called on the first rank.
 
     Args:
         accelerator: Accelerate's `Accelerator`.
@@ -152,5 +140,5 @@ def _to_trackio(run: Any, clips: Mapping[str, Clip], step: int) -> None:
 
 
 def _mono(clip: Clip) -> np.ndarray:
-    """Return the audio as (1, samples), which is all that TensorBoard's writer takes."""
+    """Return the audio as (1, samples), which is the only layout that TensorBoard's writer accepts."""
     return clip.audio.mean(axis=0, keepdims=True)

@@ -13,18 +13,16 @@ from torch import Tensor, nn
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.runtime.signals import StopRequest
-from riffusion_train.training.distribution import (
-    RankSync,
-    gather,
-    joined,
-    like_weight,
-    own_part,
-    own_parts,
-    prepare,
-    whole,
+from riffusion_train.training.distribution import Distribution
+from riffusion_train.training.optimizer import (
+    averaged_weights,
+    averages,
+    averages_itself,
+    optimizer_tensors,
+    restore_optimizer,
+    update_ema,
 )
-from riffusion_train.training.optimizer import averaged_weights, averages, averages_itself, update_ema
-from riffusion_train.training.state import Checkpoints, TrainingState, optimizer_tensors, restore_optimizer
+from riffusion_train.training.run_folder import Checkpoints, TrainingState
 from riffusion_train.training.throughput import count_flops
 from riffusion_train.training.tracking import MetricsLog
 from riffusion_train.training.validation import Validation
@@ -33,7 +31,7 @@ Batches = Callable[[int], Iterator[dict[str, Tensor]]]
 """From the first step to the endless, ordered forward batches of this rank."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Intervals:
     """How long a run is, and what is due when. All in optimizer steps."""
 
@@ -41,66 +39,73 @@ class Intervals:
     checkpointing_steps: int
     logging_steps: int
     preview_steps: int
+    """0 is never."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Learning:
+    """What is trained, on what, and how a step changes it."""
+
+    objective: nn.Module
+    """From a batch to a scalar loss."""
+    optimizer: torch.optim.Optimizer
+    """Over the objective's trainable weights."""
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    """Its learning rate, stepped once an optimizer step."""
+    ema: Any | None
+    """diffusers' `EMAModel` over the trainable weights; None where no average is kept."""
+    batches: Batches
+    """The data."""
+    slice_name: Callable[[int], str]
+    """From a slice's index to its name, for messages."""
+    global_batch_size: int
+    """Slices in one optimizer step over all ranks."""
     accumulation: int
+    """Forward passes of each rank in one optimizer step."""
     max_grad_norm: float
+    """Gradients are scaled down to this norm."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What a run writes besides its final model."""
+
+    checkpoints: Checkpoints
+    metrics: MetricsLog
+    validation: Validation | None
+    """Measures the held-out loss, with the averaged weights in place, and may end the run."""
+    preview: Callable[[int], None]
+    """Called with the step when a preview is due, with the averaged weights in place; with 0 before the first step."""
 
 
 class Trainer:
-    """Trains one objective. Every rank runs the same loop; what only one rank may do is decided inside the parts.
+    """Trains one objective. Every rank runs the same loop; what differs between ranks is inside `Distribution`.
 
     Args:
-        accelerator: Accelerate's `Accelerator`.
-        objective: A network from batch to scalar loss.
-        optimizer: Over the objective's trainable weights.
-        schedule: Its learning rate, stepped once an optimizer step.
-        ema: diffusers' `EMAModel` over the trainable weights, or None.
-        batches: The data.
-        name_slice: From a slice's index to its name, for messages.
-        checkpoints: Where state is saved.
-        metrics: Where metrics go.
-        validation: Measures the held-out loss, with the averaged weights in place, and may end the run; or None.
-        preview: Called with the step when a preview is due, with the averaged weights in place; with 0 before the first step.
+        distribution: The processes that train together.
+        learning: What is trained.
+        outputs: What is written.
         intervals: What is due when.
-        global_batch_size: Slices in one optimizer step over all ranks.
     """
 
-    def __init__(
-        self,
-        *,
-        accelerator: Any,
-        objective: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
-        ema: Any | None,
-        batches: Batches,
-        name_slice: Callable[[int], str],
-        checkpoints: Checkpoints,
-        metrics: MetricsLog,
-        validation: Validation | None,
-        preview: Callable[[int], None],
-        intervals: Intervals,
-        global_batch_size: int,
-    ) -> None:
-        self.accelerator = accelerator
-        self.schedule = schedule
-        self.ema = ema
-        self.batches = batches
-        self.name_slice = name_slice
-        self.checkpoints = checkpoints
-        self.metrics = metrics
-        self.validation = validation
-        self.preview = preview
+    def __init__(self, distribution: Distribution, learning: Learning, outputs: Outputs, intervals: Intervals) -> None:
+        self.distribution = distribution
+        self.learning = learning
+        self.ema = learning.ema
+        self.schedule = learning.schedule
+        self.checkpoints = outputs.checkpoints
+        self.metrics = outputs.metrics
+        self.validation = outputs.validation
+        self.preview = outputs.preview
         self.intervals = intervals
-        self.global_batch_size = global_batch_size
         self.step = 0
         self._saved_step: int | None = None
-        named = {name: weight for name, weight in objective.named_parameters() if weight.requires_grad}
-        name_of = {id(weight): name for name, weight in named.items()}
+        objective, optimizer = learning.objective, learning.optimizer
+        name_of = {id(weight): name for name, weight in objective.named_parameters() if weight.requires_grad}
         self.parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
         self.names = [name_of[id(weight)] for weight in self.parameters]
         self._plain_optimizer = optimizer
-        self.objective, self.optimizer = prepare(accelerator, objective, optimizer)
-        self.agreement = RankSync(accelerator)
+        self.objective, self.optimizer = distribution.prepare(objective, optimizer)
 
     def train(self) -> None:
         """Run to the last step, from the newest checkpoint where there is one.
@@ -112,15 +117,14 @@ class Trainer:
         self.restore()
         if averages_itself(self._plain_optimizer):
             self._plain_optimizer.train()  # type: ignore[attr-defined]
-        batches = self.batches(self.step)
+        batches = self.learning.batches(self.step)
         self._preview_base()
         self.metrics.speed.restart()
-        main = self.accelerator.is_main_process
-        with StopRequest() as stop, self._progress(main) as progress:
+        with StopRequest() as stop, self._progress() as progress:
             while not self._finished():
                 fetched = self._fetch(batches)
                 losses = self._backward(fetched, stop)
-                stop_now = self._agree(losses, fetched)
+                self._require_finite_losses(losses, fetched)
                 grad_norm = self._clip(fetched)
                 self._update()
                 self._validate_if_due()
@@ -128,60 +132,64 @@ class Trainer:
                 self._preview_if_due()
                 self._checkpoint_if_due()
                 progress.update(self.step, self.metrics.figures())
-                self._leave_if(stop.asked if self.accelerator.num_processes == 1 else stop_now)
+                self._stop_if_asked(stop)
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Put the averages in place of the trained weights for the length of a block."""
-        with averaged_weights(own_parts(self.parameters), self.ema, self._plain_optimizer):
+        """Use the averages as the weights for the length of a block."""
+        with averaged_weights(self._local_parameters(), self.ema, self._plain_optimizer):
             yield
 
-    def _progress(self, main: bool) -> ProgressReport:
-        return ProgressReport("train", self.intervals.max_train_steps, done=self.step, enabled=main)
+    def _local_parameters(self) -> list[nn.Parameter]:
+        return self.distribution.local_parameters(self.parameters)
+
+    def _progress(self) -> ProgressReport:
+        return self.distribution.progress("train", self.intervals.max_train_steps, done=self.step)
 
     def _fetch(self, batches: Iterator[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-        device = self.accelerator.device
+        """Return the forward batches of one step, on the device; count the FLOPs of the first one of a start."""
+        device = self.distribution.device
         with self.metrics.speed.waiting():
             fetched = [
                 {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-                for batch in itertools.islice(batches, self.intervals.accumulation)
+                for batch in itertools.islice(batches, self.learning.accumulation)
             ]
         if self.metrics.speed.flops_per_image is None:
             with self.metrics.speed.paused():
-                plain = self.accelerator.unwrap_model(self.objective)  # no rank waits for another here
-                self.metrics.speed.flops_per_image = count_flops(plain, fetched[0], self.accelerator.autocast)
+                plain = self.distribution.unwrap(self.objective)  # DDP would wait for the other ranks
+                sharded = self.distribution.is_sharded(plain)
+                self.metrics.speed.flops_per_image = count_flops(
+                    plain, fetched[0], self.distribution.autocast, sharded=sharded
+                )
         return fetched
 
     def _backward(self, fetched: list[dict[str, Tensor]], stop: StopRequest) -> list[Tensor]:
-        """Run forward and backward passes over one step's batches; return their losses."""
+        """Run forward and backward passes over one step's batches; return their losses, scalars."""
         losses: list[Tensor] = []
         for index, batch in enumerate(fetched):
             last = index == len(fetched) - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.objective):
-                with self.accelerator.autocast():
+            with self.distribution.gradient_sync(self.objective, wanted=last):
+                with self.distribution.autocast():
                     loss = self.objective(batch)
                 losses.append(loss.detach())
                 if last:
-                    self.agreement.send(losses, stop_asked=stop.asked)
-                self.accelerator.backward(loss / len(fetched))
+                    self.distribution.send_flags(losses, stop_asked=stop.asked)
+                self.distribution.backward(loss / len(fetched))
         return losses
 
-    def _agree(self, losses: list[Tensor], fetched: list[dict[str, Tensor]]) -> bool:
-        """Return whether any rank was asked to stop; end the run, before a weight changes, where a loss is not finite."""
-        finite, stop_now = self.agreement.receive()
-        if not finite:
+    def _require_finite_losses(self, losses: list[Tensor], fetched: list[dict[str, Tensor]]) -> None:
+        """End the run, before a weight changes, where a loss of any rank is not finite."""
+        if not self.distribution.receive_flags():
             self._refuse("loss", torch.stack(losses).isfinite().all(), fetched)
-        return stop_now
 
     def _clip(self, fetched: list[dict[str, Tensor]]) -> Tensor:
-        """Scale the gradients down to the allowed norm; return the norm they had.
+        """Scale the gradients down to the allowed norm; return the norm they had, a scalar.
 
         A norm that is not finite ends the run before a weight changes; on a GPU, which is not waited for, only in steps that
         are logged.
         """
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.intervals.max_grad_norm)
-        grad_norm = whole(torch.as_tensor(norm))
-        if self.accelerator.scaler is not None:  # it meets infinite gradients by leaving the step out
+        grad_norm = self.distribution.clip_gradients(self.parameters, self.learning.max_grad_norm)
+        if self.distribution.scaler is not None:  # it meets infinite gradients by leaving the step out
             return grad_norm
         if grad_norm.device.type == "cpu":
             finite = math.isfinite(grad_norm.numpy())
@@ -194,9 +202,10 @@ class Trainer:
     def _refuse(self, what: str, fine: Tensor, fetched: list[dict[str, Tensor]]) -> NoReturn:
         """End the run on every rank, naming the slices of those whose numbers are not finite."""
         indices = torch.cat([batch["slice_index"] for batch in fetched])
-        told = self.accelerator.gather(torch.cat([fine.to(indices)[None], indices])[None])
-        slices = [row[1:] for row in told.tolist() if not row[0]]
-        names = ", ".join(self.name_slice(int(index)) for row in slices for index in row)
+        # A row of each rank: whether its numbers are fine, then its slices.
+        rows = self.distribution.gather_rows(torch.cat([fine.to(indices)[None], indices]))
+        slices = [row[1:] for row in rows.tolist() if not row[0]]
+        names = ", ".join(self.learning.slice_name(int(index)) for row in slices for index in row)
         raise InputError(
             f"the {what} of step {self.step} is not finite; no weight was changed, and the newest checkpoint stands. "
             f"Its slices: {names}. Lower optimizer.lr, or use mixed_precision=bf16 or no"
@@ -207,7 +216,7 @@ class Trainer:
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
-            update_ema(self.ema, own_parts(self.parameters))
+            update_ema(self.ema, self._local_parameters())
         self.step += 1
 
     def _validate_if_due(self) -> None:
@@ -217,10 +226,9 @@ class Trainer:
             improved = self.validation.measure(self.objective, self.step)
         if improved and self.validation.keep_best:
             self._save()
-            if self.accelerator.is_main_process:
-                self.checkpoints.keep_best(self.step)
+            self.distribution.on_main(lambda: self.checkpoints.keep_best(self.step))
         if self.validation.exhausted:
-            self.accelerator.print(
+            self.distribution.print(
                 f"stopped at step {self.step}: the validation loss has not been below {self.validation.best_loss:.4f} since "
                 f"step {self.validation.best_step}"
             )
@@ -231,7 +239,7 @@ class Trainer:
             self.metrics.write(self.step, float(self.schedule.get_last_lr()[0]), grad_norm)
 
     def _preview_base(self) -> None:
-        """Let the preview show the model that training begins with, where it wants to."""
+        """Preview the model that training begins with."""
         if self.intervals.preview_steps and self.step == 0:
             self.preview(self.step)
 
@@ -244,12 +252,12 @@ class Trainer:
         if self._due(self.intervals.checkpointing_steps):
             self._save()
 
-    def _leave_if(self, stop_now: bool) -> None:
+    def _stop_if_asked(self, stop: StopRequest) -> None:
         """Stop all ranks together where any of them was asked to."""
-        if self._finished() or not stop_now:
+        if self._finished() or not self.distribution.stops_now(stop_asked=stop.asked):
             return
         self._save()
-        raise StoppedError(f"step {self.step} is saved; the same command with resume=auto goes on")
+        raise StoppedError(f"step {self.step} is saved; the same command with resume=auto continues")
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self._finished()
@@ -262,24 +270,21 @@ class Trainer:
         if self._saved_step == self.step:
             return
         with self.metrics.speed.paused():
-            self.accelerator.wait_for_everyone()
+            self.distribution.wait()
             state = self._state()
-            if self.accelerator.is_main_process:
-                self.checkpoints.save(state)
-            self.accelerator.wait_for_everyone()
+            self.distribution.on_main(lambda: self.checkpoints.save(state))
         self._saved_step = self.step
 
     def _state(self) -> TrainingState:
-        """Return the state, with whole tensors on the main process. All processes join: each may hold a part."""
-        main = self.accelerator.is_main_process
+        """Return the state, with whole tensors on the first rank. All ranks join: each may hold a shard."""
         tensors, groups = optimizer_tensors(self._plain_optimizer, self.names)
-        scaler = self.accelerator.scaler
-        means = averages(own_parts(self.parameters), self.ema, self._plain_optimizer)
+        scaler = self.distribution.scaler
+        means = averages(self._local_parameters(), self.ema, self._plain_optimizer)
         return TrainingState(
             step=self.step,
-            trained=gather(dict(zip(self.names, self.parameters, strict=True)), keep=main),
-            ema=gather(dict(zip(self.names, joined(means, self.parameters), strict=False)), keep=main),
-            optimizer=gather(tensors, keep=main),
+            trained=self.distribution.collect(dict(zip(self.names, self.parameters, strict=True))),
+            ema=self.distribution.collect_shards(self.names, means, self.parameters),
+            optimizer=self.distribution.collect(tensors),
             scalars={
                 "optimizer_groups": groups,
                 "schedule": {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"},
@@ -287,52 +292,53 @@ class Trainer:
                 "ema_step": 0 if self.ema is None else self.ema.optimization_step,
                 "validation": None if self.validation is None else self.validation.state(),
             },
-            global_batch_size=self.global_batch_size,
+            global_batch_size=self.learning.global_batch_size,
         )
 
     def restore(self) -> None:
-        """Take the state of the newest checkpoint that is whole, where there is one.
+        """Restore the newest checkpoint that is whole, where there is one.
 
         Raises:
             InputError: If it is of another run.
         """
         state, damaged = self.checkpoints.load_newest()
         for folder, problem in damaged.items():
-            self.accelerator.print(f"warning: {folder} is damaged ({problem}); the one before it is taken")
-        self.accelerator.wait_for_everyone()  # all have read before anything is moved
-        if self.accelerator.is_main_process:
-            self.checkpoints.set_aside(damaged)
+            self.distribution.print(f"warning: {folder} is damaged ({problem}); the one before it is used")
+        self.distribution.wait()  # all have read before anything is moved
+        self.distribution.on_main(lambda: self.checkpoints.set_aside(damaged))
         if state is None:
             return
         self._require_batch_size(state.global_batch_size)
         if set(state.trained) != set(self.names):
             raise InputError(f"{self.checkpoints.folder}: its checkpoints hold other weights than this run trains")
+        like_weight = self.distribution.like_weight
         with torch.no_grad():
             for name, weight in zip(self.names, self.parameters, strict=True):
                 weight.copy_(like_weight(state.trained[name], weight))
         if self.ema is not None:
             self.ema.shadow_params = [
-                own_part(like_weight(state.ema[name], weight))
+                self.distribution.local_like(state.ema[name], weight)
                 for name, weight in zip(self.names, self.parameters, strict=True)
             ]
             self.ema.optimization_step = state.scalars["ema_step"]
-        restore_optimizer(self._plain_optimizer, self.names, state.optimizer, state.scalars["optimizer_groups"])
+        groups = state.scalars["optimizer_groups"]
+        restore_optimizer(self._plain_optimizer, self.names, state.optimizer, groups, like_weight=like_weight)
         self.schedule.load_state_dict({**self.schedule.state_dict(), **state.scalars["schedule"]})
-        if self.accelerator.scaler is not None and state.scalars["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(state.scalars["scaler"])
+        if self.distribution.scaler is not None and state.scalars["scaler"] is not None:
+            self.distribution.scaler.load_state_dict(state.scalars["scaler"])
         if self.validation is not None and state.scalars.get("validation") is not None:
             self.validation.restore(state.scalars["validation"])
         self.step = self._saved_step = state.step
         self.metrics.resume_at(self.step)
 
     def _require_batch_size(self, before: int) -> None:
-        """Refuse to go on with another number of slices in a step."""
-        if before == self.global_batch_size:
+        """Refuse to continue with another number of slices in a step."""
+        if before == self.learning.global_batch_size:
             return
-        forward = self.global_batch_size // self.intervals.accumulation
-        mend = (
+        forward = self.learning.global_batch_size // self.learning.accumulation
+        fix = (
             f"take gradient_accumulation_steps={before // forward}"
             if before % forward == 0
             else f"{before} does not divide by train_batch_size x processes = {forward}, choose ones that it divides by"
         )
-        raise InputError(f"the run has {before} slices in a step, this start {self.global_batch_size}; {mend}")
+        raise InputError(f"the run has {before} slices in a step, this start {self.learning.global_batch_size}; {fix}")

@@ -1,7 +1,6 @@
 """The loss on the held-out split, comparable from step to step and from run to run; and what follows from it."""
 
 import contextlib
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,13 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from riffusion_train.config.train import MethodName, TrainConfig
-from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.dataset.order import normal
-from riffusion_train.dataset.spectrograms import SpectrogramDataset, Tokenize, make_tokenize
-from riffusion_train.model.components import Components
-from riffusion_train.runtime.errors import InputError
-from riffusion_train.training.objective import encode_moments
+from riffusion_train.dataset.spectrograms import SpectrogramDataset, Tokenize
+from riffusion_train.training.distribution import Distribution
+from riffusion_train.training.run_folder import append_line
 
 TIMESTEP_FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """The timesteps of the measurement, as parts of all training timesteps."""
@@ -38,20 +34,20 @@ class HeldOutBatches(Protocol):
         """Return the number of slices."""
         ...
 
-    def batch(self, place: int) -> dict[str, Tensor]:
-        """Return the batch of a slice, by its place among the chosen ones."""
+    def batch(self, number: int) -> dict[str, Tensor]:
+        """Return the batch of a slice, by its number among the chosen ones."""
         ...
 
 
 class HeldOutNoise:
-    """Held-out slices under fixed noise at five timesteps, with their first caption; what is frozen encodes them once.
+    """Held-out slices under fixed noise at five timesteps, with their first caption; frozen networks encode them once.
 
     Args:
         dataset: The split.
-        num_slices: Take at most so many, spread over the split.
+        num_slices: The most slices to take, spread over the split.
         tokenize: Caption to token ids.
         encode: The VAE's encoder.
-        encode_text: The text encoder; None where it is trained, and a part of what is measured.
+        encode_text: The text encoder; None where it is trained, and so part of what is measured.
         latent_shape: (C, h, w).
         num_train_timesteps: Timesteps of the noise schedule.
     """
@@ -80,15 +76,15 @@ class HeldOutNoise:
     def __len__(self) -> int:
         return len(self._chosen)
 
-    def batch(self, place: int) -> dict[str, Tensor]:
+    def batch(self, number: int) -> dict[str, Tensor]:
         """Return a slice at each timestep, each with noise of its own: five rows."""
-        index, rows = self._chosen[place], len(self.timesteps)
-        if place not in self._encoded:
-            self._encoded[place] = self._encode_slice(index)
+        index, rows = self._chosen[number], len(self.timesteps)
+        if number not in self._encoded:
+            self._encoded[number] = self._encode_slice(index)
         noise = [normal(_SEED, "validation noise", self._latent_shape, index, row) for row in range(rows)]
         latent_noise = torch.from_numpy(normal(_SEED, "validation latent", self._latent_shape, index))
         return {
-            **{key: value.expand(rows, *value.shape[1:]) for key, value in self._encoded[place].items()},
+            **{key: value.expand(rows, *value.shape[1:]) for key, value in self._encoded[number].items()},
             "latent_noise": latent_noise.expand(rows, -1, -1, -1),
             "noise": torch.from_numpy(np.stack(noise)),
             "timestep": torch.tensor(self.timesteps),
@@ -116,19 +112,19 @@ class HeldOutImages:
     def __len__(self) -> int:
         return len(self._chosen)
 
-    def batch(self, place: int) -> dict[str, Tensor]:
+    def batch(self, number: int) -> dict[str, Tensor]:
         """Return a slice's pixels and the noise that samples its latents."""
-        index = self._chosen[place]
+        index = self._chosen[number]
         noise = normal(_SEED, "validation latent", self._latent_shape, index)
         return {"latent_noise": torch.from_numpy(noise)[None], "pixels": self._dataset.pixels(index)[None]}
 
 
 class Validation:
-    """Measures the held-out loss, writes it, and remembers the lowest.
+    """Measures the held-out loss, writes it, and keeps the lowest.
 
     Args:
         held_out: What is measured.
-        accelerator: Shares the work between the ranks; every rank gets the same numbers.
+        distribution: Shares the work between the ranks; every rank gets the same numbers.
         metrics_file: `metrics.jsonl`.
         every_steps: Measure every so many steps.
         patience: Measurements without a lower loss until `exhausted`; None is never.
@@ -138,7 +134,7 @@ class Validation:
     def __init__(
         self,
         held_out: HeldOutBatches,
-        accelerator: Any,
+        distribution: Distribution,
         metrics_file: Path,
         *,
         every_steps: int,
@@ -146,7 +142,7 @@ class Validation:
         keep_best: bool,
     ) -> None:
         self.held_out = held_out
-        self.accelerator = accelerator
+        self.distribution = distribution
         self.metrics_file = metrics_file
         self.every_steps = every_steps
         self.patience = patience
@@ -157,7 +153,7 @@ class Validation:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the patience is at its end."""
+        """Whether the loss has not improved for as long as `patience` allows."""
         return self.patience is not None and self.without_improvement >= self.patience
 
     def due(self, step: int, *, last: bool) -> bool:
@@ -169,10 +165,9 @@ class Validation:
         parts = self._losses(objective).double().mean(dim=0).tolist()
         loss = sum(parts) / len(parts)
         values = {"validation_loss": loss, **dict(zip(self.held_out.names, parts, strict=True))}
-        if self.accelerator.is_main_process:
-            with self.metrics_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-        self.accelerator.log(values, step=step)
+        if self.distribution.is_main:
+            append_line(self.metrics_file, {"step": step, **values})
+        self.distribution.log(values, step)
         improved = loss < self.best_loss
         if improved:
             self.best_loss, self.best_step, self.without_improvement = loss, step, 0
@@ -186,7 +181,7 @@ class Validation:
         return {"best_loss": best, "best_step": self.best_step, "without_improvement": self.without_improvement}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Restore what `state` returned."""
         self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
         self.best_step = state["best_step"]
         self.without_improvement = state["without_improvement"]
@@ -194,28 +189,25 @@ class Validation:
     @torch.no_grad()
     def _losses(self, objective: nn.Module) -> Tensor:
         """Return the losses of all slices, (slices, parts): slice k is measured by rank k % world size."""
-        rank, world_size, count = self.accelerator.process_index, self.accelerator.num_processes, len(self.held_out)
-        turns = math.ceil(count / world_size)  # sharded weights are gathered by all ranks together, so all take as many
-        rows = []
+
+        def losses(number: int) -> Tensor:
+            batch = {key: value.to(self.distribution.device) for key, value in self.held_out.batch(number).items()}
+            with self.distribution.autocast():
+                return objective(batch, each=True).float()  # (parts,)
+
         with evaluation_mode(objective):
-            for turn in range(turns):
-                batch = self.held_out.batch((turn * world_size + rank) % count)
-                moved = {key: value.to(self.accelerator.device) for key, value in batch.items()}
-                with self.accelerator.autocast():
-                    rows.append(objective(moved, each=True).float())
-        gathered: Tensor = self.accelerator.gather(torch.stack(rows))  # (world size * turns, parts)
-        return gathered.reshape(world_size, turns, -1).transpose(0, 1).flatten(0, 1)[:count].cpu()
+            return self.distribution.map_shared(losses, len(self.held_out))
 
 
 def spread(length: int, count: int) -> list[int]:
     """Return at most `count` indices below `length`, evenly spread; the same whatever the seed."""
     count = min(length, count)
-    return [place * length // count for place in range(count)]
+    return [number * length // count for number in range(count)]
 
 
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Switch dropout and its like off for the length of a block."""
+    """Use evaluation mode, without dropout, for the length of a block."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -223,58 +215,3 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-
-
-def make_validation(
-    config: TrainConfig, metrics_file: Path, components: Components, folder: DatasetFolder, accelerator: Any
-) -> Validation | None:
-    """Build the measurement of the held-out loss; None where none is wanted or nothing is held out.
-
-    Raises:
-        InputError: If the run is to be stopped or its best checkpoint kept by a split that the dataset has not.
-    """
-    settings = config.validation
-    if not settings.every_steps:
-        return None
-    if not folder.num_slices("validation"):
-        if settings.patience or settings.keep_best:
-            raise InputError(
-                f"{folder.path}: has no validation split to measure on; prepare it anew, or validation=none"
-            )
-        accelerator.print(f"note: {folder.path} has no validation split, so no validation loss is measured")
-        return None
-    return Validation(
-        _make_held_out(config, components, SpectrogramDataset(folder, "validation"), accelerator),
-        accelerator,
-        metrics_file,
-        every_steps=settings.every_steps,
-        patience=settings.patience,
-        keep_best=settings.keep_best,
-    )
-
-
-def _make_held_out(
-    config: TrainConfig, components: Components, dataset: SpectrogramDataset, accelerator: Any
-) -> HeldOutBatches:
-    count, latent_shape = config.validation.num_slices, components.latent_shape(dataset.folder.spectrogram)
-    if config.method.name is MethodName.vae:
-        return HeldOutImages(dataset, count, latent_shape=latent_shape)
-
-    @torch.no_grad()
-    def encode(pixels: Tensor) -> Tensor:
-        return encode_moments(components.vae, pixels.to(accelerator.device)).float().cpu()
-
-    @torch.no_grad()
-    def encode_text(input_ids: Tensor) -> Tensor:
-        text_encoder = components.text_encoder
-        return text_encoder(input_ids.to(text_encoder.device)).last_hidden_state.float().cpu()
-
-    return HeldOutNoise(
-        dataset,
-        count,
-        tokenize=make_tokenize(components.tokenizer),
-        encode=encode,
-        encode_text=None if config.method.train_text_encoder else encode_text,
-        latent_shape=latent_shape,
-        num_train_timesteps=int(components.scheduler.config.num_train_timesteps),
-    )

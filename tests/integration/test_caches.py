@@ -16,7 +16,7 @@ from support.processes import run_ranks
 from riffusion_train.cli.main import main
 from riffusion_train.dataset.cache import CACHE_DIR, RowCache
 from riffusion_train.runtime.errors import InputError, StoppedError
-from riffusion_train.training.caches import together
+from riffusion_train.training.distribution import run_together
 from riffusion_train.training.run import run_training
 
 
@@ -85,7 +85,9 @@ def test_only_what_is_frozen_is_cached(tmp_path: Path, words: list[str], found: 
     assert files(dataset) == found
 
 
-def test_a_filling_that_was_asked_to_stop_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_filling_that_was_asked_to_stop_continues_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = write_dataset(tmp_path / "dataset")
     words = ["max_train_steps=2", "resume=auto"]
     with monkeypatch.context() as patch:
@@ -180,7 +182,7 @@ def test_what_one_rank_meets_ends_both_and_none_waits_for_the_other(tmp_path: Pa
                 raise InputError("the slice has no finite latents")
 
         try:
-            together(work)
+            run_together(work)
         except InputError as error:
             print(error)
 

@@ -16,7 +16,7 @@ def test_a_check_tells_what_a_run_needs_and_leaves_nothing(tmp_path: Path, capsy
     assert main(["train", *words, "check=true"]) == 0
     said = capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
-    assert "12 slices, passed over 100 times in 300 steps of 4" in said
+    assert "12 slices, seen 100 times in 300 steps of 4" in said
     assert re.search(r"two steps +loss \d+\.\d+; .* s a step, .* images/s, .* s of audio/s", said)
     assert re.search(r"memory +\d+\.\d GiB at most in one process", said)
     assert re.search(r"checkpoint +\S+ GiB, saved in \S+ s, loaded in \S+ s; 2 kept and one being written need", said)

@@ -56,7 +56,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (["export", "run=nowhere", "out=o"], "nowhere: not a run folder"),
     ],
 )
-def test_wrong_words_are_one_line_and_exit_code_two(
+def test_wrong_arguments_are_one_line_and_exit_code_two(
     words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == EXIT_INPUT
@@ -105,7 +105,7 @@ def test_the_wheel_holds_presets_page_and_vocabulary(tmp_path: Path) -> None:
     assert {f"riffusion_train/{preset}" for preset in presets} <= set(names)
     assert "riffusion_train/demo/static/page.html" in names
     assert {"riffusion_train/player/static/page.html", "riffusion_train/player/static/worklet.js"} <= set(names)
-    assert "riffusion_train/model/vocabulary/bpe_simple_vocab_16e6.txt.gz" in names
+    assert "riffusion_train/runtime/vocabulary/bpe_simple_vocab_16e6.txt.gz" in names
     assert "riffusion_train/py.typed" in names
     assert not [name for name in names if name.startswith("tests")]
 

@@ -15,7 +15,7 @@ from support.processes import run_ranks
 
 from riffusion_train.cli.main import main
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.training.distribution import check_launch
+from riffusion_train.training.checks import check_launch
 from riffusion_train.training.run import run_training
 
 LAUNCH_FILE = Path(__file__).parents[2] / "launch" / "fsdp.yaml"
@@ -113,7 +113,7 @@ def test_ten_steps_of_shared_weights_equal_five_plus_five_bit_for_bit(
 
 
 @pytest.mark.two_ranks
-def test_one_process_goes_on_where_shared_weights_were_left(
+def test_one_process_continues_where_shared_weights_were_left(
     dataset: Path, alone: Path, shared: Path, tmp_path: Path
 ) -> None:
     run = interrupted(shared, tmp_path / "run")
@@ -126,11 +126,11 @@ def test_one_process_goes_on_where_shared_weights_were_left(
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("method=lora", "method=lora trains too few weights for FSDP to share out; take launch/multi_gpu.yaml"),
+        ("method=lora", "method=lora trains too few weights for FSDP to shard; take launch/multi_gpu.yaml"),
         ("optimizer=adamw_8bit", "optimizer=adamw_8bit needs whole weights, .*; take optimizer=adamw"),
         ("optimizer=prodigy", "optimizer=prodigy needs whole weights"),
         ("optimizer=schedule_free", "optimizer=schedule_free needs whole weights"),
-        ("compile=true", "compile=true needs whole weights, which FSDP cuts up; take compile=false"),
+        ("compile=true", "compile=true needs whole weights, which FSDP shards; take compile=false"),
     ],
 )
 def test_what_does_not_go_with_shared_weights_is_refused(
@@ -145,8 +145,8 @@ def test_what_does_not_go_with_shared_weights_is_refused(
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("FSDP_VERSION", "1", "fsdp_version=1 is not used here; take launch/fsdp.yaml, or fsdp_version: 2 in yours"),
-        ("FSDP_OFFLOAD_PARAMS", "true", "fsdp_offload_params=true is not used here"),
+        ("FSDP_VERSION", "1", "fsdp_version=1 is not supported; take launch/fsdp.yaml, or fsdp_version: 2 in yours"),
+        ("FSDP_OFFLOAD_PARAMS", "true", "fsdp_offload_params=true is not supported"),
         ("FSDP_RESHARD_AFTER_FORWARD", "false", "fsdp_reshard_after_forward: true in yours"),
         ("FSDP_ACTIVATION_CHECKPOINTING", "true", "the key gradient_checkpointing=true"),
     ],

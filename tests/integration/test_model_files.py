@@ -7,14 +7,15 @@ from safetensors.torch import save_file
 from support.models import nano_components
 
 from riffusion_train.cli.main import main
-from riffusion_train.model.diffusers_folder import write_components
+from riffusion_train.model.diffusers_folder import write_model
+from riffusion_train.model.lazy import as_lazy_model
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model"
-    write_components(path, nano_components())
+    write_model(path, as_lazy_model(nano_components()))
     return path
 
 

@@ -59,14 +59,14 @@ def test_training_overfits_sixteen_slices_and_sampling_gives_each_back_for_its_c
 
 
 def nearest_slices(dataset: Path, model: Path) -> list[bool]:
-    """Return for each slice whether the picture sampled for its caption is nearer to it than to every other."""
+    """Return for each slice whether the image sampled for its caption is nearer to it than to every other."""
     table = SpectrogramDataset(open_dataset_folder(dataset), "train")
-    pictures = np.stack([table.image(index).astype(np.float32) for index in range(len(table))])
+    images = np.stack([table.image(index).astype(np.float32) for index in range(len(table))])
     sampler = Sampler.load(model, device="cpu", num_inference_steps=8, guidance_scale=1.0)
     found = []
     for index in range(len(table)):
         image = sampler.text_to_audio(table.captions(index)[0], seed=index).image
         sampled = image if image.ndim == 2 else image.mean(axis=2)
-        distances = np.square(pictures - sampled).mean(axis=(1, 2))
+        distances = np.square(images - sampled).mean(axis=(1, 2))
         found.append(int(distances.argmin()) == index)
     return found

@@ -70,7 +70,7 @@ def test_ten_steps_equal_five_plus_five_bit_for_bit(
     assert_same_run(tmp_path / "run", whole)
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(dataset: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_killed_run_continues_from_its_checkpoint(dataset: Path, whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [*train_arguments(dataset, run, *WHOLE), "checkpointing_steps=2", "resume=auto"]
     process = start_command(["train", *words], tmp_path / "log")
@@ -95,7 +95,7 @@ def test_sigterm_ends_the_command_with_its_state_saved_and_its_own_exit_code(dat
     process.terminate()
     process.join(60)
     assert process.exitcode == EXIT_STOPPED
-    assert "the same command with resume=auto goes on" in (tmp_path / "log").read_text()
+    assert "the same command with resume=auto continues" in (tmp_path / "log").read_text()
     assert len(list((run / "checkpoints").iterdir())) == 1
 
 
@@ -106,7 +106,7 @@ def test_a_finished_run_is_left_alone(dataset: Path, whole: Path) -> None:
 
 
 def test_a_run_folder_is_not_written_over(dataset: Path, whole: Path) -> None:
-    with pytest.raises(InputError, match="resume=auto goes on with it"):
+    with pytest.raises(InputError, match="continue it with resume=auto"):
         run_training(train_config(dataset, whole, *WHOLE), [])
 
 

@@ -118,9 +118,9 @@ def test_fp16_without_a_gpu_is_one_line(dataset: Path, tmp_path: Path) -> None:
         run_training(train_config(dataset, tmp_path / "run", "max_train_steps=1", "mixed_precision=fp16"), [])
 
 
-def test_pictures_that_do_not_fit_the_model_are_refused(dataset: Path, tmp_path: Path) -> None:
+def test_images_that_do_not_fit_the_model_are_refused(dataset: Path, tmp_path: Path) -> None:
     words = ["model.unet_block_out_channels=[16,16,16,16,16]", "model.unet_attention_levels=[true,true,true,true,true]"]
-    with pytest.raises(InputError, match="its pictures are 32 x 32, the model needs multiples of 64"):
+    with pytest.raises(InputError, match="its images are 32 x 32, the model needs multiples of 64"):
         run_training(train_config(dataset, tmp_path / "run", *words), [])
 
 

@@ -114,7 +114,7 @@ def test_a_stopped_run_keeps_its_patience_and_its_measurements(
     assert state[0]["scalars"]["validation"] == state[1]["scalars"]["validation"]
 
 
-def test_the_vae_is_measured_on_pictures(dataset: Path, tmp_path: Path) -> None:
+def test_the_vae_is_measured_on_images(dataset: Path, tmp_path: Path) -> None:
     run = run_training(train_config(dataset, tmp_path / "run", "method=vae", *EVERY_TWO), [])
     assert [set(row) for row in rows(run)] == [{"step", "validation_loss"}] * 2
 

@@ -9,7 +9,8 @@ from support.nano import NANO_SPECTROGRAM
 
 from riffusion_train.audio.io.write import write_audio
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, SpectrogramConfig
-from riffusion_train.model.diffusers_folder import write_components
+from riffusion_train.model.diffusers_folder import write_model
+from riffusion_train.model.lazy import as_lazy_model
 
 RATE_HZ = 16000
 
@@ -21,13 +22,13 @@ def write_nano_model(folder: Path, spectrogram: SpectrogramConfig = NANO_SPECTRO
     """Write the nano model with random weights, whose images are texture; return the folder."""
     components = nano_components()
     components.spectrogram = spectrogram
-    write_components(folder, components)
+    write_model(folder, as_lazy_model(components))
     return folder
 
 
 def write_model_without_codec(folder: Path) -> Path:
     """Write a model without a recorded codec, its latents an eighth as wide as its images as in Stable Diffusion."""
-    write_components(folder, nano_components("model.vae_block_out_channels=[8,8,8,8]"))
+    write_model(folder, as_lazy_model(nano_components("model.vae_block_out_channels=[8,8,8,8]")))
     (folder / SPECTROGRAM_FILE).unlink()
     return folder
 

@@ -1,4 +1,4 @@
-"""Sound to mel magnitudes: the mel filters, the frames under a window, and what an image will not keep of a sound."""
+"""Sound to mel magnitudes: the mel filters, the windowed frames, and warnings about what an image loses of a sound."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ import torchaudio.functional
 from torch import Tensor
 
 from riffusion_train.audio.inversion import kernels
-from riffusion_train.audio.inversion.kernels import LANES, BandedProduct, inside_runs, magnitude, parts, runs
+from riffusion_train.audio.inversion.kernels import BLOCK_FRAMES, BandedProduct, inside_runs, magnitude, parts, runs
 from riffusion_train.config.spectrogram import Channels, Scale, SpectrogramConfig
 
 HTK_CORNER_HZ = 700.0
@@ -41,10 +41,10 @@ def mel_filter_bank(
 
 
 def onto_grid(filters: torch.Tensor, bin_hz: float, grid_bin_hz: float, grid_bins: int) -> torch.Tensor:
-    """Carry filters from bins spaced `bin_hz` to a grid spaced `grid_bin_hz`, (grid_bins, n_mels).
+    """Resample filters from bins spaced `bin_hz` to a grid spaced `grid_bin_hz`, (grid_bins, n_mels).
 
-    The magnitude between two bins of the grid is taken to run in a straight line, so a filter's weight at a frequency
-    is shared by the two nearest bins of the grid (hat functions).
+    Magnitudes are taken to be linear between two bins of the grid, so a filter's weight at a frequency is split between
+    the two nearest bins of the grid (hat functions).
     """
     weights = filters.numpy().astype(np.float64)
     position = np.arange(len(weights)) * bin_hz / grid_bin_hz
@@ -66,17 +66,17 @@ class MelBands:
 
     def __init__(self, filters: Tensor) -> None:
         self._n_mels = filters.shape[1]
-        self._firsts, self._places = runs(filters.numpy())
-        self._weights = inside_runs(filters.numpy(), self._firsts, self._places)
-        self._top = int((self._firsts + np.diff(self._places)).max())
+        self._firsts, self._starts = runs(filters.numpy())
+        self._weights = inside_runs(filters.numpy(), self._firsts, self._starts)
+        self._top = int((self._firsts + np.diff(self._starts)).max())
 
     def of_magnitudes(self, spectra: Tensor) -> Tensor:
         """Return the mel magnitudes of complex spectra in the host's memory, (..., bins) -> (..., n_mels)."""
-        found = torch.empty(*spectra.shape[:-1], self._n_mels)
+        mels = torch.empty(*spectra.shape[:-1], self._n_mels)
         numbers = parts(spectra).reshape(-1, spectra.shape[-1], 2)
-        mels = found.numpy().reshape(-1, self._n_mels)
-        _mel_magnitudes(numbers, self._firsts, self._places, self._weights, self._top, mels)
-        return found
+        rows = mels.numpy().reshape(-1, self._n_mels)
+        _mel_magnitudes(numbers, self._firsts, self._starts, self._weights, self._top, rows)
+        return mels
 
 
 def window_frames(wavs: Tensor, window: Tensor, hop_length: int, first: int, frames: Tensor) -> None:
@@ -87,7 +87,7 @@ def window_frames(wavs: Tensor, window: Tensor, hop_length: int, first: int, fra
         window: Not longer than a frame.
         hop_length: Samples between frames; frame 0 is centred on sample 0.
         first: The first frame to write.
-        frames: (rows, some frames, samples of a frame); only what lies under the window is written.
+        frames: (rows, some frames, frame length); only the samples under the window are written.
     """
     _window_frames(wavs.contiguous().numpy(), window.numpy(), hop_length, first, frames.numpy())
 
@@ -100,49 +100,49 @@ def _window_frames(wavs: Any, window: Any, hop_length: int, first: int, frames: 
         for frame in range(frames.shape[1]):
             begin = (first + frame) * hop_length + margin - frames.shape[2] // 2
             if begin >= 0 and begin + width <= samples:
-                for place in range(width):
-                    frames[row, frame, margin + place] = wavs[row, begin + place] * window[place]
+                for offset in range(width):
+                    frames[row, frame, margin + offset] = wavs[row, begin + offset] * window[offset]
                 continue
-            for place in range(width):
-                sample = abs(begin + place)
+            for offset in range(width):
+                sample = abs(begin + offset)  # reflected at the start, and below at the end
                 if sample >= samples:
                     sample = 2 * (samples - 1) - sample
-                frames[row, frame, margin + place] = wavs[row, sample] * window[place]
+                frames[row, frame, margin + offset] = wavs[row, sample] * window[offset]
 
 
 @numba.njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator]
-def _mel_magnitudes(spectra: Any, firsts: Any, places: Any, weights: Any, top: int, found: Any) -> None:
-    magnitudes = np.zeros((top, LANES), np.float32)
-    totals = np.empty(LANES, np.float32)
-    for first in range(0, len(spectra), LANES):
-        abreast = min(LANES, len(spectra) - first)
-        for frame in range(abreast):
-            for place in range(top):
-                real, imaginary = spectra[first + frame, place, 0], spectra[first + frame, place, 1]
-                magnitudes[place, frame] = np.sqrt(real * real + imaginary * imaginary)
+def _mel_magnitudes(spectra: Any, firsts: Any, starts: Any, weights: Any, top: int, mels: Any) -> None:
+    """Write the mel magnitudes, (frames, bands), of spectra (frames, bins, 2), whose bins from `top` on have no weight."""
+    magnitudes = np.zeros((top, BLOCK_FRAMES), np.float32)
+    totals = np.empty(BLOCK_FRAMES, np.float32)
+    for first in range(0, len(spectra), BLOCK_FRAMES):
+        count = min(BLOCK_FRAMES, len(spectra) - first)
+        for frame in range(count):
+            for k in range(top):
+                real, imaginary = spectra[first + frame, k, 0], spectra[first + frame, k, 1]
+                magnitudes[k, frame] = np.sqrt(real * real + imaginary * imaginary)
         for band in range(len(firsts)):
             totals[:] = 0
-            for weight in range(places[band], places[band + 1]):
-                place = firsts[band] + weight - places[band]
-                for frame in range(LANES):
-                    totals[frame] += magnitudes[place, frame] * weights[weight]
-            for frame in range(abreast):
-                found[first + frame, band] = totals[frame]
+            for weight in range(starts[band], starts[band + 1]):
+                k = firsts[band] + weight - starts[band]
+                for frame in range(BLOCK_FRAMES):
+                    totals[frame] += magnitudes[k, frame] * weights[weight]
+            for frame in range(count):
+                mels[first + frame, band] = totals[frame]
 
 
 _FRAMES_AT_ONCE = 128
-"""Frames that the encoder works on at a time on the CPU: fewer take longer to call than the cache gives, more take room."""
-
+"""Frames that the encoder processes at a time on the CPU: so many fit the cache."""
 
 _INAUDIBLE = 1e6
-"""Product of two mel magnitudes of 16-bit samples below which the phase between the channels is of no account."""
+"""Product of two mel magnitudes of 16-bit samples below which the phase between the channels does not matter."""
 
 
 class MelAnalysis:
     """Mel magnitudes of a sound: centred frames, reflection at the ends, a periodic Hann window, magnitudes, mel filters.
 
     The values are those of `torch.stft` and a matrix product but for the order of the product's sums. Only the frequencies
-    below the top band are looked at, and some frames at a time.
+    below the top of the highest band are computed, for some frames at a time.
 
     Args:
         filters: Mel filters, (n_fft // 2 + 1, n_mels).
@@ -167,8 +167,7 @@ class MelAnalysis:
     def stereo(self, wavs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mel magnitudes of two channels and the cosine of the phase between them.
 
-        The cosine of a band is that of its frequencies weighted by both magnitudes. Where there is nothing to hear it goes
-        to 1.
+        The cosine of a band is the mean over its frequencies, weighted by both magnitudes. Towards silence it goes to 1.
 
         Args:
             wavs: (clips, 2, samples), longer than half an FFT.
@@ -179,18 +178,19 @@ class MelAnalysis:
         mels, cosines = [], []
         for spectrum in self._spectra(wavs.flatten(0, 1)):
             pair = spectrum[..., : self._product.rows_used].unflatten(0, (-1, 2))
-            found = magnitude(pair)
+            magnitudes = magnitude(pair)  # (clips, 2, frames, bins)
             left, right = pair.unbind(1)
+            # Re(L conj R) = |L| |R| cos, summed over the band, by its largest possible value.
             shared = self._product(left.real * right.real + left.imag * right.imag)
-            most = self._product(found[:, 0] * found[:, 1])
-            mels.append(self._product(found))
+            most = self._product(magnitudes[:, 0] * magnitudes[:, 1])
+            mels.append(self._product(magnitudes))
             cosines.append((shared + _INAUDIBLE) / (most + _INAUDIBLE))
         return torch.cat(mels, 2), torch.cat(cosines, 1)
 
     def _spectra(self, wavs: Tensor) -> Iterator[Tensor]:
         """Yield the spectra of some frames at a time, complex (rows, some frames, bins)."""
-        # The window stands in the middle of the FFT, where `torch.stft` puts it. Magnitudes do not ask where it stands, but
-        # the rounding does: beside a loud pure tone it is all there is, and the original's pictures show it.
+        # The window is in the middle of the FFT, as in `torch.stft`. Its position does not change magnitudes but the rounding
+        # error, which is all there is beside a loud pure tone and shows in the original's images.
         frames = 1 + wavs.shape[1] // self._hop_length
         self._window = self._window.to(wavs.device)
         if not kernels.on_host(wavs):
@@ -214,36 +214,38 @@ _CANCELLED_DB = 12.0
 
 
 def sound_warnings(wav: np.ndarray, rate_hz: int, config: SpectrogramConfig) -> list[str]:
-    """Return what a codec loses of a sound beyond its usual error, one line each.
+    """Return what a codec loses of a sound beyond its usual error, one warning each.
 
     Args:
         wav: (channels, samples).
         rate_hz: Its sample rate.
         config: The codec.
     """
-    found = []
+    warnings = []
     duration_s, window_s = wav.shape[1] / rate_hz, config.win_length / config.rate_hz
     if duration_s < window_s:
-        found.append(f"lasts {duration_s:.3f} s, less than one window ({window_s:.3f} s); silence is added")
+        warnings.append(f"lasts {duration_s:.3f} s, less than one window ({window_s:.3f} s); silence is added")
     if rate_hz / 2 < 0.9 * config.f_max_hz:
-        found.append(
+        warnings.append(
             f"at {rate_hz} Hz holds nothing above {rate_hz / 2000:g} kHz; the image goes to {config.f_max_hz / 1000:g} kHz"
         )
     if len(wav) > 2 and config.channels is not Channels.mono:
-        found.append(f"has {len(wav)} channels, of which the first two are kept; mix it down to stereo to keep all")
+        warnings.append(f"has {len(wav)} channels, of which the first two are kept; mix it down to stereo to keep all")
     if len(wav) > 1 and config.channels is Channels.mono:
         mixed, apart = (float(np.square(part, dtype=np.float64).mean()) for part in (wav.mean(0), wav))
         if apart > 0 and 10 * np.log10(max(mixed / apart, 1e-12)) < -_CANCELLED_DB:
-            found.append("its channels cancel each other in the mono mix; use channels=stereo, or turn one around")
+            warnings.append(
+                "its channels cancel each other in the mono mix; use channels=stereo, or invert one of them"
+            )
     if float(np.abs(wav).max(initial=0)) > 1.001:
-        found.append(
+        warnings.append(
             f"has peaks of {float(np.abs(wav).max()):.2f}, beyond full scale; they are kept, but a player clips them"
         )
-    return found
+    return warnings
 
 
 def clipping_warnings(images: Sequence[np.ndarray], config: SpectrogramConfig) -> list[str]:
-    """Return whether moments of a sound were louder than black, which an absolute scale cuts off.
+    """Return a warning if parts of a sound were louder than black, where an absolute scale clips.
 
     Args:
         images: What was encoded, uint8 (n_mels, width) or (n_mels, width, 3).
@@ -251,7 +253,7 @@ def clipping_warnings(images: Sequence[np.ndarray], config: SpectrogramConfig) -
     """
     if config.scale is not Scale.absolute:
         return []
-    # Of three colours the first two are loudness, or the first is empty and the others are.
+    # The magnitudes are in the first two of three colours with stereo_phase, in the last two with stereo.
     first = 0 if config.channels is Channels.stereo_phase else 1
     planes = [image if image.ndim == 2 else image[..., first : first + 2].min(2) for image in images]
     cut = sum(int((plane == 0).any(0).sum()) for plane in planes)

@@ -1,4 +1,4 @@
-"""Spectrogram images as PNG files, which say by which codec they were made: our PNG text, or the original Riffusion's EXIF."""
+"""Spectrogram images as PNG files that carry their codec: in our PNG text, or in the original Riffusion's EXIF tags."""
 
 import dataclasses
 import json
@@ -22,22 +22,23 @@ from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import write_atomically
 
 MAX_PIXELS = 1 << 27
-"""The most pixels that an image may have, 44 minutes at 512 bands and 100 columns a second."""
+"""Largest number of pixels of an image, 44 minutes at 512 bands and 100 columns a second."""
 
 _MOSTLY_BLACK = 64
+"""Mean level below which an image is probably inverted."""
 _LARGEST_SIDE = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedImage:
-    """An image file and what it says about itself.
+    """An image file and its description of itself.
 
     Attributes:
         image: uint8, (height, width) where all colours are equal, else (height, width, 3).
-        config: The codec's parameters; None where the file does not give them.
-        max_value: The magnitude of black; None where the file does not give it.
+        config: The codec's parameters; None where the file does not say.
+        max_value: The magnitude of black; None where the file does not say.
         texts: All other PNG texts.
-        warnings: What was lost in the file or in reading it, one line each, without the file's name.
+        warnings: What was lost in the file or in reading it, one warning each, without the file's name.
     """
 
     image: np.ndarray
@@ -50,9 +51,9 @@ class LoadedImage:
 def save_image(
     path: Path, encoded: EncodedClip, config: SpectrogramConfig, texts: dict[str, str] | None = None
 ) -> None:
-    """Write a PNG that carries its codec: as a PNG text and, where the original's EXIF tags can express it, as those.
+    """Write a PNG that carries its codec: in a PNG text and, where they can express it, in the original's EXIF tags.
 
-    The file appears only when it is whole.
+    The file appears only when it is complete.
 
     Raises:
         InputError: If it cannot be written, or would be larger than `load_image` reads.
@@ -75,12 +76,12 @@ def load_image(path: Path, *, use_description: bool = True) -> LoadedImage:
 
     Args:
         path: A file of any format that Pillow reads.
-        use_description: Raise where the file's description of its codec cannot be used; else it becomes a warning.
+        use_description: Whether a description of the codec that cannot be used is an error; else it becomes a warning.
 
     Raises:
         InputError: If the file is missing, not an image or too large, or its description cannot be used.
     """
-    noted: list[str] = []
+    notes: list[str] = []
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -88,10 +89,10 @@ def load_image(path: Path, *, use_description: bool = True) -> LoadedImage:
                 require_size(file.width, file.height, str(path))
                 file.load()
                 texts = {name: str(text) for name, text in getattr(file, "text", {}).items()}
-                exif = _exif(file, noted)
-                noted += _losses(file, path)
+                exif = _exif(file, notes)
+                notes += _losses(file, path)
                 pixels = _rgb(file)
-        noted += {"its EXIF data is corrupt" for warning in caught if "EXIF" in str(warning.message)}
+        notes += {"its EXIF data is corrupt" for warning in caught if "EXIF" in str(warning.message)}
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except PIL.Image.DecompressionBombError:
@@ -104,18 +105,18 @@ def load_image(path: Path, *, use_description: bool = True) -> LoadedImage:
         if use_description:
             raise
         config, max_value = None, None
-        noted.append(str(error).removeprefix(f"{path}: ").rpartition("; ")[0])
+        notes.append(str(error).removeprefix(f"{path}: ").rpartition("; ")[0])
     if pixels.mean(dtype=np.float64) < _MOSTLY_BLACK:
-        noted.append("is mostly black, which is loud here; if it draws loud as bright, invert it")
+        notes.append("is mostly black, which is loud here; if loud is bright in it, invert it")
     grey = bool((pixels[..., :1] == pixels[..., 1:]).all())
-    return LoadedImage(pixels[..., 0] if grey else pixels, config, max_value, texts, tuple(noted))
+    return LoadedImage(pixels[..., 0] if grey else pixels, config, max_value, texts, tuple(notes))
 
 
 def require_size(width: int, height: int, where: str) -> None:
     """Check that an image is not larger than what is read and written.
 
     Raises:
-        InputError: If it is; the message names the way out.
+        InputError: If it is; the message says how to go on.
     """
     if width * height > MAX_PIXELS or max(width, height) > _LARGEST_SIDE:
         raise InputError(
@@ -124,36 +125,36 @@ def require_size(width: int, height: int, where: str) -> None:
         )
 
 
-def _exif(file: PIL.Image.Image, noted: list[str]) -> dict[int, Any]:
+def _exif(file: PIL.Image.Image, notes: list[str]) -> dict[int, Any]:
     try:
         return dict(file.getexif())
     except (SyntaxError, ValueError, struct.error, OSError):
-        noted.append("its EXIF data is corrupt")
+        notes.append("its EXIF data is corrupt")
         return {}
 
 
 def _losses(file: PIL.Image.Image, path: Path) -> list[str]:
-    """Return what the form of an image file costs."""
-    found = []
+    """Return what was lost by the format of an image file, one warning each."""
+    losses = []
     size_kb = path.stat().st_size / 1000
     lossy_webp = file.format == "WEBP" and b"VP8L" not in path.read_bytes()[:4096]
     if file.format in ("JPEG", "MPO", "JPEG2000") or lossy_webp:
-        found.append(
+        losses.append(
             f"{'WebP' if lossy_webp else 'JPEG'} compression ({size_kb:.0f} kB) has changed the sound: a 512x512 hifi image "
             "is then 1.0 dB off in every band at 24 kB and 1.6 dB at 12 kB, where PNG is 0.3 dB off; keep PNG"
         )
     if file.mode == "P":
         colours = len(file.getcolors(256) or range(256))
-        found.append(f"has a palette of {colours} colours; if it was made to save space, the sound is coarser")
+        losses.append(f"has a palette of {colours} colours; if it was made to save space, the sound is coarser")
     if file.has_transparency_data and _transparent(file):
-        found.append("is partly transparent; transparent parts are read as white, which is silence")
+        losses.append("is partly transparent; transparent parts are read as white, which is silence")
     if file.mode.startswith(("I", "F")):
-        found.append(f"has levels of more than 8 bits ({file.mode}); they are rounded to 8")
+        losses.append(f"has levels of more than 8 bits ({file.mode}); they are rounded to 8")
     if file.mode == "1":
-        found.append("is black and white without greys: every level of loudness but two is lost")
+        losses.append("is black and white without greys: all but two levels of loudness are lost")
     if getattr(file, "n_frames", 1) > 1:
-        found.append("holds several pictures; the first is read")
-    return found
+        losses.append("contains several images; the first is read")
+    return losses
 
 
 def _transparent(file: PIL.Image.Image) -> bool:
@@ -167,7 +168,7 @@ def _rgb(file: PIL.Image.Image) -> np.ndarray:
         values = np.asarray(file, np.float64)
         if not np.isfinite(values).all():
             raise ValueError("levels that are not numbers")
-        # Whole numbers are 16-bit levels; Pillow reads 16-bit files as I too. Floats run to 1, 255 or 65535.
+        # Integers are 16-bit levels, which Pillow may read as mode I. Floats go to 1, 255 or 65535.
         full = (
             65535.0
             if file.mode.startswith("I")
@@ -191,11 +192,11 @@ _BANDS, _F_MIN_HZ, _F_MAX_HZ, _POWER, _MAX_VALUE = 11040, 11050, 11060, 11070, 1
 _DECODE_MARGIN_PERCENT = 112
 """Where the decoder's Nyquist frequency must lie at least, in percent of the top band's upper edge."""
 
-# Beyond these, numbers in a file are damage: a filter bank for them would fill the memory before anything else noticed.
+# Numbers beyond these are damage: a filter bank for them would fill the memory before any other check fails.
 _LARGEST = {"rate_hz": 768_000, "n_fft": 1 << 18, "n_mels": 8192, "width_px": 1 << 20, "decode_n_fft": 1 << 18}
 _MOST_WEIGHTS = 1 << 28
 
-_MEND = "name the codec yourself with preset="
+_FIX = "name the codec yourself with preset="
 
 
 def text_of(config: SpectrogramConfig, max_value: float) -> str:
@@ -206,8 +207,8 @@ def text_of(config: SpectrogramConfig, max_value: float) -> str:
 def exif_tags_of(config: SpectrogramConfig, max_value: float) -> dict[int, Any]:
     """Return the original's EXIF tags; none where they cannot express the codec.
 
-    They know a scale per image, the HTK scale, whole milliseconds and whole Hertz only; for other parameters they would
-    mislead the original's decoder.
+    They can only express a scale per image, the HTK scale, whole milliseconds and whole Hertz; for other parameters they
+    would mislead the original's decoder.
     """
     lengths = (config.hop_length, config.win_length, config.n_fft)
     whole_ms = all(length * 1000 % config.rate_hz == 0 for length in lengths)
@@ -233,10 +234,10 @@ def exif_tags_of(config: SpectrogramConfig, max_value: float) -> dict[int, Any]:
 def read_description(
     text: str | None, exif: Mapping[int, Any], height_px: int, where: str
 ) -> tuple[SpectrogramConfig | None, float | None]:
-    """Return the codec and the maximum that a file names: from the PNG text, else from the EXIF tags, else None.
+    """Return the codec and the maximum that a file describes: in the PNG text, else in the EXIF tags, else None.
 
     Args:
-        text: The PNG text `TEXT_KEY`, where there is one.
+        text: The PNG text `TEXT_KEY`, if there is one.
         exif: The file's EXIF tags.
         height_px: Height of the image, which must be the codec's number of bands.
         where: Name of the file, for messages.
@@ -254,11 +255,11 @@ def read_description(
         return None, None
     problem = _problem(config, max_value)
     if problem is not None:
-        raise InputError(f"{where}: its {source} cannot be right ({problem}); {_MEND}")
+        raise InputError(f"{where}: its {source} cannot be right ({problem}); {_FIX}")
     if config.n_mels != height_px:
         raise InputError(
             f"{where}: is {height_px} px high, but its {source} say {config.n_mels}: it was resized or cropped; "
-            f"bring it back to {config.n_mels} px, or {_MEND}"
+            f"bring it back to {config.n_mels} px, or {_FIX}"
         )
     return config, max_value
 
@@ -267,11 +268,11 @@ def _from_text(text: str, source: str, where: str) -> tuple[SpectrogramConfig, f
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
-        raise InputError(f"{where}: its {source} is not valid JSON; {_MEND}") from None
+        raise InputError(f"{where}: its {source} is not valid JSON; {_FIX}") from None
     try:
         config = from_data(data, where)
     except (TypeError, AttributeError):
-        raise InputError(f"{where}: its {source} is not a spectrogram description; {_MEND}") from None
+        raise InputError(f"{where}: its {source} is not a spectrogram description; {_FIX}") from None
     max_value = data.get("max_value")
     if max_value is None:
         return config, None
@@ -282,17 +283,17 @@ def _from_exif(exif: Mapping[int, Any], source: str, where: str) -> tuple[Spectr
     try:
         return _config_of_exif(exif), float(exif[_MAX_VALUE]) if _MAX_VALUE in exif else None
     except KeyError as error:
-        raise InputError(f"{where}: its {source} are incomplete (no {error}); {_MEND}") from None
+        raise InputError(f"{where}: its {source} are incomplete (no {error}); {_FIX}") from None
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
-        raise InputError(f"{where}: its {source} are no numbers that make a codec; {_MEND}") from None
+        raise InputError(f"{where}: its {source} do not describe a codec; {_FIX}") from None
 
 
 def _config_of_exif(exif: Mapping[int, Any]) -> SpectrogramConfig:
     rate_hz = int(exif[_RATE_HZ])
-    # Truncated as the original does it.
+    # Truncated, as in the original.
     hop_length, win_length, n_fft = (int(exif[tag] / 1000 * rate_hz) for tag in (_STEP_MS, _WINDOW_MS, _PADDED_MS))
     f_max_hz = float(exif[_F_MAX_HZ])
-    # The lowest rate at which a hop is a whole number of samples and the top band has room.
+    # The lowest rate at which a hop is a whole number of samples and the top band fits below the Nyquist frequency.
     decode_hop = int(-(-2 * _DECODE_MARGIN_PERCENT * f_max_hz * hop_length // (100 * rate_hz)))
     if decode_hop >= hop_length or rate_hz * decode_hop % hop_length:
         decode_hop = hop_length
@@ -317,7 +318,7 @@ def _config_of_exif(exif: Mapping[int, Any]) -> SpectrogramConfig:
 
 
 def _problem(config: SpectrogramConfig, max_value: float | None) -> str | None:
-    """Return which number is no number, or far out of range; contradictions are left to `make_codec`."""
+    """Return a parameter that is not a number or far out of range; contradictions are left to `make_codec`."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.type in (int, "int") and not (type(value) is int and 0 < value <= _LARGEST.get(field.name, 1 << 18)):

@@ -1,4 +1,4 @@
-"""Between mel magnitudes and pixels: what a level means, and which channel lies in which colour."""
+"""Between mel magnitudes and pixels: what a level means, and which channel is in which colour."""
 
 import dataclasses
 from typing import Any
@@ -18,7 +18,7 @@ _FOURTH_ROOT = 0.25
 
 @dataclasses.dataclass(frozen=True)
 class Planes:
-    """What images say.
+    """The content of images.
 
     Attributes:
         intensity: 0 for white to 1 for black, (clips, channels, frames, n_mels), the lowest band first.
@@ -30,11 +30,11 @@ class Planes:
 
 
 def draw_images(mels: Tensor, cosine: Tensor | None, config: SpectrogramConfig) -> tuple[Tensor, Tensor]:
-    """Draw mel magnitudes as images.
+    """Draw mel magnitudes as images: pixel = 255 - 255 (magnitude / reference) ** power.
 
     Args:
         mels: (clips, channels, frames, n_mels).
-        cosine: (clips, frames, n_mels), with `Channels.stereo_phase`.
+        cosine: Cosine of the phase between the channels, (clips, frames, n_mels), with `Channels.stereo_phase`.
         config: The codec's parameters.
 
     Returns:
@@ -43,10 +43,10 @@ def draw_images(mels: Tensor, cosine: Tensor | None, config: SpectrogramConfig) 
     """
     maxima = mels.amax((1, 2, 3))
     if not bool(torch.isfinite(maxima).all()):
-        raise InputError("the sound holds samples that are not numbers (NaN or infinite); mend or leave out the file")
+        raise InputError("the sound holds samples that are not numbers (NaN or infinite); fix or leave out the file")
     if config.scale is Scale.absolute:
         maxima = torch.full_like(maxima, config.reference_value)
-    # Digital silence is divided by one, not by zero, and comes out white.
+    # Digital silence is divided by one, not by zero, and becomes white.
     black = torch.where(maxima > 0, maxima, torch.ones_like(maxima))[:, None, None, None]
     if config.channels is Channels.mono and config.power == _FOURTH_ROOT and kernels.on_host(mels):
         images = torch.empty(len(mels), mels.shape[3], mels.shape[2], dtype=torch.uint8)
@@ -64,7 +64,7 @@ def draw_images(mels: Tensor, cosine: Tensor | None, config: SpectrogramConfig) 
 
 
 def read_planes(images: Tensor, config: SpectrogramConfig) -> Planes:
-    """Read images as `draw_images` makes them, or as a model does: of any width, with levels in between and unequal colours.
+    """Read images of any width as `draw_images` makes them, or as a model does, with unequal colours and any levels.
 
     The colours of a mono image are averaged; a grey image for a stereo codec is both channels, in phase.
 
@@ -87,7 +87,9 @@ def read_planes(images: Tensor, config: SpectrogramConfig) -> Planes:
     elif images.is_floating_point():
         levels = images.float()
     else:
-        raise InputError(f"an image of {images.dtype} has no known white; give uint8 levels, or floats from 0 to 1")
+        raise InputError(
+            f"an image of {images.dtype} has no known white level; give uint8 levels, or floats from 0 to 1"
+        )
     if not bool(torch.isfinite(levels).all()):
         raise InputError("the image holds values that are not numbers (NaN or infinite)")
     levels = levels.clamp(0, 1).flip(1).transpose(1, 2)  # (clips, frames, n_mels[, 3])
@@ -123,13 +125,13 @@ def _as_uint8(levels: Tensor, config: SpectrogramConfig) -> Tensor:
 
 
 def _power(values: Tensor, exponent: float) -> Tensor:
-    """Raise to a power; a fourth root by two square roots, which err by no more than the last bit on any device."""
+    """Raise to a power; a fourth root by two square roots, which are exact to the last bit on any device."""
     return values.sqrt().sqrt() if exponent == _FOURTH_ROOT else values.pow(exponent)
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def _draw_grey(mels: Any, black: Any, nearest: bool, images: Any) -> None:
-    """Do the same in one loop, each operation rounded correctly: mels (clips, frames, bands), the lowest band last."""
+    """Draw mono images with the fourth root, as `draw_images` does, in one loop: mels (clips, frames, bands)."""
     bands = mels.shape[2]
     for clip in range(len(mels)):
         for frame in range(mels.shape[1]):

@@ -1,8 +1,8 @@
-"""A long sound as a folder of images: where each one lies, and how they become one strip again.
+"""A long sound as a folder of images: where each slice lies, and how they become one strip again.
 
-A slice is made as every clip of its preset is, so that a model may work on it. Its columns at the edges saw a reflection where
-its neighbour has sound, so neighbours share some columns and give way to each other there. They are joined on the image, before
-the phase is rebuilt, so that no seam is heard.
+A slice is made like any clip of its preset, so that a model can work on it. Its columns at the edges saw a reflection instead
+of its neighbour's sound, so neighbours share some columns and crossfade there. They are joined as images, before the phase is
+rebuilt, so that the join is inaudible.
 """
 
 import itertools
@@ -22,7 +22,7 @@ SLICE_KEY = "slice"
 """The PNG text that says where in the strip a slice lies, as JSON."""
 
 OVERLAP_PX = 16
-"""Columns that neighbours share unless told otherwise, at most a quarter of the width; the window of no preset covers more."""
+"""Columns that neighbours share by default, at most a quarter of the width; the window of no preset covers more."""
 
 
 def slice_starts(strip_px: int, width_px: int, overlap_px: int) -> list[int]:
@@ -39,16 +39,16 @@ def slice_starts(strip_px: int, width_px: int, overlap_px: int) -> list[int]:
 
 def slice_text(index: int, starts: Sequence[int], strip_px: int, source: str) -> str:
     """Return the PNG text of one slice."""
-    place = {
+    position = {
         "index": index, "count": len(starts), "start_px": starts[index], "strip_px": strip_px, "source": source,
     }  # fmt: skip
-    return json.dumps(place, ensure_ascii=False)
+    return json.dumps(position, ensure_ascii=False)
 
 
 def join_slices(
     paths: Sequence[Path], images: Sequence["LoadedImage"], codec: "SpectrogramCodec", overlap_px: int | None
 ) -> "EncodedClip":
-    """Join several images into one strip: slices by their places, others in the order given.
+    """Join several images into one strip: slices by their positions, other images in the order given.
 
     Args:
         paths: Where the images are from, for messages.
@@ -61,11 +61,11 @@ def join_slices(
     """
     from riffusion_train.audio.codec.codec import EncodedClip
 
-    places = [_place(path, loaded) for path, loaded in zip(paths, images, strict=True)]
+    positions = [_position(path, loaded) for path, loaded in zip(paths, images, strict=True)]
     strip_px = None
-    known = [place for place in places if place is not None]
+    known = [position for position in positions if position is not None]
     if overlap_px is None and len(known) == len(images):
-        if len({(place["source"], place["strip_px"]) for place in known}) > 1:
+        if len({(position["source"], position["strip_px"]) for position in known}) > 1:
             raise InputError(
                 f"{paths[0].parent}: slices of several sounds; give the files of one, or overlap=0 to join all"
             )
@@ -88,15 +88,19 @@ def _overlap(folder: Path, starts: Sequence[int], width_px: int) -> int:
             raise InputError(f"{folder}: columns {before + width_px} to {after} are in no image; add the missing slice")
         overlaps.add(before + width_px - after)
     if len(overlaps) > 1:
-        raise InputError(f"{folder}: the slices do not lie evenly; a slice is missing, or there twice")
+        raise InputError(f"{folder}: the slices are not evenly spaced; one is missing or duplicated")
     return overlaps.pop()
 
 
-def _place(path: Path, loaded: "LoadedImage") -> dict[str, Any] | None:
+def _position(path: Path, loaded: "LoadedImage") -> dict[str, Any] | None:
     """Return where in its strip a slice lies; None where the image does not say."""
     try:
-        place = json.loads(loaded.texts[SLICE_KEY])
-        return {"start_px": int(place["start_px"]), "strip_px": int(place["strip_px"]), "source": str(place["source"])}
+        position = json.loads(loaded.texts[SLICE_KEY])
+        return {
+            "start_px": int(position["start_px"]),
+            "strip_px": int(position["strip_px"]),
+            "source": str(position["source"]),
+        }
     except KeyError:
         return None
     except (ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""The loops of the inversion on the CPU, by numba: magnitudes, projections, products with mel filters, Richardson-Lucy."""
+"""Inner loops of the inversion, by numba on the CPU and by torch elsewhere: projections, mel products, Richardson-Lucy."""
 
 from typing import Any
 
@@ -9,18 +9,18 @@ from torch import Tensor
 
 
 def on_host(tensor: Tensor) -> bool:
-    """Return whether a tensor lies in the host's memory, where loops of our own are the quicker way."""
+    """Return whether a tensor is in the host's memory, where our own loops are faster."""
     return tensor.device.type == "cpu"
 
 
 def magnitude(spectrum: Tensor) -> Tensor:
-    """Return the magnitudes of (..., frames, bins); without the care of `abs` against overflow, which sound does not need."""
+    """Return the magnitudes of a spectrum, (..., frames, bins); faster than `abs`, which guards against overflow."""
     if not on_host(spectrum):
         squares = torch.view_as_real(spectrum).square()
         return (squares[..., 0] + squares[..., 1]).sqrt_()
-    found = torch.empty(spectrum.shape)
-    _magnitude(parts(spectrum), found.numpy().reshape(-1))
-    return found
+    magnitudes = torch.empty(spectrum.shape)
+    _magnitude(parts(spectrum), magnitudes.numpy().reshape(-1))
+    return magnitudes
 
 
 def parts(spectrum: Tensor) -> Any:
@@ -29,9 +29,9 @@ def parts(spectrum: Tensor) -> Any:
 
 
 @numba.njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator]
-def _magnitude(parts: Any, found: Any) -> None:
-    for place in range(len(found)):
-        found[place] = np.sqrt(parts[place, 0] * parts[place, 0] + parts[place, 1] * parts[place, 1])
+def _magnitude(parts: Any, magnitudes: Any) -> None:
+    for index in range(len(magnitudes)):
+        magnitudes[index] = np.sqrt(parts[index, 0] * parts[index, 0] + parts[index, 1] * parts[index, 1])
 
 
 _SMALLEST = 1e-30
@@ -39,7 +39,7 @@ _SMALLEST = 1e-30
 
 
 def ahead_of(rebuilt: Tensor, previous: Tensor | None, share: float) -> Tensor:
-    """Return `rebuilt` carried on in the direction away from `previous`: `rebuilt - share * previous`."""
+    """Return the step ahead of fast Griffin-Lim, `rebuilt - share * previous`; without a previous one, `rebuilt`."""
     return rebuilt if previous is None else torch.sub(rebuilt, previous, alpha=share)
 
 
@@ -49,7 +49,7 @@ def project(rebuilt: Tensor, previous: Tensor | None, share: float, magnitudes: 
     Args:
         rebuilt: Complex (..., frames, bins).
         previous: Of the same shape, or None for no momentum.
-        share: How much of the previous is taken off.
+        share: Weight of the previous one, m / (1 + m) for a momentum m.
         magnitudes: (..., frames, bins).
     """
     if not on_host(rebuilt):
@@ -67,29 +67,33 @@ def project(rebuilt: Tensor, previous: Tensor | None, share: float, magnitudes: 
 @numba.njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator]
 def _project(rebuilt: Any, previous: Any, share: Any, magnitudes: Any, projected: Any) -> None:
     smallest = np.float32(_SMALLEST)
-    for place in range(len(magnitudes)):
-        real = rebuilt[place, 0] - share * previous[place, 0]
-        imaginary = rebuilt[place, 1] - share * previous[place, 1]
-        factor = magnitudes[place] / np.sqrt(real * real + imaginary * imaginary + smallest)
-        projected[place, 0] = real * factor
-        projected[place, 1] = imaginary * factor
+    for index in range(len(magnitudes)):
+        real = rebuilt[index, 0] - share * previous[index, 0]
+        imaginary = rebuilt[index, 1] - share * previous[index, 1]
+        factor = magnitudes[index] / np.sqrt(real * real + imaginary * imaginary + smallest)
+        projected[index, 0] = real * factor
+        projected[index, 1] = imaginary * factor
 
 
-LANES = 16
-"""Columns that a loop takes side by side, so that each weight is read once and the processor's vectors are full."""
+BLOCK_FRAMES = 16
+"""Frames that a loop processes side by side, so that each weight is read once and the processor's vectors are full."""
 
 
 def runs(filters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first bin of each band of (bins, bands), and where its weights begin in a list of all, with its length."""
+    """Return where the weights of filters (bins, bands) that are not zero lie; each band has one run of them.
+
+    Returns:
+        The first bin of each band, (bands,), and the start of its weights in a list of all weights, (bands + 1,).
+    """
     bins = [np.flatnonzero(band) for band in filters.T]
-    firsts = [int(found[0]) if len(found) else 0 for found in bins]
-    sizes = [int(found[-1]) + 1 - first if len(found) else 0 for found, first in zip(bins, firsts, strict=True)]
+    firsts = [int(inside[0]) if len(inside) else 0 for inside in bins]
+    sizes = [int(inside[-1]) + 1 - first if len(inside) else 0 for inside, first in zip(bins, firsts, strict=True)]
     return np.array(firsts, np.int64), np.cumsum([0, *sizes], dtype=np.int64)
 
 
-def inside_runs(matrix: np.ndarray, firsts: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Return what of a matrix (bins, bands) lies in the runs, band after band."""
-    sizes = np.diff(places)
+def inside_runs(matrix: np.ndarray, firsts: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Return the entries of a matrix (bins, bands) that lie in the runs, band after band."""
+    sizes = np.diff(starts)
     return np.concatenate(
         [matrix[first : first + size, band] for band, (first, size) in enumerate(zip(firsts, sizes, strict=True))]
     )
@@ -98,9 +102,9 @@ def inside_runs(matrix: np.ndarray, firsts: np.ndarray, places: np.ndarray) -> n
 class BandedProduct:
     """Multiplies by a banded matrix: `product(x)` is `x @ matrix`.
 
-    A mel filter touches few of the frequencies, so on the CPU the matrix is cut into blocks of columns and each block
-    into the rows that are not zero in it, which leaves about a tenth of the work. Elsewhere the product is taken whole:
-    one large product is quicker there than many small ones.
+    A mel filter covers few of the frequencies, so on the CPU the matrix is cut into blocks of columns and each block
+    to the rows that are not zero in it, which leaves about a tenth of the work. Elsewhere one large product is faster than
+    many small ones.
 
     Args:
         matrix: (rows, columns), float32.
@@ -131,87 +135,104 @@ class BandedProduct:
 
 
 class RichardsonLucy:
-    """Moves magnitudes towards those of which the mel magnitudes are known.
+    """Richardson-Lucy iterations, which move magnitudes towards those with the given mel magnitudes.
 
-    On the CPU a loop goes over what is not zero of the filters, a fifth of the time of products of matrices; elsewhere it
-    is these.
+    On the CPU a loop goes over the weights that are not zero, in a fifth of the time of the matrix products that are used
+    elsewhere.
 
     Args:
-        filters: (bins, n_mels), not negative.
+        filters: Mel filters, (bins, n_mels), not negative.
 
     Attributes:
-        spread: From mels to bins, (n_mels, bins): the share that each band has in a bin.
+        spread: From mels to bins, (n_mels, bins): the share of each band in a bin.
     """
 
     def __init__(self, filters: Tensor) -> None:
         self._filters = filters
         self.spread = (filters / (filters.sum(1, keepdim=True) + 1e-9)).t().contiguous()
-        self._firsts, self._places = runs(filters.numpy())
-        self._weights = inside_runs(filters.numpy(), self._firsts, self._places)
-        self._shares = inside_runs(self.spread.t().numpy(), self._firsts, self._places)
+        self._firsts, self._starts = runs(filters.numpy())
+        self._weights = inside_runs(filters.numpy(), self._firsts, self._starts)
+        self._shares = inside_runs(self.spread.t().numpy(), self._firsts, self._starts)
 
-    def __call__(self, magnitudes: Tensor, wanted: Tensor, tiny: Tensor, iterations: int = 1) -> Tensor:
-        """Return magnitudes nearer to the wanted mels, by Richardson-Lucy iterations.
+    def __call__(self, magnitudes: Tensor, target: Tensor, tiny: Tensor, iterations: int = 1) -> Tensor:
+        """Return magnitudes whose mel magnitudes are nearer to the target.
+
+        One iteration is magnitudes * ((target / (magnitudes @ filters)) @ spread).
 
         Args:
             magnitudes: (clips, channels, frames, bins); they may be overwritten.
-            wanted: Mel magnitudes plus `tiny`, (clips, channels, frames, n_mels).
-            tiny: What keeps quotients finite, (clips, channels, 1, 1).
+            target: Mel magnitudes plus `tiny`, (clips, channels, frames, n_mels).
+            tiny: Keeps quotients finite, (clips, channels, 1, 1).
             iterations: Number of iterations.
         """
         if on_host(magnitudes):
-            found = magnitudes.contiguous()
-            floors = tiny.expand(*wanted.shape[:-1], 1).reshape(-1).numpy()
-            rows, goals = (part.reshape(len(floors), -1).numpy() for part in (found, wanted))
-            _fit(rows, goals, floors, iterations, self._firsts, self._places, self._weights, self._shares)
-            return found
+            moved = magnitudes.contiguous()
+            floors = tiny.expand(*target.shape[:-1], 1).reshape(-1).numpy()
+            rows, goals = (part.reshape(len(floors), -1).numpy() for part in (moved, target))
+            _fit(rows, goals, floors, iterations, self._firsts, self._starts, self._weights, self._shares)
+            return moved
         self._filters, self.spread = (part.to(magnitudes.device) for part in (self._filters, self.spread))
         for _ in range(iterations):
-            magnitudes = ((wanted / (magnitudes @ self._filters).add_(tiny)) @ self.spread).mul_(magnitudes)
+            magnitudes = ((target / (magnitudes @ self._filters).add_(tiny)) @ self.spread).mul_(magnitudes)
         return magnitudes
 
 
 @numba.njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator]
 def _fit(
-    rows: Any, goals: Any, tiny: Any, iterations: int, firsts: Any, places: Any, weights: Any, shares: Any
+    rows: Any, goals: Any, tiny: Any, iterations: int, firsts: Any, starts: Any, weights: Any, shares: Any
 ) -> None:
+    """Run the iterations in place, on blocks of frames with the frames innermost.
+
+    Args:
+        rows: Magnitudes, (frames, bins), to be overwritten.
+        goals: Target mel magnitudes, (frames, bands).
+        tiny: (frames,).
+        iterations: Number of iterations.
+        firsts: First bin of each band, (bands,).
+        starts: Start of each band's weights, (bands + 1,).
+        weights: Filter weights, band after band.
+        shares: Entries of `spread` in the same order.
+    """
     bands, bins = goals.shape[1], rows.shape[1]
-    levels = np.zeros((bins, LANES), np.float32)
-    goal = np.zeros((bands, LANES), np.float32)
-    floor = np.ones(LANES, np.float32)
-    for first in range(0, len(rows), LANES):
-        lanes = min(LANES, len(rows) - first)
-        for lane in range(lanes):
-            floor[lane] = tiny[first + lane]
+    levels = np.zeros((bins, BLOCK_FRAMES), np.float32)
+    goal = np.zeros((bands, BLOCK_FRAMES), np.float32)
+    floor = np.ones(BLOCK_FRAMES, np.float32)
+    for first in range(0, len(rows), BLOCK_FRAMES):
+        count = min(BLOCK_FRAMES, len(rows) - first)
+        for column in range(count):
+            floor[column] = tiny[first + column]
             for k in range(bins):
-                levels[k, lane] = rows[first + lane, k]
+                levels[k, column] = rows[first + column, k]
             for band in range(bands):
-                goal[band, lane] = goals[first + lane, band]
+                goal[band, column] = goals[first + column, band]
         for _ in range(iterations):
-            _iterate(levels, goal, floor, firsts, places, weights, shares)
-        for lane in range(lanes):
+            _iterate(levels, goal, floor, firsts, starts, weights, shares)
+        for column in range(count):
             for k in range(bins):
-                rows[first + lane, k] = levels[k, lane]
+                rows[first + column, k] = levels[k, column]
 
 
 @numba.njit(cache=True, fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def _iterate(levels: Any, goal: Any, floor: Any, firsts: Any, places: Any, weights: Any, shares: Any) -> None:
+def _iterate(levels: Any, goal: Any, floor: Any, firsts: Any, starts: Any, weights: Any, shares: Any) -> None:
+    """Run one iteration on a block: levels (bins, BLOCK_FRAMES), goal (bands, BLOCK_FRAMES), floor (BLOCK_FRAMES,)."""
     factors = np.zeros(levels.shape, np.float32)
-    total = np.zeros(LANES, np.float32)
+    total = np.zeros(BLOCK_FRAMES, np.float32)
     for band in range(len(firsts)):
-        shift = firsts[band] - places[band]
-        for lane in range(LANES):
-            total[lane] = floor[lane]
-        for index in range(places[band], places[band + 1]):
+        shift = firsts[band] - starts[band]  # from the index of a weight to its bin
+        # The mel magnitude of the band, and the quotient of its goal and it.
+        for column in range(BLOCK_FRAMES):
+            total[column] = floor[column]
+        for index in range(starts[band], starts[band + 1]):
             weight = weights[index]
-            for lane in range(LANES):
-                total[lane] += weight * levels[index + shift, lane]
-        for lane in range(LANES):
-            total[lane] = goal[band, lane] / total[lane]
-        for index in range(places[band], places[band + 1]):
+            for column in range(BLOCK_FRAMES):
+                total[column] += weight * levels[index + shift, column]
+        for column in range(BLOCK_FRAMES):
+            total[column] = goal[band, column] / total[column]
+        # Each bin's factor is the mean quotient of the bands that cover it.
+        for index in range(starts[band], starts[band + 1]):
             share = shares[index]
-            for lane in range(LANES):
-                factors[index + shift, lane] += share * total[lane]
+            for column in range(BLOCK_FRAMES):
+                factors[index + shift, column] += share * total[column]
     for k in range(len(levels)):
-        for lane in range(LANES):
-            levels[k, lane] *= factors[k, lane]
+        for column in range(BLOCK_FRAMES):
+            levels[k, column] *= factors[k, column]

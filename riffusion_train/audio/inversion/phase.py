@@ -2,12 +2,11 @@
 
 Průša, Balazs, Søndergaard: A Noniterative Method for Reconstruction of Phase from STFT Magnitude, IEEE/ACM TASLP 25 (2017).
 For a Gaussian window the gradient of the phase is known from the gradient of the log-magnitude. It is integrated from the
-loudest point outwards, always on from the loudest point reached so far, so that errors gather where nobody hears them.
-The heap is a row of lists here, one for each fiftieth of a decibel: which of two almost equally loud points comes first does
-not matter, and a list gives its first point at once.
+loudest point outwards, always continuing from the loudest point reached so far, so that errors accumulate where they are
+inaudible (algorithm 1). Instead of a heap there is a list for each fiftieth of a decibel: the order of two almost equally loud
+points does not matter, and a list gives its first point in constant time.
 
-Each point waits for the one before it, so that no array library helps. numba compiles the loop at its first use, where a
-C++ or Cython extension would need a compiler, or a wheel for every machine.
+Each point depends on the one before it, so that array libraries do not help; numba compiles the loop at its first use.
 """
 
 import math
@@ -43,9 +42,9 @@ def heap_integrated_phase(
         win_length: Length of the window in samples.
         hop_length: Samples between frames.
         n_fft: Length of the FFT in samples.
-        seed: Points quieter than `tolerance` times the maximum get a random phase that is a function of this seed.
-        known: Numbers of the first frames whose phase is known, complex (fewer frames, bins); the others go on from them.
-        tolerance: Magnitude, relative to the maximum, below which the gradient means nothing.
+        seed: Seed of the random phase of points quieter than `tolerance` times the maximum.
+        known: Spectrum of the first frames, whose phase is known, complex (fewer frames, bins); the others continue it.
+        tolerance: Magnitude, relative to the maximum, below which the gradient is meaningless.
 
     Returns:
         Complex numbers of magnitude one, (frames, bins), the phase counted from the first sample of each frame.
@@ -54,16 +53,19 @@ def heap_integrated_phase(
     log_magnitudes = torch.log(magnitudes.clamp(min=_SILENT * maximum)).numpy()
     frames, bins = log_magnitudes.shape
     phase = np.random.default_rng(seed).uniform(0, 2 * math.pi, (frames, bins))
+    # gamma w^2 / (a M) of the paper, with hop a and FFT length M: from slopes of loudness to slopes of phase.
     ratio = HANN_GAMMA * win_length**2 / (hop_length * n_fft)
     floor = np.float32(math.log(tolerance * maximum))
     to_first_sample = math.pi * np.arange(bins) * win_length / n_fft  # from the centre of the frame
-    given = 0
+    given = 0  # frames whose phase is known
     if known is not None:
         given = len(known)
         phase[:given] = np.angle(known.numpy()) + to_first_sample
+    # The local maxima, the loudest first: where integration may have to start.
     peaks = np.empty(frames * bins, np.int64)
     peaks = peaks[: _find_peaks(log_magnitudes, floor, peaks)]
     peaks = peaks[np.argsort(-log_magnitudes.reshape(-1)[peaks])]
+    # The level of each point, the index of its list.
     scale = (_LEVELS - 1) / max(float(log_magnitudes.max() - floor), 1e-6)
     levels = ((log_magnitudes - floor) * np.float64(scale)).astype(np.int16)
     levels[log_magnitudes < floor] = _DONE
@@ -75,7 +77,7 @@ def heap_integrated_phase(
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def _time_step(log_magnitudes: Any, t: int, k: int, ratio: float, hop_share: float) -> float:
-    """Return the growth of the phase from one frame to the next at a point."""
+    """Return the phase's derivative along time at a point, in radians per frame."""
     last = log_magnitudes.shape[1] - 1
     slope = 0.0 if k in (0, last) else (log_magnitudes[t, k + 1] - log_magnitudes[t, k - 1]) / 2
     return slope / ratio + 2 * math.pi * hop_share * k
@@ -83,7 +85,7 @@ def _time_step(log_magnitudes: Any, t: int, k: int, ratio: float, hop_share: flo
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def _frequency_step(log_magnitudes: Any, t: int, k: int, ratio: float) -> float:
-    """Return the growth of the phase from one bin to the next at a point."""
+    """Return the phase's derivative along frequency at a point, in radians per bin."""
     before, after = max(t - 1, 0), min(t + 1, log_magnitudes.shape[0] - 1)
     if before == after:
         return 0.0
@@ -92,7 +94,7 @@ def _frequency_step(log_magnitudes: Any, t: int, k: int, ratio: float) -> float:
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def _push(queue: Any, behind: Any, level: int, point: int) -> None:
-    """Put a point before the others of its level."""
+    """Put a point at the front of its level's list."""
     behind[point] = queue[level]
     queue[level] = point
 
@@ -131,6 +133,7 @@ def _grow(
             level = levels[there]
             if level == _DONE:
                 continue
+            # The mean of the derivatives at both points: the trapezoidal rule.
             if along_time:
                 step = time_step + _time_step(log_magnitudes, t2, k2, ratio, hop_share)
             else:
@@ -143,8 +146,8 @@ def _grow(
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _find_peaks(log_magnitudes: Any, floor: float, found: Any) -> int:
-    """Write the points of at least `floor` that no neighbour outdoes; return how many there are."""
+def _find_peaks(log_magnitudes: Any, floor: float, peaks: Any) -> int:
+    """Write the indices of the local maxima of at least `floor` to `peaks`; return their number."""
     frames, bins = log_magnitudes.shape
     size = 0
     for t in range(frames):
@@ -157,7 +160,7 @@ def _find_peaks(log_magnitudes: Any, floor: float, found: Any) -> int:
                 and (k == 0 or here >= log_magnitudes[t, k - 1])
                 and (k == bins - 1 or here >= log_magnitudes[t, k + 1])
             ):
-                found[size] = t * bins + k
+                peaks[size] = t * bins + k
                 size += 1
     return size
 
@@ -174,28 +177,29 @@ def _integrate(
     hop_share: float,
     given: int,
 ) -> None:
-    """Fill `phase` after the first `given` frames wherever `levels` says how loud it is; leave the rest.
+    """Fill `phase` after the first `given` frames, except for points that are too quiet.
 
     Args:
         log_magnitudes: (frames, bins).
         phase: The same shape.
-        levels: A level for each point; `_DONE` where it is too quiet.
-        peaks: Points that no neighbour outdoes, the loudest first.
-        queue: The first point of each level, all -1.
-        behind: Room for the point behind each point.
-        ratio: What turns slopes of loudness into slopes of phase.
-        hop_share: Hop over length of the FFT.
+        levels: Level of each point, (frames * bins,); `_DONE` where it is too quiet.
+        peaks: The local maxima, the loudest first.
+        queue: First point of each level, (_LEVELS,), all -1.
+        behind: The next point in the list of each point, (frames * bins,), to be written.
+        ratio: Factor from slopes of loudness to slopes of phase.
+        hop_share: Hop length / FFT length.
         given: Frames whose phase is known.
     """
     angles = phase.reshape(-1)
     size = 0
+    # First continue the known frames.
     for point in range(given * log_magnitudes.shape[1]):
         if levels[point] != _DONE:
             _push(queue, behind, levels[point], point)
             levels[point] = _DONE
             size += 1
     _grow(log_magnitudes, phase, levels, queue, behind, size, _LEVELS - 1, ratio, hop_share)
-    # What is left are islands in the silence; the loudest point of each is a peak.
+    # What is left are islands in the silence, each with a peak; their phase is arbitrary.
     for start in peaks:
         level = levels[start]
         if level == _DONE:

@@ -1,4 +1,4 @@
-"""The decoder's short-time Fourier transform and its inverse, of a sound with two ends and of a loop."""
+"""The decoder's short-time Fourier transform and its inverse, for sounds with two ends and for loops."""
 
 import math
 
@@ -18,7 +18,7 @@ class WindowedFrames:
         win_length: Length of the window in samples.
         hop_length: Samples between frames.
         n_fft: Length of the FFT in samples.
-        device: Where the signals lie.
+        device: Device of the signals.
     """
 
     def __init__(self, win_length: int, hop_length: int, n_fft: int, device: torch.device | str = "cpu") -> None:
@@ -38,11 +38,10 @@ class WindowedFrames:
 
 
 class DecodingStft(WindowedFrames):
-    """STFT of a signal that carries half a window of margin at either end.
+    """STFT of a signal with a margin of half a window at either end.
 
-    Column t of a spectrogram (..., frames, bins) is centred on sample `t * hop_length` of the sound. The margins are free:
-    the decoder may put there what the columns at the edges ask for, as the analysis saw a reflection there. Phases refer
-    to the first sample of the frame.
+    Column t of a spectrogram (..., frames, bins) is centred on sample `t * hop_length` of the sound. The margins are free
+    to fit the columns at the edges, where the analysis saw a reflection. Phases refer to the first sample of a frame.
     """
 
     def __init__(self, win_length: int, hop_length: int, n_fft: int, device: torch.device | str = "cpu") -> None:
@@ -70,8 +69,8 @@ class DecodingStft(WindowedFrames):
 
         Args:
             magnitudes: (frames, bins).
-            seed: Seed of the phase where there is nothing to hear.
-            known: Numbers of the first frames whose phase is known, complex (fewer frames, bins).
+            seed: Seed of the phase where the sound is next to silent.
+            known: Spectrum of the first frames, whose phase is known, complex (fewer frames, bins).
         """
         from riffusion_train.audio.inversion.phase import heap_integrated_phase  # numba takes a second to load
 
@@ -82,6 +81,7 @@ class DecodingStft(WindowedFrames):
         return (frames + self.blocks - 1) * self.hop_length
 
     def _inverse_weight(self, frames: int) -> Tensor:
+        """Return 1 / (sum of the squared windows over each sample), (samples,)."""
         if self._weight is None or self._weight[0] != frames:
             weight = self._overlap_add(self._window.square().expand(frames, -1))
             self._weight = (frames, 1 / weight.clamp(min=1e-3 * float(weight.max())))
@@ -97,14 +97,14 @@ class DecodingStft(WindowedFrames):
 
 
 _CONTEXT = 8
-"""Columns of the round that are seen beyond either end."""
+"""Columns beyond either end of a loop that heap integration sees."""
 
 
 class CircularStft(WindowedFrames):
-    """STFT of a signal that goes round, in place of `DecodingStft`.
+    """STFT of a signal that repeats, instead of `DecodingStft`.
 
     Column t is centred on sample `t * hop_length` of the sound; a signal begins half a window earlier, so that the phases
-    refer to the first sample of a frame. A signal of n columns has n hops: nothing stands beyond its ends.
+    refer to the first sample of a frame. A signal of n columns has n hops, without margins.
     """
 
     def forward(self, signal: Tensor, frames: int) -> Tensor:
@@ -115,7 +115,7 @@ class CircularStft(WindowedFrames):
         return torch.fft.rfft(framed, n=self.n_fft)
 
     def inverse(self, spectrum: Tensor) -> Tensor:
-        """Return the signals whose transform is nearest to `spectrum` (Griffin and Lim 1984, eq. 6), going round."""
+        """Return the signals whose transform is nearest to `spectrum` (Griffin and Lim 1984, eq. 6), circularly."""
         framed = torch.fft.irfft(spectrum, n=self.n_fft)[..., : self.win_length] * self._window[: self.win_length]
         framed = F.pad(framed, (0, self._frame_length - self.win_length))
         frames = spectrum.shape[-2]
@@ -129,21 +129,22 @@ class CircularStft(WindowedFrames):
     def first_phase(self, magnitudes: Tensor, seed: int, known: Tensor | None = None) -> Tensor:
         """Return phases of a loop, complex numbers of magnitude one (frames, bins).
 
-        Heap integration goes once round and a little further. Where it comes back it has another phase than it began with;
-        each frequency is turned back by that error, evenly over the round, which detunes it by less than half a turn a
-        round: a tenth of a Hertz for five seconds.
+        Heap integration runs once around the loop and a little further. It comes back to the first column with another phase
+        than it started with; the phases of each frequency are corrected by that error, evenly over the loop, which detunes
+        it by less than half a turn per loop: a tenth of a Hertz for five seconds.
 
         Args:
             magnitudes: (frames, bins).
-            seed: Seed of the phase where there is nothing to hear.
-            known: Must be None; a loop has no past.
+            seed: Seed of the phase where the sound is next to silent.
+            known: Must be None; nothing comes before a loop.
         """
         if known is not None:
-            raise ValueError("a loop has no past")
+            raise ValueError("nothing comes before a loop")
         frames = len(magnitudes)
         order = torch.arange(-_CONTEXT, frames + _CONTEXT + 1) % frames
         phasors = heap_integrated_phase(magnitudes[order], self.win_length, self.hop_length, self.n_fft, seed)
         inner = phasors[_CONTEXT : _CONTEXT + frames]
+        # The phase error of each frequency after one round, (bins,), taken off in proportion to the column.
         error = torch.angle(phasors[_CONTEXT + frames] * inner[0].conj())
         turned = torch.arange(frames)[:, None] / frames * error
         return inner * torch.polar(torch.ones_like(turned), -turned)
@@ -158,12 +159,12 @@ class CircularStft(WindowedFrames):
 
 
 def resample_loop(wav: np.ndarray, from_hz: int, to_hz: int, hop_length: int) -> np.ndarray:
-    """Change the sample rate of a loop, (channels, whole hops), by soxr, which sees the round beyond both ends.
+    """Change the sample rate of a loop, (channels, whole hops), by soxr, which sees the loop continue beyond both ends.
 
     Args:
         wav: The loop.
         from_hz: Its rate.
-        to_hz: The rate wanted.
+        to_hz: The new rate.
         hop_length: Samples of a hop at `from_hz`; a hop must be a whole number of samples at `to_hz`.
     """
     if from_hz == to_hz:
@@ -179,7 +180,7 @@ def resample_loop(wav: np.ndarray, from_hz: int, to_hz: int, hop_length: int) ->
 def stretch_loop(wav: np.ndarray, samples: int) -> np.ndarray:
     """Return a loop of exactly `samples` samples, (channels, n) -> (channels, samples), by its Fourier series.
 
-    It is exact for what goes round, and changes the pitch by the ratio of the lengths.
+    It is exact for periodic signals, and changes the pitch by the ratio of the lengths.
     """
     import scipy.signal  # type: ignore[import-untyped]
 

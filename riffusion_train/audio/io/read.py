@@ -1,4 +1,4 @@
-"""Audio files in: any format to samples, with what its container promised, so that a truncated or lying file is recognised."""
+"""Audio files in: any format to samples, with what its container declares, so that damaged files are recognised."""
 
 import contextlib
 import dataclasses
@@ -17,10 +17,10 @@ import soxr
 from riffusion_train.runtime.errors import InputError
 
 COMPLETE_SHARE = 0.95
-"""A file whose decoded length is below this share of the declared one is truncated: codecs' paddings are far smaller."""
+"""A file whose decoded length is below this share of the declared one is truncated; codecs' padding is far smaller."""
 _COUNTED_TOLERANCE_S = 0.1
 _SAME_ORDER = 2
-"""Up to so many channels FFmpeg and libvorbis have them in one order."""
+"""Largest number of channels that FFmpeg and libvorbis put in the same order."""
 
 _KINDS = {
     "WAV": (".wav", ".wave", ".bwf"),
@@ -36,24 +36,24 @@ _KINDS = {
     "asf": (".wma", ".asf"),
     "aac": (".aac",),
 }
-"""Suffixes that fit a container; of containers that are not listed, any name is believed."""
+"""Suffixes that fit a container; for containers that are not listed, any name is accepted."""
 _stderr_lock = threading.Lock()
 _LOWEST_HZ, _HIGHEST_HZ = 1000, 768_000
 """Sample rates that audio has. A filter for another one, made up of a damaged header, may need more memory than there is."""
 
 
 class DecodedAudio(NamedTuple):
-    """The samples of a file, and how far they can be trusted."""
+    """The samples of a file, and what its container declares about them."""
 
     wav: npt.NDArray[np.float32]
-    """Shape (channels, samples), in [-1, 1]; may hold no sample, or samples that are not numbers."""
+    """Shape (channels, samples), in [-1, 1]; may be empty, or contain samples that are not numbers."""
     rate_hz: int
     container: str
-    """The container that was found, in libsndfile's or FFmpeg's words."""
+    """The container, by libsndfile's or FFmpeg's name."""
     declared_s: float | None
-    """Seconds that the container promises; None where it does not say."""
+    """Seconds that the container declares; None where it does not say."""
     bad_packets: int
-    """Packets that could not be decoded and are left out."""
+    """Packets that could not be decoded and were left out."""
     unmarked_end: bool
     """Whether a format that marks its end (Ogg) ends without the mark."""
     counted: bool = False
@@ -94,24 +94,24 @@ def _check_rate(path: Path, rate_hz: int) -> None:
 
 
 def decoding_problems(decoded: DecodedAudio) -> dict[str, str]:
-    """Return what speaks against a decoded file, by a few words each: truncated, damaged, longer than declared."""
-    found = {}
+    """Return what is wrong with a decoded file, as kind (truncated, damaged, longer than declared) and explanation."""
+    problems = {}
     declared_s, duration_s = decoded.declared_s, decoded.duration_s
     least = COMPLETE_SHARE if declared_s is None or not decoded.counted else 1 - _COUNTED_TOLERANCE_S / declared_s
     if declared_s is not None and duration_s < least * declared_s:
-        found["truncated"] = f"{duration_s:.2f} s could be decoded of the {declared_s:.2f} s its container declares"
+        problems["truncated"] = f"{duration_s:.2f} s could be decoded of the {declared_s:.2f} s its container declares"
     elif decoded.unmarked_end:
-        found["truncated"] = f"it breaks off at {duration_s:.1f} s, without the mark that ends such a file"
+        problems["truncated"] = f"it breaks off at {duration_s:.1f} s, without the mark that ends such a file"
     elif declared_s is not None and declared_s < COMPLETE_SHARE * duration_s:
-        found["longer than declared"] = f"{duration_s:.1f} s were decoded, its container declares {declared_s:.1f} s"
+        problems["longer than declared"] = f"{duration_s:.1f} s were decoded, its container declares {declared_s:.1f} s"
     if decoded.bad_packets:
         plural = "" if decoded.bad_packets == 1 else "s"
-        found["damaged"] = f"{decoded.bad_packets} packet{plural} could not be decoded and are left out"
-    return found
+        problems["damaged"] = f"{decoded.bad_packets} packet{plural} could not be decoded and are left out"
+    return problems
 
 
 def misnamed(name: str, container: str) -> str | None:
-    """Return what is wrong with a file's name, given the container that was found in it; None where it fits."""
+    """Return what is wrong with a file's suffix, given its container; None where it fits."""
     suffix, suffixes = Path(name).suffix, _KINDS.get(container)
     if not suffixes or suffix.lower() in suffixes:
         return None
@@ -125,10 +125,10 @@ def _decode_soundfile(path: Path) -> DecodedAudio:
         container, rate_hz = str(file.format), int(file.samplerate)
         _check_rate(path, rate_hz)
         frames = declared_frames(path, container)
-        if frames is None and container in ("FLAC", "MP3"):  # for the others libsndfile tells what is there
+        if frames is None and container in ("FLAC", "MP3"):  # for the others libsndfile reports what is there
             frames = file.frames
-        quickly = _vorbis(path, file.frames, file.channels) if file.subtype == "VORBIS" else None
-        wav = _planar(file) if quickly is None else quickly
+        fast = _vorbis(path, file.frames, file.channels) if file.subtype == "VORBIS" else None
+        wav = _planar(file) if fast is None else fast
     unmarked = container == "OGG" and ends_unmarked(path)
     declared_s = frames / rate_hz if frames else None
     counted = container != "MP3"
@@ -138,8 +138,8 @@ def _decode_soundfile(path: Path) -> DecodedAudio:
 def _vorbis(path: Path, frames: int, channels: int) -> npt.NDArray[np.float32] | None:
     """Decode a whole Ogg Vorbis file by FFmpeg, equal to libvorbis within 1e-6, (channels, frames).
 
-    None where a packet is broken, where it is not as long as libsndfile says, or has more than two channels, whose order is
-    another one.
+    None where a packet is broken, where it is not as long as libsndfile says, or has more than two channels, whose order
+    differs.
     """
     import av
 
@@ -149,7 +149,7 @@ def _vorbis(path: Path, frames: int, channels: int) -> npt.NDArray[np.float32] |
     rows, end = list(wav), 0
     try:
         with av.open(str(path)) as container:
-            for frame in container.decode(audio=0):  # a frame has some hundred samples: what is done here counts
+            for frame in container.decode(audio=0):  # a frame has some hundred samples: this loop must be fast
                 samples, planes = frame.samples, frame.planes
                 start, end = end, end + samples
                 if end > frames or len(planes) != channels:
@@ -165,7 +165,7 @@ def _planar(file: Any) -> npt.NDArray[np.float32]:
     """Read all of an open `soundfile.SoundFile`, float32 (channels, samples)."""
     if file.subtype != "PCM_16" or file.format == "FLAC":
         return np.ascontiguousarray(file.read(dtype="float32", always_2d=True).T)
-    # The same values as libsndfile's own conversion gives, in a third of the time; its FLAC decoder converts as quickly.
+    # The same values as libsndfile's own conversion, in a third of the time; its FLAC decoder is as fast.
     whole = file.read(dtype="int16", always_2d=True)
     wav = np.empty(whole.shape[::-1], np.float32)
     for channel, samples in zip(wav, whole.T, strict=True):
@@ -174,7 +174,7 @@ def _planar(file: Any) -> npt.NDArray[np.float32]:
 
 
 def _decode_av(path: Path) -> DecodedAudio:
-    """Decode packet by packet, so that a broken one costs itself and not the file."""
+    """Decode packet by packet, so that a broken packet is left out and the rest of the file is kept."""
     import av
 
     try:
@@ -190,7 +190,7 @@ def _decode_av(path: Path) -> DecodedAudio:
     if not blocks:
         raise InputError(f"{path}: holds no audio samples")
     rate_hz, channels = blocks[0][1], blocks[0][0].shape[0]
-    # A stream that changes its form half way is kept up to there.
+    # A stream that changes its rate or channels is kept up to there.
     kept = [block for block, rate in blocks if rate == rate_hz and block.shape[0] == channels]
     return DecodedAudio(np.concatenate(kept, 1), rate_hz, kind, declared_s, bad_packets, False)
 
@@ -228,7 +228,7 @@ def _samples(frame: Any) -> npt.NDArray[np.float32]:
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Send what C libraries print on stderr nowhere: one damaged MP3 makes libmpg123 write hundreds of lines."""
+    """Discard what C libraries print on stderr: one damaged MP3 makes libmpg123 write hundreds of lines."""
     with _stderr_lock:
         sys.stderr.flush()
         kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -242,10 +242,10 @@ def _silent_stderr() -> Iterator[None]:
 
 
 _STREAMED = 0xFFFFFFF0
-"""Sizes from here on are what recorders write that do not know the end: they declare nothing."""
+"""Sizes from here on are placeholders of recorders that did not know the length."""
 _OGG_END = 4
 _OGG_TAIL_BYTES = 1 << 17
-"""More than the largest Ogg page, so that the tail holds the last page's head."""
+"""More than the largest Ogg page, so that the tail contains the last page's header."""
 
 
 def declared_frames(path: Path, container: str) -> int | None:
@@ -265,7 +265,7 @@ def declared_frames(path: Path, container: str) -> int | None:
 
 
 def ends_unmarked(path: Path) -> bool:
-    """Tell whether an Ogg file breaks off: its last page does not bear the end-of-stream mark (RFC 3533)."""
+    """Whether an Ogg file ends early: its last page does not have the end-of-stream flag (RFC 3533)."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _OGG_TAIL_BYTES))
         tail = file.read()
@@ -274,7 +274,7 @@ def ends_unmarked(path: Path) -> bool:
 
 
 def _riff_frames(file: BinaryIO) -> int | None:
-    """Walk the chunks of a RIFF file up to `data`; only PCM is counted, since coded samples have no fixed size."""
+    """Walk the chunks of a RIFF file up to `data`; only PCM is counted, since compressed samples have no fixed size."""
     head = file.read(12)
     order = ">" if head[:4] == b"RIFX" else "<"
     block_bytes = None
@@ -301,7 +301,7 @@ def _aiff_frames(file: BinaryIO) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedAudio:
-    """The sound of a file, and what a listener should know about the file.
+    """The sound of a file, and warnings about the file.
 
     Attributes:
         wav: Samples in [-1, 1], float32 (channels, samples).
@@ -326,8 +326,8 @@ def load_audio(path: Path) -> LoadedAudio:
     Broken packets inside a compressed file are left out; what can be decoded is returned.
 
     Raises:
-        InputError: If the file is missing, empty, not audio, has a sample rate that cannot be, or holds no sample or samples
-            that are not numbers.
+        InputError: If the file is missing, empty, not audio, has an impossible sample rate, or contains no samples or
+            samples that are not numbers.
     """
     decoded = _read(path)
     warnings = [f"{kind}: {detail}" for kind, detail in decoding_problems(decoded).items()]
@@ -337,10 +337,10 @@ def load_audio(path: Path) -> LoadedAudio:
 
 
 def resample(wav: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    """Change the sample rate of (channels, samples) by soxr at its HQ setting; float32, and never nothing of something."""
+    """Change the sample rate of (channels, samples) by soxr at its HQ setting; float32, at least one sample of a sound."""
     if from_hz == to_hz:
         return np.asarray(wav, np.float32)
-    # Channel by channel: frames of channels side by side take twice the time, for the copies there and back.
+    # Channel by channel: interleaved channels take twice the time, for the copies there and back.
     channels = [soxr.resample(channel, from_hz, to_hz, quality="HQ") for channel in np.asarray(wav, np.float32)]
     out = channels[0][None] if len(channels) == 1 else np.stack(channels)
     return np.pad(out, ((0, 0), (0, 1))) if out.shape[1] == 0 < wav.shape[1] else out

@@ -1,8 +1,8 @@
 """Tags of audio files: title, comment and the like, of any length and in any script.
 
-libsndfile writes the tags of FLAC, Ogg Vorbis and Opus well. In WAV it drops texts beyond 2 kB, and in MP3 it writes UTF-8
-that calls itself Latin-1, so those two are written here. Mutagen, which reads captions elsewhere, does not know the INFO list
-of a WAV file, and drops a date in an MP3 file that is not a timestamp.
+libsndfile writes the tags of FLAC, Ogg Vorbis and Opus correctly. In WAV it drops texts beyond 2 kB, and in MP3 it writes
+UTF-8 marked as Latin-1, so those two are written here. Mutagen does not support the INFO list of WAV files, and drops dates in
+MP3 files that are not timestamps.
 """
 
 import struct
@@ -59,12 +59,12 @@ def read_tags(path: Path) -> dict[str, str]:
     """
     try:
         with av.open(str(path), metadata_errors="replace") as container:
-            found = dict(container.metadata)
-            for stream in container.streams.audio:  # Ogg keeps them there
-                found |= stream.metadata
+            metadata = dict(container.metadata)
+            for stream in container.streams.audio:  # where Ogg has its tags
+                metadata |= stream.metadata
     except (av.FFmpegError, ValueError, OSError):
         raise InputError(f"{path}: cannot be read as audio") from None
-    lowered = {name.lower(): text for name, text in found.items()}
+    lowered = {name.lower(): text for name, text in metadata.items()}
     return {name: lowered[name] for name in TAGS if name in lowered}
 
 

@@ -20,9 +20,9 @@ FORMATS = {
     ".opus": ("OGG", "OPUS"),
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
-"""Suffixes that `write_audio` knows, with libsndfile's names for what they mean."""
+"""Suffixes that `write_audio` supports, with libsndfile's names of container and coding."""
 
-# The sample rates that a format is limited to, with the one that takes the place of all others.
+# The sample rates that a format is limited to, and the one to which others are resampled.
 _RATES_HZ = {
     ".opus": ((8000, 12000, 16000, 24000, 48000), 48000),
     ".mp3": ((8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000), 44100),
@@ -34,7 +34,7 @@ _BLOCK_SAMPLES = 1 << 16
 def write_audio(path: Path, wav: np.ndarray, rate_hz: int, tags: dict[str, str] | None = None) -> None:
     """Write samples in [-1, 1], (channels, samples), in the format that the suffix names; beyond 1 they are clipped.
 
-    Opus and MP3 know only some sample rates; other rates are resampled. The file appears only when it is whole.
+    Opus and MP3 support only some sample rates; others are resampled. The file appears only when it is complete.
 
     Args:
         path: Where to write: .wav, .flac, .ogg, .opus or .mp3.

@@ -34,7 +34,7 @@ class Page {
     this.recordedSession = "";
     if (this.link.broken) notify("This link is incomplete: it restores nothing");
     if (!this.link.share && !this.link.listen) this.player.restoreSession();
-    if (typeof this.link.share?.prompt === "string") this.player.settings.prompt = this.link.share.prompt;
+    if (typeof this.link.share?.prompt === "string") this.player.steer({ prompt: this.link.share.prompt });
     byId("model").textContent = choices.model;
     const ask = (/** @type {string} */ prompt) => this.ask(prompt);
     this.prompts = new Prompts(this.player, ask);
@@ -80,7 +80,7 @@ class Page {
     try {
       if (!player.stream) {
         this.link = { ...this.link, share: null, offsetS: 0, listen: null };
-        player.settings.prompt = prompt;
+        await player.steer({ prompt });
         await this.play();
       } else {
         await player.steer({ prompt });

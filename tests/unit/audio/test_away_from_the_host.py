@@ -38,7 +38,7 @@ def test_torch_gives_the_sound_of_the_loops(preset: str, inverter: str, monkeypa
 
 @pytest.mark.parametrize("preset", ["hifi", "riffusion_v1"])
 @pytest.mark.parametrize("loudest", [1.0, 1e4, 1e9])
-def test_pictures_are_drawn_alike(preset: str, loudest: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_drawn_alike(preset: str, loudest: float, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_preset(preset)
     mels = loudest * torch.rand(3, 1, 50, config.n_mels, generator=torch.Generator().manual_seed(0)) ** 8
     mels[1] = 0

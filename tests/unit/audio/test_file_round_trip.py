@@ -79,7 +79,7 @@ def test_any_sound_goes_through_files_and_comes_back(
         max_size=3,
     ),
 )
-def test_any_picture_keeps_its_pixels_and_what_it_says_of_itself(
+def test_any_image_keeps_its_pixels_and_what_it_says_of_itself(
     tmp_path: Path, preset: str, channels: Channels, width: int, seed: int, max_value: float, texts: dict[str, str]
 ):
     from riffusion_train.audio.codec.codec import EncodedClip

@@ -97,9 +97,7 @@ def test_an_empty_sound_is_one_clear_error():
     width=st.integers(2, 60), colours=st.booleans(), layout=st.sampled_from(Channels), floats=st.booleans(),
     seed=st.integers(0, 9),
 )  # fmt: skip
-def test_any_picture_of_the_right_height_is_a_sound(
-    width: int, colours: bool, layout: Channels, floats: bool, seed: int
-):
+def test_any_image_of_the_right_height_is_a_sound(width: int, colours: bool, layout: Channels, floats: bool, seed: int):
     random = np.random.default_rng(seed)
     picture = random.uniform(-0.2, 1.2, (128, width, 3) if colours else (128, width))
     image = picture if floats else (picture * 255).clip(0, 255).astype(np.uint8)
@@ -113,6 +111,6 @@ def test_any_picture_of_the_right_height_is_a_sound(
     ("image", "part"),
     [(np.full((128, 9), np.nan), "not numbers"), (np.zeros((128, 9), np.int32), "no known white")],
 )
-def test_pictures_of_no_known_level_are_refused(image: np.ndarray, part: str):
+def test_images_of_no_known_level_are_refused(image: np.ndarray, part: str):
     with pytest.raises(InputError, match=part):
         codec_of(Channels.mono, Scale.per_image).decode(image)

@@ -35,7 +35,7 @@ def streamed(codec: SpectrogramCodec, image: np.ndarray, widths: list[int], **op
 @pytest.mark.parametrize(
     ("preset", "widths"), [("hifi", [64, 64, 1, 2, 90]), ("riffusion_v1", [100, 30, 80]), ("hifi_stereo", [128])]
 )
-def test_pieces_join_without_a_seam(preset: str, widths: list[int]):
+def test_chunks_join_without_a_gap(preset: str, widths: list[int]):
     codec = codec_of(preset)
     wav = music(codec.rate_hz)
     encoded = codec.encode_long(wav)
@@ -96,7 +96,7 @@ def test_nothing_pushed_is_nothing_heard():
     assert StreamingDecoder(codec_of("hifi")).flush().shape == (1, 0)
 
 
-def test_a_long_image_is_decoded_in_pieces_like_a_short_one(monkeypatch: pytest.MonkeyPatch):
+def test_a_long_image_is_decoded_in_chunks_like_a_short_one(monkeypatch: pytest.MonkeyPatch):
     codec = codec_of("small")
     encoded = codec.encode_long(noise(4.0, codec.rate_hz) + tone(500.0, 4.0, codec.rate_hz))
     whole = codec.decode(encoded.image, encoded.max_value)

@@ -89,7 +89,7 @@ def test_a_missing_slice_is_named(song: Path, tmp_path: Path, capsys: pytest.Cap
         (["decode", "full/a.png", "full/b.png", "a.wav"], "was made by another codec than"),
     ],
 )
-def test_wrong_words_about_slices_are_one_line(
+def test_wrong_arguments_about_slices_are_one_line(
     song: Path, words: list[str], part: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(song.parent)

@@ -35,7 +35,7 @@ def test_encode_then_decode_gives_the_song_back(song: Path, capsys: pytest.Captu
     assert pitch_hz(wav[0], rate_hz) == pytest.approx(440, rel=0.03)
 
 
-def test_encode_takes_riffusion_v1_unless_told_otherwise(song: Path, tmp_path: Path):
+def test_encode_takes_riffusion_v1_unless_another_is_named(song: Path, tmp_path: Path):
     assert run("encode", song, tmp_path / "a.png") == EXIT_DONE
     assert load_image(tmp_path / "a.png").config == load_preset("riffusion_v1")
 

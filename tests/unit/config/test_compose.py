@@ -71,7 +71,7 @@ def test_no_preset_names_code_to_run() -> None:
         ("seed", "'seed' is not key=value"),
     ],
 )
-def test_a_mistyped_word_is_one_line_that_names_it(word: str, complaint: str) -> None:
+def test_a_mistyped_argument_is_one_line_that_names_it(word: str, complaint: str) -> None:
     with pytest.raises(InputError) as error:
         compose("train", TrainConfig, ["dataset=d", word])
     assert complaint in str(error.value)
@@ -86,7 +86,7 @@ def test_a_mistyped_word_is_one_line_that_names_it(word: str, complaint: str) ->
         ("quality=loud", "quality: Invalid value 'loud', expected one of"),
     ],
 )
-def test_a_mistyped_word_is_one_line_without_a_root_file_too(word: str, complaint: str) -> None:
+def test_a_mistyped_argument_is_one_line_without_a_root_file_too(word: str, complaint: str) -> None:
     with pytest.raises(InputError) as error:
         compose("sample", SampleConfig, ["out=o", word])
     assert complaint in str(error.value)

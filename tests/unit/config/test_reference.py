@@ -32,9 +32,9 @@ class Root(Base):
     """The kind."""
 
 
-def test_the_keys_of_a_base_class_are_documented_and_may_be_overridden():
+def test_the_keys_of_a_base_class_are_documented_after_its_own_and_may_be_overridden():
     assert key_rows(Root) == [
-        ("seed", "0", "The seed."), ("title", "b", "The title."), ("kind", "one", "The kind. `one`: The first"),
+        ("title", "b", "The title."), ("kind", "one", "The kind. `one`: The first"), ("seed", "0", "The seed."),
     ]  # fmt: skip
 
 

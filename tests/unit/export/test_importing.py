@@ -11,7 +11,8 @@ from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.export.describe import describe
 from riffusion_train.export.write import import_model
 from riffusion_train.model.components import Components
-from riffusion_train.model.diffusers_folder import write_components
+from riffusion_train.model.diffusers_folder import write_model
+from riffusion_train.model.lazy import as_lazy_model
 from riffusion_train.model.loading import load_components, open_model
 from riffusion_train.model.lora import LORA_FILE, Lora, write_diffusers_lora, write_kohya_lora
 from riffusion_train.runtime.errors import InputError
@@ -32,7 +33,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, components: Components, lora
     """A model and adapters in every format."""
     folder = tmp_path_factory.mktemp("shelf")
     components.spectrogram = None
-    write_components(folder / "model", components)
+    write_model(folder / "model", as_lazy_model(components))
     import_model(str(folder / "model"), folder / "model.safetensors", kind=ExportFormat.single_file)
     (folder / "lora").mkdir()
     write_diffusers_lora(folder / "lora" / LORA_FILE, lora, extra={})

@@ -9,7 +9,8 @@ from support.nano import NANO_MODEL, NANO_SPECTROGRAM
 from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.model.components import Components, fingerprint
-from riffusion_train.model.diffusers_folder import write_components
+from riffusion_train.model.diffusers_folder import write_model
+from riffusion_train.model.lazy import as_lazy_model
 from riffusion_train.model.loading import load_components, make_components
 from riffusion_train.runtime.errors import InputError
 
@@ -22,7 +23,7 @@ def components() -> Components:
 
 
 def test_a_written_model_reads_back_bit_for_bit(tmp_path: Path, components: Components) -> None:
-    write_components(tmp_path / "model", components)
+    write_model(tmp_path / "model", as_lazy_model(components))
     loaded = load_components(str(tmp_path / "model"))
     assert {name: fingerprint(m) for name, m in loaded.modules.items()} == {
         name: fingerprint(m) for name, m in components.modules.items()
@@ -34,7 +35,7 @@ def test_a_written_model_reads_back_bit_for_bit(tmp_path: Path, components: Comp
 def test_the_pipeline_of_diffusers_opens_a_written_model(tmp_path: Path, components: Components) -> None:
     from diffusers import StableDiffusionPipeline
 
-    write_components(tmp_path / "model", components)
+    write_model(tmp_path / "model", as_lazy_model(components))
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("a band", num_inference_steps=2, output_type="np").images[0]
@@ -64,7 +65,7 @@ def test_a_folder_that_is_no_model_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_a_truncated_part_is_named(tmp_path: Path, components: Components, part: str) -> None:
-    write_components(tmp_path / "model", components)
+    write_model(tmp_path / "model", as_lazy_model(components))
     weights = next((tmp_path / "model" / part).glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match=f"cannot read its {part}") as error:
@@ -73,7 +74,7 @@ def test_a_truncated_part_is_named(tmp_path: Path, components: Components, part:
 
 
 def test_a_part_without_safetensors_is_refused(tmp_path: Path, components: Components) -> None:
-    write_components(tmp_path / "model", components)
+    write_model(tmp_path / "model", as_lazy_model(components))
     weights = next((tmp_path / "model" / "unet").glob("*.safetensors"))
     torch.save(components.unet.state_dict(), weights.with_suffix(".bin"))
     weights.unlink()
@@ -82,7 +83,7 @@ def test_a_part_without_safetensors_is_refused(tmp_path: Path, components: Compo
 
 
 def test_the_written_index_names_every_part(tmp_path: Path, components: Components) -> None:
-    write_components(tmp_path / "model", components)
+    write_model(tmp_path / "model", as_lazy_model(components))
     index = json.loads((tmp_path / "model" / "model_index.json").read_text())
     for part in ("vae", "unet", "text_encoder", "tokenizer", "scheduler"):
         assert (tmp_path / "model" / part).is_dir()

@@ -14,6 +14,7 @@ from riffusion_train.model.lora import (
     LORA_FILE,
     Lora,
     LoraLayer,
+    add_lora,
     merge_lora,
     read_lora,
     write_diffusers_lora,
@@ -195,3 +196,8 @@ def test_the_merged_model_is_read_whole(base: Components, lora: Lora) -> None:
     read = load_lazy_model(merge_lora(as_lazy_model(nano_components()), lora))
     expected = before + 1.5 * layer.up @ layer.down
     assert torch.allclose(read.unet.get_submodule(name).weight, expected, atol=1e-6)
+
+
+def test_an_unknown_layer_name_is_refused() -> None:
+    with pytest.raises(InputError, match="no linear layer named to_nowhere"):
+        add_lora(nano_components().unet, rank=4, alpha=4, target_modules=["to_nowhere"])

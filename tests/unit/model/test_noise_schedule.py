@@ -42,17 +42,17 @@ def test_a_rescaled_base_that_is_trained_as_usual_says_so() -> None:
 
 @pytest.mark.parametrize("name", list(SchedulerName))
 def test_every_solver_starts_from_the_pure_noise_that_was_trained(name: SchedulerName) -> None:
-    """A perfect model of one picture: its velocity is known, and the solver must arrive at the picture."""
+    """A perfect model of one image: its velocity is known, and the solver must arrive at the image."""
     solver = make_scheduler(name, rescaled())
     solver.set_timesteps(20)
     assert int(solver.timesteps[0]) == 999
-    picture, noise = torch.full((1, 4, 4, 4), 0.5), torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    image, noise = torch.full((1, 4, 4, 4), 0.5), torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     schedule = DDPMScheduler.from_config(rescaled().config)  # type: ignore[attr-defined]
     latents = noise * solver.init_noise_sigma
     for timestep in solver.timesteps:
         seen = solver.scale_model_input(latents, timestep)
         signal = schedule.alphas_cumprod[int(timestep)].sqrt()
         deviation = (1 - signal**2).sqrt()
-        velocity = signal * (seen - signal * picture) / deviation.clamp(min=1e-4) - deviation * picture
+        velocity = signal * (seen - signal * image) / deviation.clamp(min=1e-4) - deviation * image
         latents = solver.step(velocity, timestep, latents).prev_sample
-    assert (latents - picture).abs().max() < 0.1  # DDIM ends a little before the picture
+    assert (latents - image).abs().max() < 0.1  # DDIM ends a little before the image

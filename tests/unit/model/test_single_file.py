@@ -12,7 +12,7 @@ from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.model import single_file
 from riffusion_train.model.components import Components, fingerprint
-from riffusion_train.model.diffusers_folder import write_components, write_model
+from riffusion_train.model.diffusers_folder import write_model
 from riffusion_train.model.lazy import as_lazy_model, lazy_fingerprint
 from riffusion_train.model.loading import load_components, open_model
 from riffusion_train.model.single_file import CONFIGS_KEY, open_single_file, write_single_file
@@ -29,7 +29,7 @@ def components() -> Components:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, components: Components) -> Path:
     path = tmp_path_factory.mktemp("model") / "folder"
-    write_components(path, components)
+    write_model(path, as_lazy_model(components))
     return path
 
 

@@ -7,8 +7,6 @@ import pytest
 
 import riffusion_train.model.tokenizer as tokenizer_module
 from riffusion_train.model.tokenizer import (
-    MAX_LENGTH,
-    VOCABULARY_SIZE,
     build_tokenizer,
     is_standard,
     load_tokenizer,
@@ -16,6 +14,8 @@ from riffusion_train.model.tokenizer import (
     tokenizer_fingerprint,
     write_tokenizer,
 )
+from riffusion_train.runtime import clip_bpe
+from riffusion_train.runtime.clip_bpe import MAX_TOKENS, VOCABULARY_SIZE
 
 
 def test_the_ids_are_those_of_stable_diffusion() -> None:
@@ -28,8 +28,8 @@ def test_the_ids_are_those_of_stable_diffusion() -> None:
 def test_long_texts_are_cut_and_short_ones_padded_with_the_end_token() -> None:
     tokenizer = build_tokenizer()
     for text in ("piano", "piano " * 200):
-        ids = tokenizer(text, padding="max_length", max_length=MAX_LENGTH, truncation=True)["input_ids"]
-        assert len(ids) == MAX_LENGTH
+        ids = tokenizer(text, padding="max_length", max_length=MAX_TOKENS, truncation=True)["input_ids"]
+        assert len(ids) == MAX_TOKENS
         assert ids[-1] == 49407
 
 
@@ -83,9 +83,9 @@ def test_a_tokenizer_with_words_of_its_own_keeps_them_in_every_file(tmp_path: Pa
 def test_a_damaged_vocabulary_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary = tmp_path / "vocabulary"
     vocabulary.mkdir()
-    (vocabulary / tokenizer_module._VOCABULARY_FILE).write_bytes(gzip.compress(b"not the vocabulary"))
-    tokenizer_module._standard_vocabulary.cache_clear()
+    (vocabulary / clip_bpe.VOCABULARY_FILE).write_bytes(gzip.compress(b"not the vocabulary"))
+    clip_bpe.read_vocabulary.cache_clear()
     tokenizer_module._standard_files.cache_clear()
-    monkeypatch.setattr(tokenizer_module.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(clip_bpe.resources, "files", lambda package: tmp_path)
     with pytest.raises(RuntimeError, match="the installation is damaged"):
         write_tokenizer(tmp_path / "out")

@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from riffusion_train.training import state
-from riffusion_train.training.state import Checkpoints, TrainingState, optimizer_tensors, restore_optimizer
+from riffusion_train.training import run_folder
+from riffusion_train.training.distribution import like_weight
+from riffusion_train.training.optimizer import optimizer_tensors, restore_optimizer
+from riffusion_train.training.run_folder import Checkpoints, TrainingState
 
 
 def state_at(step: int) -> TrainingState:
@@ -35,7 +37,7 @@ def test_old_checkpoints_go_only_after_the_new_one_stands(tmp_path: Path, monkey
     def full_disk(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(state, "save_file", full_disk)
+    monkeypatch.setattr(run_folder, "save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save(state_at(10))
     assert [path.name for path in checkpoints.steps()] == ["step-000005"]
@@ -59,7 +61,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path: Path
     assert [path.name for path in damaged] == ["step-000010"]
 
 
-def test_an_optimizer_goes_on_bit_for_bit_after_being_restored() -> None:
+def test_an_optimizer_continues_bit_for_bit_after_being_restored() -> None:
     def start() -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
         torch.manual_seed(0)
         layer = torch.nn.Linear(3, 2)
@@ -79,7 +81,7 @@ def test_an_optimizer_goes_on_bit_for_bit_after_being_restored() -> None:
     tensors, groups = optimizer_tensors(optimizer, names)
     second, optimizer = start()
     second.load_state_dict(first.state_dict())
-    restore_optimizer(optimizer, names, tensors, groups)
+    restore_optimizer(optimizer, names, tensors, groups, like_weight=like_weight)
     step(second, optimizer, 3)
     assert torch.equal(second.weight, whole.weight)
     assert torch.equal(second.bias, whole.bias)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from support.processes import in_child
 
+from riffusion_train.runtime import files
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.training import state
-from riffusion_train.training.state import Checkpoints, TrainingState
+from riffusion_train.training import run_folder
+from riffusion_train.training.run_folder import Checkpoints, TrainingState
 
 SIZE = 2000
 
@@ -67,10 +68,11 @@ def test_a_kill_between_any_two_writes_leaves_a_whole_checkpoint(tmp_path: Path,
         return step
 
     def save_and_be_killed() -> None:
-        state.save_file = killed_at(state.save_file)  # type: ignore[assignment]
-        state._flush_to_disk = killed_at(state._flush_to_disk)  # type: ignore[assignment]
+        run_folder.save_file = killed_at(run_folder.save_file)  # type: ignore[assignment]
+        files._sync = killed_at(files._sync)  # type: ignore[assignment]
+        Path.replace = killed_at(Path.replace)  # type: ignore[assignment, method-assign]
         Path.rename = killed_at(Path.rename)  # type: ignore[assignment, method-assign]
-        state.shutil.rmtree = killed_at(state.shutil.rmtree)  # type: ignore[assignment]
+        run_folder.shutil.rmtree = killed_at(run_folder.shutil.rmtree)  # type: ignore[assignment]
         checkpoints.save(state_at(10))
 
     assert in_child(save_and_be_killed) == -signal.SIGKILL
@@ -93,7 +95,7 @@ def test_a_damaged_checkpoint_is_set_aside_so_that_its_step_can_be_saved_again(t
     assert newest_step(tmp_path) == 10
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path: Path) -> None:
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_again(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, total_limit=2)
     checkpoints.save(state_at(5))
     (tmp_path / "step-000005" / "state.json").write_text("[]")
@@ -101,7 +103,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path: Pat
         checkpoints.load_newest()
 
 
-def test_a_checkpoint_of_a_newer_schema_is_refused_with_the_mend(tmp_path: Path) -> None:
+def test_a_checkpoint_of_a_newer_schema_is_refused_with_the_fix(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, total_limit=2)
     file = checkpoints.save(state_at(5)) / "state.json"
     file.write_text(file.read_text().replace('"schema_version": 1', '"schema_version": 7'))

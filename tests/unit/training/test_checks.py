@@ -11,10 +11,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from riffusion_train.config.train import MixedPrecision
 from riffusion_train.dataset.layout import open_dataset_folder
-from riffusion_train.dataset.spectrograms import SpectrogramDataset, check_slices
+from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.training.checks import check_codec, check_config, check_precision, check_scaler
-from riffusion_train.training.optimizer import check_optimizer
+from riffusion_train.training.checks import (
+    check_codec,
+    check_config,
+    check_optimizer,
+    check_precision,
+    check_scaler,
+    check_slices,
+)
 from riffusion_train.training.run import _with_plain_errors
 
 CPU = torch.device("cpu")
@@ -114,13 +120,11 @@ def test_missing_captions_are_counted_and_one_is_named(tmp_path: Path, caption: 
     check_slices(table, captions=False)
 
 
-def test_pictures_of_another_size_are_refused_by_name(tmp_path: Path) -> None:
+def test_images_of_another_size_are_refused_by_name(tmp_path: Path) -> None:
     other = write_dataset(tmp_path / "o", spectrogram=dataclasses.replace(NANO_SPECTROGRAM, width_px=16))
     wrong = pq.read_table(next((other / "data").glob("train-*"))).to_pylist()[0]["image"]
     folder = with_rows(tmp_path / "d", lambda index, row: row | ({"image": wrong} if index == 3 else {}))
-    with pytest.raises(
-        InputError, match=r"the picture of 3\.wav at 0\.00 s is 16 x 32, spectrogram\.json says 32 x 32"
-    ):
+    with pytest.raises(InputError, match=r"the image of 3\.wav at 0\.00 s is 16 x 32, spectrogram\.json says 32 x 32"):
         check_slices(SpectrogramDataset(open_dataset_folder(folder), "train"), captions=True)
 
 

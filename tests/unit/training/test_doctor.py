@@ -22,12 +22,12 @@ def test_the_machine_is_described_with_what_works_on_it(monkeypatch: pytest.Monk
 def test_without_a_gpu_it_says_what_trains_here_all_the_same() -> None:
     found = examine()
     assert found.rows["cpu"] == "the only device, trains in fp32, bf16"
-    assert any("experiment=tiny_cpu" in mend or "CUDA build of torch" in mend for mend in found.fixes)
+    assert any("experiment=tiny_cpu" in fix or "CUDA build of torch" in fix for fix in found.fixes)
 
 
 def test_a_full_disk_is_something_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_free_gib", lambda path: 3.0)
-    assert sum("3 GiB free" in mend for mend in examine().fixes) == len(storage_folders())
+    assert sum("3 GiB free" in fix for fix in examine().fixes) == len(storage_folders())
 
 
 def test_a_package_that_is_missing_comes_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,9 @@ import random
 
 import pytest
 
-from data_prep.captions.text import MAX_TOKENS, clean_caption, clean_captions, count_tokens, read_sidecar
-from riffusion_train.model.tokenizer import MAX_LENGTH, build_tokenizer
+from data_prep.captions.text import clean_caption, clean_captions, count_tokens, read_sidecar
+from riffusion_train.model.tokenizer import build_tokenizer
+from riffusion_train.runtime.clip_bpe import MAX_TOKENS
 from riffusion_train.runtime.errors import InputError
 
 
@@ -32,4 +33,4 @@ def test_tokens_are_counted_as_the_models_tokenizer_counts_them():
     texts = ["".join(draw.choice(pool) for _ in range(draw.randint(0, 60))) for _ in range(500)]
     tokenizer = build_tokenizer()
     assert count_tokens(texts) == [len(ids) for ids in tokenizer(texts)["input_ids"]]
-    assert MAX_TOKENS == MAX_LENGTH
+    assert tokenizer.model_max_length == MAX_TOKENS

@@ -15,19 +15,12 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from riffusion_train.model.components import freeze, unfreeze
-from riffusion_train.training.distribution import (
-    gather,
-    joined,
-    like_weight,
-    own_parts,
-    shard_components,
-    whole,
-    whole_model,
-)
+from riffusion_train.training.distribution import Distribution, as_sharded, gather, like_weight, shard_components, whole
 from riffusion_train.training.method import unfreeze_vae
 from riffusion_train.training.objective import VaeObjective
 
-ACCELERATOR = SimpleNamespace(device=torch.device("cpu"), num_processes=1, is_main_process=True)
+CPU = torch.device("cpu")
+ALONE = Distribution(SimpleNamespace(device=CPU, num_processes=1, is_main_process=True))
 
 
 @pytest.fixture
@@ -55,7 +48,7 @@ def test_trained_networks_are_cut_up_and_frozen_ones_stay_whole() -> None:
     freeze(components)
     unfreeze(components.unet)
     before = predict(components.unet)
-    shard_components(components, ACCELERATOR)
+    shard_components(components, CPU, 1)
     assert kinds(components.unet) == {True}
     assert kinds(components.text_encoder) == kinds(components.vae) == {False}
     assert torch.allclose(predict(components.unet), before, atol=1e-6)
@@ -68,7 +61,7 @@ def test_a_vae_that_is_cut_up_has_the_same_loss_and_gradients(encoder: bool) -> 
     freeze(components)
     unfreeze_vae(components.vae, encoder=encoder)
     plain = copy.deepcopy(components.vae)
-    shard_components(components, ACCELERATOR)
+    shard_components(components, CPU, 1)
     assert kinds(components.vae.decoder) == {True}
     assert kinds(components.vae.encoder) == {encoder}
     batch = {"pixels": torch.rand(2, 3, 32, 32) * 2 - 1, "latent_noise": torch.randn(2, 4, 8, 8)}
@@ -91,32 +84,32 @@ def test_a_model_that_was_cut_up_comes_back_as_a_plain_copy() -> None:
     unfreeze(components.unet)
     unfreeze(components.text_encoder)
     before = {name: copy.deepcopy(network.state_dict()) for name, network in components.modules.items()}
-    shard_components(components, ACCELERATOR)
-    found = whole_model(components, ACCELERATOR)
+    shard_components(components, CPU, 1)
+    found = ALONE.whole_model(components)
     assert found.vae is components.vae
     assert found.spectrogram == components.spectrogram
     for name, network in found.modules.items():
         assert kinds(network) == {False}
         assert network.state_dict().keys() == before[name].keys()
         assert all(tensor.equal(before[name][key]) for key, tensor in network.state_dict().items())
-    own_parts(components.unet.parameters())[0].data.zero_()
+    ALONE.local_parameters(components.unet.parameters())[0].data.zero_()
     assert next(found.unet.parameters()).any()
 
 
 def test_a_model_that_is_whole_is_returned_itself() -> None:
     components = nano_components()
-    assert whole_model(components, ACCELERATOR) is components
+    assert ALONE.whole_model(components) is components
 
 
 @pytest.mark.usefixtures("one_process")
-def test_own_parts_share_memory_with_the_weights_and_say_that_they_are_trained() -> None:
+def test_local_parameters_share_memory_with_the_weights_and_say_that_they_are_trained() -> None:
     mesh = init_device_mesh("cpu", (1,))
     weight = nn.Parameter(distribute_tensor(torch.ones(3, 2), mesh, [Shard(0)]))
-    part = own_parts([weight])[0]
+    part = ALONE.local_parameters([weight])[0]
     part.data.fill_(5.0)
     assert part.requires_grad  # diffusers' EMA copies what does not, instead of averaging it
     assert gather({"w": weight}, keep=True)["w"].eq(5.0).all()
-    assert joined([part], [weight])[0].equal(weight)
+    assert as_sharded([part], [weight])[0].equal(weight)
     assert gather({"w": weight}, keep=False) == {}
 
 

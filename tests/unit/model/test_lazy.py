@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from support.models import nano_components
 
 from riffusion_train.model.components import Components, fingerprint
-from riffusion_train.model.diffusers_folder import write_components
+from riffusion_train.model.diffusers_folder import write_model
 from riffusion_train.model.lazy import as_lazy_model, lazy_fingerprint, load_lazy_model
 from riffusion_train.model.loading import load_components, open_model
 from riffusion_train.runtime.errors import InputError
@@ -20,7 +20,7 @@ def components() -> Components:
 
 @pytest.fixture
 def folder(tmp_path: Path, components: Components) -> Path:
-    write_components(tmp_path / "model", components)
+    write_model(tmp_path / "model", as_lazy_model(components))
     return tmp_path / "model"
 
 

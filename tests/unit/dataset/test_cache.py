@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from support.nano import NANO_SPECTROGRAM
 from support.processes import in_child
 
-from riffusion_train.dataset.cache import CACHE_DIR, ROWS_AT_ONCE, CacheKind, RowCache
+from riffusion_train.dataset.cache import CACHE_DIR, ROWS_PER_GROUP, CacheKind, RowCache
 from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.runtime.errors import InputError
 
@@ -79,7 +79,7 @@ def test_an_open_cache_travels_to_another_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 191, 192, 193, 200, 224, 225, 500, 900, 1050, 1203, 1204])
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_filling_killed_at_any_byte_goes_on_without_computing_again_what_stands(
+def test_a_filling_killed_at_any_byte_continues_without_computing_again_what_is_written(
     tmp_path: Path, num_bytes: int, world_size: int
 ) -> None:
     file = cache(tmp_path)
@@ -99,8 +99,8 @@ def test_a_filling_killed_at_any_byte_goes_on_without_computing_again_what_stand
 
     assert in_child(fill_and_be_killed) == (-signal.SIGKILL if num_bytes < COUNT * 28 else 0)
     assert not file.exists()
-    group_bytes = ROWS_AT_ONCE * 28  # of rows and their checks
-    standing = num_bytes // group_bytes * ROWS_AT_ONCE if num_bytes < COUNT * 28 else COUNT
+    group_bytes = ROWS_PER_GROUP * 28  # of rows and their checks
+    standing = num_bytes // group_bytes * ROWS_PER_GROUP if num_bytes < COUNT * 28 else COUNT
     assert sorted(fill(file, world_size=world_size)) == list(range(standing, COUNT))
     file.finish()
     assert file.path.read_bytes() == whole(tmp_path / "alone").path.read_bytes()
@@ -133,13 +133,13 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing_that_looks_whole(tm
     assert said.startswith(f"{tmp_path / CACHE_DIR}: file too large while filling or reading the cache of the things")
     assert "\n" not in said
     assert not file.exists()
-    assert min(fill(file)) == int(rows) // ROWS_AT_ONCE * ROWS_AT_ONCE
+    assert min(fill(file)) == int(rows) // ROWS_PER_GROUP * ROWS_PER_GROUP
 
 
 def test_a_cache_larger_than_the_disk_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
     file = cache(tmp_path, count=10**13)
     with pytest.raises(
-        InputError, match=r"the cache takes .* GiB, and .* are free; make room, or take cache_things=false"
+        InputError, match=r"the cache takes .* GiB, and .* are free; free some, or take cache_things=false"
     ):
         file.allocate()
     assert not any(file.path.parent.iterdir())
@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         cache(tmp_path).allocate()
 
 
-def test_numbers_that_are_not_finite_name_their_row_and_what_stands_is_kept(tmp_path: Path) -> None:
+def test_numbers_that_are_not_finite_name_their_row_and_what_is_written_is_kept(tmp_path: Path) -> None:
     def broken(rows: range) -> torch.Tensor:
         found = encode(rows)
         found[[row == 21 for row in rows]] = torch.inf
@@ -166,7 +166,7 @@ def test_numbers_that_are_not_finite_name_their_row_and_what_stands_is_kept(tmp_
 def test_a_cache_of_what_the_dataset_held_before_is_refused_by_name(tmp_path: Path) -> None:
     old, begun = whole(tmp_path, dataset="a"), cache(tmp_path, dataset="b")
     begun.allocate()
-    with pytest.raises(InputError, match=r"prepared anew.*; delete it") as refused:
+    with pytest.raises(InputError, match=r"prepared again.*; delete it") as refused:
         cache(tmp_path).refuse_stale()
     assert str(old.path) in str(refused.value)
     assert str(begun.partial) in str(refused.value)

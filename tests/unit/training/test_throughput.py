@@ -55,7 +55,7 @@ def test_the_count_is_torchs_own_of_both_passes_through_the_real_networks(frozen
         add_lora(components.unet, rank=4, alpha=4.0, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
     objective = _Whole(components)
     batch = {"noisy": torch.randn(1, 4, 8, 8), "ids": torch.ones(1, 77, dtype=torch.long)}
-    batch["picture"] = torch.randn(1, 3, 32, 32)
+    batch["image"] = torch.randn(1, 3, 32, 32)
     counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
     with counter:
         objective(batch).backward()
@@ -151,7 +151,7 @@ class _Whole(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         with torch.no_grad():
-            latents = self.vae.encode(batch["picture"]).latent_dist.mode()
+            latents = self.vae.encode(batch["image"]).latent_dist.mode()
         states = self.text_encoder(batch["ids"])[0]
         drawn = self.unet(batch["noisy"] + torch.nn.functional.dropout(latents), 500, states).sample
         return drawn.square().mean()

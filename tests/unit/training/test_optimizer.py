@@ -7,8 +7,17 @@ import torch
 from support.nano import train_config
 from torch import nn
 
-from riffusion_train.training.optimizer import averaged_weights, averages, make_ema, make_optimizer, update_ema
-from riffusion_train.training.state import Checkpoints, TrainingState, optimizer_tensors, restore_optimizer
+from riffusion_train.training.distribution import like_weight
+from riffusion_train.training.optimizer import (
+    averaged_weights,
+    averages,
+    make_ema,
+    make_optimizer,
+    optimizer_tensors,
+    restore_optimizer,
+    update_ema,
+)
+from riffusion_train.training.run_folder import Checkpoints, TrainingState
 
 NAMES = ["weight", "bias"]
 PACKAGES = {"adamw": "torch", "prodigy": "prodigyopt", "schedule_free": "schedulefree"}
@@ -47,7 +56,7 @@ def test_six_steps_equal_three_plus_three_through_a_file(name: str, tmp_path: Pa
     assert state is not None
     second, optimizer = start(name)
     second.load_state_dict(state.trained)
-    restore_optimizer(optimizer, NAMES, state.optimizer, state.scalars["optimizer_groups"])
+    restore_optimizer(optimizer, NAMES, state.optimizer, state.scalars["optimizer_groups"], like_weight=like_weight)
     step(second, optimizer, 3, 6)
     assert torch.equal(second.weight, whole.weight)
     assert torch.equal(second.bias, whole.bias)
@@ -94,7 +103,7 @@ def test_the_8bit_moments_of_bitsandbytes_survive_being_restored() -> None:
     assert before["weight"]["state1"].dtype is torch.uint8
     tensors, groups = optimizer_tensors(optimizer, NAMES)
     other = build()
-    restore_optimizer(other, NAMES, tensors, groups)
+    restore_optimizer(other, NAMES, tensors, groups, like_weight=like_weight)
     for name, weight in layer.named_parameters():
         after = other.state[weight]
         assert set(after) == set(before[name])
