@@ -15,6 +15,7 @@ from riffusion_train.dataset.order import AddressedBatches, EpochOrder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.model.components import Components, fingerprint
 from riffusion_train.model.loading import make_components
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.provenance import git_state, machine, versions
 from riffusion_train.training.caches import open_caches
 from riffusion_train.training.checks import (
@@ -218,9 +219,17 @@ def _make_batches(config: TrainConfig, items: Dataset[Any], num_slices: int, dis
         )
         workers, on_gpu = config.dataloader_num_workers, distribution.device.type == "cuda"
         loader: DataLoader[Any] = DataLoader(items, batch_sampler=sampler, num_workers=workers, pin_memory=on_gpu)
-        return iter(loader)
+        return _with_plain_errors(iter(loader))
 
     return batches
+
+
+def _with_plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield the batches; wrong input that a worker process finds is one line, without the traceback that torch adds."""
+    try:
+        yield from batches
+    except InputError as error:
+        raise InputError(str(error).rpartition("InputError: ")[2].strip()) from None
 
 
 def _make_metrics(
