@@ -138,10 +138,8 @@ def build_job(
     check_same_start(run, manifest)
     method = make_method(config)
     components = apply_method(config, method, folder, base)
-    distribution.on_main(lambda: run.start(config, arguments, manifest, folder.spectrogram))
     components.to(distribution.device)
     distribution.shard(components)
-    start_tracker(distribution.accelerator, config.tracker, run.path, config_values(config))
     dataset = SpectrogramDataset(folder, "train")
     learning = _make_learning(config, distribution, method, components, dataset)
     outputs = Outputs(
@@ -156,6 +154,9 @@ def build_job(
         logging_steps=config.logging_steps,
         preview_steps=config.preview.every_steps,
     )
+    # Only now, for nothing that refuses to start may leave a run folder behind.
+    distribution.on_main(lambda: run.start(config, arguments, manifest, folder.spectrogram))
+    start_tracker(distribution.accelerator, config.tracker, run.path, config_values(config))
     return TrainingJob(config, run, distribution, method, components, dataset, learning, outputs, intervals)
 
 
