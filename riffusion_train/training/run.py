@@ -24,7 +24,8 @@ from riffusion_train.training.checks import (
     check_optimizer,
     check_precision,
     check_resumable,
-    check_same_start,
+    check_same_base,
+    check_same_dataset,
     check_scaler,
     check_slices,
     check_tracker,
@@ -34,7 +35,7 @@ from riffusion_train.training.distribution import Distribution, broadcast, join_
 from riffusion_train.training.method import FullMethod, apply_method, make_method, write_final
 from riffusion_train.training.optimizer import make_ema, make_optimizer, make_schedule, parameter_groups
 from riffusion_train.training.previews import make_preview, preview_prompts
-from riffusion_train.training.run_folder import Checkpoints, RunFolder, config_values, new_run_path
+from riffusion_train.training.run_folder import Checkpoints, RunFolder, config_values, new_run_path, whole_path
 from riffusion_train.training.throughput import Speedometer
 from riffusion_train.training.tracking import MetricsLog, start_tracker
 from riffusion_train.training.trainer import Batches, Intervals, Learning, Outputs, Trainer
@@ -109,6 +110,7 @@ def start_run(config: TrainConfig) -> tuple[Distribution, RunFolder, DatasetFold
     distribution = _make_distribution(config, run)
     check_scaler(config.mixed_precision, distribution.scaler)
     check_resumable(run, config)
+    check_same_dataset(run, folder)
     distribution.wait()  # nobody writes into the folder before all have looked
     return distribution, run, folder
 
@@ -135,7 +137,7 @@ def build_job(
     base = make_components(config.model, config.seed)
     check_codec(config, folder, base.spectrogram)
     manifest = _manifest(config, folder, base, distribution.world_size)  # before adapters are added to the base
-    check_same_start(run, manifest)
+    check_same_base(run, manifest)
     method = make_method(config)
     components = apply_method(config, method, folder, base)
     components.to(distribution.device)
@@ -172,8 +174,8 @@ def _manifest(config: TrainConfig, folder: DatasetFolder, base: Components, worl
         "git": git_state(),
         "versions": versions(),
         "machine": machine(),
-        "dataset": {"path": str(folder.path), "fingerprint": folder.fingerprint},
-        "base_model": {"source": base.source, "fingerprints": fingerprints},
+        "dataset": {"path": whole_path(str(folder.path)), "fingerprint": folder.fingerprint},
+        "base_model": {"source": whole_path(base.source), "fingerprints": fingerprints},
         "world_size": world_size,
         "seed": config.seed,
     }

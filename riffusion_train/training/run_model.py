@@ -1,7 +1,6 @@
 """The model that a run made, at its end or at any of its checkpoints, opened without reading its weights."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora
 from riffusion_train.model.safetensors_io import open_tensors
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.method import make_method
-from riffusion_train.training.run_folder import Checkpoints, RunFolder
+from riffusion_train.training.run_folder import Checkpoints, RunFolder, read_manifest
 
 FINAL, NEWEST, BEST = "final", "newest", "best"
 
@@ -42,13 +41,14 @@ class RunModel:
         return self.base if self.lora is None else merge_lora(self.base, self.lora)
 
 
-def open_run_model(path: Path, checkpoint: str, weights: ExportWeights) -> RunModel:
+def open_run_model(path: Path, checkpoint: str, weights: ExportWeights, base: str | None = None) -> RunModel:
     """Open the model of a run.
 
     Args:
         path: The run folder, or the folder of one of its checkpoints.
         checkpoint: A step, `final`, `newest` or `best`; with the folder of a checkpoint, `final` means that one.
         weights: Which weights.
+        base: Where the model is that the run was started from; None is where it was then.
 
     Raises:
         InputError: If this is no run, if it has no such checkpoint, or if its base is not what it was trained from.
@@ -58,9 +58,7 @@ def open_run_model(path: Path, checkpoint: str, weights: ExportWeights) -> RunMo
         path = path.parent.parent
     run = RunFolder(path)
     config = run.read_config()
-    if not run.manifest_file.is_file():
-        raise InputError(f"run={path}: has no manifest.json; the run never started")
-    opened = _OpenRun(run, config, json.loads(run.manifest_file.read_text(encoding="utf-8")))
+    opened = _OpenRun(run, config, read_manifest(run), base)
     averaged = config.ema.enabled or config.optimizer.name is OptimizerName.schedule_free
     if checkpoint == FINAL and (weights is ExportWeights.ema or not averaged):
         return opened.final(weights if averaged else ExportWeights.raw)
@@ -74,6 +72,8 @@ class _OpenRun:
     run: RunFolder
     config: TrainConfig
     manifest: dict[str, Any]
+    base: str | None
+    """Where the base model is now; None is where it was."""
 
     def final(self, weights: ExportWeights) -> RunModel:
         """Return the model that the run ended with."""
@@ -119,13 +119,13 @@ class _OpenRun:
         if config.model.name is ModelName.random:
             model = as_lazy_model(make_components(config.model, config.seed))
         else:
-            model = open_model(str(config.model.path), config.model.revision)
+            model = open_model(self._base_place(), config.model.revision)
         known = self.manifest["base_model"]["fingerprints"]
         changed = [part for part in known if known[part] != lazy_fingerprint(model.tensors[part])]
         if changed:
             raise InputError(
                 f"run={self.run.path}: its base {model.skeleton.source} is not what it was trained from "
-                f"({', '.join(changed)} changed); put the old one back, or export a finished run"
+                f"({', '.join(changed)} changed); give the old one with base=PATH, or export a finished run"
             )
         scheduler = trained_scheduler(
             model.skeleton.scheduler,
@@ -134,6 +134,18 @@ class _OpenRun:
         )
         skeleton = dataclasses.replace(model.skeleton, scheduler=scheduler, spectrogram=self._codec())
         return dataclasses.replace(model, skeleton=skeleton)
+
+    def _base_place(self) -> str:
+        """Return where the base model is: version 0.1.0 kept relative paths, which may be relative to a folder of the run's."""
+        if self.base is not None:
+            return self.base
+        source = str(self.manifest["base_model"]["source"])
+        for folder in (Path(), *self.run.path.absolute().parents):
+            if (place := folder / Path(source).expanduser()).exists():
+                return str(place)
+        if Path(source).is_absolute() or source.count("/") != 1:  # else it may be a hub id
+            raise InputError(f"run={self.run.path}: its base {source} is not there; give its new place with base=PATH")
+        return source
 
     def _codec(self) -> SpectrogramConfig:
         codec = load_spectrogram(self.run.path)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from support.nano import train_arguments, train_config, write_dataset
 from support.processes import start_command
 
+from riffusion_train.cli.main import main
 from riffusion_train.runtime.errors import EXIT_STOPPED, InputError, StoppedError
 from riffusion_train.training.run import run_training
 from riffusion_train.training.trainer import Trainer
@@ -198,6 +199,54 @@ def test_a_run_of_another_model_or_dataset_is_refused(
     (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="was started on another dataset"):
         run_training(config, [])
+
+
+def test_a_run_does_not_depend_on_the_current_folder_nor_on_where_its_base_and_dataset_are(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    shutil.copytree(dataset, home / "dataset")
+    elsewhere.mkdir()
+    monkeypatch.chdir(home)
+    run_training(train_config(Path("dataset"), Path("first"), "max_train_steps=1", "ema=none"), [])
+    Path("first/final").rename("base")
+    words = ["max_train_steps=3", "ema=none", "resume=auto"]
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        with pytest.raises(StoppedError):
+            run_training(train_config(Path("dataset"), Path("run"), *words, "model=base"), [])
+    run = home / "run"
+    monkeypatch.chdir(elsewhere)
+    export = ["export", f"run={run}", "checkpoint=newest", "weights=raw"]
+    assert main([*export, "out=before"]) == 0
+    for name in ("base", "dataset"):
+        (home / name).rename(elsewhere / name)
+    capsys.readouterr()
+    assert main([*export, "out=moved"]) == 2
+    assert f"its base {home / 'base'} is not there; give its new place with base=PATH" in capsys.readouterr().err
+    assert main([*export, "out=moved", "base=base"]) == 0
+    before, moved = (load_file(elsewhere / name / TRAINED[0]) for name in ("before", "moved"))
+    assert all(weight.equal(moved[name]) for name, weight in before.items())
+    run_training(train_config(Path("dataset"), run, *words, "model=base"), [])
+    assert main([*export, "out=after"]) == 0
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["dataset"]["path"] == str(elsewhere / "dataset")
+    assert manifest["base_model"]["source"] == str(elsewhere / "base")
+
+
+def test_a_relative_base_of_version_0_1_0_is_found_from_another_folder(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_training(train_config(dataset, Path("first"), "max_train_steps=1", "ema=none"), [])
+    run = run_training(
+        train_config(dataset, Path("runs/mine"), "max_train_steps=1", "model=first/final"), []
+    ).absolute()
+    for file in (run / "manifest.json", run / "config.yaml"):
+        file.write_text(file.read_text().replace(str(tmp_path / "first"), "first"))
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert main(["export", f"run={run}", "out=model", "checkpoint=newest"]) == 0
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(dataset: Path, tmp_path: Path) -> None:
