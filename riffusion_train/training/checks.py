@@ -25,7 +25,7 @@ from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.model.components import Components
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.distribution import fsdp_requested
-from riffusion_train.training.run_folder import RunFolder, config_values, read_manifest
+from riffusion_train.training.run_folder import Checkpoints, RunFolder, config_values, read_manifest
 
 _AT_LEAST_ONE = (
     "max_train_steps",
@@ -305,6 +305,7 @@ _FREE_TO_CHANGE = (
     "dataset",  # a place; what is there is compared by its fingerprint
     "gradient_accumulation_steps",  # the global batch is compared instead, see Trainer
     "logging_steps",
+    "max_train_steps",  # it may grow
     "model.path",  # as the dataset
     "model.revision",
     "name",
@@ -337,6 +338,14 @@ def check_resumable(run: RunFolder, config: TrainConfig) -> None:
     if changed:
         differences = ", ".join(f"{key} was {before[key]}, now {now[key]}" for key in changed)
         raise InputError(f"run={run.path}: cannot go on with other settings: {differences}")
+    old, new = before["max_train_steps"], now["max_train_steps"]
+    if new < old:
+        raise InputError(f"run={run.path}: max_train_steps was {old}, now {new}; it may only grow")
+    if new > old and run.final.is_dir() and not Checkpoints(run.checkpoints, config.checkpoints_total_limit).steps():
+        raise InputError(
+            f"run={run.path}: is finished and has no checkpoint to go on from; start another run from its model: "
+            f"model={run.final}"
+        )
 
 
 def check_same_dataset(run: RunFolder, folder: DatasetFolder) -> None:

@@ -76,7 +76,7 @@ def run_training(config: TrainConfig, arguments: Sequence[str]) -> Path:
         StoppedError: If asked to stop; the state is saved.
     """
     distribution, run, folder = start_run(config)
-    if run.final.is_dir():
+    if distribution.from_main(lambda: run.is_finished(config)):
         distribution.print(f"{run.path}: finished before; its model is in {run.final}")
         return run.path
     job = build_job(config, arguments, distribution, run, folder)

@@ -41,8 +41,20 @@ class RunFolder:
     def start(
         self, config: TrainConfig, arguments: Sequence[str], manifest: dict[str, Any], spectrogram: SpectrogramConfig
     ) -> None:
-        """Write what each start leaves: the codec once, what the manifest says of the first start, and the newest config."""
+        """Write what each start leaves: the codec once, what the manifest says of the first start, and the newest config.
+
+        Of a finished run that goes on, the model steps aside, since the run is unfinished again.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
+        if self.final.is_dir():
+            step = Checkpoints(self.checkpoints, config.checkpoints_total_limit).steps()[-1].name.removeprefix("step-")
+            kept = self.final.with_name(f"final-{step}")
+            if kept.exists():  # of the same step, from a run that patience ended twice
+                shutil.rmtree(kept)
+            self.final.rename(kept)
+            print(
+                f"note: {self.path} goes on to step {config.max_train_steps}; the model that it ended with is kept in {kept}"
+            )
         is_first = not self.config_file.exists()
         if is_first:
             write_spectrogram(self.path, spectrogram)
@@ -55,6 +67,10 @@ class RunFolder:
             write_config(self.config_file, config)  # last, since it says that the folder is a run
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         append_line(self.overrides_file, {"time": now, "overrides": list(arguments)})
+
+    def is_finished(self, config: TrainConfig) -> bool:
+        """Whether the run has reached its end, and `config` does not ask for a later one."""
+        return self.final.is_dir() and config.max_train_steps <= self.read_config().max_train_steps
 
     def _moved(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Return the manifest of the first start, with the places where dataset and base model are now."""

@@ -201,6 +201,52 @@ def test_a_run_of_another_model_or_dataset_is_refused(
         run_training(config, [])
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_finished_run_is_trained_longer(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], schedule: str
+) -> None:
+    run, words = tmp_path / "run", [f"schedule={schedule}", "resume=auto"]
+    run_training(train_config(dataset, run, *words, "max_train_steps=4"), [])
+    ended = load_file(run / "final" / TRAINED[0])
+    capsys.readouterr()
+    run_training(train_config(dataset, run, *words, "max_train_steps=8"), [])
+    said = capsys.readouterr().out
+    assert f"the model that it ended with is kept in {run / 'final-000004'}" in said
+    assert all(weight.equal(ended[name]) for name, weight in load_file(run / "final-000004" / TRAINED[0]).items())
+    whole = run_training(train_config(dataset, tmp_path / "whole", *words, "max_train_steps=8"), [])
+    longer, at_once = losses(run), losses(whole)
+    assert [step for step, _, _ in longer] == list(range(1, 9))
+    assert longer[4][2] == at_once[4][2], "after the first step that was added"
+    if schedule == "constant":
+        assert_same_run(run, whole)
+        assert "learning rate" not in said
+    else:
+        assert said.count("note: the learning rate depends on max_train_steps") == 1
+        assert "instead of 0\n" in said
+        assert [rate for _, _, rate in longer[4:]] == [rate for _, _, rate in at_once[4:]]
+    with pytest.raises(InputError, match="max_train_steps was 8, now 6; it may only grow"):
+        run_training(train_config(dataset, run, *words, "max_train_steps=6"), [])
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(InputError, match=f"no checkpoint to go on from; start another run .* model={run / 'final'}"):
+        run_training(train_config(dataset, run, *words, "max_train_steps=9"), [])
+    assert (run / "final").is_dir()
+
+
+def test_a_run_that_was_made_longer_and_stopped_goes_on(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, words = tmp_path / "run", ["schedule=constant", "resume=auto"]
+    run_training(train_config(dataset, run, *words, "max_train_steps=2"), [])
+    config = train_config(dataset, run, *words, "max_train_steps=5")
+    with monkeypatch.context() as patch:
+        stop_after(3, patch)
+        with pytest.raises(StoppedError):
+            run_training(config, [])
+    assert not (run / "final").exists()
+    run_training(config, [])
+    assert_same_run(run, run_training(train_config(dataset, tmp_path / "whole", *words, "max_train_steps=5"), []))
+
+
 def test_a_run_does_not_depend_on_the_current_folder_nor_on_where_its_base_and_dataset_are(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
