@@ -306,6 +306,7 @@ _FREE_TO_CHANGE = (
     "gradient_accumulation_steps",  # the global batch is compared instead, see Trainer
     "logging_steps",
     "max_train_steps",  # it may grow
+    "model.base",
     "model.path",  # as the dataset
     "model.revision",
     "name",

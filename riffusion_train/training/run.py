@@ -14,7 +14,6 @@ from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder
 from riffusion_train.dataset.order import AddressedBatches, EpochOrder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.model.components import Components, fingerprint
-from riffusion_train.model.loading import make_components
 from riffusion_train.runtime.provenance import git_state, machine, versions
 from riffusion_train.training.caches import open_caches
 from riffusion_train.training.checks import (
@@ -32,10 +31,11 @@ from riffusion_train.training.checks import (
     check_validation_split,
 )
 from riffusion_train.training.distribution import Distribution, broadcast, join_processes, make_distribution
-from riffusion_train.training.method import FullMethod, apply_method, make_method, write_final
+from riffusion_train.training.method import FullMethod, apply_method, continue_adapters, make_method, write_final
 from riffusion_train.training.optimizer import make_ema, make_optimizer, make_schedule, parameter_groups
 from riffusion_train.training.previews import make_preview, preview_prompts
 from riffusion_train.training.run_folder import Checkpoints, RunFolder, config_values, new_run_path, whole_path
+from riffusion_train.training.run_model import load_start
 from riffusion_train.training.throughput import Speedometer
 from riffusion_train.training.tracking import MetricsLog, start_tracker
 from riffusion_train.training.trainer import Batches, Intervals, Learning, Outputs, Trainer
@@ -134,12 +134,14 @@ def build_job(
         InputError: If the model, the optimizer or a cache cannot be used, or not with this dataset.
         StoppedError: If asked to stop while the caches are filled.
     """
-    base = make_components(config.model, config.seed)
+    base, adapters = load_start(config)
     check_codec(config, folder, base.spectrogram)
     manifest = _manifest(config, folder, base, distribution.world_size)  # before adapters are added to the base
     check_same_base(run, manifest)
     method = make_method(config)
     components = apply_method(config, method, folder, base)
+    if adapters is not None:
+        continue_adapters(components, method, adapters)
     components.to(distribution.device)
     distribution.shard(components)
     dataset = SpectrogramDataset(folder, "train")

@@ -18,6 +18,9 @@ from riffusion_train.config.train import TrainConfig
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import refuse_url, remove_partials, write_json, written_beside
 
+RUN_FILE = "config.yaml"
+"""A folder with this file is a run."""
+CHECKPOINT_DIR = "checkpoints"
 CHECKPOINT_SCHEMA = 1
 _STATE_FILE = "state.json"
 _TENSOR_FILES = ("trained", "ema", "optimizer")
@@ -30,12 +33,12 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config_file = path / "config.yaml"
+        self.config_file = path / RUN_FILE
         self.overrides_file = path / "overrides.jsonl"
         self.manifest_file = path / "manifest.json"
         self.metrics_file = path / "metrics.jsonl"
         self.previews = path / "previews"
-        self.checkpoints = path / "checkpoints"
+        self.checkpoints = path / CHECKPOINT_DIR
         self.final = path / "final"
 
     def start(
@@ -108,8 +111,8 @@ def whole_path(source: str) -> str:
 
 
 def _with_whole_paths(config: TrainConfig) -> TrainConfig:
-    path = config.model.path
-    model = config.model if path is None else dataclasses.replace(config.model, path=whole_path(path))
+    path, base = (place and whole_path(place) for place in (config.model.path, config.model.base))
+    model = dataclasses.replace(config.model, path=path, base=base)
     return dataclasses.replace(config, dataset=whole_path(config.dataset), model=model)
 
 
