@@ -24,6 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     model = export_run(
         Path(config.run).expanduser(),
         Path(config.out).expanduser(),
+        base=config.base,
         kind=config.format,
         checkpoint=config.checkpoint,
         weights=config.weights,

@@ -13,7 +13,9 @@ from typing import Any
 from riffusion_train.cli.arguments import HELP_FLAGS, Command, FlagParser
 from riffusion_train.config.compose import compose, is_text
 from riffusion_train.config.train import TrainConfig
+from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.runtime.errors import EXIT_STOPPED, InputError, StoppedError
+from riffusion_train.runtime.files import refuse_url
 
 _MULTIRUN_HELP = """
 --multirun (or -m) with key=a,b makes one run of each combination of values, one after another, each in its own process.
@@ -34,11 +36,12 @@ def main(arguments: Sequence[str]) -> None:
     parsed = _COMMAND.parse(arguments)
     if parsed is None:
         return
+    config = parsed.config
+    _check_folders(config)
     from riffusion_train.cli.model import quieten_libraries
     from riffusion_train.training.run import run_training
 
     quieten_libraries()
-    config = parsed.config
     if config.check:
         from riffusion_train.training.dry_run import check_training
 
@@ -95,7 +98,7 @@ def sweep(arguments: Sequence[str]) -> None:
     flags, rest = parser.parse_known_args(list(arguments))
     folder, jobs = plan(rest)
     for job in jobs:
-        compose("train", TrainConfig, job)
+        _check_folders(compose("train", TrainConfig, job))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SWEEP_FILE).write_text(json.dumps(jobs, indent=1) + "\n", encoding="utf-8")
     if flags.launcher == "submitit":
@@ -145,6 +148,17 @@ def submit(jobs: Sequence[Sequence[str]], folder: Path, options: Sequence[str]) 
     values = dict(option.split("=", 1) for option in options)
     executor.update_parameters(**{key: int(value) if value.isdecimal() else value for key, value in values.items()})
     return [executor.submit(SweepJob([*_without_resume(job), "resume=auto"])) for job in jobs]
+
+
+def _check_folders(config: TrainConfig) -> None:
+    """Refuse folders that cannot be used, before torch is imported, which takes seconds.
+
+    Raises:
+        InputError: If the run or the dataset is a URL, or if the dataset is none that can be trained on.
+    """
+    if config.run is not None:
+        refuse_url("run=", config.run, "give a folder, and copy it to the store when the run has ended")
+    open_dataset_folder(config.dataset).require_parquet()
 
 
 def _run_here(jobs: Sequence[Sequence[str]]) -> None:

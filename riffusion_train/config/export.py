@@ -54,6 +54,8 @@ class ExportConfig:
     """Run folder made by `riffusion train`, or one of its `checkpoints/step-…`."""
     out: str = MISSING
     """Folder or `.safetensors` file to write; it must not exist."""
+    base: str | None = None
+    """Where the model is that the run was started from; null is where it was then."""
     format: ExportFormat = ExportFormat.diffusers
     """The layout to write."""
     checkpoint: str = "final"

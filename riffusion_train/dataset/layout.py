@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import refuse_url
 
 if TYPE_CHECKING:
     import datasets
@@ -182,9 +183,10 @@ def open_dataset_folder(path: Path | str, *, check_shards: bool = True) -> Datas
         check_shards: Whether to refuse a folder in which shards are missing or have another size than when they were written.
 
     Raises:
-        InputError: If the folder is missing, unfinished, damaged, or no dataset folder.
+        InputError: If the folder is missing, unfinished, damaged, or no dataset folder, or if `path` is a URL.
     """
-    path = Path(path)
+    refuse_url("dataset=", str(path), "download the dataset, and give its folder")
+    path = Path(path).expanduser()
     if not path.is_dir():
         raise InputError(f"{path}: no such dataset folder; {_FIX}{path}")
     stats = read_stats(path)

@@ -36,6 +36,7 @@ def export_run(
     run: Path,
     out: Path,
     *,
+    base: str | None = None,
     kind: ExportFormat = ExportFormat.diffusers,
     checkpoint: str = FINAL,
     weights: ExportWeights = ExportWeights.ema,
@@ -51,6 +52,7 @@ def export_run(
     Args:
         run: The run folder, or one of its checkpoints.
         out: The folder or file to write; it appears complete or not at all.
+        base: Where the run's base model is now, if it was moved.
         kind: The format.
         checkpoint: A step, `final` or `newest`.
         weights: EMA or raw.
@@ -70,7 +72,7 @@ def export_run(
     check_target(out, kind, layout)
     if push_to_hub is not None:
         check_repository(push_to_hub)
-    model = open_run_model(run, checkpoint, weights)
+    model = open_run_model(run, checkpoint, weights, base)
     if kind is ExportFormat.lora and model.lora is None:
         raise InputError(
             f"run={run}: method={model.config.method.name.value} trains no adapters; choose another format"

@@ -20,6 +20,7 @@ from riffusion_train.training.optimizer import (
     averages_itself,
     optimizer_tensors,
     restore_optimizer,
+    restore_schedule,
     update_ema,
 )
 from riffusion_train.training.run_folder import Checkpoints, TrainingState
@@ -323,11 +324,20 @@ class Trainer:
             self.ema.optimization_step = state.scalars["ema_step"]
         groups = state.scalars["optimizer_groups"]
         restore_optimizer(self._plain_optimizer, self.names, state.optimizer, groups, like_weight=like_weight)
-        self.schedule.load_state_dict({**self.schedule.state_dict(), **state.scalars["schedule"]})
+        planned, rate = restore_schedule(self.schedule, state.scalars["schedule"])
+        if rate != planned:
+            self.distribution.print(
+                f"note: the learning rate depends on max_train_steps, which has grown: from step {state.step} on it follows "
+                f"the longer schedule, with {rate:.3g} instead of {planned:.3g}"
+            )
         if self.distribution.scaler is not None and state.scalars["scaler"] is not None:
             self.distribution.scaler.load_state_dict(state.scalars["scaler"])
         if self.validation is not None and state.scalars.get("validation") is not None:
             self.validation.restore(state.scalars["validation"])
+            if self.validation.exhausted:
+                self.distribution.print(
+                    "note: validation.patience is used up; give a larger one, or null, to train longer"
+                )
         self.step = self._saved_step = state.step
         self.metrics.resume_at(self.step)
 

@@ -20,10 +20,45 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["train", "dataset=d", "modle=tiny"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["train", "dataset=d", "modle=tiny"],
+        ["train", "dataset=nowhere"],
+        ["train", "dataset=s3://bucket/dataset"],
+        ["train", "dataset=d", "run=s3://bucket/run"],
+        ["train", "--multirun", "dataset=nowhere", "seed=0,1"],
+    ],
+    ids=" ".join,
+)
 def test_help_and_config_errors_do_not_import_torch(words: list[str]) -> None:
     code = f"import sys; from riffusion_train.cli.main import main; main({words!r}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["dataset=nowhere"], "nowhere: no such dataset folder; make it with"),
+        (["dataset=s3://bucket/dataset"], "dataset=s3://bucket/dataset: is a URL"),
+        (["dataset=d", "run=s3://bucket/run"], "run=s3://bucket/run: is a URL"),
+        (["dataset=nowhere", "check=true"], "nowhere: no such dataset folder"),
+        (["dataset=nowhere", "--multirun", "seed=0,1"], "nowhere: no such dataset folder"),
+    ],
+)
+def test_folders_that_cannot_be_used_are_refused_and_nothing_is_made(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    problem: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *words]) == EXIT_INPUT
+    assert problem in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
 
 
 def test_help_lists_every_verb_and_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:

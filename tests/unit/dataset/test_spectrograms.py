@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.nano import write_dataset
 
-from riffusion_train.dataset.cache import cached_captions, latent_cache
+from riffusion_train.dataset.cache import cached_captions, latent_cache, slice_keys
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.order import Address
 from riffusion_train.dataset.spectrograms import LatentItems, SpectrogramDataset, Texts
@@ -137,7 +137,7 @@ def test_cached_hidden_states_are_those_of_the_caption_that_would_be_tokenized(t
 
 
 def test_latents_that_are_not_finite_name_their_slice(table: SpectrogramDataset) -> None:
-    cache = latent_cache(table, "key", (1, 1, 1))
+    cache = latent_cache(table, slice_keys(table, keep=False), "key", (1, 1, 1))
     cache.allocate()
 
     def encode(rows: range) -> torch.Tensor:
