@@ -86,6 +86,7 @@ def load_saved(path: Path, root: type[Root]) -> Root:
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     try:
         saved: Any = OmegaConf.load(path)
@@ -94,8 +95,8 @@ def load_saved(path: Path, root: type[Root]) -> Root:
         merged = OmegaConf.merge(OmegaConf.structured(root), saved)
         return typing.cast(Root, OmegaConf.to_object(merged))
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except (OmegaConfBaseException, ValueError) as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (OmegaConfBaseException, YAMLError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: {_explain(error, root)}") from None
 
 

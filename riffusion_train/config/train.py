@@ -198,7 +198,7 @@ class PreviewConfig(ClipConfig):
     every_steps: int = 0
     """Sample every so many steps; 0 is never."""
     prompts: list[str] = dataclasses.field(default_factory=list)
-    """Prompts to sample; empty takes the captions of the first validation slices."""
+    """Prompts to sample; empty takes captions of the dataset, each once: held-out ones first, then as many trained ones."""
     num_prompts: int = 4
     """How many captions to take where no prompts are given."""
     seed: int = 0
@@ -217,6 +217,14 @@ class TrackerConfig:
     """The tracker."""
     project: str = "riffusion-train"
     """Project name for wandb and trackio."""
+    entity: str | None = None
+    """wandb: the user or team that owns the project; null is your default."""
+    group: str | None = None
+    """wandb: the group of runs that this one belongs to."""
+    tags: list[str] = dataclasses.field(default_factory=list)
+    """wandb: tags of the run."""
+    notes: str | None = None
+    """wandb: a description of the run."""
 
 
 @dataclasses.dataclass
@@ -267,6 +275,8 @@ class TrainConfig:
     """Data loader processes per training process."""
     num_threads: int | None = None
     """CPU threads per training process; null leaves it to torch."""
+    rank_timeout_s: float = 600.0
+    """With several processes: end the run when one of them has given no sign of life for so many seconds."""
     logging_steps: int = 10
     """Log metrics every so many steps."""
     checkpointing_steps: int = 500

@@ -40,13 +40,15 @@ _NUM_SHOWN = 12
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One generated clip, and the held-out slice whose caption was its prompt."""
+    """One generated clip, and the slice whose caption was its prompt."""
 
     prompt: str
     stem: Path
     """Its files, without the suffix."""
     index: int
-    """Row of the slice in the validation split."""
+    """Row of the slice in its split."""
+    held_out: bool = True
+    """Whether it is of the validation split, not of the one that was trained on."""
 
 
 def run_demo(config: DemoConfig, arguments: Sequence[str]) -> Path:
@@ -66,14 +68,14 @@ def run_demo(config: DemoConfig, arguments: Sequence[str]) -> Path:
     runner = StepRunner(path)
     count = num_samples(config)
     runner.run(plan_steps(config, folder, lambda: _write_prompts(folder, count)))
-    dataset = SpectrogramDataset(open_dataset_folder(folder.dataset), "validation")
-    codec = make_codec(dataset.folder.spectrogram)
-    samples = _find_samples(folder, dataset, count)
+    data = _Data.open(folder)
+    codec = make_codec(data.held_out.folder.spectrogram)
+    samples = _find_samples(folder, data, count)
     command = shlex.join(["riffusion", "demo", *arguments])
-    figures, verdicts = _measure(dataset, codec, samples)
+    figures, verdicts = _measure(data, codec, samples)
     write_figures(path / FIGURES_FILE, command, figures)
     page = DemoPage(
-        pairs=_pairs(path, dataset, codec, round_robin(samples)[:_NUM_SHOWN], verdicts),
+        pairs=_pairs(path, data, codec, round_robin(samples)[:_NUM_SHOWN], verdicts),
         figures=figures,
         curves=[
             _curve("VAE: reconstruction loss", folder.vae_run),
@@ -81,36 +83,74 @@ def run_demo(config: DemoConfig, arguments: Sequence[str]) -> Path:
         ],
         steps=runner.results,
         command=command,
-        facts=_facts(folder, dataset, len(samples)),
+        facts=_facts(folder, data.held_out, samples),
     )
     return write_page(path, page)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    """Both splits of the demo's dataset."""
+
+    held_out: SpectrogramDataset
+    trained: SpectrogramDataset
+
+    @classmethod
+    def open(cls, folder: DemoFolder) -> "_Data":
+        dataset = open_dataset_folder(folder.dataset)
+        return cls(SpectrogramDataset(dataset, "validation"), SpectrogramDataset(dataset, "train"))
+
+    def split(self, sample: Sample) -> SpectrogramDataset:
+        return self.held_out if sample.held_out else self.trained
+
+    def choose(self, count: int) -> list[tuple[str, int, bool]]:
+        """Return captions, each once, with the row of a slice and whether it is held out: these first, then trained ones.
+
+        All slices of a song often have the same caption. Where there are too few, held-out ones are repeated.
+        """
+        held_out = [self.held_out.captions(index)[0] for index in range(len(self.held_out))]
+        chosen: dict[str, tuple[str, int, bool]] = {}
+        for index, caption in enumerate(held_out):
+            chosen.setdefault(caption, (caption, index, True))
+        for index in range(len(self.trained)):
+            if len(chosen) >= count:
+                break
+            caption = self.trained.captions(index)[0]
+            chosen.setdefault(caption, (caption, index, False))
+        used = {index for _, index, is_held_out in chosen.values() if is_held_out}
+        again = [(caption, index, True) for index, caption in enumerate(held_out) if index not in used]
+        return [*chosen.values(), *again][: min(count, max(len(chosen), len(held_out)))]
+
+
 def _write_prompts(folder: DemoFolder, count: int) -> None:
-    """Use the first caption of each of the first held-out slices as a prompt."""
-    dataset = SpectrogramDataset(open_dataset_folder(folder.dataset), "validation")
-    prompts = [dataset.captions(index)[0] for index in range(min(count, len(dataset)))]
+    prompts = [caption for caption, _, _ in _Data.open(folder).choose(count)]
     folder.prompts.write_text("\n".join(prompts) + "\n", encoding="utf-8")
 
 
-def _find_samples(folder: DemoFolder, dataset: SpectrogramDataset, count: int) -> list[Sample]:
+def _find_samples(folder: DemoFolder, data: _Data, count: int) -> list[Sample]:
     records = sorted(folder.samples.glob("*.json"))
-    expected = min(count, len(dataset))
-    if len(records) != expected:
-        raise InputError(f"{folder.samples}: holds {len(records)} clips instead of {expected}; remove it and run again")
+    chosen = data.choose(count)
+    if len(records) != len(chosen):
+        raise InputError(
+            f"{folder.samples}: holds {len(records)} clips instead of {len(chosen)}; remove it and run again"
+        )
     prompts = [json.loads(record.read_text(encoding="utf-8"))["prompt"] for record in records]
-    return [Sample(prompts[index], record.with_suffix(""), index) for index, record in enumerate(records)]
+    return [
+        Sample(prompt, record.with_suffix(""), index, held_out)
+        for prompt, record, (_, index, held_out) in zip(prompts, records, chosen, strict=True)
+    ]
 
 
 def _measure(
-    dataset: SpectrogramDataset, codec: SpectrogramCodec, samples: list[Sample]
-) -> tuple[list[FigureRow], dict[str, list[str]]]:
+    data: _Data, codec: SpectrogramCodec, samples: list[Sample]
+) -> tuple[list[FigureRow], dict[Path, dict[str, str]]]:
     """Measure how often a classifier hears in the generated clips what their captions ask for.
 
     Returns:
-        A row for each attribute, judged from the image and from the sound, and what the classifier hears in each image;
-        both empty if the audio comes without attributes.
+        A row for each attribute, judged from the image and from the sound, and what the classifier hears in each image, by
+        the clip's path; both empty if the audio comes without attributes.
     """
+    dataset = data.held_out
     if not set(ATTRIBUTES) <= set(dataset.rows.column_names):
         return [], {}
     labels = {name: [str(value) for value in dataset.rows[name]] for name in ATTRIBUTES}
@@ -119,7 +159,7 @@ def _measure(
     except InputError as error:
         print(f"the agreement with the captions is not measured: {error}")
         return [], {}
-    expected = {name: [labels[name][sample.index] for sample in samples] for name in ATTRIBUTES}
+    expected = {name: [str(data.split(one).rows[one.index][name]) for one in samples] for name in ATTRIBUTES}
     images = [_grey(load_image(sample.stem.with_suffix(".png")).image) for sample in samples]
     sounds = [_grey(codec.encode(read_audio(sample.stem.with_suffix(".wav"))[0]).image) for sample in samples]
     rows = agreement_rows(classifier.agreements(images, expected), TARGETS)
@@ -128,7 +168,8 @@ def _measure(
         dataclasses.replace(row, what=f"{row.what}, judged from the sound", unit=f"{row.unit}, by sound")
         for row in by_sound
     ]
-    return rows, classifier.predict(images)
+    heard = classifier.predict(images)
+    return rows, {sample.stem: {name: heard[name][number] for name in heard} for number, sample in enumerate(samples)}
 
 
 def round_robin(samples: Sequence[Sample]) -> list[Sample]:
@@ -143,15 +184,16 @@ def round_robin(samples: Sequence[Sample]) -> list[Sample]:
 
 def _pairs(
     path: Path,
-    dataset: SpectrogramDataset,
+    data: _Data,
     codec: SpectrogramCodec,
     samples: list[Sample],
-    verdicts: Mapping[str, Sequence[str]],
+    verdicts: Mapping[Path, Mapping[str, str]],
 ) -> list[Pair]:
     """Put each generated clip beside the real one of the same description, both decoded by the same codec."""
     pairs = []
     for sample in samples:
-        real = path / "real" / f"{sample.index:04d}"
+        dataset = data.split(sample)
+        real = path / "real" / (f"{sample.index:04d}" + ("" if sample.held_out else "-trained"))
         real.parent.mkdir(exist_ok=True)
         image = dataset.image(sample.index)
         save_image(real.with_suffix(".png"), EncodedClip(image, 0.0), codec.config)
@@ -161,7 +203,7 @@ def _pairs(
             Pair(
                 prompt=sample.prompt,
                 expected={name: str(row[name]) for name in ATTRIBUTES if name in row},
-                generated=_clip(path, sample.stem, {name: heard[sample.index] for name, heard in verdicts.items()}),
+                generated=_clip(path, sample.stem, verdicts.get(sample.stem, {})),
                 real=_clip(path, real, {}),
             )
         )
@@ -182,8 +224,10 @@ def _curve(name: str, run: Path) -> Curve:
     return Curve(name, [(line["step"], line["loss"]) for line in lines if "loss" in line])
 
 
-def _facts(folder: DemoFolder, dataset: SpectrogramDataset, num_clips: int) -> dict[str, str]:
+def _facts(folder: DemoFolder, dataset: SpectrogramDataset, samples: Sequence[Sample]) -> dict[str, str]:
     hardware, packages = machine(), versions()
+    num_trained = sum(not sample.held_out for sample in samples)
+    captions = "held-out captions" + (f", {num_trained} from trained ones" if num_trained else "")
     spectrogram = dataset.folder.spectrogram
     return {
         "machine": f"{hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB",
@@ -192,6 +236,6 @@ def _facts(folder: DemoFolder, dataset: SpectrogramDataset, num_clips: int) -> d
         ),
         "slices": f"{dataset.folder.num_slices('train')} for training, {len(dataset)} held out",
         "images": f"{spectrogram.width_px} × {spectrogram.n_mels} pixels for {spectrogram.clip_s:.2f} s",
-        "sampled": f"{num_clips} prompts from held-out captions, guidance {GUIDANCE_SCALE:g}",
+        "sampled": f"{len(samples)} prompts from {captions}, guidance {GUIDANCE_SCALE:g}",
         "model": str(folder.model),
     }

@@ -24,6 +24,7 @@ from riffusion_train.export.summary import (
 from riffusion_train.model.lora import LORA_FILE
 from riffusion_train.runtime.files import write_atomically
 from riffusion_train.runtime.provenance import versions
+from riffusion_train.training.run_folder import read_lines
 from riffusion_train.training.run_model import RunModel
 
 CARD_FILE = "README.md"
@@ -285,8 +286,13 @@ def _read_series(metrics_file: Path, last_step: int, name: str) -> list[tuple[in
     """Return (step, value) of every logged step up to `last_step`."""
     if not metrics_file.is_file():
         return []
-    rows = [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
-    return [(int(row["step"]), float(row[name])) for row in rows if name in row and row["step"] <= last_step]
+    rows, _ = read_lines(metrics_file)
+    pairs = [(row.get("step"), row.get(name)) for row in rows]
+    return [
+        (step, float(value))
+        for step, value in pairs
+        if isinstance(step, int) and isinstance(value, int | float) and step <= last_step
+    ]
 
 
 def _sampler_lines(card: Card) -> str:

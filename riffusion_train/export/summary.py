@@ -7,7 +7,6 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from riffusion_train.config.compose import conf_dir, group_options
 from riffusion_train.config.export import ExportFormat
@@ -19,7 +18,7 @@ from riffusion_train.model.detect import SD1, detect_folder
 from riffusion_train.model.diffusers_folder import SUMMARY_FILE, SUMMARY_KEY
 from riffusion_train.model.lora import Lora
 from riffusion_train.runtime.files import write_json
-from riffusion_train.training.run_folder import RunFolder
+from riffusion_train.training.run_folder import RunFolder, read_lines
 from riffusion_train.training.run_model import RunModel
 
 OPENRAIL = "creativeml-openrail-m"
@@ -104,9 +103,9 @@ def licence_of(source: str, sd15: bool) -> str:
     if source.startswith("random weights"):
         return OWN
     path = Path(source)
-    manifest = RunFolder(path.parent).manifest_file
-    if path.name == "final" and manifest.is_file():
-        return licence_of(json.loads(manifest.read_text(encoding="utf-8"))["base_model"]["source"], sd15)
+    run = RunFolder(path.parent)
+    if path.name == "final" and run.manifest_file.is_file():
+        return licence_of(run.read_manifest()["base_model"]["source"], sd15)
     if (path / "README.md").is_file():
         match = re.search(r"^license: *(\S+)$", (path / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
         if match:
@@ -309,7 +308,10 @@ def _presets(run: RunFolder) -> list[str]:
     """Return the presets among the arguments that the run was first started with."""
     if not run.overrides_file.is_file():
         return []
-    first: dict[str, Any] = json.loads(run.overrides_file.read_text(encoding="utf-8").splitlines()[0])
+    rows, _ = read_lines(run.overrides_file)
+    first = rows[0].get("overrides") if rows else None
+    if not isinstance(first, list):
+        return []
     groups = {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
-    pairs = [argument.lstrip("+").partition("=") for argument in first["overrides"]]
+    pairs = [argument.lstrip("+").partition("=") for argument in map(str, first)]
     return [f"{group}={name}" for group, _, name in pairs if group in groups and name in group_options(group)]

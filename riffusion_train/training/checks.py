@@ -25,7 +25,7 @@ from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.model.components import Components
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.distribution import fsdp_requested
-from riffusion_train.training.run_folder import Checkpoints, RunFolder, config_values, read_manifest
+from riffusion_train.training.run_folder import Checkpoints, RunFolder, config_values
 
 _AT_LEAST_ONE = (
     "max_train_steps",
@@ -49,6 +49,7 @@ _NOT_NEGATIVE = (
     "ema.update_after_step",
 )
 _ABOVE_ZERO = (
+    "rank_timeout_s",
     "optimizer.lr",
     "optimizer.eps",
     "max_grad_norm",
@@ -102,10 +103,15 @@ def check_tracker(config: TrackerConfig) -> None:
     """Refuse a tracker that is not installed; Accelerate would only warn and train without it.
 
     Raises:
-        InputError: With the command that installs it.
+        InputError: With the command that installs it; if a key is another tracker's.
     """
     if config.name is not TrackerName.files and importlib.util.find_spec(config.name.value) is None:
         raise InputError(f"tracker={config.name.value} is not installed; pip install {config.name.value}")
+    for key in ("entity", "group", "tags", "notes"):
+        if getattr(config, key) and config.name is not TrackerName.wandb:
+            raise InputError(
+                f"tracker.{key} is wandb's and tracker={config.name.value}; leave it out, or take tracker=wandb"
+            )
 
 
 _LOOKED_AT = 64
@@ -312,6 +318,7 @@ _FREE_TO_CHANGE = (
     "name",
     "num_threads",
     "preview.",
+    "rank_timeout_s",
     "resume",
     "run",
     "tracker.",
@@ -359,7 +366,7 @@ def check_same_dataset(run: RunFolder, folder: DatasetFolder) -> None:
     Raises:
         InputError: If the fingerprints differ.
     """
-    if run.manifest_file.is_file() and read_manifest(run)["dataset"]["fingerprint"] != folder.fingerprint:
+    if run.manifest_file.is_file() and run.read_manifest()["dataset"]["fingerprint"] != folder.fingerprint:
         raise InputError(
             f"run={run.path}: was started on another dataset than {folder.path} holds now; give the one it was started on "
             f"with dataset=, or go on from its model in another run folder: model={run.path}"
@@ -378,7 +385,8 @@ def check_same_base(run: RunFolder, manifest: dict[str, Any]) -> None:
     """
     if not run.manifest_file.is_file():
         return
-    known, now = read_manifest(run)["base_model"]["fingerprints"], manifest["base_model"]["fingerprints"]
+    before = run.read_manifest()
+    known, now = before["base_model"]["fingerprints"], manifest["base_model"]["fingerprints"]
     changed = [part for part in known if known[part] != now.get(part)]
     if changed:
         raise InputError(

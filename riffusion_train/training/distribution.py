@@ -1,6 +1,7 @@
 """Training in one process or in several, DDP or FSDP2, behind one object: `Distribution`."""
 
 import contextlib
+import datetime
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from riffusion_train.model.lazy import load_weights
 from riffusion_train.model.safetensors_io import in_memory
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.runtime.progress import ProgressReport
+from riffusion_train.training.rank_watch import RankWatch, watch_ranks
 
 Value = TypeVar("Value")
 
@@ -28,13 +30,15 @@ class Distribution:
 
     Args:
         accelerator: Accelerate's `Accelerator`.
+        watch: Ends this process when another rank is silent; None with one process.
     """
 
-    def __init__(self, accelerator: Any) -> None:
+    def __init__(self, accelerator: Any, watch: RankWatch | None = None) -> None:
         self.accelerator = accelerator
         self.device: torch.device = accelerator.device
         self.world_size: int = accelerator.num_processes
         self._sync = RankSync(accelerator)
+        self._watch = watch
         self._stop_agreed = False
 
     @property
@@ -88,6 +92,8 @@ class Distribution:
         """Close the tracker once all ranks are here."""
         self.wait()
         self.accelerator.end_training()
+        if self._watch is not None:
+            self._watch.stop()
 
     # --- A step of training -------------------------------------------------------------------------------------------
 
@@ -381,24 +387,39 @@ def fsdp_requested() -> bool:
     return os.environ.get(_FSDP, "").lower() == "true"
 
 
-def join_processes() -> tuple[torch.device, int]:
-    """Join the other processes of the launch, where there are any; return this one's device and their number."""
+_COLLECTIVE_S = 1800.0
+"""The longest that ranks wait for each other, gloo's default: longer than a preview, and than what `RankWatch` allows."""
+
+
+def join_processes(rank_timeout_s: float) -> tuple[torch.device, int]:
+    """Join the other processes of the launch, where there are any; return this one's device and their number.
+
+    Args:
+        rank_timeout_s: The longest silence of a rank, which is noticed before a collective gives up.
+    """
     from accelerate import PartialState
     from accelerate.state import AcceleratorState
 
     if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in the same process, a notebook's
     with _without_accelerates_fsdp():
-        processes = PartialState(cpu=_on_cpu())
+        longest = datetime.timedelta(seconds=max(_COLLECTIVE_S, 2 * rank_timeout_s))
+        processes = PartialState(cpu=_on_cpu(), timeout=longest)
     return processes.device, processes.num_processes
 
 
-def make_distribution(**options: Any) -> Distribution:
-    """Make the `Distribution` of processes that have joined; `options` are those of Accelerate's `Accelerator`."""
+def make_distribution(*, rank_timeout_s: float, **options: Any) -> Distribution:
+    """Make the `Distribution` of processes that have joined.
+
+    Args:
+        rank_timeout_s: The longest silence of a rank.
+        options: Those of Accelerate's `Accelerator`.
+    """
     from accelerate import Accelerator
 
     with _without_accelerates_fsdp():
-        return Distribution(Accelerator(cpu=_on_cpu(), **options))
+        accelerator = Accelerator(cpu=_on_cpu(), **options)
+    return Distribution(accelerator, watch_ranks(accelerator.process_index, accelerator.num_processes, rank_timeout_s))
 
 
 def _on_cpu() -> bool:

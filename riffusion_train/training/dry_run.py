@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from riffusion_train.config.train import Resume, TrackerName, TrainConfig
+from riffusion_train.config.train import Resume, TrackerConfig, TrackerName, TrainConfig
 from riffusion_train.runtime.provenance import machine
 from riffusion_train.training.caches import CacheWork, planned_caches
 from riffusion_train.training.checks import check_resumable, check_tracker
@@ -47,7 +47,7 @@ def check_training(config: TrainConfig, arguments: Sequence[str]) -> list[str]:
             resume=Resume.never,
             logging_steps=1,
             preview=dataclasses.replace(config.preview, every_steps=0),
-            tracker=dataclasses.replace(config.tracker, name=TrackerName.files),
+            tracker=TrackerConfig(name=TrackerName.files),
         )
         distribution, trial_run, folder = start_run(trial)
         # A trial does not encode the whole dataset; a few rows of it are timed below.

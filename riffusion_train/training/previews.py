@@ -17,17 +17,35 @@ from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.sampler import Sampler
 from riffusion_train.training.distribution import Distribution
 from riffusion_train.training.tracking import track_clips
+from riffusion_train.training.validation import spread
 
 BASE_DIR = "base"
 _BATCH_SIZE = 4
 """Prompts that are sampled together."""
 
 
-def preview_prompts(config: PreviewConfig, dataset: SpectrogramDataset) -> list[str]:
-    """Return the prompts of the config, or the first captions of the slices."""
+def preview_prompts(
+    config: PreviewConfig, trained: SpectrogramDataset, held_out: SpectrogramDataset | None
+) -> list[str]:
+    """Return the prompts of the config, or distinct captions: half of them held out, then half of them trained.
+
+    A split that has too few leaves its part to the other. All slices of a song often have the same caption, so captions are
+    taken evenly from all of a split.
+
+    Args:
+        config: How many.
+        trained: The slices that are trained on.
+        held_out: Those that are not; None where there are none.
+    """
     if config.prompts:
         return list(config.prompts)
-    return [dataset.captions(index)[0] for index in range(min(config.num_prompts, len(dataset)))]
+    seen = dict.fromkeys(trained.all_captions())
+    new = [] if held_out is None else [caption for caption in held_out.all_captions() if caption not in seen]
+    num_new = min(len(new), max(-(-config.num_prompts // 2), config.num_prompts - len(seen)))
+    num_seen = min(len(seen), config.num_prompts - num_new)
+    return [new[index] for index in spread(len(new), num_new)] + [
+        list(seen)[index] for index in spread(len(seen), num_seen)
+    ]
 
 
 def make_preview(

@@ -104,7 +104,7 @@ def start_run(config: TrainConfig) -> tuple[Distribution, RunFolder, DatasetFold
     folder.require_parquet()
     check_slices(SpectrogramDataset(folder, "train"), captions=make_method(config).trains_on_captions)
     check_launch(config)
-    device, world_size = join_processes()
+    device, world_size = join_processes(config.rank_timeout_s)
     check_precision(config.mixed_precision, device)
     check_optimizer(config, device)
     run = RunFolder(broadcast(new_run_path(config), world_size))
@@ -120,6 +120,7 @@ def _make_distribution(config: TrainConfig, run: RunFolder) -> Distribution:
     from accelerate.utils import ProjectConfiguration
 
     return make_distribution(
+        rank_timeout_s=config.rank_timeout_s,
         mixed_precision=config.mixed_precision.value,
         log_with=None if config.tracker.name is TrackerName.files else config.tracker.name.value,
         project_config=ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run.path)),
@@ -286,6 +287,6 @@ def _make_preview(
     if not config.preview.every_steps:
         return lambda step: None
     folder = dataset.folder
-    held_out = SpectrogramDataset(folder, "validation") if folder.num_slices("validation") else dataset
-    prompts = preview_prompts(config.preview, held_out)
+    held_out = SpectrogramDataset(folder, "validation") if folder.num_slices("validation") else None
+    prompts = preview_prompts(config.preview, dataset, held_out)
     return make_preview(config.preview, components, prompts, run.previews, distribution)

@@ -1,13 +1,18 @@
 """The run folder: what a training run keeps on disk, its checkpoints above all."""
 
+import contextlib
 import dataclasses
+import errno
 import json
+import os
+import re
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -16,7 +21,7 @@ from riffusion_train.config.compose import config_keys, load_saved, write_config
 from riffusion_train.config.spectrogram import SpectrogramConfig, write_spectrogram
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import refuse_url, remove_partials, write_json, written_beside
+from riffusion_train.runtime.files import json_text, refuse_url, remove_partials, write_json, written_beside
 
 RUN_FILE = "config.yaml"
 """A folder with this file is a run."""
@@ -26,6 +31,8 @@ _STATE_FILE = "state.json"
 _TENSOR_FILES = ("trained", "ema", "optimizer")
 _DAMAGED_PREFIX = "damaged-"
 _BEST_FILE = "best.json"
+_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)
+"""What reading a damaged file raises."""
 
 
 class RunFolder:
@@ -63,7 +70,7 @@ class RunFolder:
             write_spectrogram(self.path, spectrogram)
         else:
             manifest = self._moved(manifest)
-        if is_first or manifest != read_manifest(self):
+        if is_first or manifest != self.read_manifest():
             write_json(self.manifest_file, manifest, ascii_only=True)
         config = _with_whole_paths(config)
         if is_first or config != self.read_config():
@@ -77,7 +84,7 @@ class RunFolder:
 
     def _moved(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Return the manifest of the first start, with the places where dataset and base model are now."""
-        first = read_manifest(self)
+        first = self.read_manifest()
         first["dataset"]["path"] = manifest["dataset"]["path"]
         first["base_model"]["source"] = manifest["base_model"]["source"]
         return first
@@ -92,16 +99,43 @@ class RunFolder:
             raise InputError(f"{self.path}: not a run folder (no config.yaml); give the folder that train wrote")
         return load_saved(self.config_file, TrainConfig)
 
+    def read_manifest(self) -> dict[str, Any]:
+        """Return what the run was started from: dataset, base model, versions.
 
-def read_manifest(run: RunFolder) -> dict[str, Any]:
-    """Return the manifest of a run.
+        Raises:
+            InputError: If there is no manifest, or it is damaged.
+        """
+        if not self.manifest_file.exists():
+            raise InputError(f"run={self.path}: has no manifest.json; the run never started")
+        try:
+            manifest: dict[str, Any] = json.loads(self.manifest_file.read_text(encoding="utf-8"))
+            fingerprints = [manifest["dataset"]["fingerprint"], *manifest["base_model"]["fingerprints"].values()]
+            if not all(isinstance(one, str) for one in (*fingerprints, manifest["base_model"]["source"])):
+                raise TypeError("its fingerprints are not texts")
+        except _READ_ERRORS as error:
+            raise InputError(
+                f"{self.manifest_file}: is damaged ({_one_line(error)}); copy it from another run of the same model and "
+                "dataset, or start a new run folder"
+            ) from None
+        return manifest
+
+
+@contextlib.contextmanager
+def reporting(path: Path) -> Iterator[None]:
+    """Report a file of a run that is a folder, or the other way round, in one line; other errors pass.
 
     Raises:
-        InputError: If it has none.
+        InputError: Naming the file.
     """
-    if not run.manifest_file.is_file():
-        raise InputError(f"run={run.path}: has no manifest.json; the run never started")
-    return dict(json.loads(run.manifest_file.read_text(encoding="utf-8")))
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENOENT):
+            raise
+        where = error.filename if isinstance(error.filename, str) else path
+        raise InputError(
+            f"{where}: cannot be used ({os.strerror(error.errno).lower()}); move it away and run the same command again"
+        ) from error
 
 
 def whole_path(source: str) -> str:
@@ -117,9 +151,30 @@ def _with_whole_paths(config: TrainConfig) -> TrainConfig:
 
 
 def append_line(path: Path, values: Mapping[str, Any]) -> None:
-    """Append a JSON object to a file of lines."""
-    with path.open("a", encoding="utf-8") as file:
+    """Append a JSON object to a file of lines.
+
+    Raises:
+        InputError: If there is a folder in its place.
+    """
+    with reporting(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(dict(values)) + "\n")
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the JSON objects of a file of lines, such as `metrics.jsonl`, and how many of its lines cannot be read.
+
+    A last line without an end is one that was being written when the process was killed: it is left out, and not counted.
+    """
+    rows: list[dict[str, Any]] = []
+    with reporting(path):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    for line in whole:
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict):
+                rows.append(row)
+    return rows, len(whole) - len(rows)
 
 
 def new_run_path(config: TrainConfig) -> Path:
@@ -164,7 +219,10 @@ class TrainingState:
 
 
 class Checkpoints:
-    """The `checkpoints/` folder of a run. Only one rank writes; every rank may read."""
+    """The `checkpoints/` folder of a run. Only one rank writes; every rank may read.
+
+    `state.json` holds the XXH3 hash of every file of its checkpoint, its own included; those of version 0.1.0 hold none.
+    """
 
     def __init__(self, folder: Path, total_limit: int) -> None:
         self.folder = folder
@@ -172,33 +230,51 @@ class Checkpoints:
 
     def steps(self) -> list[Path]:
         """Return the folders of whole checkpoints, oldest first."""
-        return sorted(path for path in self.folder.glob("step-*") if path.is_dir())
+        return [path for path in self._entries() if path.is_dir()]
 
     def save(self, state: TrainingState) -> Path:
-        """Write a checkpoint; those beyond the limit are removed only after it is complete."""
+        """Write a checkpoint; those beyond the limit are removed only after it is complete.
+
+        Raises:
+            InputError: If there is a file in the place of the folder.
+        """
         target = self.folder / f"step-{state.step:06d}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._remove_partials()
-        with written_beside(target, sync=True, replace=True) as partial:
-            partial.mkdir()
-            for name in _TENSOR_FILES:
-                save_file(_separate(getattr(state, name)), partial / f"{name}.safetensors")
-            data = {
-                "schema_version": CHECKPOINT_SCHEMA,
-                "step": state.step,
-                "global_batch_size": state.global_batch_size,
-                "scalars": state.scalars,
-            }
-            write_json(partial / _STATE_FILE, data, ascii_only=True)
-        self._rotate()
+        with reporting(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove_partials()
+            with written_beside(target, sync=True, replace=True) as partial:
+                partial.mkdir()
+                for name in _TENSOR_FILES:
+                    save_file(_separate(getattr(state, name)), partial / f"{name}.safetensors")
+                data = {
+                    "schema_version": CHECKPOINT_SCHEMA,
+                    "step": state.step,
+                    "global_batch_size": state.global_batch_size,
+                    "scalars": state.scalars,
+                    "hashes": {
+                        f"{name}.safetensors": _hash_file(partial / f"{name}.safetensors") for name in _TENSOR_FILES
+                    },
+                }
+                write_json(partial / _STATE_FILE, {**data, "hash": _hash_data(data)}, ascii_only=True)
+            self._rotate()
         return target
 
     def best(self) -> Path | None:
-        """Return the checkpoint that `keep_best` chose; None where there is none."""
+        """Return the checkpoint that `keep_best` chose; None where there is none.
+
+        Raises:
+            InputError: If the file that names it is damaged.
+        """
         file = self.folder / _BEST_FILE
-        if not file.is_file():
+        if not file.exists():
             return None
-        folder = self.folder / f"step-{json.loads(file.read_text(encoding='utf-8'))['step']:06d}"
+        try:
+            folder = self.folder / f"step-{json.loads(file.read_text(encoding='utf-8'))['step']:06d}"
+        except _READ_ERRORS as error:
+            raise InputError(
+                f"{file}: is damaged ({_one_line(error)}); delete it, or write into it the step of the best checkpoint as "
+                '{"step": 500}'
+            ) from None
         return folder if folder.is_dir() else None
 
     def keep_best(self, step: int) -> None:
@@ -208,14 +284,18 @@ class Checkpoints:
 
     def set_aside(self, damaged: Iterable[Path]) -> None:
         """Rename damaged checkpoints, so that the steps they were for can be saved again."""
-        for folder in damaged:
-            target = folder.with_name(_DAMAGED_PREFIX + folder.name)
-            if target.exists():
-                shutil.rmtree(target)
-            folder.rename(target)
+        for path in damaged:
+            target = path.with_name(_DAMAGED_PREFIX + path.name)
+            _delete(target)
+            path.rename(target)
 
-    def load_newest(self) -> tuple[TrainingState | None, dict[Path, str]]:
-        """Read the newest checkpoint that can be read.
+    def load_newest(
+        self, use: Callable[[TrainingState], None] = lambda state: None
+    ) -> tuple[TrainingState | None, dict[Path, str]]:
+        """Read the newest checkpoint that proves whole.
+
+        Args:
+            use: Called with its state; where it raises `ValueError`, the state is taken for damaged.
 
         Returns:
             The state, or None where there is no checkpoint; and the damaged checkpoints that were skipped, with what is wrong.
@@ -224,24 +304,30 @@ class Checkpoints:
             InputError: If a checkpoint is of a newer schema, or if there are checkpoints and none can be read.
         """
         damaged: dict[Path, str] = {}
-        for folder in reversed(self.steps()):
+        for path in reversed(self._entries()):
             try:
-                return self._load(folder), damaged
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-                damaged[folder] = f"{type(error).__name__}: {error}"
+                state = self._load(path)
+                use(state)
+                return state, damaged
+            except _READ_ERRORS as error:
+                damaged[path] = _one_line(error)
         if damaged:
+            reason = next(iter(damaged.values()))
             raise InputError(
-                f"{self.folder}: none of its {len(damaged)} checkpoints can be read; start a new run folder"
+                f"{self.folder}: none of its {len(damaged)} checkpoints can be read (the newest: {reason}); start a new run "
+                "folder"
             )
         return None, damaged
 
     def _load(self, folder: Path) -> TrainingState:
-        data = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
-        if data["schema_version"] > CHECKPOINT_SCHEMA:
-            raise InputError(
-                f"{folder}: written by a newer riffusion-train (checkpoint schema {data['schema_version']}, this one knows "
-                f"{CHECKPOINT_SCHEMA}); pip install --upgrade riffusion-train"
-            )
+        if not folder.is_dir():
+            raise ValueError("it is not a folder")
+        data = _verified(folder)
+        for key in ("step", "global_batch_size"):
+            if type(data[key]) is not int:
+                raise ValueError(f"the {key} in {_STATE_FILE} is {data[key]!r}")
+        if data["step"] != int(folder.name.removeprefix("step-")):
+            raise ValueError(f"{_STATE_FILE} is of step {data['step']}")
         tensors = {name: load_file(folder / f"{name}.safetensors") for name in _TENSOR_FILES}
         return TrainingState(
             step=data["step"],
@@ -252,20 +338,86 @@ class Checkpoints:
             global_batch_size=data["global_batch_size"],
         )
 
+    def _entries(self) -> list[Path]:
+        """Return whatever has the name of a checkpoint, oldest first."""
+        found = [path for path in self.folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name)]
+        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
     def _rotate(self) -> None:
         """Remove the checkpoints beyond the limit. Each is renamed first, so that none is ever half removed under its name."""
+        best = self.best()
         for old in self.steps()[: -self.total_limit]:
-            if old != self.best():
-                shutil.rmtree(old.rename(self.folder / f".{old.name}.old.partial"))
+            if old != best:
+                _delete(old.rename(self.folder / f".{old.name}.old.partial"))
 
     def _remove_partials(self) -> None:
         """Remove what killed runs left half written, those of version 0.1.0 too."""
         remove_partials(self.folder)
         for path in self.folder.glob(".partial-*"):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            _delete(path)
+
+
+def require_whole(folder: Path) -> None:
+    """Refuse a checkpoint whose files are not those that were written.
+
+    Raises:
+        InputError: Naming the checkpoint and what is wrong.
+    """
+    try:
+        _verified(folder)
+    except _READ_ERRORS as error:
+        raise InputError(f"{folder}: is damaged ({_one_line(error)}); take another checkpoint=") from None
+
+
+def _verified(folder: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint's `state.json` after comparing every file with its hash.
+
+    Raises:
+        InputError: If the checkpoint is of a newer schema.
+    """
+    data: dict[str, Any] = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+    if data["schema_version"] > CHECKPOINT_SCHEMA:
+        raise InputError(
+            f"{folder}: written by a newer riffusion-train (checkpoint schema {data['schema_version']}, this one knows "
+            f"{CHECKPOINT_SCHEMA}); pip install --upgrade riffusion-train"
+        )
+    if "hashes" not in data and "hash" not in data:  # of version 0.1.0
+        return data
+    if _hash_data({key: value for key, value in data.items() if key != "hash"}) != data["hash"]:
+        raise ValueError(f"{_STATE_FILE} is not what was written")
+    for name, digest in data["hashes"].items():
+        if _hash_file(folder / name) != digest:
+            raise ValueError(f"{name} is not what was written")
+    return data
+
+
+def _hash_file(path: Path) -> str:
+    """Return the XXH3 hash of a file: 128 bits, in hexadecimal."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _hash_data(data: Mapping[str, Any]) -> str:
+    """Return the XXH3 hash of plain data, the same before it is written as JSON and after it is read."""
+    plain = json.loads(json_text(data, indent=None))  # keys are texts from here on, as they are after reading
+    return xxhash.xxh3_128_hexdigest(json_text(plain, indent=None, ascii_only=True, sort_keys=True).encode())
+
+
+def _one_line(error: BaseException) -> str:
+    """Return the type and first line of an error."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def _delete(path: Path) -> None:
+    """Delete a folder, a file or a link, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

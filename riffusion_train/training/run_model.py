@@ -17,7 +17,7 @@ from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora
 from riffusion_train.model.safetensors_io import open_tensors
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.method import make_method
-from riffusion_train.training.run_folder import CHECKPOINT_DIR, RUN_FILE, Checkpoints, RunFolder, read_manifest
+from riffusion_train.training.run_folder import CHECKPOINT_DIR, RUN_FILE, Checkpoints, RunFolder, require_whole
 
 FINAL, NEWEST, BEST = "final", "newest", "best"
 
@@ -121,7 +121,7 @@ def open_run_model(path: Path, checkpoint: str, weights: ExportWeights, base: st
 
 def _open_run(path: Path, base: str | None) -> "_OpenRun":
     run = RunFolder(path)
-    return _OpenRun(run, run.read_config(), read_manifest(run), base)
+    return _OpenRun(run, run.read_config(), run.read_manifest(), base)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +157,7 @@ class _OpenRun:
                 f"run={self.run.path}: a trained VAE encoder's scale is measured at the end; take checkpoint=final "
                 "weights=ema"
             )
+        require_whole(folder)
         base = self.base_model()
         tensors, _ = open_tensors(
             folder / ("trained.safetensors" if weights is ExportWeights.raw else "ema.safetensors")

@@ -1,6 +1,10 @@
 """Metrics of a run: `metrics.jsonl` always, a tracker where one is asked for, and the line on the terminal."""
 
+import enum
 import json
+import os
+import re
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,7 @@ from riffusion_train.config.train import TrackerConfig, TrackerName
 from riffusion_train.runtime.files import write_atomically
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.training.distribution import Distribution
-from riffusion_train.training.run_folder import append_line
+from riffusion_train.training.run_folder import append_line, read_lines, reporting
 from riffusion_train.training.throughput import Speedometer
 
 _FIGURES = {
@@ -47,9 +51,12 @@ class MetricsLog:
         """Drop the lines that a stopped run wrote after its last checkpoint."""
         if not (self.distribution.is_main and self.path.exists()):
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        write_atomically(self.path, "".join(kept))
+        rows, unreadable = read_lines(self.path)
+        numbered = [row for row in rows if isinstance(row.get("step"), int)]
+        unreadable += len(rows) - len(numbered)
+        if unreadable:
+            self.distribution.print(f"warning: {self.path}: {unreadable} of its lines cannot be read and are dropped")
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in numbered if row["step"] <= step))
 
     def add(self, loss: Tensor) -> None:
         """Take the loss of one step, a scalar on any device."""
@@ -73,8 +80,11 @@ class MetricsLog:
         )
 
 
+_WANDB_ID_FILE = "wandb-id.txt"
+
+
 def start_tracker(accelerator: Any, config: TrackerConfig, run: Path, values: Mapping[str, Any]) -> None:
-    """Open the tracker of the config, and give it the run's settings.
+    """Open the tracker of the config, and give it the run's settings. A resumed run continues its wandb run.
 
     Args:
         accelerator: Accelerate's `Accelerator`, made with `log_with`.
@@ -82,16 +92,46 @@ def start_tracker(accelerator: Any, config: TrackerConfig, run: Path, values: Ma
         run: The run folder: its name is the run's there, and wandb's files go into it.
         values: The settings by dotted key.
     """
-    options: dict[str, dict[str, Any]] = {
-        "wandb": {"dir": str(run), "name": run.name},
-        "trackio": {"name": run.name},
-    }
-    plain = {key: value if isinstance(value, int | float | str | bool) else str(value) for key, value in values.items()}
-    accelerator.init_trackers(
-        config.project,
-        config=plain if config.name is not TrackerName.files else None,
-        init_kwargs={name: kinds for name, kinds in options.items() if name == config.name.value},
-    )
+    options: dict[str, Any] = {}
+    settings: dict[str, Any] | None = {key: _plain(value) for key, value in values.items()}
+    if config.name is TrackerName.files:
+        settings = None
+    elif config.name is TrackerName.tensorboard:  # takes no lists, and leaves out what is None
+        settings = {key: str(value) if isinstance(value, list) else value for key, value in (settings or {}).items()}
+    elif config.name is TrackerName.wandb:
+        options = _wandb_options(config, run) if accelerator.is_main_process else {}
+    elif config.name is TrackerName.trackio:
+        options = {"name": run.name}
+    with reporting(run):
+        accelerator.init_trackers(config.project, config=settings, init_kwargs={config.name.value: options})
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as JSON has it: the name of a choice, a number, a text, null, or a list of these."""
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value if value is None or isinstance(value, int | float | str | bool) else str(value)
+
+
+def _wandb_options(config: TrackerConfig, run: Path) -> dict[str, Any]:
+    """Return the arguments of `wandb.init`."""
+    options: dict[str, Any] = {"dir": str(run), "name": run.name, "id": _wandb_id(run), "resume": "allow"}
+    described = {"entity": config.entity, "group": config.group, "tags": config.tags, "notes": config.notes}
+    return options | {key: value for key, value in described.items() if value}
+
+
+def _wandb_id(run: Path) -> str:
+    """Return the id of the run's wandb run, which is kept in its folder; one that wandb's agent has set comes first."""
+    file = run / _WANDB_ID_FILE
+    kept = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+    known = os.environ.get("WANDB_RUN_ID") or (kept if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", kept) else "")
+    if known != kept or not known:
+        known = known or secrets.token_hex(4)
+        with reporting(file):
+            write_atomically(file, known + "\n")
+    return known
 
 
 def track_clips(accelerator: Any, clips: Mapping[str, Clip], step: int) -> None:

@@ -300,18 +300,38 @@ class Trainer:
         """Restore the newest checkpoint that is whole, where there is one.
 
         Raises:
-            InputError: If it is of another run.
+            InputError: If it is of another run, or if `best.json` is damaged.
         """
-        state, damaged = self.checkpoints.load_newest()
+        self.checkpoints.best()
+        state, damaged = self.checkpoints.load_newest(self._take)
         for folder, problem in damaged.items():
             self.distribution.print(f"warning: {folder} is damaged ({problem}); the one before it is used")
         self.distribution.wait()  # all have read before anything is moved
         self.distribution.on_main(lambda: self.checkpoints.set_aside(damaged))
         if state is None:
             return
-        self._require_batch_size(state.global_batch_size)
-        if set(state.trained) != set(self.names):
-            raise InputError(f"{self.checkpoints.folder}: its checkpoints hold other weights than this run trains")
+        self.step = self._saved_step = state.step
+        self.metrics.resume_at(self.step)
+
+    def _take(self, state: TrainingState) -> None:
+        """Continue from a state. What it leaves half done, the state of another checkpoint overwrites.
+
+        Raises:
+            ValueError: If something in it does not fit.
+            InputError: If it is of another run.
+        """
+        try:
+            self._require_batch_size(state.global_batch_size)
+            if set(state.trained) != set(self.names):
+                raise InputError(f"{self.checkpoints.folder}: its checkpoints hold other weights than this run trains")
+            self._take_tensors(state)
+            self._take_scalars(state.scalars)
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise ValueError(f"it does not fit this run: {type(error).__name__}: {error}") from error
+
+    def _take_tensors(self, state: TrainingState) -> None:
         like_weight = self.distribution.like_weight
         with torch.no_grad():
             for name, weight in zip(self.names, self.parameters, strict=True):
@@ -321,25 +341,24 @@ class Trainer:
                 self.distribution.local_like(state.ema[name], weight)
                 for name, weight in zip(self.names, self.parameters, strict=True)
             ]
-            self.ema.optimization_step = state.scalars["ema_step"]
         groups = state.scalars["optimizer_groups"]
         restore_optimizer(self._plain_optimizer, self.names, state.optimizer, groups, like_weight=like_weight)
-        planned, rate = restore_schedule(self.schedule, state.scalars["schedule"])
+
+    def _take_scalars(self, scalars: dict[str, Any]) -> None:
+        if self.ema is not None:
+            self.ema.optimization_step = int(scalars["ema_step"])
+        planned, rate = restore_schedule(self.schedule, scalars["schedule"])
+        if self.distribution.scaler is not None and scalars["scaler"] is not None:
+            self.distribution.scaler.load_state_dict(scalars["scaler"])
+        if self.validation is not None and scalars.get("validation") is not None:
+            self.validation.restore(scalars["validation"])
         if rate != planned:
             self.distribution.print(
-                f"note: the learning rate depends on max_train_steps, which has grown: from step {state.step} on it follows "
-                f"the longer schedule, with {rate:.3g} instead of {planned:.3g}"
+                "note: the learning rate depends on max_train_steps, which has grown: from here on it follows the longer "
+                f"schedule, with {rate:.3g} instead of {planned:.3g}"
             )
-        if self.distribution.scaler is not None and state.scalars["scaler"] is not None:
-            self.distribution.scaler.load_state_dict(state.scalars["scaler"])
-        if self.validation is not None and state.scalars.get("validation") is not None:
-            self.validation.restore(state.scalars["validation"])
-            if self.validation.exhausted:
-                self.distribution.print(
-                    "note: validation.patience is used up; give a larger one, or null, to train longer"
-                )
-        self.step = self._saved_step = state.step
-        self.metrics.resume_at(self.step)
+        if self.validation is not None and self.validation.exhausted:
+            self.distribution.print("note: validation.patience is used up; give a larger one, or null, to train longer")
 
     def _require_batch_size(self, before: int) -> None:
         """Refuse to continue with another number of slices in a step."""

@@ -4,18 +4,24 @@ import json
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from accelerate import Accelerator
 from PIL import Image
 from support.nano import train_config, write_dataset
 
 from riffusion_train.config.compose import compose
-from riffusion_train.config.train import TrackerName, TrainConfig
+from riffusion_train.config.train import PreviewConfig, TrackerConfig, TrackerName, TrainConfig
+from riffusion_train.dataset.layout import open_dataset_folder
+from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.training.previews import preview_prompts
 from riffusion_train.training.run import run_training
+from riffusion_train.training.tracking import start_tracker
 
 PREVIEWED = [
     "max_train_steps=2",
@@ -71,6 +77,9 @@ def test_wandb_offline_holds_scalars_spectrograms_and_audio(
     assert [row["loss"] for row in rows if "loss" in row] == pytest.approx(losses(run))
     assert all({"lr", "grad_norm", "images_per_s", "data_wait_percent"} <= row.keys() for row in rows if "loss" in row)
     assert settings["optimizer.lr"] == 1e-3
+    assert settings["model.name"] == "random"
+    assert settings["spectrogram_preset"] is None
+    assert settings["preview.prompts"] == ["a low band", "a high band"]
     media = {key for row in rows for key in row}
     assert {f"{kind}/{name}" for kind in ("audio", "spectrogram") for name in NAMES} <= media
     last = next(row for row in reversed(rows) if "audio/00-guidance-5" in row)
@@ -80,6 +89,53 @@ def test_wandb_offline_holds_scalars_spectrograms_and_audio(
     np.testing.assert_allclose(heard.squeeze(), kept.squeeze(), atol=2e-3)
     seen = np.asarray(Image.open(files / last["spectrogram/00-guidance-5"]["path"]).convert("L"))
     np.testing.assert_array_equal(seen, np.asarray(Image.open(run / "previews/step-000002/00-guidance-5.png")))
+
+
+def test_a_resumed_run_continues_its_wandb_run(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+    (tmp_path / "run").mkdir()
+    arguments: list[dict[str, Any]] = []
+    monkeypatch.setattr("wandb.init", lambda **given: arguments.append(given))
+    monkeypatch.setattr("wandb.config", SimpleNamespace(update=lambda *given, **options: None))
+    config = TrackerConfig(TrackerName.wandb, entity="us", group="drums", tags=["a", "b"], notes="a test")
+    for _ in range(2):
+        start_tracker(Accelerator(cpu=True, log_with="wandb"), config, tmp_path / "run", {})
+    first, second = arguments
+    assert first == second
+    assert (first["id"], first["resume"]) == ((tmp_path / "run" / "wandb-id.txt").read_text().strip(), "allow")
+    assert [first[key] for key in ("project", "entity", "group", "tags", "notes")] == [
+        "riffusion-train",
+        "us",
+        "drums",
+        ["a", "b"],
+        "a test",
+    ]
+    monkeypatch.setenv("WANDB_RUN_ID", "of-a-sweep")
+    start_tracker(Accelerator(cpu=True, log_with="wandb"), config, tmp_path / "run", {})
+    assert arguments[2]["id"] == "of-a-sweep"
+    assert (tmp_path / "run" / "wandb-id.txt").read_text() == "of-a-sweep\n"
+
+
+def test_keys_of_wandb_are_refused_with_another_tracker(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"tracker\.tags is wandb's and tracker=files; leave it out"):
+        run_training(train_config(dataset, tmp_path / "run", "tracker.tags=[a]"), [])
+
+
+def test_previews_are_of_distinct_captions_held_out_and_trained(tmp_path: Path) -> None:
+    """All slices of a song have the same caption."""
+    captions = [f"song {index // 3}" for index in range(12)]
+    folder = open_dataset_folder(write_dataset(tmp_path / "dataset", 12, 12, captions=captions))
+    trained = SpectrogramDataset(folder, "train")
+    held_out = SimpleNamespace(all_captions=lambda: ["new 0", "song 1", "new 1", "new 2"])
+    assert preview_prompts(PreviewConfig(), trained, held_out) == ["new 0", "new 1", "song 0", "song 2"]  # type: ignore[arg-type]
+    assert preview_prompts(PreviewConfig(num_prompts=6), trained, held_out) == [  # type: ignore[arg-type]
+        *("new 0", "new 1", "new 2", "song 0", "song 1", "song 2"),
+    ]
+    assert preview_prompts(PreviewConfig(), trained, None) == [f"song {index}" for index in range(4)]
+    assert preview_prompts(PreviewConfig(num_prompts=9), trained, None) == [f"song {index}" for index in range(4)]
+    assert preview_prompts(PreviewConfig(prompts=["mine"]), trained, None) == ["mine"]
 
 
 def _read_wandb(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -1,14 +1,22 @@
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from support.nano import train_arguments, train_config, write_dataset
+from support.processes import free_port, rank_environment, start_process
 
+from riffusion_train.cli.main import main
+from riffusion_train.runtime.errors import EXIT_FAULT
 from riffusion_train.training.run import run_training
+from riffusion_train.training.run_folder import Checkpoints
 
 WORDS = ["max_train_steps=10", "method.train_text_encoder=true", "validation.every_steps=5"]
 LAUNCHERS = {
@@ -57,3 +65,72 @@ def test_two_processes_train_the_run_of_one(dataset: Path, alone: Path, tmp_path
     theirs = load_file(alone / "final" / "unet" / "diffusion_pytorch_model.safetensors")
     for name, tensor in theirs.items():
         assert torch.allclose(ours[name], tensor, atol=2e-3), name
+
+
+def start_ranks(arguments: list[str], log: Path, **environment: str) -> list[Any]:
+    """Start two ranks that train without a launcher's watch over them; their output goes to `log-0` and `log-1`."""
+    return [
+        start_process(
+            lambda: main(["train", *arguments]),
+            log.with_name(f"{log.name}-{rank}"),
+            rank_environment(rank, 2, port) | environment,
+        )
+        for port in [free_port()]
+        for rank in range(2)
+    ]
+
+
+def wait_for_steps(run: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not ((run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_text()):
+        assert time.monotonic() < deadline, "no step in two minutes"
+        time.sleep(0.05)
+
+
+@pytest.mark.two_ranks
+def test_a_rank_that_stops_answering_ends_the_run_with_a_line_that_names_it(dataset: Path, tmp_path: Path) -> None:
+    """It is the first, which also hosts the store that the signs of life go through."""
+    run = tmp_path / "run"
+    words = ["max_train_steps=100000", "rank_timeout_s=1.5", "checkpointing_steps=5"]
+    ranks = start_ranks(train_arguments(dataset, run, *words), tmp_path / "log")
+    try:
+        wait_for_steps(run)
+        os.kill(ranks[0].pid, signal.SIGSTOP)
+        ranks[1].join(60)
+        assert ranks[1].exitcode == EXIT_FAULT
+        assert ranks[0].is_alive()
+    finally:
+        for rank in ranks:
+            rank.kill()
+    last = (tmp_path / "log-1").read_text().strip().splitlines()[-1]
+    assert last.startswith(f"riffusion train: rank 0 (process {ranks[0].pid} on ")
+    assert "has not answered for 1.5 s" in last
+    Checkpoints(run / "checkpoints", total_limit=2).load_newest()
+
+
+@pytest.mark.two_ranks
+def test_ranks_whose_launcher_is_killed_save_and_stop(dataset: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = train_arguments(dataset, run, "max_train_steps=100000", "rank_timeout_s=20")
+
+    def launch() -> None:
+        ranks = start_ranks(arguments, tmp_path / "log", TORCHELASTIC_RUN_ID="test")
+        (tmp_path / "pids").write_text(" ".join(str(rank.pid) for rank in ranks))
+        time.sleep(300)
+
+    launcher = start_process(launch, tmp_path / "launcher", {})
+    wait_for_steps(run)
+    launcher.kill()
+    launcher.join()
+    deadline = time.monotonic() + 60
+    for pid in (tmp_path / "pids").read_text().split():
+        while Path(f"/proc/{pid}").exists():
+            assert time.monotonic() < deadline, "a rank outlived its launcher"
+            time.sleep(0.05)
+    for rank in range(2):
+        log = (tmp_path / f"log-{rank}").read_text()
+        assert "the launcher is gone; stopping" in log
+        assert "the same command with resume=auto continues" in log
+    state, damaged = Checkpoints(run / "checkpoints", total_limit=2).load_newest()
+    assert state is not None
+    assert not damaged

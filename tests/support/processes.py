@@ -24,19 +24,17 @@ def in_child(work: Callable[[], Any]) -> int:
 
 def start_command(arguments: Sequence[str], log: Path) -> Any:
     """Start `riffusion` in a forked process that prints to the file `log`; return the process."""
-    return _start(lambda: main(arguments), log, {})
+    return start_process(lambda: main(arguments), log, {})
 
 
 def run_ranks(work: Callable[[], Any], log: Path, *, world_size: int = 2, **environment: str) -> list[str]:
     """Call a function in each rank, with the environment of a launcher; return what each printed. All must succeed."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     ranks = []
     for rank in range(world_size):
-        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
-        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **environment}
+        variables = rank_environment(rank, world_size, port) | environment
         rank_log = log.with_name(f"{log.name}-{rank}")
-        ranks.append((_start(work, rank_log, {key: str(value) for key, value in variables.items()}), rank_log))
+        ranks.append((start_process(work, rank_log, variables), rank_log))
     for process, _ in ranks:
         process.join(300)
         if process.exitcode != 0:
@@ -46,7 +44,21 @@ def run_ranks(work: Callable[[], Any], log: Path, *, world_size: int = 2, **envi
     return [rank_log.read_text() for _, rank_log in ranks]
 
 
-def _start(work: Callable[[], Any], log: Path, environment: Mapping[str, str]) -> Any:
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """Return what a launcher sets for a rank."""
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    return {key: str(value) for key, value in (variables | {"MASTER_PORT": port}).items()} | {
+        "MASTER_ADDR": "127.0.0.1"
+    }
+
+
+def start_process(work: Callable[[], Any], log: Path, environment: Mapping[str, str]) -> Any:
+    """Call a function in a forked process that prints to the file `log`; return the process."""
     process = FORK.Process(target=_redirected, args=(work, log, environment))
     process.start()
     return process

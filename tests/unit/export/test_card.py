@@ -126,7 +126,9 @@ def test_the_licence_of_the_base_carries_over(tmp_path: Path) -> None:
     (tmp_path / "base" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     assert licence_of(str(tmp_path / "base"), sd15=True) == "apache-2.0"
     (tmp_path / "run" / "final").mkdir(parents=True)
-    (tmp_path / "run" / "manifest.json").write_text(json.dumps({"base_model": {"source": "random weights, seed 4"}}))
+    base = {"source": "random weights, seed 4", "fingerprints": {}}
+    manifest = {"base_model": base, "dataset": {"fingerprint": ""}}
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
     assert licence_of(str(tmp_path / "run" / "final"), sd15=True) == "other"
 
 

@@ -1,5 +1,6 @@
 """Checkpoints under a full disk and a kill, at any byte: a child process writes, and the parent reads what is left."""
 
+import json
 import os
 import resource
 import signal
@@ -93,6 +94,72 @@ def test_a_damaged_checkpoint_is_set_aside_so_that_its_step_can_be_saved_again(t
     assert [path.name for path in checkpoints.steps()] == ["step-000005"]
     checkpoints.save(state_at(10))
     assert newest_step(tmp_path) == 10
+
+
+def flip_a_byte(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["trained", "ema", "optimizer"])
+def test_a_changed_number_is_noticed(tmp_path: Path, name: str) -> None:
+    checkpoints = Checkpoints(tmp_path, total_limit=2)
+    checkpoints.save(state_at(5))
+    flip_a_byte(checkpoints.save(state_at(10)) / f"{name}.safetensors")
+    loaded, damaged = checkpoints.load_newest()
+    assert loaded is not None
+    assert loaded.step == 5
+    assert list(damaged.values()) == [f"ValueError: {name}.safetensors is not what was written"]
+
+
+def test_a_changed_number_in_the_state_is_noticed(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, total_limit=2)
+    checkpoints.save(state_at(5))
+    file = checkpoints.save(state_at(10)) / "state.json"
+    file.write_text(file.read_text().replace('"global_batch_size": 8', '"global_batch_size": 9'))
+    _, damaged = checkpoints.load_newest()
+    assert list(damaged.values()) == ["ValueError: state.json is not what was written"]
+
+
+def test_a_checkpoint_of_0_1_0_has_no_hashes_and_is_read(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, total_limit=2)
+    file = checkpoints.save(state_at(5)) / "state.json"
+    state = json.loads(file.read_text())
+    assert set(state.pop("hashes")) == {"trained.safetensors", "ema.safetensors", "optimizer.safetensors"}
+    del state["hash"]
+    file.write_text(json.dumps(state))
+    assert newest_step(tmp_path) == 5
+
+
+def test_what_is_no_folder_is_set_aside_and_links_are_never_followed_to_be_removed(tmp_path: Path) -> None:
+    elsewhere = Checkpoints(tmp_path / "elsewhere", total_limit=1).save(state_at(5))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "step-000005").symlink_to(elsewhere)
+    (folder / "step-000010").write_text("a file")
+    (folder / "step-000015").symlink_to(tmp_path / "nowhere")
+    (folder / "step-notes").mkdir()
+    checkpoints = Checkpoints(folder, total_limit=1)
+    loaded, damaged = checkpoints.load_newest()
+    assert loaded is not None
+    assert loaded.step == 5
+    assert set(damaged.values()) == {"ValueError: it is not a folder"}
+    checkpoints.set_aside(damaged)
+    checkpoints.save(state_at(10))
+    assert newest_step(folder) == 10
+    assert elsewhere.is_dir()
+    assert [path.name for path in checkpoints.steps()] == ["step-000010"]
+
+
+def test_a_checkpoint_under_the_name_of_another_is_not_taken(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, total_limit=2)
+    checkpoints.save(state_at(5)).rename(tmp_path / "step-000020")
+    checkpoints.save(state_at(10))
+    loaded, damaged = checkpoints.load_newest()
+    assert loaded is not None
+    assert loaded.step == 10
+    assert list(damaged.values()) == ["ValueError: state.json is of step 5"]
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_again(tmp_path: Path) -> None:
