@@ -26,7 +26,7 @@ tags: [music, spectrogram, riffusion, stable-diffusion{lora_tag}]{base_line}
 # {name}
 
 {what}. It turns a prompt into a mel-spectrogram, which is inverted to sound.
-Made with [riffusion-train](https://pypi.org/project/riffusion-train/) {version}.
+Made with riffusion-train {version}.
 
 | | |
 |---|---|
@@ -40,10 +40,9 @@ Made with [riffusion-train](https://pypi.org/project/riffusion-train/) {version}
 {sound}
 ## Use
 
-With riffusion-train, which gives sound:
+With riffusion-train, which gives sound; install it by `pip install .` in a checkout of its source code:
 
 ```
-pip install riffusion-train
 {sampler}
 ```
 

@@ -45,6 +45,8 @@ def test_every_reader_is_shown_how_to_use_it(exported: Path, lora_run: Path, tmp
     assert 'StableDiffusionPipeline.from_pretrained("mine")' in card
     assert "models/Stable-diffusion" in card
     assert "choose v-prediction" in card
+    # The package is not on PyPI: neither a link nor an install line may lead there.
+    assert "pypi.org" not in card and "pip install riffusion-train" not in card
     export_run(lora_run, tmp_path / "adapters", kind=ExportFormat.lora)
     card = (tmp_path / "adapters" / "README.md").read_text()
     assert 'pipe.load_lora_weights("adapters")' in card
