@@ -38,7 +38,7 @@ _CARD = """---
 # {name}
 
 {what}. It turns a prompt into a mel-spectrogram, which is inverted to sound.
-Made with [riffusion-train](https://pypi.org/project/riffusion-train/) {version}.
+Made with riffusion-train {version}.
 
 | | |
 |---|---|
@@ -46,10 +46,9 @@ Made with [riffusion-train](https://pypi.org/project/riffusion-train/) {version}
 {sound}
 ## Use
 
-With riffusion-train, which gives sound:
+With riffusion-train, which gives sound; install it by `pip install .` in a checkout of its source code:
 
 ```
-pip install riffusion-train
 {sampler}
 ```
 

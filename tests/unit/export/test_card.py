@@ -52,6 +52,8 @@ def test_every_reader_is_shown_how_to_use_it(exported: Path, lora_run: Path, tmp
     assert 'StableDiffusionPipeline.from_pretrained("mine")' in card
     assert "A1111, Forge and ComfyUI load models of Stable Diffusion 1.5's size only" in card
     assert "models/Stable-diffusion" not in card
+    # The package is not on PyPI: neither a link nor an install line may lead there.
+    assert "pypi.org" not in card and "pip install riffusion-train" not in card
     export_run(lora_run, tmp_path / "adapters", kind=ExportFormat.lora)
     card = (tmp_path / "adapters" / "README.md").read_text()
     assert "from diffusers import StableDiffusionPipeline" in card
