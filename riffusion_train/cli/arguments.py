@@ -1,4 +1,4 @@
-"""The one command-line parser: positionals, texts and files behind flags, `key=value`, `--help` and `--show`.
+"""The one command-line parser: positionals, texts and files behind flags, `key=value`, `--help`, `--show`, `--config-dir`.
 
 Texts never travel as `key=value`, whose commas, quotes and parentheses mean something to Hydra: `--prompt TEXT` is taken as it
 is. Nothing here imports torch, so that help and wrong input answer at once.
@@ -15,7 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
-from riffusion_train.config.compose import compose, conf_dir, config_keys, current_key, group_options
+from riffusion_train.config.compose import (
+    compose,
+    composed_text,
+    config_keys,
+    current_key,
+    group_options,
+    preset_groups,
+    search_path,
+)
 from riffusion_train.runtime.errors import InputError, choice, member
 
 Root = TypeVar("Root")
@@ -73,7 +81,7 @@ class Command(Generic[Root]):
     """Text at the end of the help."""
 
     def parse(self, arguments: Sequence[str]) -> Arguments[Root] | None:
-        """Parse a command line; return None where `--help` or `--show` asked to print something instead.
+        """Parse a command line; return None where `--help`, `--show` or `--cfg job` asked to print something instead.
 
         An argument that starts with `key=` of a known key is an option. Of the others, those without `=` and those that
         name an existing file are positionals, so that a path may hold `=`.
@@ -84,26 +92,39 @@ class Command(Generic[Root]):
         if any(argument in HELP_FLAGS for argument in arguments):
             print(self.help())
             return None
-        flags, rest = self._parse_flags([argument for argument in arguments if argument != "--show"])
+        general, rest = parse_general_flags(arguments)
+        flags, rest = self._parse_flags(rest)
         keys = tuple(f"{key}=" for key in config_keys(self.root))
         positionals = [argument for argument in rest if self._is_positional(argument, keys)]
         options = [argument for argument in rest if argument not in positionals]
-        config = compose(self._config_name, self.root, options) if self.has_presets else fill(self.root, options)
-        if "--show" in arguments:
-            from omegaconf import OmegaConf
-
-            print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
+        if self.has_presets:
+            options = [*search_path(general.config_dir), *options]
+        elif general.config_dir:
+            raise InputError(f"--config-dir: riffusion {self.name} takes no presets of a config")
+        if general.show:
+            print(self._shown(options), end="")
             return None
-        names = {current_key(option.partition("=")[0], self.root) for option in options}
+        if self.has_presets:
+            config = compose(self.config_name, self.root, options, command=self.name)
+        else:
+            config = fill(self.root, options)
+        names = {current_key(option.partition("=")[0].lstrip("+"), self.root) for option in options}
         given = {name: getattr(config, name) for name in names if hasattr(config, name)}
         return Arguments(positionals, flags, config, given)
+
+    def _shown(self, options: Sequence[str]) -> str:
+        if self.has_presets:
+            return composed_text(self.config_name, self.root, options)
+        from omegaconf import OmegaConf
+
+        return OmegaConf.to_yaml(OmegaConf.structured(fill(self.root, options)))
 
     def help(self) -> str:
         """Return the help: usage, flags, presets, and every key with its default and meaning."""
         from riffusion_train.config.reference import key_rows
 
         lines = [f"usage: riffusion {' '.join(filter(None, [self.name, self.usage]))} [key=value …]", ""]
-        groups = _preset_groups(self.root) if self.has_presets else []
+        groups = preset_groups(self.config_name) if self.has_presets else []
         if groups:
             lines += ["presets:", *(f"  {name}={'|'.join(group_options(name))}" for name in groups), ""]
         lines.append("keys:")
@@ -114,11 +135,14 @@ class Command(Generic[Root]):
             ]
         if self.flags:
             lines += ["", "flags:", *(_flag_row(flag) for flag in self.flags)]
-        lines += ["", "--show prints the config that the other arguments make."]
+        lines += ["", "--show, or --cfg job, prints the config that the other arguments make."]
+        if groups:
+            lines.append("--config-dir DIR adds your own presets, DIR/GROUP/NAME.yaml; repeat it for several folders.")
         return "\n".join([*lines, *filter(None, [self.notes])])
 
     @property
-    def _config_name(self) -> str:
+    def config_name(self) -> str:
+        """The name of the config in `conf/`: the last word of the command."""
         return self.name.split()[-1]
 
     def _parse_flags(self, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -149,6 +173,24 @@ class FlagParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise the message."""
         raise InputError(message)
+
+
+def parse_general_flags(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the flags that every command takes, `show` and `config_dir`, and the other arguments.
+
+    Raises:
+        InputError: If a flag has no value, or `--cfg` another than `job`.
+    """
+    parser = FlagParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--show", action="store_true")
+    parser.add_argument("--cfg", "-c")
+    parser.add_argument("--resolve", action="store_true")  # references are always resolved
+    parser.add_argument("--config-dir", "-cd", action="append", default=[])
+    flags, rest = parser.parse_known_args(list(arguments))
+    if flags.cfg is not None:
+        choice("--cfg", flags.cfg, ("job",))
+        flags.show = True
+    return flags, rest
 
 
 def fill(root: type[Root], options: Sequence[str]) -> Root:
@@ -209,10 +251,6 @@ def _convert(key: str, value: str, kind: type) -> Any:
             raise InputError(f"{key}={value}: not a whole number")
         return int(value)
     return value
-
-
-def _preset_groups(root: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(root) if (conf_dir() / field.name).is_dir()]
 
 
 def _flag_row(flag: Flag) -> str:
