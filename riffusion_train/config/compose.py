@@ -54,10 +54,10 @@ def preset_groups(verb: str) -> list[str]:
     file = conf_dir() / f"{verb}.yaml"
     if not file.is_file():
         return []
-    import yaml
+    from omegaconf import OmegaConf
 
-    defaults = yaml.safe_load(file.read_text(encoding="utf-8"))["defaults"]
-    return [group for entry in defaults if isinstance(entry, dict) for group in entry]
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(file))
+    return [group for entry in defaults["defaults"] if isinstance(entry, dict) for group in entry]
 
 
 def search_path(folders: Sequence[str]) -> list[str]:
@@ -261,12 +261,17 @@ def _unknown_key(name: str, known: Sequence[str]) -> str:
 
 def is_text(root: type, key: str) -> bool:
     """Whether a dotted key of a config dataclass holds free text, in which commas and brackets are ordinary characters."""
+    return key_type(root, key) in (str, str | None)
+
+
+def key_type(root: type, key: str) -> Any:
+    """Return the type of a dotted key of a config dataclass; None where there is no such key."""
     kind: Any = root
     for part in key.split("."):
         if not dataclasses.is_dataclass(kind):
-            return False
+            return None
         kind = typing.get_type_hints(kind).get(part)
-    return kind in (str, str | None)
+    return kind
 
 
 def _quoted(value: str) -> str:
