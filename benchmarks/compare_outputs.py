@@ -36,6 +36,8 @@ VERSION = "<version>"
 """Stands for the package's own version, as `--version` prints it."""
 
 _SKIPPED = {"index.html"}  # the page's code; what it shows is in site.json
+_CLIP_MODE = re.compile(r"(?<=/)(\d{4,}-)(?:text|audio|inpaint|extend|long|loop|walk|morph)-")
+"""The mode in the name of a clip, which 0.1.0 left out."""
 _SOUNDS = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 _TEXTS = {".md", ".txt", ".csv"}
 
@@ -55,7 +57,7 @@ def facts_of(folder: Path, outputs: tuple[str, ...], *, version: str, strict: bo
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         for file in files:
             if file.is_file() and file.name not in _SKIPPED:
-                name = file.relative_to(folder).as_posix()
+                name = _CLIP_MODE.sub(r"\1", file.relative_to(folder).as_posix())
                 found[name] = _sha256(file.read_bytes()) if strict else _meaning(file, version)
     return found
 
