@@ -7,6 +7,7 @@ is. Nothing here imports torch, so that help and wrong input answer at once.
 import argparse
 import dataclasses
 import enum
+import re
 import sys
 import textwrap
 import types
@@ -77,6 +78,8 @@ class Command(Generic[Root]):
     takes_positionals: bool = False
     has_presets: bool = True
     """Whether Hydra composes the config, with presets and dotted keys; otherwise a flat dataclass is filled in."""
+    local_keys: tuple[str, ...] = ()
+    """The keys that name a file or folder on this machine; a URL is refused there and as a positional."""
     notes: str = ""
     """Text at the end of the help."""
 
@@ -108,6 +111,10 @@ class Command(Generic[Root]):
             config = compose(self.config_name, self.root, options, command=self.name)
         else:
             config = fill(self.root, options)
+        for key in self.local_keys:
+            refuse_url(f"{key}=", getattr(config, key))
+        for positional in positionals:
+            refuse_url("", positional)
         names = {current_key(option.partition("=")[0].lstrip("+"), self.root) for option in options}
         given = {name: getattr(config, name) for name in names if hasattr(config, name)}
         return Arguments(positionals, flags, config, given)
@@ -191,6 +198,22 @@ def parse_general_flags(arguments: Sequence[str]) -> tuple[argparse.Namespace, l
         choice("--cfg", flags.cfg, ("job",))
         flags.show = True
     return flags, rest
+
+
+def refuse_url(key: str, value: str | None) -> None:
+    """Refuse a URL where only files and folders of this machine work.
+
+    Args:
+        key: What stands before the value on the command line, `out=`; empty for a positional.
+        value: The value.
+
+    Raises:
+        InputError: If it is a URL.
+    """
+    if value is not None and re.match(r"[A-Za-z][\w+.-]*://", value):
+        raise InputError(
+            f"{key}{value}: a URL, and only a file or folder of this machine works here; copy it to or from there"
+        )
 
 
 def fill(root: type[Root], options: Sequence[str]) -> Root:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from riffusion_train.cli.arguments import HELP_FLAGS
+from riffusion_train.cli.arguments import HELP_FLAGS, refuse_url
 from riffusion_train.runtime.errors import InputError
 
 _USAGE = """usage: riffusion doctor [MODEL]
@@ -20,6 +20,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     if len(arguments) > 1:
         raise InputError(f"one model at a time, not {len(arguments)}: riffusion doctor MODEL")
+    if arguments:
+        refuse_url("", arguments[0])
     from riffusion_train.cli.model import quieten_libraries
 
     quieten_libraries()

@@ -16,6 +16,7 @@ _GRID = Command(
     root=GridConfig,
     usage="MODEL|RUN … --prompt TEXT … | --prompts FILE [--negative TEXT]",
     takes_positionals=True,
+    local_keys=("out",),
     flags=(
         Flag("--prompt", meaning="what to make; repeat it for several prompts", repeats=True),
         Flag("--prompts", "FILE", "one prompt a line, UTF-8"),

@@ -7,8 +7,10 @@ from riffusion_train.cli.arguments import Command
 from riffusion_train.config.export import ExportConfig, ImportConfig
 from riffusion_train.runtime.errors import InputError
 
-_EXPORT = Command(name="export", root=ExportConfig)
-_IMPORT = Command(name="import", root=ImportConfig, usage="MODEL|LORA", takes_positionals=True)
+_EXPORT = Command(name="export", root=ExportConfig, local_keys=("out", "run"))
+_IMPORT = Command(
+    name="import", root=ImportConfig, usage="MODEL|LORA", takes_positionals=True, local_keys=("out", "base", "codec")
+)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from riffusion_train.config.prepare import MergeConfig, PrepareConfig
 from riffusion_train.runtime.errors import InputError
 
 _PREPARE = Command(name="prepare", root=PrepareConfig)
-_MERGE = Command(name="prepare merge", root=MergeConfig, usage="[PART …]", takes_positionals=True)
+_MERGE = Command(name="prepare merge", root=MergeConfig, usage="[PART …]", takes_positionals=True, local_keys=("out",))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from riffusion_train.cli.arguments import Arguments, Command, Flag
+from riffusion_train.cli.arguments import Arguments, Command, Flag, refuse_url
 from riffusion_train.config.convert import SeedImagesConfig
 from riffusion_train.config.sample import AudioFormat, ModeName, SampleConfig, sampler_options
 from riffusion_train.config.spectrogram import find_preset
@@ -34,6 +34,7 @@ _COMMAND = Command(
     root=SampleConfig,
     usage="MODEL --prompt TEXT … | --prompts FILE | --again FILE [--negative TEXT] [--audio FILE …]",
     takes_positionals=True,
+    local_keys=("out",),
     notes="\nriffusion sample seeds FOLDER [AUDIO …] [preset=NAME|PATH] writes seed images to walk from.",
     flags=(
         Flag(
@@ -96,6 +97,10 @@ def main(arguments: Sequence[str]) -> None:
     models = parsed.positionals
     if len(models) > 1:
         raise InputError(f"more than one model: {', '.join(models)}; texts go in --prompt TEXT, sounds in --audio FILE")
+    for flag in ("audio", "again", "mask", "prompts", "lora"):
+        values = getattr(parsed.flags, flag)
+        for value in values if isinstance(values, list) else [values]:
+            refuse_url(f"--{flag} ", value)
     _check_flags(parsed.flags, parsed.config.mode)
     if not parsed.flags.again:
         _check_keys(parsed.given, parsed.config)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from riffusion_train.cli.arguments import FlagParser, parse_general_flags
+from riffusion_train.cli.arguments import FlagParser, parse_general_flags, refuse_url
 from riffusion_train.config.compose import (
     compose,
     composed_text,
@@ -140,6 +140,7 @@ def _split_folder(arguments: Sequence[str]) -> tuple[Path, list[str]]:
     """Return the folder of a sweep, `run=` or a new name from the date, and the other arguments."""
     stamp = f"runs/{time.strftime('%Y%m%d-%H%M%S')}-sweep"
     folder = next((one.removeprefix("run=") for one in arguments if one.startswith("run=")), stamp)
+    refuse_url("run=", folder)
     return Path(folder).expanduser(), [argument for argument in arguments if not argument.startswith("run=")]
 
 

@@ -65,6 +65,41 @@ def test_wrong_arguments_are_one_line_and_exit_code_two(
     assert message.count("\n") <= 1
 
 
+URL = "s3://bucket/x"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", "m", "--prompt", "a", f"out={URL}"],
+        ["sample", "m", "--prompt", "a", "out=o", "mode=audio", "--audio", URL],
+        ["sample", URL, "--prompt", "a", "out=o"],
+        ["sample", "seeds", URL],
+        ["evaluate", "grid", "m", "--prompt", "a", f"out={URL}"],
+        ["export", "run=r", f"out={URL}"],
+        ["export", f"run={URL}", "out=o"],
+        ["import", "m", f"out={URL}"],
+        ["import", URL, "out=o"],
+        ["demo", f"out={URL}"],
+        ["play", URL],
+        ["doctor", URL],
+        ["prepare", "merge", "part", f"out={URL}"],
+        ["spectrogram", "encode", "a.wav", URL],
+        ["train", "-m", "dataset=d", "seed=0,1", f"run={URL}"],
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_a_url_where_only_folders_work_is_refused_at_once(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for module in ("riffusion_train.cli.model", "riffusion_train.cli.requests"):  # they import torch
+        monkeypatch.setitem(sys.modules, module, None)
+    assert main(words) == EXIT_INPUT
+    assert f"{URL}: a URL, and only a file or folder of this machine works here" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_reader_that_leaves_early_is_no_fault() -> None:
     command = f"{sys.executable} -m riffusion_train train --help | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
