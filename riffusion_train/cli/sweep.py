@@ -38,6 +38,7 @@ range(0,5) and glob(sd15*) stand for values too. The run with the lowest validat
 --launcher submitit sends the runs to a queue; --submitit KEY=VALUE sets one of its parameters, repeat it."""
 
 MULTIRUN_FLAGS = ("-m", "--multirun")
+SWEEP_FLAGS = ("--multirun", "--launcher", "--submitit", "--sweeper", "--trials", "--metric", "--maximize")
 SWEEP_FILE = "sweep.json"
 RESULTS_FILE = "results.json"
 STUDY_FILE = "optuna.jsonl"
