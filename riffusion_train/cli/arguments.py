@@ -25,12 +25,14 @@ from riffusion_train.config.compose import (
     preset_groups,
     search_path,
 )
+from riffusion_train.config.sample import ModeName, SampleConfig
 from riffusion_train.runtime.errors import InputError, choice, member
 
 Root = TypeVar("Root")
 
 _INDENT = " " * 6
 HELP_FLAGS = ("-h", "--help")
+_UNITS_S = {"": 1.0, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 NO_PROMPT = "no prompt: give --prompt TEXT, or --prompts FILE with one prompt a line"
 
 
@@ -262,6 +264,56 @@ def read_prompts(texts: Sequence[str], file: str | None) -> list[str]:
     if not prompts:
         raise InputError(f"--prompts {path}: holds no prompt; write one a line")
     return [*texts, *prompts]
+
+
+def read_all_prompts(flags: argparse.Namespace, config: SampleConfig) -> list[str]:
+    """Return the prompts of `riffusion sample`, each of which makes clips of its own.
+
+    Raises:
+        InputError: If there is none, or one where there may be none.
+    """
+    prompts = read_prompts(flags.prompt, flags.prompts)
+    if config.mode is ModeName.walk and prompts:
+        return [" → ".join(prompts)]
+    if prompts and config.unconditional:
+        raise InputError("unconditional=true makes clips without a prompt; leave out --prompt or the key")
+    if not prompts and (config.unconditional or config.mode is ModeName.morph):
+        return [""]
+    if not prompts and config.mode is ModeName.long and flags.schedule:
+        return [parse_schedule(flags.schedule, "--schedule")[0][1]]
+    if not prompts:
+        raise InputError(NO_PROMPT)
+    return prompts
+
+
+def parse_seconds(text: str, where: str) -> float:
+    """Return a duration or a time in seconds: `90`, `90s`, `1:30`, `3min`, `1h`."""
+    if match := re.fullmatch(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)", text.strip()):
+        return 3600.0 * int(match[1] or 0) + 60.0 * int(match[2]) + float(match[3])
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|sec|min|m|h|)", text.strip())
+    if not match:
+        raise InputError(f"{where}: '{text.strip()}' is no time; write 90, 90s, 1:30 or 3min")
+    return float(match[1]) * _UNITS_S[match[2]]
+
+
+def parse_range(text: str, where: str) -> tuple[float, float]:
+    """Return a range of seconds or Hertz, `0-2.5`."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*[-–]\s*(\d+(?:\.\d*)?|\.\d+)\s*", text)
+    if not match:
+        raise InputError(f"{where} {text}: is no range; write START-END, such as 0-2.5")
+    return float(match[1]), float(match[2])
+
+
+def parse_schedule(text: str | None, where: str) -> tuple[tuple[float, str], ...]:
+    """Return (second, text) of each part of `0s: slow piano | 30s: drums`."""
+    points = []
+    for part in (text or "").split("|"):
+        if part.strip():
+            match = re.fullmatch(r"\s*([\d.:]*\d[\d.]*\s*[a-z]*)\s*:\s(.*)", part)
+            if not match:
+                raise InputError(f"{where}: '{part.strip()}' has no time; write '0s: slow piano | 30s: drums'")
+            points.append((parse_seconds(match[1], where), match[2].strip()))
+    return tuple(points)
 
 
 def _convert(key: str, value: str, kind: type) -> Any:

@@ -7,11 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from riffusion_train.cli.arguments import Arguments, Command, Flag, refuse_url
+from riffusion_train.cli.arguments import (
+    Arguments,
+    Command,
+    Flag,
+    parse_range,
+    parse_schedule,
+    parse_seconds,
+    read_all_prompts,
+    refuse_url,
+)
 from riffusion_train.config.convert import SeedImagesConfig
 from riffusion_train.config.sample import AudioFormat, ModeName, SampleConfig, sampler_options
 from riffusion_train.config.spectrogram import find_preset
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.hub import check_source
 
 if TYPE_CHECKING:
     from riffusion_train.cli.requests import RequestMaker
@@ -109,6 +119,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     if not models:
         raise InputError("no model: riffusion sample MODEL --prompt TEXT out=DIR")
+    _check_texts(parsed.flags, parsed.config)
+    check_source(models[0])
     from riffusion_train.cli.requests import make_requests
 
     requests, failed = _resolve(make_requests(parsed.flags, parsed.config))
@@ -158,6 +170,22 @@ def _check_keys(given: Mapping[str, Any], config: SampleConfig) -> None:
         raise InputError(
             "unconditional=true makes clips without guidance; leave out guidance_scale= and guidance_scales="
         )
+
+
+def _check_texts(flags: argparse.Namespace, config: SampleConfig) -> None:
+    """Refuse texts and numbers that cannot be used, before torch is imported."""
+    read_all_prompts(flags, config)
+    if config.num_variations < 1:
+        raise InputError(f"num_variations={config.num_variations}: must be at least 1")
+    for flag in ("keep", "renew"):
+        for text in getattr(flags, flag):
+            parse_range(text, f"--{flag}")
+    if flags.band:
+        parse_range(flags.band, "--band")
+    parse_schedule(flags.volume, "--volume")
+    parse_schedule(flags.schedule, "--schedule")
+    if config.duration is not None:
+        parse_seconds(config.duration, f"duration={config.duration}")
 
 
 def _resolve(makers: Sequence["RequestMaker"]) -> tuple[list["Request"], list[str]]:

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Sequence
+from shlex import quote
 
 from riffusion_train.cli.arguments import HELP_FLAGS, Command
 from riffusion_train.cli.sweep import MULTIRUN_FLAGS, MULTIRUN_HELP, sweep
-from riffusion_train.config.train import TrainConfig
+from riffusion_train.config.train import MethodName, TrainConfig
 
 _COMMAND = Command(name="train", root=TrainConfig, notes=MULTIRUN_HELP)
 
@@ -32,4 +33,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     path = run_training(config, arguments)
     if os.environ.get("RANK", "0") == "0":
-        print(f"trained: {path}")
+        print(f"trained: {path}; its model is in {path / 'final'}")
+        if config.method.name is MethodName.vae:
+            print(f"next: riffusion train dataset={quote(config.dataset)} model={quote(str(path / 'final'))} …")
+        else:
+            print(f"next: riffusion export run={quote(str(path))} out=model")

@@ -17,6 +17,7 @@ from riffusion_train.model.lazy import PICKLE_STEMS, WEIGHT_STEMS, LazyModel, lo
 from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora, write_diffusers_lora, write_kohya_lora
 from riffusion_train.model.single_file import open_single_file, write_single_file
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.hub import check_source
 
 
 def make_components(config: ModelConfig, seed: int) -> Components:
@@ -57,8 +58,7 @@ def open_model(source: str, revision: str | None = None, *, allow_pickle: bool =
         return open_single_file(path, allow_pickle=allow_pickle)
     if path.is_dir():
         return open_folder(path, str(path), allow_pickle=allow_pickle)
-    if source.count("/") != 1 or source.startswith((".", "~")) or source.endswith((".safetensors", ".ckpt")):
-        raise InputError(f"{source}: no such file or folder, and not a hub id (user/name)")
+    check_source(source)
     return open_folder(_fetch(source, revision, allow_pickle), source, allow_pickle=allow_pickle)
 
 
@@ -75,7 +75,10 @@ def _fetch(source: str, revision: str | None, allow_pickle: bool) -> Path:
         return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{source}: cannot be fetched from the hub ({reason})") from None
+        raise InputError(
+            f"{source}: cannot be fetched from the hub ({reason}); where the hub is out of reach, give a folder or file "
+            f"instead, such as model=PATH in train"
+        ) from None
 
 
 TORCH_DTYPES = {Dtype.fp32: None, Dtype.fp16: torch.float16, Dtype.bf16: torch.bfloat16}
