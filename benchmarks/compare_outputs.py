@@ -1,6 +1,6 @@
 """What the files of a command hold, so that two versions of the package can be compared by it.
 
-A file counts by its bytes where `strict` is asked for. Else it counts by what it means: the pixels and texts of a picture, the
+A file counts by its bytes where `strict` is asked for. Else it counts by what it means: the pixels and texts of an image, the
 samples and tags of a sound, the tensors and metadata of a safetensors file, the values of JSON and YAML. Left out is what no
 two runs share: times, speeds, the commit, and the version of the package.
 """
@@ -20,24 +20,26 @@ from PIL import Image
 Facts = dict[str, Any]
 """What a case wrote, by file: a digest, or JSON data."""
 
-RENAMED = {"lane": "unet_batch_size", "energy": "volume"}
-"""Keys that the new version may write under another name."""
+RENAMED = {"lane": "unet_batch_size", "energy": "volume", "picture_error_percent": "image_error_percent"}
+"""Keys, and names of metrics, that the new version may write under another name."""
 LEFT_OUT = {
     "metrics.jsonl": {
         "step_s", "images_per_s", "audio_s_per_s", "tflops_per_s", "mfu_percent", "data_wait_percent", "peak_memory_gib",
     },
     "overrides.jsonl": {"time"},
     "manifest.json": {"git"},
-    "site.json": {"stamp", "id"},
+    "site.json": {"stamp", "id", "label"},
     "corpus.json": {"palette_sha256"},
 }  # fmt: skip
-"""Keys that are not compared, by file: times, speeds and memory; the commit; what follows from them; a source file's hash."""
+"""Keys that are not compared, by file: times, speeds and memory; the commit; what follows from them; a source file's hash;
+what the page calls a metric."""
 VERSION = "<version>"
 """Stands for the package's own version, as `--version` prints it."""
 
-_SKIPPED = {"index.html"}  # the page's code; what it shows is in site.json
 _CLIP_MODE = re.compile(r"(?<=/)(\d{4,}-)(?:text|audio|inpaint|extend|long|loop|walk|morph)-")
 """The mode in the name of a clip, which 0.1.0 left out."""
+# The page's code, whose data is in site.json; a model card's words and its chart, which say what other files hold.
+_SKIPPED = {"index.html", "model/README.md", "model/loss.png", "lora/README.md", "lora/loss.png"}
 _SOUNDS = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 _TEXTS = {".md", ".txt", ".csv"}
 
@@ -56,8 +58,8 @@ def facts_of(folder: Path, outputs: tuple[str, ...], *, version: str, strict: bo
         path = folder / output
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         for file in files:
-            if file.is_file() and file.name not in _SKIPPED:
-                name = _CLIP_MODE.sub(r"\1", file.relative_to(folder).as_posix())
+            name = _CLIP_MODE.sub(r"\1", file.relative_to(folder).as_posix())
+            if file.is_file() and not {file.name, name} & _SKIPPED:
                 found[name] = _sha256(file.read_bytes()) if strict else _meaning(file, version)
     return found
 
@@ -98,7 +100,7 @@ def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for place, pair in enumerate(zip(old, new, strict=True)):
             yield from differences(*pair, f"{where}[{place}]")
-    elif json.dumps(old) != json.dumps(new):
+    elif json.dumps(old) != json.dumps(new) and not (isinstance(old, str) and RENAMED.get(old) == new):
         yield f"{where or 'content'}: {_shown(old)} became {_shown(new)}"
 
 
@@ -149,7 +151,9 @@ def _data(path: Path, version: str) -> Any:
 def _parsed(texts: dict[str, str], version: str) -> dict[str, Any]:
     """Return texts, those that hold JSON as data."""
     neutral = {name: _neutral(text, version) for name, text in texts.items()}
-    return {name: json.loads(text) if text[:1] in ("{", "[") else text for name, text in neutral.items()}
+    return {
+        name: _without(json.loads(text), set()) if text[:1] in ("{", "[") else text for name, text in neutral.items()
+    }
 
 
 def _neutral(text: str, version: str) -> str:
@@ -158,7 +162,9 @@ def _neutral(text: str, version: str) -> str:
 
 def _without(data: Any, keys: set[str]) -> Any:
     if isinstance(data, dict):
-        return {key: _without(value, keys) for key, value in data.items() if key not in keys}
+        # The version of a clip's record counts up with the keys that it gains; those are listed by themselves.
+        left_out = keys | {"schema_version"} if {"mode", "prompt"} <= data.keys() else keys
+        return {key: _without(value, keys) for key, value in data.items() if key not in left_out}
     return [_without(value, keys) for value in data] if isinstance(data, list) else data
 
 

@@ -24,7 +24,7 @@ VERBS = {
     "completion": "print a script that completes commands at the tab key, for bash, zsh or fish",
     "doctor": "say what a model or LoRA is, and whether it can be used",
 }
-ENTRY_POINTS = {"import": ("export", "main_import")}
+ENTRY_POINTS = {"import": ("export", "main_import"), "doctor": ("model", "main_doctor")}
 """Module and function of verbs that cannot be the name of a module."""
 
 _OUTPUT_ERRORS: dict[int | None, str] = {

@@ -44,7 +44,7 @@ COLUMNS = {
     CAPTION: "every caption that holds for the slice",
     TRACK_ID: "the track the slice was cut from",
     START_S: "start of the slice in its track, in seconds",
-    DURATION_S: "seconds of real audio in the slice; the rest of the clip is silence",
+    DURATION_S: "seconds of real audio in the slice; what a clip lasts longer is silence",
     LOUDNESS_LUFS: "integrated loudness of the whole track before any gain; null below 0.4 s",
     MAX_VALUE: "largest mel magnitude of the slice after the gain: the scale that the image leaves out",
     SOURCE: "path of the audio file in its folder",

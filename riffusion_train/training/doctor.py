@@ -63,7 +63,9 @@ def _devices(report: MachineReport) -> None:
         if not trains_in(device, torch.bfloat16):
             report.fixes.append(f"cuda:{index} has no bf16: take mixed_precision=fp16")
         if memory < _LORA_GIB:
-            report.fixes.append(f"cuda:{index} has {memory:.0f} GiB: experiment=sd15_lora_8gb needs about 8")
+            report.fixes.append(
+                f"cuda:{index} has {memory:.0f} GiB: experiment=sd15_lora_8gb is made for a card of 8 GB"
+            )
     if torch.backends.mps.is_available():
         report.rows["mps"] = f"available, trains in {_formats(torch.device('mps'))}"
     if torch.accelerator.is_available():

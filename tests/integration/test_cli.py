@@ -89,7 +89,11 @@ def test_what_is_wrong_is_said_before_torch_is_imported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for module in ("riffusion_train.cli.model", "riffusion_train.cli.requests"):  # they import torch
+    for module in (
+        "riffusion_train.sampling.modes",
+        "riffusion_train.sampling.sampler",
+        "diffusers",
+    ):  # they import torch
         monkeypatch.setitem(sys.modules, module, None)
     assert main(words) == EXIT_INPUT
     assert complaint in capsys.readouterr().err
@@ -142,7 +146,11 @@ def test_a_url_where_only_folders_work_is_refused_at_once(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for module in ("riffusion_train.cli.model", "riffusion_train.cli.requests"):  # they import torch
+    for module in (
+        "riffusion_train.sampling.modes",
+        "riffusion_train.sampling.sampler",
+        "diffusers",
+    ):  # they import torch
         monkeypatch.setitem(sys.modules, module, None)
     assert main(words) == EXIT_INPUT
     assert f"{URL}: a URL, and only a file or folder of this machine works here" in capsys.readouterr().err

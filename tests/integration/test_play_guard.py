@@ -216,7 +216,9 @@ def test_many_listeners_of_one_stream_get_every_segment_in_order():
         session = player.begin(num_inference_steps=1)
 
         async def crowd() -> list[Any]:
-            return list(await asyncio.gather(*(listen(stream_address(player, session), 60, most=5) for _ in range(50))))
+            return list(
+                await asyncio.gather(*(listen(stream_address(player, session), 60, max_segments=5) for _ in range(50)))
+            )
 
         heard = asyncio.run(crowd())
         assert all(one.in_order for one in heard)
