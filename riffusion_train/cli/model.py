@@ -1,4 +1,4 @@
-"""The model of a command: `riffusion doctor` says what it is; quiet libraries, CPU threads, and a line where the model does not name its codec."""
+"""The model of a command: `riffusion doctor [MODEL]`, which says what it is; loading it, with quiet libraries."""
 
 import logging
 import sys
