@@ -244,7 +244,7 @@ SAMPLE = (
     ),
     Case(
         "sample --again",
-        ("sample --again clips/text/0001-drums-seed3.wav out=clips/again device=cpu num_threads=1",),
+        ("sample --again 'clips/text/0001-*drums-seed3.wav' out=clips/again device=cpu num_threads=1",),
         ("clips/again",),
     ),
 )

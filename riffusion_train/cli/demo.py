@@ -7,7 +7,7 @@ from riffusion_train.cli.arguments import Command
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.runtime.errors import InputError
 
-_COMMAND = Command(name="demo", root=DemoConfig)
+_COMMAND = Command(name="demo", root=DemoConfig, local_keys=("out",))
 _REQUIRED = {"midirenderer": "midirenderer", "pretty_midi": "pretty_midi", "sklearn": "scikit-learn"}
 """Modules of the extra `demo`, and the packages that bring them: they compose the corpus and judge the clips made from it."""
 

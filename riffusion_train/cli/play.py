@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from riffusion_train.cli.arguments import Command, Flag
 from riffusion_train.config.sample import PlayConfig, sampler_options
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.hub import check_source
 
 _COMMAND = Command(
     name="play",
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     if len(parsed.positionals) != 1:
         raise InputError(f"{len(parsed.positionals) or 'no'} models: riffusion play MODEL [key=value …]")
+    check_source(parsed.positionals[0])
     if any(importlib.util.find_spec(module) is None for module in _REQUIRED):
         raise InputError('the player needs FastAPI, uvicorn and more: pip install "riffusion-train[play]"')
     _play(parsed.config, parsed.positionals[0], parsed.flags.lora)

@@ -4,9 +4,12 @@
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
 
 from riffusion_train.cli.arguments import HELP_FLAGS, Command
-from riffusion_train.config.prepare import MergeConfig, PrepareConfig
+from riffusion_train.config.prepare import MergeConfig, PrepareConfig, Writer
+from riffusion_train.dataset.layout import STATS_FILE
 from riffusion_train.runtime.errors import InputError
 
 _NOTES = """
@@ -17,7 +20,7 @@ _CHECK_USAGE = """usage: riffusion prepare check DATASET
 Compares every shard of a dataset folder with the hash that was taken when it was written, and lists what is damaged: the
 shard, the row, the track and where in it."""
 _PREPARE = Command(name="prepare", root=PrepareConfig, notes=_NOTES)
-_MERGE = Command(name="prepare merge", root=MergeConfig, usage="[PART …]", takes_positionals=True)
+_MERGE = Command(name="prepare merge", root=MergeConfig, usage="[PART …]", takes_positionals=True, local_keys=("out",))
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -31,7 +34,11 @@ def main(arguments: Sequence[str]) -> None:
         return
     from data_prep.pipeline import run
 
-    run(parsed.config, arguments)
+    config = parsed.config
+    run(config, arguments)
+    is_dataset = config.part is None and not config.dry_run and (Path(config.out).expanduser() / STATS_FILE).is_file()
+    if is_dataset and config.writer is Writer.parquet:
+        print(f"next: riffusion train dataset={quote(config.out)} …, or check=true with it to see what it needs")
 
 
 def _merge(arguments: Sequence[str]) -> None:

@@ -17,7 +17,6 @@ from riffusion_train.export.summary import Imported, imported_metadata, metadata
 from riffusion_train.model.detect import LORAS, UNETS, detect_file
 from riffusion_train.model.lazy import LazyModel
 from riffusion_train.model.loading import (
-    looks_like_hub_id,
     make_components,
     open_model,
     open_with_base,
@@ -28,7 +27,7 @@ from riffusion_train.model.safetensors_io import open_tensors
 from riffusion_train.model.single_file import ldm_config
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import write_atomically, written_beside
-from riffusion_train.runtime.hub import check_repository, push
+from riffusion_train.runtime.hub import check_repository, looks_like_hub_id, push
 from riffusion_train.training.run_model import FINAL, RunModel, open_run_model
 
 

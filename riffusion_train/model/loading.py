@@ -35,6 +35,7 @@ from riffusion_train.model.single_file import (
     write_single_file,
 )
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.hub import check_source
 
 
 def make_components(config: ModelConfig, seed: int) -> Components:
@@ -76,15 +77,8 @@ def open_model(source: str, revision: str | None = None, *, allow_pickle: bool =
     if path.is_dir():
         _check_whole(path)
         return open_folder(path, str(path), allow_pickle=allow_pickle)
-    if not looks_like_hub_id(source):
-        raise InputError(f"{source}: no such file or folder, and not a hub id (user/name)")
+    check_source(source)
     return open_folder(_fetch(source, revision, allow_pickle), source, allow_pickle=allow_pickle)
-
-
-def looks_like_hub_id(source: str) -> bool:
-    """Return whether a name that is no file or folder can be one of the hub's, `user/name`."""
-    endings = (".safetensors", ".ckpt")
-    return source.count("/") == 1 and not source.startswith((".", "~", "/")) and not source.endswith(endings)
 
 
 def _check_whole(folder: Path) -> None:
@@ -142,7 +136,10 @@ def _fetch(source: str, revision: str | None, allow_pickle: bool) -> Path:
         return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{source}: cannot be fetched from the hub ({reason})") from None
+        raise InputError(
+            f"{source}: cannot be fetched from the hub ({reason}); where the hub is out of reach, give a folder or file "
+            f"instead, such as model=PATH in train"
+        ) from None
 
 
 TORCH_DTYPES = {Dtype.fp32: None, Dtype.fp16: torch.float16, Dtype.bf16: torch.bfloat16}
