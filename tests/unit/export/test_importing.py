@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from support.models import nano_components, nano_lora
 from support.nano import NANO_SPECTROGRAM
 
-from riffusion_train.cli import doctor
+from riffusion_train.cli.model import main_doctor
 from riffusion_train.config.export import ExportFormat, LoraLayout
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.export.describe import describe
@@ -200,9 +200,9 @@ def test_the_doctor_fails_for_weights_that_cannot_be_read(
     shutil.copytree(shelf / "model", tmp_path / "m")
     (tmp_path / "m" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"nothing")
     with pytest.raises(InputError, match="cannot read its vae"):
-        doctor.main([str(tmp_path / "m")])
+        main_doctor([str(tmp_path / "m")])
     assert "as a diffusers folder" in capsys.readouterr().out
-    doctor.main([str(shelf / "model")])
+    main_doctor([str(shelf / "model")])
 
 
 def test_every_file_describes_itself(shelf: Path, tmp_path: Path) -> None:
