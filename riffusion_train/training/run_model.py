@@ -89,7 +89,8 @@ def open_start(config: ModelConfig, *, apart: bool) -> tuple[LazyModel, Lora | N
 
 
 def _holds_adapters(path: Path) -> bool:
-    file = path / LORA_FILE if path.is_dir() else path
+    """Whether a path is a file of adapters, or a folder with one."""
+    file = next(iter(sorted(path.glob("*.safetensors"))), path) if path.is_dir() else path
     if not (file.is_file() and file.suffix == ".safetensors"):
         return False
     tensors, _ = open_tensors(file)

@@ -130,7 +130,7 @@ def test_a_full_run_starts_from_the_model_of_a_lora_run(dataset: Path, tmp_path:
         ),
         (
             ["model={run}", "method.lora_target_blocks=[mid_block]"],
-            "adapts 32 layers, and this run 8, .*method.lora_target_blocks",
+            "adapts 32 layers, and this run 8, .*target_blocks",
         ),
         (["model={lora}"], r"is a LoRA; give the model that it is for with model.base=PATH"),
     ],
