@@ -167,7 +167,7 @@ EXPORT = (
         ("export run=runs/full out=raw.safetensors format=single_file checkpoint=5 weights=raw dtype=fp16",),
         ("raw.safetensors",),
     ),
-    Case("export lora", ("export run=runs/lora out=lora format=lora",), ("lora",)),
+    Case("export lora", ("export run=runs/lora out=lora format=lora layout=diffusers",), ("lora",)),
     Case(
         "export lora, kohya",
         ("export run=runs/lora out=kohya.safetensors format=lora layout=kohya",),
@@ -244,7 +244,7 @@ SAMPLE = (
     ),
     Case(
         "sample --again",
-        ("sample --again clips/text/0001-drums-seed3.wav out=clips/again device=cpu num_threads=1",),
+        ("sample --again 'clips/text/0001-*drums-seed3.wav' out=clips/again device=cpu num_threads=1",),
         ("clips/again",),
     ),
 )

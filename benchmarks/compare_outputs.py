@@ -36,6 +36,8 @@ what the page calls a metric."""
 VERSION = "<version>"
 """Stands for the package's own version, as `--version` prints it."""
 
+_CLIP_MODE = re.compile(r"(?<=/)(\d{4,}-)(?:text|audio|inpaint|extend|long|loop|walk|morph)-")
+"""The mode in the name of a clip, which 0.1.0 left out."""
 # The page's code, whose data is in site.json; a model card's words and its chart, which say what other files hold.
 _SKIPPED = {"index.html", "model/README.md", "model/loss.png", "lora/README.md", "lora/loss.png"}
 _SOUNDS = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
@@ -56,7 +58,7 @@ def facts_of(folder: Path, outputs: tuple[str, ...], *, version: str, strict: bo
         path = folder / output
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
         for file in files:
-            name = file.relative_to(folder).as_posix()
+            name = _CLIP_MODE.sub(r"\1", file.relative_to(folder).as_posix())
             if file.is_file() and not {file.name, name} & _SKIPPED:
                 found[name] = _sha256(file.read_bytes()) if strict else _meaning(file, version)
     return found

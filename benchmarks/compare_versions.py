@@ -75,6 +75,11 @@ class Version:
     def command(self, line: str, folder: Path) -> subprocess.CompletedProcess[str]:
         """Run the words of a command in a folder."""
         verb, *words = shlex.split(line)
+        # A pattern stands for a file that the versions name differently.
+        words = [
+            next((str(file.relative_to(folder)) for file in folder.glob(word)), word) if "*" in word else word
+            for word in words
+        ]
         start = [self._corpus_module()] if verb == "corpus" else ["riffusion_train", verb]
         return self._run(["-m", *start, *words], folder)
 

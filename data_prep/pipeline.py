@@ -7,16 +7,25 @@ command.
 import dataclasses
 from collections.abc import Sequence
 
+from data_prep.captions.sidecars import TAG_COLUMNS
 from data_prep.engine.array_jobs import run_part
 from data_prep.engine.ray_cluster import check_ray
 from data_prep.engine.run_tracks import run_tracks
-from data_prep.inputs.captioning import add_path_fields, captions_need_audio, finish_captions, review_path, write_review
+from data_prep.inputs.captioning import (
+    add_path_fields,
+    captions_need_audio,
+    check_fields,
+    finish_captions,
+    review_path,
+    write_review,
+)
 from data_prep.inputs.sources import find_sources
 from data_prep.inputs.tracks import Sources
 from data_prep.output.finish import find_complete, finish_dataset, push_dataset
 from data_prep.output.folder import OutputFolder, restore_tracks
 from data_prep.output.stats import estimate_lines
 from data_prep.run import make_run
+from data_prep.tracks.measuring import parse_attributes
 from data_prep.tracks.windows import check_librosa
 from data_prep.writers import check_columns
 from riffusion_train.config.prepare import CaptionSource, Engine, PrepareConfig, Windows, check_prepare
@@ -95,10 +104,14 @@ def make_sources(config: PrepareConfig) -> Sources:
     """Find the audio files that a config names, with their captions unless those depend on the audio.
 
     Raises:
-        InputError: If there is no audio, or tables or templates cannot be used.
+        InputError: If there is no audio, or tables, templates or columns cannot be used.
     """
     sources = add_path_fields(find_sources(_with_reviewed_table(config)), config)
+    later = [*parse_attributes(config.measure), *(TAG_COLUMNS if config.captions is CaptionSource.tags else ())]
     check_columns(config, sources.extra_types)
+    unused = check_fields(sources, config, later)
+    if unused:
+        print(f"caption_template: no track has {', '.join(unused)}; the alternatives are used")
     return sources if captions_need_audio(config) else finish_captions(sources, config)
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 from data_prep.inputs.fetch import PREFIX
 from data_prep.inputs.tracks import Sources
-from data_prep.storage import is_url
 from data_prep.tracks.track_worker import CutParameters
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.config.spectrogram import to_data
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import is_url
 
 _HOW_IT_RUNS = ("num_workers", "engine", "ray_address", "dry_run", "overwrite", "push_to_hub", "private", "part")
-_NOT_SETTINGS = ("out", *_HOW_IT_RUNS, "license", "spectrogram")
-"""Keys that do not change the dataset, one that changes its card only, and the one that is listed field by field."""
+_NOT_SETTINGS = ("out", *_HOW_IT_RUNS, "license", "language", "spectrogram")
+"""Keys that do not change the dataset, two that change its card only, and the one that is listed field by field."""
 _FIX = "choose another out=, or replace it with overwrite=true"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import is_url
 
 AUDIO_SUFFIXES = (
     *(".wav", ".wave", ".bwf", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff"),
@@ -129,8 +130,10 @@ class RemoteFolder:
     def _sizes(self) -> dict[str, int]:
         try:
             listing: dict[str, Any] = self._files.find(self._root, detail=True)
+            if not listing:  # a search hides why it finds nothing
+                self._files.ls(self._root, detail=False)
         except Exception as error:  # every fsspec backend raises its own classes
-            raise InputError(f"audio={self.label}: cannot be listed: {one_line(error)}") from None
+            raise InputError(f"audio={self.label}: cannot be listed: {remote_problem(error)}") from None
         entries = {path.removeprefix(self._root).lstrip("/"): entry for path, entry in listing.items()}
         return {name: int(entry.get("size") or -1) for name, entry in entries.items()}
 
@@ -194,14 +197,16 @@ def open_storage(audio: str, out: Path) -> Storage:
     return FileList(audio, Path(*path.parts[:plain_parts]), files)
 
 
-def is_url(text: str) -> bool:
-    """Return whether a text is a URL rather than a path."""
-    return "://" in text
-
-
 def one_line(error: Exception) -> str:
     """Return the message of an error on one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def remote_problem(error: Exception) -> str:
+    """Return on one line why a URL cannot be read; of a file that does not exist, fsspec says nothing but its name."""
+    if isinstance(error, FileNotFoundError):
+        return "nothing is found there (404); check the address"
+    return one_line(error)
 
 
 def find_audio(folder: Path, out: Path) -> list[Path]:

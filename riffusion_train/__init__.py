@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from riffusion_train.runtime import __version__
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.torchaudio_guard import register_empty_extension
+from riffusion_train.torchaudio_guard import tolerate_broken_extension
 
 if TYPE_CHECKING:
     from riffusion_train.audio.codec.codec import SpectrogramCodec
@@ -30,7 +30,7 @@ _SOURCES = {
 }
 """Module and name of everything public."""
 
-register_empty_extension()
+tolerate_broken_extension()
 
 
 class _ImportedOnUse:

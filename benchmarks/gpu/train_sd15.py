@@ -134,7 +134,7 @@ def _train(case: Case, quick: bool, steps: int, folder: Path) -> list[dict[str, 
     if case.channels_last:
         unet.to(memory_format=torch.channels_last)
     if case.lora:
-        add_lora(unet, rank=16, alpha=16.0, target_modules=config.method.lora_target_modules)
+        add_lora(unet, rank=16, alpha=16.0, seed=0, target_modules=config.method.lora_target_modules)
     else:
         unfreeze(unet)
     if case.checkpointing:

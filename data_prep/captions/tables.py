@@ -6,7 +6,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,14 @@ _SPLIT_NAMES |= {"dev": "validation", "eval": "validation", "testing": "test"}
 # Narrow on purpose: "007" and "1_000" stay text, and every match fits into 64 bits.
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
+
+MAX_ROWS = 1_000_000
+"""Most rows of a table; a row takes about a kilobyte of memory until the dataset is finished."""
+MAX_ROW_CHARS = 100_000
+"""Most characters in the cells of one row."""
+MAX_TABLE_BYTES = 512 * 2**20
+"""Largest table, as a file and as text: a small Parquet file can hold gigabytes of repeated text."""
+_BATCH_ROWS = 256
 
 Value = str | int | float | bool | None
 """A cell of an extra column."""
@@ -64,6 +72,7 @@ class ColumnNames:
 def read_table(path: Path, names: ColumnNames | None = None) -> Table:
     """Read a table of captions from a file; see `parse_table`."""
     try:
+        _refuse_large(str(path), path.stat().st_size)
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; name the table with table=PATH") from None
@@ -80,17 +89,46 @@ def parse_table(where: str, content: bytes, names: ColumnNames | None = None) ->
             the first of `CAPTION_COLUMNS`), with the artist and the split (else `artist` and `split` where they exist).
 
     Raises:
-        InputError: If it cannot be read, a column is missing, or an extra column has a name that the dataset itself uses.
+        InputError: If it cannot be read, it is larger than the limits above, a column is missing, or an extra column has a name
+            that the dataset itself uses.
     """
+    _refuse_large(where, len(content))
     suffix = Path(where).suffix.lower()
     if suffix == ".parquet":
-        return table_of(where, _read_parquet(where, content), names)
+        return table_of(where, _limited(where, _read_parquet(where, content)), names)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{where}: not UTF-8 text; save the table as UTF-8") from None
     records = _read_jsonl(where, text) if suffix in (".jsonl", ".ndjson") else _read_csv(where, text)
-    return table_of(where, records, names)
+    return table_of(where, _limited(where, records), names)
+
+
+def _refuse_large(where: str, size: int) -> None:
+    if size > MAX_TABLE_BYTES:
+        limit = MAX_TABLE_BYTES >> 20
+        raise InputError(f"{where}: the table holds more than {limit} MiB, which is the limit; {_LIMIT_FIX}")
+
+
+_LIMIT_FIX = "leave out rows and columns that are not needed, or make several datasets"
+
+
+def _limited(where: str, records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the records as they are read, and stop at the first limit."""
+    kept: list[dict[str, Any]] = []
+    total = 0
+    for number, record in enumerate(records, start=1):
+        chars = sum(len(cell if isinstance(cell, str) else str(cell)) for cell in record.values() if cell is not None)
+        total += chars
+        if number > MAX_ROWS:
+            raise InputError(f"{where}: more than {MAX_ROWS:,} rows, which is the limit; {_LIMIT_FIX}")
+        if chars > MAX_ROW_CHARS:
+            raise InputError(
+                f"{where}: row {number} has {chars:,} characters, {MAX_ROW_CHARS:,} are the limit; shorten it"
+            )
+        _refuse_large(where, total)
+        kept.append(record)
+    return kept
 
 
 def table_of(where: str, records: Sequence[dict[str, Any]], chosen: ColumnNames | None = None) -> Table:
@@ -130,15 +168,37 @@ def table_of(where: str, records: Sequence[dict[str, Any]], chosen: ColumnNames 
     return Table(where, rows, types)
 
 
-def _read_parquet(where: str, content: bytes) -> list[dict[str, Any]]:
+def _read_parquet(where: str, content: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the rows, a few at a time: repeated texts take next to nothing in the file, and their whole length as Python's."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(content))
+        columns = pq.read_schema(pa.BufferReader(content))
+        texts = [column.name for column in columns if pa.types.is_string(column.type)]
+        with pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts) as file:
+            groups = (file.metadata.row_group(index) for index in range(file.num_row_groups))
+            _refuse_large(where, sum(group.total_byte_size for group in groups))
+            if file.metadata.num_rows > MAX_ROWS:
+                raise InputError(f"{where}: {file.metadata.num_rows:,} rows, {MAX_ROWS:,} are the limit; {_LIMIT_FIX}")
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+                _refuse_long_texts(where, batch)
+                for record in batch.to_pylist():
+                    yield {name: _plain_cell(cell) for name, cell in record.items()}
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{where}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
-    return [{name: _plain_cell(cell) for name, cell in record.items()} for record in table.to_pylist()]
+
+
+def _refuse_long_texts(where: str, batch: Any) -> None:
+    """Refuse texts that are too long for a row while each is in memory once, however many rows have it."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if pa.types.is_dictionary(column.type):
+            longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
+            if longest > 4 * MAX_ROW_CHARS:  # a character has up to four bytes
+                raise InputError(f"{where}: a text of {longest:,} bytes in column '{name}'; shorten it")
 
 
 def _plain_cell(cell: Any) -> Any:
@@ -147,35 +207,32 @@ def _plain_cell(cell: Any) -> Any:
     return cell if isinstance(cell, str | int | float | list | dict | None) else str(cell)
 
 
-def _read_jsonl(where: str, text: str) -> list[dict[str, Any]]:
-    records = []
+def _read_jsonl(where: str, text: str) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: line {number} is not JSON: {error}") from None
         if not isinstance(record, dict):
             raise InputError(f'{where}: line {number} is not an object; write {{"file": …, "caption": …}}')
-        records.append(record)
-    return records
+        yield record
 
 
-def _read_csv(where: str, text: str) -> list[dict[str, Any]]:
+def _read_csv(where: str, text: str) -> Iterator[dict[str, Any]]:
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        records = [dict(record) for record in reader]
+        for number, record in enumerate(reader, start=2):
+            if None in record:
+                raise InputError(
+                    f"{where}: record {number} has more fields than the header; put quotes around texts with '{delimiter}'"
+                )
+            yield dict(record)
     except csv.Error as error:
         raise InputError(f"{where}: not a table: {error}") from None
-    for number, record in enumerate(records, start=2):
-        if None in record:
-            raise InputError(
-                f"{where}: record {number} has more fields than the header; put quotes around texts with '{delimiter}'"
-            )
-    return records
 
 
 def _choose(where: str, key: str, named: str | None, usual: Sequence[str], names: Sequence[str]) -> str:

@@ -81,22 +81,30 @@ class CaptionTemplate:
     @property
     def names(self) -> list[str]:
         """Names of all fields, in order."""
-        return [name for part in self._parts for piece in part if isinstance(piece, _Field) for name in piece.names]
+        return [name for field in self._fields for name in field.names]
 
-    def check(self, known: Iterable[str]) -> None:
+    def check(self, known: Iterable[str]) -> list[str]:
         """Refuse a field that no track can have.
 
         Args:
             known: The fields that tracks can have.
 
+        Returns:
+            The names that no track can have and that have an alternative, so that the template can be used without them.
+
         Raises:
             InputError: Naming the field, and those that exist.
         """
-        existing = sorted(known)
-        for name in self.names:
-            if name not in existing:
-                have = f"there are {', '.join(existing)}" if existing else "there are none"
-                raise InputError(f"caption_template: no column or field '{name}'; {have}")
+        existing = set(known)
+        have = f"there are {', '.join(sorted(existing))}" if existing else "there are none"
+        for field in self._fields:
+            if field.text is None and existing.isdisjoint(field.names):
+                raise InputError(f"caption_template: no column or field '{field.names[0]}'; {have}")
+        return [name for name in dict.fromkeys(self.names) if name not in existing]
+
+    @property
+    def _fields(self) -> list[_Field]:
+        return [piece for part in self._parts for piece in part if isinstance(piece, _Field)]
 
     def fill(self, fields: Mapping[str, Value]) -> str | None:
         """Return the caption for a track's fields; None if none of its fields has a value."""

@@ -19,10 +19,10 @@ from data_prep.output.folder import OutputFolder
 from data_prep.run import PrepareRun, read_parameters, refuse_differences
 from data_prep.tracks.track_store import TrackResult, TrackStore
 from riffusion_train.config.compose import load_saved, write_config
-from riffusion_train.config.prepare import MergeConfig, PrepareConfig, parse_part
+from riffusion_train.config.prepare import OUT_FIX, MergeConfig, PrepareConfig, parse_part
 from riffusion_train.dataset.layout import SCHEMA_VERSION, WORK_DIR, DatasetFolder
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import write_json
+from riffusion_train.runtime.files import refuse_url, write_json
 from riffusion_train.runtime.hub import check_repository
 
 PART_FILE = "part.json"
@@ -47,6 +47,7 @@ class Part:
     extra_types: dict[str, str]
     tracks: list[Track]
     results: list[TrackResult]
+    language: str | None = None
 
     def as_data(self) -> dict[str, Any]:
         """Return the content of `part.json`, in the format of version 0.1.0."""
@@ -54,6 +55,7 @@ class Part:
             "schema_version": SCHEMA_VERSION,
             **{"number": self.number, "count": self.count, "words": self.arguments, "parameters": self.parameters},
             **{"license": self.license, "digest": self.digest, "extra_types": self.extra_types},
+            **({"language": self.language} if self.language else {}),
             "tracks": [dataclasses.asdict(track) for track in self.tracks],
             "facts": [dataclasses.asdict(result) for result in self.results],
         }
@@ -88,7 +90,8 @@ def run_part(run: PrepareRun) -> Path:
     if begun is not None and not config.overwrite:
         refuse_differences(begun, run.parameters, folder)
     done = read_part(folder) if (folder / PART_FILE).is_file() and not config.overwrite else None
-    if done and (done.parameters, done.digest, done.license) == (run.parameters, run.digest, config.license):
+    same_card = done is not None and (done.license, done.language) == (config.license, config.language)
+    if done and same_card and (done.parameters, done.digest) == (run.parameters, run.digest):
         print(f"{folder} is complete: {len(done.tracks)} tracks; nothing to do")
         return folder
     with output.locked():
@@ -100,7 +103,7 @@ def run_part(run: PrepareRun) -> Path:
         write_config(folder / CONFIG_FILE, config)
         part = Part(
             *(folder, number, count, list(run.arguments), run.parameters, config.license, run.digest),
-            *(sources.extra_types, own, results),
+            *(sources.extra_types, own, results, config.language),
         )
         write_json(folder / PART_FILE, part.as_data(), sync=True)
     print(f"{folder}: {len(own)} of {len(sources.tracks)} tracks, {sum(result.slices for result in results)} slices")
@@ -152,6 +155,9 @@ def run_merge(config: MergeConfig, folders: Sequence[str] = (), endpoint: str | 
         InputError: If parts are missing, unfinished, or do not belong together.
         OSError: If the disk is full; the same command continues.
     """
+    refuse_url("out=", config.out, OUT_FIX)
+    for name in folders:
+        refuse_url("", name, "copy the part here")
     if config.push_to_hub is not None:
         check_repository(config.push_to_hub)
     listed = [Path(name) for name in folders] or [parts_dir(Path(config.out))]
@@ -215,8 +221,8 @@ def check_parts(parts: Sequence[Part]) -> None:
         if part.number in seen:
             raise InputError(f"{seen[part.number].folder} and {part.folder} are the same part; leave out one")
         refuse_differences(
-            {**first.parameters, "license": first.license},
-            {**part.parameters, "license": part.license},
+            {**first.parameters, "license": first.license, "language": first.language},
+            {**part.parameters, "license": part.license, "language": part.language},
             first.folder,
             fix=f"make {part.folder} again with the same settings, with overwrite=true",
         )

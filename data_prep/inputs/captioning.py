@@ -3,9 +3,10 @@
 import csv
 import dataclasses
 import io
+from collections.abc import Collection
 from pathlib import Path
 
-from data_prep.captions.sidecars import read_tags
+from data_prep.captions.sidecars import TAG_COLUMNS, read_tags
 from data_prep.captions.templates import CaptionTemplate, PathTemplate
 from data_prep.captions.text import clean_captions
 from data_prep.inputs.sources import find_sources
@@ -42,16 +43,32 @@ def add_path_fields(sources: Sources, config: PrepareConfig) -> Sources:
     return with_columns(sources, [fields or {} for fields in fields_of], template.fields)
 
 
-def finish_captions(sources: Sources, config: PrepareConfig) -> Sources:
-    """Return the sources with their final captions: compose them, add the trigger, reject tracks without any.
+def check_fields(sources: Sources, config: PrepareConfig, later: Collection[str]) -> list[str]:
+    """Check that the columns that templates and the balance name can exist, before any audio is decoded.
+
+    Args:
+        sources: The tracks as they were found.
+        config: The run's config.
+        later: Columns that are read or measured in the audio only later.
+
+    Returns:
+        The columns in `caption_template` that do not exist and can be done without.
 
     Raises:
-        InputError: If `caption_template` cannot be used.
+        InputError: If `caption_template` or `balance_column` cannot be used.
     """
+    known = {*sources.extra_types, *later}
+    column = config.balance_column
+    if column is not None and column not in known:
+        have = ", ".join(sorted(known)) or "none"
+        raise InputError(f"balance_column={column}: no such column; there are: {have}")
+    return CaptionTemplate(config.caption_template).check(known) if config.caption_template else []
+
+
+def finish_captions(sources: Sources, config: PrepareConfig) -> Sources:
+    """Return the sources with their final captions: compose them, add the trigger, reject tracks without any."""
     text = config.caption_template or (_TAG_TEMPLATE if config.captions is CaptionSource.tags else None)
     template = CaptionTemplate(text) if text else None
-    if template and config.caption_template:
-        template.check(sources.extra_types)
     return dataclasses.replace(sources, tracks=[_captioned(track, template, config) for track in sources.tracks])
 
 
@@ -82,6 +99,7 @@ def write_review(config: PrepareConfig, path: Path) -> str:
         A message for the user.
     """
     sources = add_path_fields(find_sources(config), config)
+    check_fields(sources, config, TAG_COLUMNS)
     tags = [read_tags(Path(track.locator)) if Path(track.locator).is_file() else {} for track in sources.tracks]
     sources = finish_captions(with_columns(sources, tags) if any(tags) else sources, config)
     tracks = [track for track in sources.tracks if track.rejection is None or track.rejection.reason == "no caption"]

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from data_prep.captions.tables import ColumnNames, table_of
 from data_prep.inputs.tracks import Sources, Track
-from data_prep.storage import is_url, one_line
+from data_prep.storage import one_line, remote_problem
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import is_url
 
 PREFIX = "datasets:"
 """Prefix of `audio=datasets:ID` and `audio=datasets:PATH`."""
@@ -182,4 +183,4 @@ def _fetch(url: str, path: Path) -> None:
         files, name = fsspec.core.url_to_fs(url)
         files.get_file(name, str(path))
     except Exception as error:  # every fsspec backend raises its own classes
-        raise InputError(f"cannot be fetched: {one_line(error)}") from None
+        raise InputError(f"cannot be fetched: {remote_problem(error)}") from None

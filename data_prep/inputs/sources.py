@@ -9,9 +9,10 @@ from data_prep.captions.sidecars import read_sidecars
 from data_prep.captions.tables import TABLE_NAMES, ColumnNames, Table, TableRow, parse_table, read_table
 from data_prep.inputs.fetch import PREFIX, dataset_sources
 from data_prep.inputs.tracks import Rejection, Sources, Track, with_columns
-from data_prep.storage import LocalFolder, Storage, is_url, one_line, open_storage
+from data_prep.storage import LocalFolder, Storage, one_line, open_storage, remote_problem
 from riffusion_train.config.prepare import CaptionSource, PrepareConfig
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import is_url
 
 
 def find_sources(config: PrepareConfig) -> Sources:
@@ -103,9 +104,10 @@ def find_table(config: PrepareConfig, storage: Storage) -> Table | None:
     """
     names = column_names(config)
     if config.captions is CaptionSource.sidecar:
+        _refuse_column_keys(config, "captions=sidecar reads no table")
         return None
     if config.table is not None:
-        inside = storage.locate(config.table)
+        inside = config.table if is_url(config.table) else storage.locate(config.table)
         if Path(config.table).is_file():
             return read_table(Path(config.table), names)
         if inside is None:
@@ -116,7 +118,17 @@ def find_table(config: PrepareConfig, storage: Storage) -> Table | None:
         raise InputError(f"{storage.label} holds {' and '.join(name for name, _ in stored)}; choose one with table=")
     if not stored and config.captions is CaptionSource.table:
         raise InputError(f"{storage.label} holds none of {', '.join(TABLE_NAMES)}; name the table with table=")
-    return _read_stored(storage, *stored[0], names) if stored else None
+    if not stored:
+        _refuse_column_keys(config, f"{storage.label} holds no table of captions; name one with table=")
+        return None
+    return _read_stored(storage, *stored[0], names)
+
+
+def _refuse_column_keys(config: PrepareConfig, problem: str) -> None:
+    """Refuse keys that name a column of the table where there is no table."""
+    for key in ("file_column", "caption_column", "artist_column", "split_column"):
+        if getattr(config, key) is not None:
+            raise InputError(f"{key}={getattr(config, key)}: {problem}, or leave out {key}=")
 
 
 def _read_stored(storage: Storage, name: str, locator: str, names: ColumnNames) -> Table:
@@ -127,7 +139,7 @@ def _read_stored(storage: Storage, name: str, locator: str, names: ColumnNames) 
             with fsspec.open(name, "rb") as file:
                 return parse_table(name, file.read(), names)
         except (OSError, ImportError, ValueError) as error:
-            raise InputError(f"table={name}: {one_line(error)}") from None
+            raise InputError(f"table={name}: {remote_problem(error)}") from None
     if not is_url(locator):
         return read_table(Path(locator), names)
     try:

@@ -1,25 +1,27 @@
 """The dataset card: README.md with the front matter that `datasets` and the Hub read."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_prep.output.stats import LOUDNESS_BINS, TEMPO_BINS, counts_text
 from riffusion_train.config.prepare import PrepareConfig, Writer
 from riffusion_train.config.spectrogram import to_data
-from riffusion_train.dataset.layout import COLUMNS, MANIFEST_FILE, SHARD_DIR
+from riffusion_train.dataset.layout import COLUMNS, MANIFEST_FILE, SHARD_DIR, column_types
 from riffusion_train.runtime.clip_bpe import MAX_TOKENS
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _DATA_FILES = {
-    Writer.parquet: "{split}-*.parquet",
-    Writer.folder: "{split}/**",
-    Writer.webdataset: "{split}-*.tar",
+    Writer.parquet: ("{split}-*.parquet",),
+    Writer.folder: ("{split}/*.png", "{split}/metadata.jsonl"),  # and not the captions in text files
+    Writer.webdataset: ("{split}-*.tar",),
 }
 _LAYOUTS = {
     Writer.parquet: "Parquet shards, which `riffusion train` and `datasets.load_dataset` read.",
     Writer.folder: """PNG files with a `metadata.jsonl` for each split, which `datasets.load_dataset("imagefolder", data_dir=…)`
-and trainers such as diffusers' `train_text_to_image.py --train_data_dir …/data/train` read. `file_name` is the picture,
-`text` the first caption, and the columns below are there as well.""",
+and trainers such as diffusers' `train_text_to_image.py --train_data_dir …/data/train` read. `file_name` is the image, `text`
+the first caption, and the columns below are there as well. The `.txt` beside each image also holds the first caption, for
+trainers such as kohya's (`--caption_extension .txt`).""",
     Writer.webdataset: """WebDataset shards: each slice is a `.png`, a `.txt` with the first caption, and a `.json` with the
 columns below.""",
 }
@@ -53,7 +55,7 @@ def card_text(
     size = counts_text(stats["totals"])
     left_out = _rejected_text(stats["rejected"]) + _warnings_text(stats["warnings"])
     made = f"```\n{command}\n```\n" if command else ""
-    return f"""{_front_matter(stats, config)}
+    return f"""{_front_matter(stats, config, extra_types)}
 # Spectrogram dataset
 
 Spectrogram images of {spectrogram.clip_s:.2f} s, cut from captioned tracks: {size} of audio in the slices.
@@ -159,14 +161,39 @@ def _version(fingerprint: str) -> str:
     return f"1.0.{int(fingerprint[:7], 16)}"
 
 
-def _front_matter(stats: Mapping[str, Any], config: PrepareConfig) -> str:
+def _paths(writer: Writer, split: str) -> str:
+    """Return the patterns of a split's files, as YAML."""
+    paths = [f"{SHARD_DIR}/{pattern.format(split=split)}" for pattern in _DATA_FILES[writer]]
+    return f" {paths[0]}" if len(paths) == 1 else "".join(f"\n    - {path}" for path in paths)
+
+
+def _dataset_info(stats: Mapping[str, Any], writer: Writer, extra_types: Mapping[str, str]) -> str:
+    """Return what `datasets` and the Hub need not find out by reading: columns and numbers of rows, as YAML.
+
+    `datasets` refuses to open a dataset whose numbers of rows are other ones. The columns are those of the Parquet shards; the
+    readers of the other layouts add columns of their own, so theirs are not listed. Bytes are those of the shards.
+    """
+    lines = ["dataset_info:"]
+    if writer is Writer.parquet:
+        lines.append("  features:")
+        for name, kind in column_types(extra_types).items():
+            lines += [f"  - name: {json.dumps(name, ensure_ascii=False)}", f"    {kind}"]
+    lines.append("  splits:")
+    for split, counts in stats["splits"].items():
+        size = sum(shard["bytes"] for shard in stats["shards"] if shard["split"] == split)
+        lines += [f"  - name: {split}", f"    num_bytes: {size}", f"    num_examples: {counts['slices']}"]
+    total = sum(shard["bytes"] for shard in stats["shards"])
+    return "\n".join([*lines, f"  download_size: {total}", f"  dataset_size: {total}"])
+
+
+def _front_matter(stats: Mapping[str, Any], config: PrepareConfig, extra_types: Mapping[str, str]) -> str:
     slices = stats["totals"]["slices"]
     size = next((name for limit, name in _SIZES if slices < limit), "n>1M")
-    paths = {split: f"{SHARD_DIR}/{_DATA_FILES[config.writer].format(split=split)}" for split in stats["splits"]}
-    files = "\n".join(f"  - split: {split}\n    path: {path}" for split, path in paths.items())
+    files = "\n".join(f"  - split: {split}\n    path:{_paths(config.writer, split)}" for split in stats["splits"])
+    language = f"\nlanguage:\n- {config.language}" if config.language else ""
     return f"""---
 pretty_name: Spectrogram dataset
-license: {config.license}
+license: {config.license}{language}
 task_categories:
 - text-to-audio
 tags:
@@ -175,6 +202,7 @@ tags:
 - riffusion
 size_categories:
 - {size}
+{_dataset_info(stats, config.writer, extra_types)}
 configs:
 - config_name: default
   version: {_version(stats["fingerprint"])}

@@ -119,6 +119,7 @@ def assemble(run: PrepareRun, results: Sequence[TrackResult], output: OutputFold
         "schema_version": layout.SCHEMA_VERSION,
         **summarise(included, results, split_of, shards),
         "license": config.license,
+        **({"language": config.language} if config.language else {}),
         "parameters": dict(run.parameters),
         "sources_digest": run.digest,
         "shards": [dataclasses.asdict(shard) for shard in shards],

@@ -19,7 +19,7 @@ from data_prep.tracks.track_store import Slice, TrackResult, TrackStore
 from data_prep.writers import read_rows
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE
 from riffusion_train.dataset import layout
-from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.runtime.files import remove_partials, write_json
 
 PICTURES_DIR = "pictures"
@@ -74,9 +74,10 @@ class OutputFolder:
                 refuse_differences(begun, run.parameters, self.folder)
             return False
         refuse_differences(stats["parameters"], run.parameters, self.folder)
-        # With other sources the dataset is extended; with another licence only its card is written again.
+        # With other sources the dataset is extended; with another licence or language only its card is written again.
         same_license = stats.get("license", run.config.license) == run.config.license
-        return bool(stats["sources_digest"] == run.digest and same_license)
+        same_language = stats.get("language") == run.config.language
+        return bool(stats["sources_digest"] == run.digest and same_license and same_language)
 
     def _refuse_foreign(self) -> None:
         if self.folder.is_dir():
@@ -90,8 +91,11 @@ class OutputFolder:
     def locked(self) -> Iterator[None]:
         """Create the working folder and lock it against other commands.
 
+        A run that fails binds nothing: its settings are forgotten, and the next one may have others. What it has cut stays,
+        under the key of the parameters that it was cut with. The settings of a run that was stopped or killed stay.
+
         Raises:
-            InputError: If another command is writing to this folder.
+            InputError: If another command is writing to this folder, or the folder is removed in the meantime.
         """
         self.tracks.mkdir(parents=True, exist_ok=True)
         with (self.work / "lock").open("w") as lock:
@@ -99,7 +103,26 @@ class OutputFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"out={self.folder}: another riffusion prepare is writing to it") from None
-            yield
+            try:
+                yield
+            except StoppedError:
+                raise
+            except Exception as error:
+                with contextlib.suppress(OSError):
+                    self.parameters_file.unlink()
+                if self._is_removed(error):
+                    raise InputError(
+                        f"out={self.folder}: the folder, or something in it, was removed while it was being written; run the "
+                        "same command again"
+                    ) from None
+                raise
+
+    def _is_removed(self, error: Exception) -> bool:
+        """Whether an error comes of it that somebody else removed this folder or something in it."""
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            return False
+        inside = error.filename is not None and Path(error.filename).absolute().is_relative_to(self.folder.absolute())
+        return inside or not self.tracks.is_dir()
 
     def record(self, parameters: Mapping[str, Any]) -> None:
         """Record the settings of this run for the next one to compare, and delete what a killed run left half-written."""

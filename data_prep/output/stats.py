@@ -11,13 +11,13 @@ from data_prep.captions.text import count_tokens
 from data_prep.inputs.tracks import Sources, Track
 from data_prep.output.filters import PreparedTrack
 from data_prep.output.splits import used_splits
-from data_prep.storage import is_url
 from data_prep.tracks.track_store import TrackResult
 from data_prep.writers.shards import Shard, fingerprint
 from riffusion_train.config.prepare import PrepareConfig, Windows
 from riffusion_train.config.spectrogram import Channels
 from riffusion_train.dataset.layout import MANIFEST_FILE, DatasetFolder
 from riffusion_train.runtime.clip_bpe import MAX_TOKENS
+from riffusion_train.runtime.files import is_url
 
 TEMPO = "tempo_bpm"
 _TEMPO_COLUMNS = ("bpm", "tempo")

@@ -21,7 +21,7 @@ _MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17
 _LOUDNESS_LUFS = (("quiet", -23.0), ("moderately loud", -13.0), ("loud", np.inf))
 """Names of integrated loudness, with their upper limits."""
 _DRUMS_HZ = 6000
-_DRUM_SHARE = 0.41
+_DRUM_SHARE = 0.29
 """Share of percussive energy above `_DRUMS_HZ` from which a track has drums."""
 _DRUMS_LEAST_SHARE = 1e-5
 """Share of all energy above `_DRUMS_HZ` below which there is nothing to judge."""
@@ -135,7 +135,8 @@ def has_drums(mono: npt.NDArray[np.float32]) -> bool:
     """Return whether a track has drums: much of its sound above 6 kHz, where cymbals and snares are, is percussive.
 
     The percussive share is that of median filtering (Fitzgerald, "Harmonic/Percussive Separation Using Median Filtering",
-    2010). Its limit was found with composed clips whose drums are known: 90 % of 90 clips are classified correctly.
+    2010). Its limit lies between eight songs of two bands and their guitar tracks alone. Of 96 composed clips with known drums
+    it is right for 87, and it hears the drums that the prompts of 28 generated tracks asked for in all of them.
 
     Args:
         mono: Sound at `RATE_HZ`, shape (samples,).

@@ -6,6 +6,7 @@ import enum
 import errno
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -203,7 +204,10 @@ class TrackWorker:
             wav = wav - wav.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
         if self._cut.acoustic:
             result = dataclasses.replace(result, acoustic=to_text(fingerprint_words(wav, rate_hz)))
-        wav = resample(mix_channels(self._cut.spectrogram.channels, wav), rate_hz, self._codec.rate_hz)
+        wav, problem = mix_or_choose(self._cut.spectrogram.channels, wav)
+        if problem is not None:
+            result = dataclasses.replace(result, warnings=result.warnings | {"channels cancel": problem})
+        wav = resample(wav, rate_hz, self._codec.rate_hz)
         # Loudness is measured on the whole track, so that no quiet passage is blown up, and with the codec's channels and
         # rate, since that is what the model hears.
         lufs = measure_lufs(wav, self._codec.rate_hz)
@@ -308,3 +312,34 @@ def mix_channels(channels: Channels, wav: npt.NDArray[np.float32]) -> npt.NDArra
         mixed *= np.float32(0.5)
         return mixed
     return wav.mean(axis=0, keepdims=True, dtype=np.float32)
+
+
+_THINNED_DB, _CANCELLED_DB = 9.0, 40.0
+"""Losses of a mix, beyond that of channels that have nothing in common, from which it is warned of, and not used."""
+
+
+def mix_or_choose(channels: Channels, wav: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], str | None]:
+    """Return a sound with the channels of the images, and what is wrong with its mix; None if nothing is.
+
+    Channels of opposite phase, which a wrongly wired cable makes, cancel in a mono mix. One of them alone is the sound then.
+
+    Args:
+        channels: Channels of the images.
+        wav: Sound, shape (channels, samples).
+    """
+    mixed = mix_channels(channels, wav)
+    if mixed.shape[0] == wav.shape[0]:
+        return mixed, None
+    energies = [float(np.dot(channel, channel)) for channel in wav]
+    # n channels with nothing in common have n times the energy of their mean, which is no loss.
+    expected = sum(energies) / len(energies) ** 2
+    lost_db = 10 * math.log10(max(expected, 1e-30) / max(float(np.dot(mixed[0], mixed[0])), 1e-30))
+    if lost_db < _THINNED_DB:
+        return mixed, None
+    fix = "invert one channel, or use spectrogram=hifi_stereo"
+    if lost_db < _CANCELLED_DB:
+        return mixed, f"its channels largely cancel each other in the mono mix; {fix}"
+    loudest = int(np.argmax(energies))
+    return wav[
+        [loudest]
+    ], f"its channels cancel each other in a mono mix, so channel {loudest + 1} alone is used; {fix}"

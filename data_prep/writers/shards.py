@@ -44,9 +44,13 @@ def fingerprint(shards: Sequence[Shard]) -> str:
 
 def describe_shard(path: Path, name: str, split: str, slices: int) -> Shard:
     """Return the description of a shard that has just been written as one file."""
+    return Shard(name, split, slices, path.stat().st_size, digest_file(path))
+
+
+def digest_file(path: Path) -> str:
+    """Return the hash of a shard that is one file, as `Shard.sha256` holds it."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Shard(name, split, slices, path.stat().st_size, digest)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def split_into_shards(rows: Iterable[Row], shard_bytes: int, group_rows: int) -> Iterator[Iterator[list[Row]]]:

@@ -1,4 +1,4 @@
-"""The one command-line parser: positionals, texts and files behind flags, `key=value`, `--help` and `--show`.
+"""The one command-line parser: positionals, texts and files behind flags, `key=value`, `--help`, `--show`, `--config-dir`.
 
 Texts never travel as `key=value`, whose commas, quotes and parentheses mean something to Hydra: `--prompt TEXT` is taken as it
 is. Nothing here imports torch, so that help and wrong input answer at once.
@@ -7,6 +7,7 @@ is. Nothing here imports torch, so that help and wrong input answer at once.
 import argparse
 import dataclasses
 import enum
+import re
 import sys
 import textwrap
 import types
@@ -15,13 +16,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
-from riffusion_train.config.compose import compose, conf_dir, config_keys, current_key, group_options
+from riffusion_train.config.compose import (
+    compose,
+    composed_text,
+    config_keys,
+    current_key,
+    group_options,
+    preset_groups,
+    search_path,
+)
+from riffusion_train.config.sample import ModeName, SampleConfig
 from riffusion_train.runtime.errors import InputError, choice, member
 
 Root = TypeVar("Root")
 
 _INDENT = " " * 6
 HELP_FLAGS = ("-h", "--help")
+_UNITS_S = {"": 1.0, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 NO_PROMPT = "no prompt: give --prompt TEXT, or --prompts FILE with one prompt a line"
 
 
@@ -69,11 +80,13 @@ class Command(Generic[Root]):
     takes_positionals: bool = False
     has_presets: bool = True
     """Whether Hydra composes the config, with presets and dotted keys; otherwise a flat dataclass is filled in."""
+    local_keys: tuple[str, ...] = ()
+    """The keys that name a file or folder on this machine; a URL is refused there and as a positional."""
     notes: str = ""
     """Text at the end of the help."""
 
     def parse(self, arguments: Sequence[str]) -> Arguments[Root] | None:
-        """Parse a command line; return None where `--help` or `--show` asked to print something instead.
+        """Parse a command line; return None where `--help`, `--show` or `--cfg job` asked to print something instead.
 
         An argument that starts with `key=` of a known key is an option. Of the others, those without `=` and those that
         name an existing file are positionals, so that a path may hold `=`.
@@ -84,26 +97,43 @@ class Command(Generic[Root]):
         if any(argument in HELP_FLAGS for argument in arguments):
             print(self.help())
             return None
-        flags, rest = self._parse_flags([argument for argument in arguments if argument != "--show"])
+        general, rest = parse_general_flags(arguments)
+        flags, rest = self._parse_flags(rest)
         keys = tuple(f"{key}=" for key in config_keys(self.root))
         positionals = [argument for argument in rest if self._is_positional(argument, keys)]
         options = [argument for argument in rest if argument not in positionals]
-        config = compose(self._config_name, self.root, options) if self.has_presets else fill(self.root, options)
-        if "--show" in arguments:
-            from omegaconf import OmegaConf
-
-            print(OmegaConf.to_yaml(OmegaConf.structured(config)), end="")
+        if self.has_presets:
+            options = [*search_path(general.config_dir), *options]
+        elif general.config_dir:
+            raise InputError(f"--config-dir: riffusion {self.name} takes no presets of a config")
+        if general.show:
+            print(self._shown(options), end="")
             return None
-        names = {current_key(option.partition("=")[0], self.root) for option in options}
+        if self.has_presets:
+            config = compose(self.config_name, self.root, options, command=self.name)
+        else:
+            config = fill(self.root, options)
+        for key in self.local_keys:
+            refuse_url(f"{key}=", getattr(config, key))
+        for positional in positionals:
+            refuse_url("", positional)
+        names = {current_key(option.partition("=")[0].lstrip("+"), self.root) for option in options}
         given = {name: getattr(config, name) for name in names if hasattr(config, name)}
         return Arguments(positionals, flags, config, given)
+
+    def _shown(self, options: Sequence[str]) -> str:
+        if self.has_presets:
+            return composed_text(self.config_name, self.root, options)
+        from omegaconf import OmegaConf
+
+        return OmegaConf.to_yaml(OmegaConf.structured(fill(self.root, options)))
 
     def help(self) -> str:
         """Return the help: usage, flags, presets, and every key with its default and meaning."""
         from riffusion_train.config.reference import key_rows
 
         lines = [f"usage: riffusion {' '.join(filter(None, [self.name, self.usage]))} [key=value …]", ""]
-        groups = _preset_groups(self.root) if self.has_presets else []
+        groups = preset_groups(self.config_name) if self.has_presets else []
         if groups:
             lines += ["presets:", *(f"  {name}={'|'.join(group_options(name))}" for name in groups), ""]
         lines.append("keys:")
@@ -114,11 +144,14 @@ class Command(Generic[Root]):
             ]
         if self.flags:
             lines += ["", "flags:", *(_flag_row(flag) for flag in self.flags)]
-        lines += ["", "--show prints the config that the other arguments make."]
+        lines += ["", "--show, or --cfg job, prints the config that the other arguments make."]
+        if groups:
+            lines.append("--config-dir DIR adds your own presets, DIR/GROUP/NAME.yaml; repeat it for several folders.")
         return "\n".join([*lines, *filter(None, [self.notes])])
 
     @property
-    def _config_name(self) -> str:
+    def config_name(self) -> str:
+        """The name of the config in `conf/`: the last word of the command."""
         return self.name.split()[-1]
 
     def _parse_flags(self, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -149,6 +182,40 @@ class FlagParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise the message."""
         raise InputError(message)
+
+
+def parse_general_flags(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the flags that every command takes, `show` and `config_dir`, and the other arguments.
+
+    Raises:
+        InputError: If a flag has no value, or `--cfg` another than `job`.
+    """
+    parser = FlagParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--show", action="store_true")
+    parser.add_argument("--cfg", "-c")
+    parser.add_argument("--resolve", action="store_true")  # references are always resolved
+    parser.add_argument("--config-dir", "-cd", action="append", default=[])
+    flags, rest = parser.parse_known_args(list(arguments))
+    if flags.cfg is not None:
+        choice("--cfg", flags.cfg, ("job",))
+        flags.show = True
+    return flags, rest
+
+
+def refuse_url(key: str, value: str | None) -> None:
+    """Refuse a URL where only files and folders of this machine work.
+
+    Args:
+        key: What stands before the value on the command line, `out=`; empty for a positional.
+        value: The value.
+
+    Raises:
+        InputError: If it is a URL.
+    """
+    if value is not None and re.match(r"[A-Za-z][\w+.-]*://", value):
+        raise InputError(
+            f"{key}{value}: a URL, and only a file or folder of this machine works here; copy it to or from there"
+        )
 
 
 def fill(root: type[Root], options: Sequence[str]) -> Root:
@@ -199,6 +266,56 @@ def read_prompts(texts: Sequence[str], file: str | None) -> list[str]:
     return [*texts, *prompts]
 
 
+def read_all_prompts(flags: argparse.Namespace, config: SampleConfig) -> list[str]:
+    """Return the prompts of `riffusion sample`, each of which makes clips of its own.
+
+    Raises:
+        InputError: If there is none, or one where there may be none.
+    """
+    prompts = read_prompts(flags.prompt, flags.prompts)
+    if config.mode is ModeName.walk and prompts:
+        return [" → ".join(prompts)]
+    if prompts and config.unconditional:
+        raise InputError("unconditional=true makes clips without a prompt; leave out --prompt or the key")
+    if not prompts and (config.unconditional or config.mode is ModeName.morph):
+        return [""]
+    if not prompts and config.mode is ModeName.long and flags.schedule:
+        return [parse_schedule(flags.schedule, "--schedule")[0][1]]
+    if not prompts:
+        raise InputError(NO_PROMPT)
+    return prompts
+
+
+def parse_seconds(text: str, where: str) -> float:
+    """Return a duration or a time in seconds: `90`, `90s`, `1:30`, `3min`, `1h`."""
+    if match := re.fullmatch(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)", text.strip()):
+        return 3600.0 * int(match[1] or 0) + 60.0 * int(match[2]) + float(match[3])
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|sec|min|m|h|)", text.strip())
+    if not match:
+        raise InputError(f"{where}: '{text.strip()}' is no time; write 90, 90s, 1:30 or 3min")
+    return float(match[1]) * _UNITS_S[match[2]]
+
+
+def parse_range(text: str, where: str) -> tuple[float, float]:
+    """Return a range of seconds or Hertz, `0-2.5`."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*[-–]\s*(\d+(?:\.\d*)?|\.\d+)\s*", text)
+    if not match:
+        raise InputError(f"{where} {text}: is no range; write START-END, such as 0-2.5")
+    return float(match[1]), float(match[2])
+
+
+def parse_schedule(text: str | None, where: str) -> tuple[tuple[float, str], ...]:
+    """Return (second, text) of each part of `0s: slow piano | 30s: drums`."""
+    points = []
+    for part in (text or "").split("|"):
+        if part.strip():
+            match = re.fullmatch(r"\s*([\d.:]*\d[\d.]*\s*[a-z]*)\s*:\s(.*)", part)
+            if not match:
+                raise InputError(f"{where}: '{part.strip()}' has no time; write '0s: slow piano | 30s: drums'")
+            points.append((parse_seconds(match[1], where), match[2].strip()))
+    return tuple(points)
+
+
 def _convert(key: str, value: str, kind: type) -> Any:
     if issubclass(kind, enum.Enum):
         return member(key, value, kind)
@@ -209,10 +326,6 @@ def _convert(key: str, value: str, kind: type) -> Any:
             raise InputError(f"{key}={value}: not a whole number")
         return int(value)
     return value
-
-
-def _preset_groups(root: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(root) if (conf_dir() / field.name).is_dir()]
 
 
 def _flag_row(flag: Flag) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from riffusion_train.cli.arguments import HELP_FLAGS, NO_PROMPT, Arguments, Command, Flag, read_prompts
 from riffusion_train.config.sample import GridConfig
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.hub import check_source
 
 ACTIONS = {"grid": "prompts × checkpoints × seeds as a page to listen and compare"}
 
@@ -16,6 +17,7 @@ _GRID = Command(
     root=GridConfig,
     usage="MODEL|RUN … --prompt TEXT … | --prompts FILE [--negative TEXT]",
     takes_positionals=True,
+    local_keys=("out",),
     flags=(
         Flag("--prompt", meaning="what to make; repeat it for several prompts", repeats=True),
         Flag("--prompts", "FILE", "one prompt a line, UTF-8"),
@@ -69,6 +71,8 @@ def _make_grid(parsed: Arguments[GridConfig], command: str) -> None:
     if not prompts:
         raise InputError(NO_PROMPT)
     seeds = parse_seeds(config.seeds)
+    for model in parsed.positionals:
+        check_source(model)
     import torch
 
     from riffusion_train.cli.model import quieten_libraries

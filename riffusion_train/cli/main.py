@@ -21,9 +21,10 @@ VERBS = {
     "evaluate": "sample prompts × checkpoints × seeds into a page to listen and compare",
     "spectrogram": "encode audio to an image, decode an image to audio",
     "demo": "everything on this machine: compose, prepare, train, sample, measure",
+    "completion": "print a script that completes commands at the tab key, for bash, zsh or fish",
     "doctor": "say what a model or LoRA is, and whether it can be used",
 }
-_ENTRY_POINTS = {"import": ("export", "main_import")}
+ENTRY_POINTS = {"import": ("export", "main_import"), "doctor": ("model", "main_doctor")}
 """Module and function of verbs that cannot be the name of a module."""
 
 _OUTPUT_ERRORS: dict[int | None, str] = {
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
-    module, function = _ENTRY_POINTS.get(verb, (verb, "main"))
+    module, function = ENTRY_POINTS.get(verb, (verb, "main"))
     try:
         getattr(importlib.import_module(f"riffusion_train.cli.{module}"), function)(arguments)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""The model of a command: quiet libraries, CPU threads, and a line where the model does not name its codec."""
+"""The model of a command: `riffusion doctor [MODEL]`, which says what it is; loading it, with quiet libraries."""
 
 import logging
 import sys
@@ -6,8 +6,19 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from riffusion_train.cli.arguments import HELP_FLAGS, refuse_url
+from riffusion_train.runtime.errors import InputError
+
 if TYPE_CHECKING:
     from riffusion_train.sampling.sampler import Sampler
+
+
+_USAGE = """usage: riffusion doctor [MODEL]
+
+MODEL is a diffusers folder, a .safetensors or .ckpt file, a LoRA or a hub id: prints what it is, its base, codec, target,
+dtype and size, and whether the sampler can use it. No code in it is run.
+Without MODEL: versions, devices and the dtypes they train in, what optional packages can do here, disk and caches, and what
+to change."""
 
 
 def quieten_libraries() -> None:
@@ -41,3 +52,26 @@ def load_sampler(model: str, loras: Sequence[str], num_threads: int | None, **op
     if sampler.codec_notice is not None:
         print(sampler.codec_notice, file=sys.stderr)
     return sampler
+
+
+def main_doctor(arguments: Sequence[str]) -> None:
+    """Run `riffusion doctor [MODEL]`."""
+    if any(argument in HELP_FLAGS for argument in arguments):
+        print(_USAGE)
+        return
+    if len(arguments) > 1:
+        raise InputError(f"one model at a time, not {len(arguments)}: riffusion doctor MODEL")
+    if arguments:
+        refuse_url("", arguments[0])
+    quieten_libraries()
+    if not arguments:
+        from riffusion_train.training.doctor import examine
+
+        print("\n".join(examine().lines()))
+        return
+    from riffusion_train.export.describe import describe
+
+    description = describe(arguments[0])
+    print("\n".join(description.lines()))
+    if description.fault is not None:
+        raise InputError(description.fault)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from riffusion_train.cli.arguments import Command, Flag
 from riffusion_train.config.sample import PlayConfig, sampler_options
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.hub import check_source
 
 _COMMAND = Command(
     name="play",
@@ -30,13 +31,14 @@ def main(arguments: Sequence[str]) -> None:
         return
     if len(parsed.positionals) != 1:
         raise InputError(f"{len(parsed.positionals) or 'no'} models: riffusion play MODEL [key=value …]")
+    check_source(parsed.positionals[0])
     if any(importlib.util.find_spec(module) is None for module in _REQUIRED):
         raise InputError('the player needs FastAPI, uvicorn and more: pip install "riffusion-train[play]"')
     _play(parsed.config, parsed.positionals[0], parsed.flags.lora)
 
 
 def _play(config: PlayConfig, model: str, loras: Sequence[str]) -> None:
-    from riffusion_train.player.serve import make_server, open_socket, page_address
+    from riffusion_train.player.serve import client_token, make_server, open_socket, page_address
     from riffusion_train.player.settings import Limits, make_settings
 
     # The port is taken before the model is loaded, so that one in use is reported at once.
@@ -44,11 +46,12 @@ def _play(config: PlayConfig, model: str, loras: Sequence[str]) -> None:
         from riffusion_train.cli.model import load_sampler
         from riffusion_train.player.app import make_app
 
+        token = client_token(config.token, config.host)
         limits = Limits(sockets_per_address=config.sockets_per_address)
         defaults = make_settings(config)
         sampler = load_sampler(model, loras, config.num_threads, **sampler_options(config))
         print("warming up: two short clips, which also measure this machine", file=sys.stderr)
-        application = make_app(config, sampler, defaults, limits)
-        print(f"playing: open {page_address(config.host, listening)} in a browser; Ctrl-C ends it", flush=True)
+        application = make_app(config, sampler, defaults, limits, token)
+        print(f"playing: open {page_address(config.host, listening, token)} in a browser; Ctrl-C ends it", flush=True)
         make_server(application, limits).run(sockets=[listening])
     print("stopped")

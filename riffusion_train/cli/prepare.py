@@ -1,26 +1,44 @@
-"""`riffusion prepare audio=DIR out=DIR`: slice captioned audio into a dataset of spectrogram images; `merge` joins parts."""
+"""`riffusion prepare audio=DIR out=DIR`: slice captioned audio into a dataset of spectrogram images.
+
+`merge` joins the parts of an array job, and `check` compares a dataset with what was written.
+"""
 
 from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
 
 from riffusion_train.cli.arguments import HELP_FLAGS, Command
-from riffusion_train.config.prepare import MergeConfig, PrepareConfig
+from riffusion_train.config.prepare import MergeConfig, PrepareConfig, Writer
+from riffusion_train.dataset.layout import STATS_FILE
 from riffusion_train.runtime.errors import InputError
 
-_PREPARE = Command(name="prepare", root=PrepareConfig)
-_MERGE = Command(name="prepare merge", root=MergeConfig, usage="[PART …]", takes_positionals=True)
+_NOTES = """
+riffusion prepare merge out=DIR makes the dataset of all parts that part= has made.
+riffusion prepare check DATASET compares every shard of a dataset with what was written, and lists what is damaged."""
+_CHECK_USAGE = """usage: riffusion prepare check DATASET
+
+Compares every shard of a dataset folder with the hash that was taken when it was written, and lists what is damaged: the
+shard, the row, the track and where in it."""
+_PREPARE = Command(name="prepare", root=PrepareConfig, notes=_NOTES)
+_MERGE = Command(name="prepare merge", root=MergeConfig, usage="[PART …]", takes_positionals=True, local_keys=("out",))
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run `riffusion prepare` or `riffusion prepare merge`."""
-    if arguments and arguments[0] == "merge":
-        _merge(arguments[1:])
+    """Run `riffusion prepare`, `riffusion prepare merge` or `riffusion prepare check`."""
+    action = {"merge": _merge, "check": _check}.get(arguments[0]) if arguments else None
+    if action is not None:
+        action(arguments[1:])
         return
     parsed = _PREPARE.parse(arguments)
     if parsed is None:
         return
     from data_prep.pipeline import run
 
-    run(parsed.config, arguments)
+    config = parsed.config
+    run(config, arguments)
+    is_dataset = config.part is None and not config.dry_run and (Path(config.out).expanduser() / STATS_FILE).is_file()
+    if is_dataset and config.writer is Writer.parquet:
+        print(f"next: riffusion train dataset={quote(config.out)} …, or check=true with it to see what it needs")
 
 
 def _merge(arguments: Sequence[str]) -> None:
@@ -33,3 +51,14 @@ def _merge(arguments: Sequence[str]) -> None:
     from data_prep.engine.array_jobs import run_merge
 
     run_merge(parsed.config, parsed.positionals)
+
+
+def _check(arguments: Sequence[str]) -> None:
+    if any(argument in HELP_FLAGS for argument in arguments):
+        print(_CHECK_USAGE)
+        return
+    if len(arguments) != 1:
+        raise InputError("name one dataset folder: riffusion prepare check DATASET")
+    from data_prep.writers import check_dataset
+
+    print(check_dataset(arguments[0].removeprefix("out=")))

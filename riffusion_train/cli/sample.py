@@ -2,16 +2,26 @@
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from riffusion_train.cli.arguments import Arguments, Command, Flag
+from riffusion_train.cli.arguments import (
+    Arguments,
+    Command,
+    Flag,
+    parse_range,
+    parse_schedule,
+    parse_seconds,
+    read_all_prompts,
+    refuse_url,
+)
 from riffusion_train.config.convert import SeedImagesConfig
-from riffusion_train.config.sample import ModeName, SampleConfig, sampler_options
+from riffusion_train.config.sample import AudioFormat, ModeName, SampleConfig, sampler_options
 from riffusion_train.config.spectrogram import find_preset
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import slug
+from riffusion_train.runtime.hub import check_source
 
 if TYPE_CHECKING:
     from riffusion_train.cli.requests import RequestMaker
@@ -34,6 +44,7 @@ _COMMAND = Command(
     root=SampleConfig,
     usage="MODEL --prompt TEXT … | --prompts FILE | --again FILE [--negative TEXT] [--audio FILE …]",
     takes_positionals=True,
+    local_keys=("out",),
     notes="\nriffusion sample seeds FOLDER [AUDIO …] [preset=NAME|PATH] writes seed images to walk from.",
     flags=(
         Flag(
@@ -66,10 +77,19 @@ _MODES_OF_FLAG = {
     "audio": (ModeName.audio, ModeName.inpaint, ModeName.extend, ModeName.morph),
 }
 
+_MODES_OF_KEY = {
+    "strength": (ModeName.audio, ModeName.inpaint, ModeName.walk),
+    "duration": (ModeName.extend, ModeName.long, ModeName.loop),
+    "backwards": (ModeName.extend,),
+    "pick": (ModeName.extend,),
+    **dict.fromkeys(("bpm", "bars", "beats_per_bar"), (ModeName.loop,)),
+    **dict.fromkeys(("clips", "seed_image", "strength_end", "guidance_end", "alpha_power"), (ModeName.walk,)),
+    "steps": (ModeName.morph,),
+}
+"""The modes that read a key; every mode reads the others."""
+
 _FREE_KEYS = {"out", "format", "device", "num_threads", "batch_size"}
 """Keys that do not change a clip, or only its last bits."""
-
-_SLUG_LENGTH = 40
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -87,21 +107,31 @@ def main(arguments: Sequence[str]) -> None:
     models = parsed.positionals
     if len(models) > 1:
         raise InputError(f"more than one model: {', '.join(models)}; texts go in --prompt TEXT, sounds in --audio FILE")
+    for flag in ("audio", "again", "mask", "prompts", "lora"):
+        values = getattr(parsed.flags, flag)
+        for value in values if isinstance(values, list) else [values]:
+            refuse_url(f"--{flag} ", value)
     _check_flags(parsed.flags, parsed.config.mode)
+    if not parsed.flags.again:
+        _check_keys(parsed.given, parsed.config)
     if parsed.flags.again:
         _make_again(parsed)
         return
     if not models:
         raise InputError("no model: riffusion sample MODEL --prompt TEXT out=DIR")
+    _check_texts(parsed.flags, parsed.config)
+    check_source(models[0])
     from riffusion_train.cli.requests import make_requests
 
     requests, failed = _resolve(make_requests(parsed.flags, parsed.config))
     sampler = _load(models[0], parsed.flags.lora, parsed.config)
     out = Path(parsed.config.out).expanduser()
-    if parsed.config.pick and parsed.config.mode is ModeName.extend:
+    if parsed.config.pick:
+        from riffusion_train.sampling.clip import new_stem
+
         for request in requests:
-            stem = out / _file_stem(0, request)
-            pick_and_extend(sampler, request, stem, parsed.config.pick, parsed.config.format.value)
+            with new_stem(out, request) as stem:
+                pick_and_extend(sampler, request, stem, parsed.config.pick, parsed.config.format.value)
         return
     _make_and_save(sampler, requests, failed, parsed.config)
 
@@ -124,6 +154,40 @@ def _check_flags(flags: argparse.Namespace, mode: ModeName) -> None:
         raise InputError(f"mode={mode.value} needs a sound: --audio FILE")
 
 
+def _check_keys(given: Mapping[str, Any], config: SampleConfig) -> None:
+    """Refuse keys that the mode, or another key, makes the command ignore."""
+    for name, value in given.items():
+        modes = _MODES_OF_KEY.get(name)
+        if modes and config.mode not in modes and value is not None:
+            choices = "|".join(mode.value for mode in modes)
+            hint = "; num_inference_steps= is the number of denoising steps" if name == "steps" else ""
+            raise InputError(f"{name}= goes with mode={choices}, not with mode={config.mode.value}{hint}")
+    if "guidance_scale" in given and config.guidance_scales:
+        raise InputError(
+            "guidance_scale= and guidance_scales= exclude each other; list all of them in guidance_scales="
+        )
+    if config.unconditional and ("guidance_scale" in given or config.guidance_scales):
+        raise InputError(
+            "unconditional=true makes clips without guidance; leave out guidance_scale= and guidance_scales="
+        )
+
+
+def _check_texts(flags: argparse.Namespace, config: SampleConfig) -> None:
+    """Refuse texts and numbers that cannot be used, before torch is imported."""
+    read_all_prompts(flags, config)
+    if config.num_variations < 1:
+        raise InputError(f"num_variations={config.num_variations}: must be at least 1")
+    for flag in ("keep", "renew"):
+        for text in getattr(flags, flag):
+            parse_range(text, f"--{flag}")
+    if flags.band:
+        parse_range(flags.band, "--band")
+    parse_schedule(flags.volume, "--volume")
+    parse_schedule(flags.schedule, "--schedule")
+    if config.duration is not None:
+        parse_seconds(config.duration, f"duration={config.duration}")
+
+
 def _resolve(makers: Sequence["RequestMaker"]) -> tuple[list["Request"], list[str]]:
     """Return the requests, and a message for each that cannot be made."""
     requests, failed = [], []
@@ -139,13 +203,16 @@ def _resolve(makers: Sequence["RequestMaker"]) -> tuple[list["Request"], list[st
 
 def _make_again(parsed: Arguments[SampleConfig]) -> None:
     """Make a clip once more from one of its files, with everything that shapes it as it was."""
-    from riffusion_train.sampling.clip import load_record
+    from riffusion_train.sampling.clip import audio_file_of, load_record
 
     file = Path(parsed.flags.again).expanduser()
     record = load_record(file)
     record.check(file, {name: value for name, value in parsed.given.items() if name not in _FREE_KEYS})
     model = parsed.positionals[0] if parsed.positionals else record.sampler.model
     config = _config_of_record(parsed.config, record)
+    audio = audio_file_of(file)
+    if audio is not None and "format" not in parsed.given:
+        config = dataclasses.replace(config, format=AudioFormat(audio.suffix.removeprefix(".")))
     sampler = _load(model, parsed.flags.lora or list(record.sampler.loras), config)
     sampler.check(record, file)
     _make_and_save(sampler, [record.request], [], config)
@@ -161,22 +228,25 @@ def _make_and_save(sampler: "Sampler", requests: Sequence["Request"], failed: li
         config: Where to write, and how.
     """
     from riffusion_train.runtime.progress import ProgressReport
+    from riffusion_train.sampling.clip import new_stem
 
     out = Path(config.out).expanduser()
-    num_made = 0
+    made: list[Path] = []
     with ProgressReport("sample", len(requests)) as progress:
         for index, result in _make(sampler, requests, config.batch_size, progress):
             if isinstance(result, InputError):
                 failed.append(str(result))
             else:
-                result.save(out / _file_stem(index, requests[index]), config.format.value)
-                num_made += 1
+                with new_stem(out, requests[index]) as stem:
+                    made.append(result.save(stem, config.format.value)[0])
             progress.update(index + 1)
-    if len(failed) == 1 and not num_made:
+    if len(failed) == 1 and not made:
         raise InputError(failed[0])
-    print(f"sampled: {num_made} clips in {out}")
+    print("\n".join([*map(str, made), f"sampled: {len(made)} clips in {out}, each with its .png and .json"]))
+    if made:
+        print(f"once more, the same: riffusion sample --again {shlex.quote(str(made[-1]))} out=DIR")
     if failed:
-        raise InputError(f"{len(failed)} of {num_made + len(failed)} clips failed: {'; '.join(failed)}")
+        raise InputError(f"{len(failed)} of {len(made) + len(failed)} clips failed: {'; '.join(failed)}")
 
 
 def _make(
@@ -225,11 +295,6 @@ def _load(model: str, loras: Sequence[str], config: SampleConfig) -> "Sampler":
     from riffusion_train.cli.model import load_sampler
 
     return load_sampler(model, loras, config.num_threads, **sampler_options(config))
-
-
-def _file_stem(index: int, request: "Request") -> str:
-    """Return a file name that says what is inside: number, start of the prompt, seed."""
-    return f"{index:04d}-{slug(request.prompt, _SLUG_LENGTH) or 'empty'}-seed{request.seed}"
 
 
 def pick_and_extend(sampler: "Sampler", request: "Request", stem: Path, num_candidates: int, audio_format: str) -> Path:

@@ -40,10 +40,10 @@ class ExportDtype(enum.Enum):
 class LoraLayout(enum.Enum):
     """The layout of adapters."""
 
-    diffusers = "diffusers"
-    """A folder with `pytorch_lora_weights.safetensors`."""
     kohya = "kohya"
-    """One `.safetensors` file with `lora_unet_…` and `alpha` keys, for A1111, Forge and ComfyUI."""
+    """One `.safetensors` file with `lora_unet_…` and `alpha` keys, which all programs read; or a folder around it."""
+    diffusers = "diffusers"
+    """A folder with `pytorch_lora_weights.safetensors`, which only diffusers and riffusion-train read."""
 
 
 @dataclasses.dataclass
@@ -54,6 +54,8 @@ class ExportConfig:
     """Run folder made by `riffusion train`, or one of its `checkpoints/step-…`."""
     out: str = MISSING
     """Folder or `.safetensors` file to write; it must not exist."""
+    base: str | None = None
+    """Where the model is that the run was started from; null is where it was then."""
     format: ExportFormat = ExportFormat.diffusers
     """The layout to write."""
     checkpoint: str = "final"
@@ -62,8 +64,10 @@ class ExportConfig:
     """Which weights to take."""
     dtype: ExportDtype = ExportDtype.fp32
     """The number format of the weights."""
-    layout: LoraLayout = LoraLayout.diffusers
+    layout: LoraLayout = LoraLayout.kohya
     """With `format=lora`: the layout to write."""
+    author: str | None = None
+    """Who made the model, for the header of the file; the user of `push_to_hub` where none is given."""
     push_to_hub: str | None = None
     """Also upload to this repository of the Hugging Face hub, `user/name`."""
     private: bool = False
@@ -86,14 +90,9 @@ class ImportConfig:
     """Revision of a hub id."""
     lora_scale: float = 1.0
     """With a LoRA and a base: weight of the LoRA."""
-    layout: LoraLayout = LoraLayout.diffusers
+    layout: LoraLayout = LoraLayout.kohya
     """With `format=lora`: the layout to write."""
     codec: str | None = None
     """Codec preset of `conf/spectrogram/`, for a model that does not carry its own."""
     allow_pickle: bool = False
     """Also read `.ckpt` and `.bin`. These are pickles, which can run code: use only files that you trust."""
-
-
-def is_file(kind: ExportFormat, layout: LoraLayout) -> bool:
-    """Whether a format is one file rather than a folder."""
-    return kind is ExportFormat.single_file or (kind is ExportFormat.lora and layout is LoraLayout.kohya)

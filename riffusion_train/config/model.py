@@ -20,7 +20,9 @@ class ModelConfig:
     name: ModelName = ModelName.pretrained
     """Whether to load or to build the model."""
     path: str | None = None
-    """Hub id, folder or file of the weights. `model=PATH` on the command line is short for this."""
+    """Hub id, folder or file of the weights; or a run, or a LoRA, to go on from. `model=PATH` is short for this."""
+    base: str | None = None
+    """With a LoRA as `path`: the model that it is for; null is the one that its run was started from."""
     revision: str | None = None
     """Revision of a hub id."""
     sample_size: int = 64

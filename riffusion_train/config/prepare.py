@@ -9,6 +9,10 @@ from omegaconf import MISSING
 
 from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import refuse_url
+
+OUT_FIX = "give a folder, and upload the finished dataset with push_to_hub= or the tools of the store"
+"""The fix for a dataset folder that is a URL."""
 
 
 class CaptionSource(enum.Enum):
@@ -194,6 +198,8 @@ class PrepareConfig:
     """Size at which a new Parquet or tar file begins."""
     license: str = "unknown"
     """Licence of the audio for the card, as the Hub names it: `cc-by-4.0`, `cc0-1.0`, `mit`, `other`, …"""
+    language: str | None = None
+    """Language of the captions for the card, as the Hub names it: `en`, `de`, …; null leaves it out."""
     push_to_hub: str | None = None
     """Repository to upload the finished dataset to, `user/name`."""
     private: bool = False
@@ -239,6 +245,9 @@ def check_prepare(config: PrepareConfig) -> None:
     Raises:
         InputError: With the first key whose value cannot be used.
     """
+    refuse_url("out=", config.out, OUT_FIX)
+    if config.captions is CaptionSource.review and config.table is not None:
+        refuse_url("table=", config.table, "captions=review writes this table")
     clip_s = config.spectrogram.clip_s
     if config.stride_s is not None and not (math.isfinite(config.stride_s) and config.stride_s >= 0.01):
         raise InputError(f"stride_s={config.stride_s}: give a number of seconds, 0.01 or more")
@@ -284,6 +293,8 @@ def check_prepare(config: PrepareConfig) -> None:
         raise InputError("template_use=add needs a caption_template=")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", config.license):
         raise InputError(f"license={config.license}: write it as the Hub does, such as cc-by-4.0 or cc0-1.0, or other")
+    if config.language is not None and not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]+)?", config.language):
+        raise InputError(f"language={config.language}: write its code as the Hub does, such as en or de, or null")
     if config.part is not None:
         parse_part(config.part)
         if config.push_to_hub is not None:

@@ -201,9 +201,11 @@ class PlayConfig(SamplerConfig):
     """All keys of `riffusion play`; the model is a separate argument."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; `0.0.0.0` serves every machine that can reach this one."""
+    """Address to listen on; `0.0.0.0` serves every machine that can reach this one, and asks for a token."""
     port: int = 8000
     """Port to listen on; 0 takes any that is free."""
+    token: str | None = None
+    """What every client must know; null makes one if `host` is not this machine alone, and an empty text asks for none."""
     origins: list[str] = dataclasses.field(default_factory=list)
     """Other origins whose pages may control the player, such as `[https://music.example.org]` behind a proxy."""
     prompt: str | None = None

@@ -1,8 +1,11 @@
 """Caches: what frozen networks compute for every slice and caption, kept in files of rows that all ranks fill together.
 
-A cache is a safetensors file of two tensors, `checks` and `rows`, so that other programs can read it. While it is filled, it
-has the suffix `.partial` and its full size from the start: a row is written at its own position, then its checksum. A row
-whose checksum is zero or does not match is missing, so a job that was killed at any moment continues where it stopped.
+A row is found by its key, a hash of the image or caption it was computed from, and by the fingerprint of the network. So a
+dataset that grew, or was put in another order, uses every row that is there, and a new file holds only what is new.
+
+A file is a safetensors file of three tensors, `keys`, `checks` and `rows`, so that other programs can read it. While it is
+filled, it has the suffix `.partial` and its full size from the start: a row is written at its own position, then its checksum.
+A row whose checksum is zero or does not match is missing, so a job that was killed at any moment continues where it stopped.
 """
 
 import contextlib
@@ -17,14 +20,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import xxhash
 
 from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import read_safetensors_header, safetensors_header
+from riffusion_train.runtime.files import read_safetensors_header, safetensors_header, write_atomically
 
 CACHE_DIR = ".cache"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 1 has no keys: its rows are those of one dataset, in order."""
+KEY_BYTES = 16
 ROWS_PER_GROUP = 8
 """Rows go through the network in the same groups whatever the number of processes, so that the file is the same bit for bit."""
 
@@ -33,7 +39,7 @@ _NAME_DIGITS = 16
 _ROWS_CHECKED = 64
 _GIB = 2**30
 
-Encode = Callable[[range], torch.Tensor]
+Encode = Callable[[list[int]], torch.Tensor]
 """Row numbers to the rows, (B, …)."""
 Report = Callable[[int], None]
 """Called with the rows done so far."""
@@ -56,7 +62,7 @@ class CacheKind:
 
 
 class CachedRows:
-    """The rows of a complete cache. A row is read when it is indexed, so that memory does not grow with the dataset."""
+    """The rows of a complete file. A row is read when it is indexed, so that memory does not grow with the dataset."""
 
     def __init__(self, path: Path, offset: int, shape: tuple[int, ...]) -> None:
         self.path = path
@@ -88,17 +94,49 @@ class CachedRows:
             os.close(self._file)
 
 
-class RowCache:
-    """A cache of a dataset folder, complete or being filled.
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """A file of rows."""
 
-    Its name contains the start of its key, so that the caches of several models can exist side by side; its metadata has the
-    key in full, which is compared before the file is used.
+    path: Path
+    keys: list[bytes]
+    """The key of each row."""
+    offset: int
+    """Where its checksums begin; the rows follow them."""
+
+
+class JoinedRows:
+    """The rows of a dataset, in its order, wherever they are kept.
+
+    Args:
+        files: The files.
+        places: (N, 2): the file of each row, and its position there.
+    """
+
+    def __init__(self, files: Sequence[CachedRows], places: np.ndarray) -> None:
+        self._files = files
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Return a row, read-only float32; see `CachedRows`."""
+        file, row = self._places[index].tolist()
+        return self._files[file][row]
+
+
+class RowCache:
+    """The cached rows of a dataset under one network: those that are there, and the file that the others are written to.
+
+    At first all rows are to be computed; `plan` with what `find_missing` returns leaves out those that are there.
 
     Args:
         folder: The dataset.
         kind: What it holds.
         network: Fingerprint of what computes the rows.
-        shape: Rows, and the shape of one.
+        keys: Hashes of what each row is computed from, uint8 (N, 16); equal ones share a row.
+        shape: The shape of a row.
         name_row: From a row's number to its name, for messages.
     """
 
@@ -108,61 +146,66 @@ class RowCache:
         kind: CacheKind,
         *,
         network: str,
+        keys: np.ndarray,
         shape: tuple[int, ...],
         name_row: Callable[[int], str],
     ) -> None:
         self.folder = folder
         self.kind = kind
-        self.shape = shape
+        self.network = network
+        self.keys = keys
         self.name_row = name_row
-        self._metadata = {
-            "contents": kind.contents,
-            "dataset": folder.fingerprint,
-            "network": network,
-            "schema_version": str(SCHEMA_VERSION),
-        }
-        self._of_dataset = f"{kind.name}-{folder.fingerprint[:_NAME_DIGITS]}-"
-        stem = self._of_dataset + network[:_NAME_DIGITS]
-        self.path = folder.path / CACHE_DIR / (stem + _SUFFIX)
+        self._row_shape = shape
+        self.plan(list(range(len(keys))))
+
+    def plan(self, rows: Sequence[int]) -> None:
+        """Choose the rows that are to be computed; a file of its own will hold them."""
+        self.rows = list(rows)
+        self.num_kept = len(set(_split(self.keys))) - len(self.rows)  # distinct rows that need not be computed
+        self.shape = (len(rows), *self._row_shape)
+        keys = self.keys[self.rows]
+        digest = hashlib.blake2b(keys.tobytes(), digest_size=16).hexdigest()
+        metadata = {"contents": self.kind.contents, "network": self.network, "schema_version": str(SCHEMA_VERSION)}
+        stem = f"{self.kind.name}-{digest[:_NAME_DIGITS]}-{self.network[:_NAME_DIGITS]}"
+        self.path = self.folder.path / CACHE_DIR / (stem + _SUFFIX)
         self.partial = self.path.with_suffix(_PARTIAL_SUFFIX)
-        self._header = _header(self._metadata, shape)
-        self.num_bytes = len(self._header) + 4 * shape[0] + 4 * math.prod(shape)
+        self._header = _header(metadata, self.shape) + keys.tobytes()
+        self.num_bytes = len(self._header) + 4 * len(rows) + 4 * math.prod(self.shape)
 
-    def exists(self) -> bool:
-        """Whether the cache is complete."""
-        return self.path.is_file()
-
-    def refuse_stale(self) -> None:
-        """Refuse a folder with a cache of what the dataset held before, which only takes up disk space.
+    def find_missing(self) -> list[int]:
+        """Return the rows that no complete file has, one of each key.
 
         Raises:
-            InputError: Naming every such file.
+            InputError: If a file is damaged.
         """
-        stale = [path for path in self._siblings() if not path.name.startswith(self._of_dataset)]
-        if stale:
-            raise InputError(
-                f"{_named(stale)}: made from what {self.folder.path} held before it was prepared again (its fingerprint is "
-                f"{self.folder.fingerprint[:_NAME_DIGITS]} now); delete it"
-            )
+        known = {key for file in self._files() for key in file.keys}
+        missing = {key: row for row, key in reversed(list(enumerate(_split(self.keys)))) if key not in known}
+        return sorted(missing.values())
 
-    def others(self) -> str | None:
-        """Name the caches that were made of this dataset with another network; None where there are none."""
-        others = [path for path in self._siblings() if path.stem != self.path.stem]
-        return _named(others) if others else None
+    def unused(self) -> str | None:
+        """Name the files that are of no use to this dataset with this network; None where there are none."""
+        used = {file.path for file in self._files()}
+        unused = [path for path in self._siblings() if path not in used | {self.path, self.partial}]
+        sizes = sum(path.stat().st_blocks * 512 for path in unused)
+        return f"{', '.join(str(path) for path in unused)} ({sizes / _GIB:.2g} GiB)" if unused else None
 
-    def open(self) -> CachedRows:
+    def open(self) -> JoinedRows:
         """Open the complete cache.
 
         Raises:
-            InputError: If the file is not what its name says, is cut short, or is damaged; up to 64 rows are checked here,
-                and each of the others when it is read.
+            InputError: If a row is missing, or a file is cut short or damaged; up to 64 rows are checked here, and each of
+                the others when it is read.
         """
-        problem = self._misfit()
-        if problem is not None:
-            raise InputError(f"{self.path}: {problem}; delete it, and it is made again")
-        rows = CachedRows(self.path, len(self._header), self.shape)
+        files = self._files()
+        places = {key: (number, row) for number, file in enumerate(files) for row, key in enumerate(file.keys)}
+        try:
+            numbers = np.array([places[key] for key in _split(self.keys)], dtype=np.int64)
+        except KeyError:
+            raise InputError(f"{self.path.parent}: a file of the cache is gone; run the same command again") from None
+        opened = [CachedRows(file.path, file.offset, (len(file.keys), *self._row_shape)) for file in files]
+        rows = JoinedRows(opened, numbers)
         count = min(_ROWS_CHECKED, len(rows))
-        for number in range(count):  # spread evenly over the file; reading a row checks it
+        for number in range(count):  # spread evenly over the dataset; reading a row checks it
             rows[number * len(rows) // count]
         return rows
 
@@ -175,9 +218,8 @@ class RowCache:
         with self._problems():
             self.path.parent.mkdir(exist_ok=True)
             started = self._started()
-            used = (
-                self.partial.stat().st_blocks * 512 if started else 0
-            )  # a sparse file: rows not written yet take no blocks
+            # A sparse file: rows not written yet take no blocks.
+            used = self.partial.stat().st_blocks * 512 if started else 0
             free, needed = shutil.disk_usage(self.path.parent).free, self.num_bytes - used
             if needed > free:
                 raise InputError(
@@ -188,6 +230,7 @@ class RowCache:
                 with self.partial.open("wb") as file:
                     file.write(self._header)
                     file.truncate(self.num_bytes)
+                self._copy_from_partials()
 
     def groups(self, *, rank: int, world_size: int) -> list[range]:
         """Return the groups of rows that are a process's share."""
@@ -214,8 +257,9 @@ class RowCache:
             file = self.partial.open("r+b")
         with file:
             for group in groups:
-                rows = encode(group).float().cpu().numpy()
-                bad = [index for index, row in zip(group, rows, strict=True) if not np.isfinite(row).all()]
+                numbers = self.rows[group.start : group.stop]
+                rows = encode(numbers).float().cpu().numpy()
+                bad = [index for index, row in zip(numbers, rows, strict=True) if not np.isfinite(row).all()]
                 if bad:
                     raise InputError(
                         f"{self.folder.path}: the {self.kind.network} gives no finite {self.kind.contents} for "
@@ -234,13 +278,13 @@ class RowCache:
             try:
                 self.partial.replace(self.path)
             except FileNotFoundError:
-                if not self.exists():  # else another job that filled the same file was first
+                if not self.path.is_file():  # else another job that filled the same file was first
                     raise
 
     def _write(self, file: int, start: int, rows: np.ndarray) -> None:
         """Write the rows, then their checksums: in this order, so that no checksum stands for a row that is not there.
 
-        Layout of the file: header, checks (N,) uint32, rows (N, …) float32.
+        Layout of the file: header, keys (N, 16) uint8, checks (N,) uint32, rows (N, …) float32.
         """
         checks = np.array([zlib.crc32(row) for row in rows], dtype="<u4")
         row_bytes = rows[0].nbytes
@@ -259,20 +303,56 @@ class RowCache:
         with self.partial.open("rb") as file:
             return file.read(len(self._header)) == self._header
 
-    def _misfit(self) -> str | None:
-        """Return how the file differs from what its name says; None where it does not."""
-        with self._problems(), self.path.open("rb") as file:
-            start = file.read(len(self._header))
-            num_bytes = os.fstat(file.fileno()).st_size
-        if start != self._header:
-            metadata = _metadata(self.path)
-            if metadata is None:
-                return "is not a cache, or a damaged one"
-            reasons = {"dataset": "of another dataset", "network": f"of another {self.kind.key}"}
-            changed = [reason for key, reason in reasons.items() if metadata.get(key) != self._metadata[key]]
-            return f"is {' and '.join(changed) or 'of another shape'}, not what its name says"
-        if num_bytes != self.num_bytes:
-            return f"is of another size than written ({num_bytes} bytes, not {self.num_bytes})"
+    def _copy_from_partials(self) -> None:
+        """Copy the rows that stopped jobs computed for what the dataset held then. Another job may still be writing there."""
+        row_of = {key: row for row, key in enumerate(_split(self.keys[self.rows]))}
+        for path in self._siblings():
+            other = self._read_file(path) if path.suffix == _PARTIAL_SUFFIX and path != self.partial else None
+            if other is None:
+                continue
+            shape = (len(other.keys), *self._row_shape)
+            with path.open("rb") as source, self.partial.open("r+b") as target:
+                for number, key in enumerate(other.keys):
+                    row = _read_row(source.fileno(), other.offset, shape, number) if key in row_of else None
+                    if row is not None and any(os.pread(source.fileno(), 4, other.offset + 4 * number)):
+                        self._write(target.fileno(), row_of[key], row[None])
+
+    def _files(self) -> list[_File]:
+        """Return the complete files of this network, whichever of the dataset's rows they have.
+
+        Raises:
+            InputError: If one is damaged.
+        """
+        with self._problems():
+            end = f"-{self.network[:_NAME_DIGITS]}{_SUFFIX}"
+            files = [self._read_file(path, refuse=True) for path in self._siblings() if path.name.endswith(end)]
+        return [file for file in files if file is not None]
+
+    def _read_file(self, path: Path, *, refuse: bool = False) -> _File | None:
+        """Read where the rows of a file are; None for one that is no use here, and for a damaged one unless it is refused."""
+        try:
+            header, end = read_safetensors_header(path)
+            metadata, shape = header["__metadata__"], tuple(header["rows"]["shape"])
+            num_bytes = end + max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+            offset = end + header["checks"]["data_offsets"][0]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            problem: str | None = "is not a cache, or a damaged one"
+        else:
+            if (metadata.get("network"), shape[1:]) != (self.network, self._row_shape):
+                return None
+            size = path.stat().st_size
+            problem = None if size == num_bytes else f"is of another size than written ({size} bytes, not {num_bytes})"
+        if problem is not None:
+            if refuse:
+                raise InputError(f"{path}: {problem}; delete it, and it is made again")
+            return None
+        if "keys" in header:
+            with path.open("rb") as file:
+                file.seek(end)
+                return _File(path, _split(np.frombuffer(file.read(KEY_BYTES * shape[0]), np.uint8)), offset)
+        # Written by version 0.1.0: the rows of one dataset, in its order.
+        if metadata.get("dataset") == self.folder.fingerprint and shape[0] == len(self.keys):
+            return _File(path, _split(self.keys), offset)
         return None
 
     def _siblings(self) -> list[Path]:
@@ -293,16 +373,18 @@ class RowCache:
 
 
 def _header(metadata: dict[str, str], shape: tuple[int, ...]) -> bytes:
-    entries = {"checks": ("U32", shape[:1], 4 * shape[0]), "rows": ("F32", shape, 4 * math.prod(shape))}
+    entries = {
+        "keys": ("U8", (shape[0], KEY_BYTES), KEY_BYTES * shape[0]),
+        "checks": ("U32", shape[:1], 4 * shape[0]),
+        "rows": ("F32", shape, 4 * math.prod(shape)),
+    }
     return safetensors_header(entries, metadata)
 
 
-def _metadata(path: Path) -> dict[str, str] | None:
-    """Return the metadata of a safetensors file; None where it is none."""
-    try:
-        return dict(read_safetensors_header(path)[0]["__metadata__"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _split(keys: np.ndarray) -> list[bytes]:
+    """Return keys one by one."""
+    content = keys.tobytes()
+    return [content[start : start + KEY_BYTES] for start in range(0, len(content), KEY_BYTES)]
 
 
 def _read_row(file: int, offset: int, shape: tuple[int, ...], index: int) -> np.ndarray | None:
@@ -323,25 +405,41 @@ def _write_at(file: int, content: bytes, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def _named(paths: Sequence[Path]) -> str:
-    sizes = sum(path.stat().st_blocks * 512 for path in paths)
-    return f"{', '.join(str(path) for path in paths)} ({sizes / _GIB:.2g} GiB)"
-
-
 LATENTS = CacheKind(name="latents", contents="latents", network="VAE", key="VAE", option="cache_latents")
 
 
-def latent_cache(dataset: SpectrogramDataset, vae: str, shape: tuple[int, int, int]) -> RowCache:
+def slice_keys(dataset: SpectrogramDataset, *, keep: bool) -> np.ndarray:
+    """Return the keys of a split's slices, uint8 (N, 16): hashes of their image files.
+
+    Args:
+        dataset: The slices.
+        keep: Whether to write the keys beside the caches, so that the next start need not read all images.
+    """
+    path = dataset.folder.path / CACHE_DIR / f"keys-{dataset.folder.fingerprint[:32]}"
+    with contextlib.suppress(OSError, ValueError):
+        content = path.read_bytes()
+        return np.frombuffer(content, np.uint8).reshape(len(dataset), KEY_BYTES)
+    digests = [xxhash.xxh3_128_digest(content) for content in dataset.image_files()]
+    keys = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, KEY_BYTES)
+    if keep:
+        with contextlib.suppress(OSError):  # what cannot be written is refused when the cache is allocated
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, keys.tobytes())
+    return keys
+
+
+def latent_cache(dataset: SpectrogramDataset, keys: np.ndarray, vae: str, shape: tuple[int, int, int]) -> RowCache:
     """Return the cache of a split's moments, whether or not it exists yet: float32 (slices, 2 * C, h, w).
 
     Moments are kept rather than samples, so that every step draws its own latents, as without a cache.
 
     Args:
         dataset: The slices.
+        keys: What `slice_keys` returns.
         vae: Fingerprint of the VAE.
         shape: Of the moments of a slice, (2 * C, h, w).
     """
-    return RowCache(dataset.folder, LATENTS, network=vae, shape=(len(dataset), *shape), name_row=dataset.slice_name)
+    return RowCache(dataset.folder, LATENTS, network=vae, keys=keys, shape=shape, name_row=dataset.slice_name)
 
 
 TEXTS = CacheKind(
@@ -377,11 +475,13 @@ def text_cache(
         shape: Of the hidden states of a caption, (77, D).
     """
     network = hashlib.blake2b(f"{text_encoder} {tokenizer}".encode(), digest_size=16).hexdigest()
+    digests = [hashlib.blake2b(caption.encode(), digest_size=KEY_BYTES).digest() for caption in captions]
     return RowCache(
         folder,
         TEXTS,
         network=network,
-        shape=(len(captions), *shape),
+        keys=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, KEY_BYTES),
+        shape=shape,
         name_row=lambda row: f"the caption {captions[row]!r}",
     )
 
@@ -389,7 +489,7 @@ def text_cache(
 class CachedTexts:
     """The hidden states of captions, looked up by the caption."""
 
-    def __init__(self, captions: Sequence[str], rows: CachedRows) -> None:
+    def __init__(self, captions: Sequence[str], rows: JoinedRows) -> None:
         self._row_of = {caption: row for row, caption in enumerate(captions)}
         self._rows = rows
 

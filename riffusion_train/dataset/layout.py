@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import refuse_url
 
 if TYPE_CHECKING:
     import datasets
@@ -71,7 +72,8 @@ def arrow_schema(extra: Mapping[str, str] | None = None) -> pa.Schema:
     """Return the Arrow schema of a shard.
 
     It carries the `huggingface` metadata, so that `datasets` gives PIL images and lists of strings without a config. It is
-    built without importing `datasets`, which takes seconds; a test holds it equal to `features(extra).arrow_schema`.
+    built without importing `datasets`, which takes seconds; a test compares it with `features(extra).arrow_schema`. Lists have
+    the type `Sequence`, which every version of `datasets` reads; `List`, its name in versions 4 and later, fails in 3.
 
     Args:
         extra: Names of further columns and their types: string, int64, float64 or bool.
@@ -79,7 +81,7 @@ def arrow_schema(extra: Mapping[str, str] | None = None) -> pa.Schema:
     values = _VALUE_TYPES | dict(extra or {})
     described: dict[str, Any] = {
         IMAGE: {"_type": "Image"},
-        CAPTION: {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"},
+        CAPTION: {"feature": {"dtype": "string", "_type": "Value"}, "_type": "Sequence"},
     }
     described |= {name: {"dtype": kind, "_type": "Value"} for name, kind in values.items()}
     arrow_types = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
@@ -89,6 +91,16 @@ def arrow_schema(extra: Mapping[str, str] | None = None) -> pa.Schema:
         *(pa.field(name, arrow_types[kind]) for name, kind in values.items()),
     ]
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": described}})})
+
+
+def column_types(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the type of each column as a dataset card writes it, such as `dtype: string`; `extra` as in `arrow_schema`."""
+    values = _VALUE_TYPES | dict(extra or {})
+    own = {
+        IMAGE: "dtype: image",
+        CAPTION: "sequence: string",
+    }  # as `Sequence` above: the name of lists in every version
+    return own | {name: f"dtype: {kind}" for name, kind in values.items()}
 
 
 def features(extra: Mapping[str, str] | None = None) -> "datasets.Features":
@@ -163,13 +175,18 @@ def read_stats(folder: Path) -> dict[str, Any] | None:
     return dict(stats)
 
 
-def open_dataset_folder(path: Path | str) -> DatasetFolder:
+def open_dataset_folder(path: Path | str, *, check_shards: bool = True) -> DatasetFolder:
     """Open a dataset folder for reading.
 
+    Args:
+        path: The folder.
+        check_shards: Whether to refuse a folder in which shards are missing or have another size than when they were written.
+
     Raises:
-        InputError: If the folder is missing, unfinished, damaged, or no dataset folder.
+        InputError: If the folder is missing, unfinished, damaged, or no dataset folder, or if `path` is a URL.
     """
-    path = Path(path)
+    refuse_url("dataset=", str(path), "download the dataset, and give its folder")
+    path = Path(path).expanduser()
     if not path.is_dir():
         raise InputError(f"{path}: no such dataset folder; {_FIX}{path}")
     stats = read_stats(path)
@@ -181,7 +198,7 @@ def open_dataset_folder(path: Path | str) -> DatasetFolder:
     if spectrogram is None:
         raise InputError(f"{path}: spectrogram.json is missing; {_FIX}{path} overwrite=true")
     folder = DatasetFolder(path, spectrogram, stats)
-    for shard in stats["shards"]:
+    for shard in stats["shards"] if check_shards else ():
         file = path / SHARD_DIR / shard["name"]
         if not file.is_file() or file.stat().st_size != shard["bytes"]:
             raise InputError(f"{file}: missing or of another size than written; {_FIX}{path} overwrite=true")

@@ -1,15 +1,16 @@
 """A dataset folder as training reads it: images, captions, and items with the random draws of their address."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch.utils.data import Dataset
 
-from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder
+from riffusion_train.dataset.layout import SHARD_DIR, DatasetFolder, open_dataset_folder
 from riffusion_train.dataset.order import Address, generator, normal
 from riffusion_train.runtime.errors import InputError
 
@@ -19,11 +20,15 @@ Tokenize = Callable[[str], torch.Tensor]
 """Caption to token ids (77,)."""
 
 
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class SpectrogramDataset:
     """The slices of one split, read from the Parquet shards through a memory map.
 
     Raises:
-        InputError: If the split is empty, or another writer than Parquet's wrote the dataset.
+        InputError: If the split is empty or damaged, or another writer than Parquet's wrote the dataset.
     """
 
     def __init__(self, folder: DatasetFolder, split: str) -> None:
@@ -34,8 +39,16 @@ class SpectrogramDataset:
         if not folder.num_slices(split) or not shards:
             raise InputError(f"{folder.path}: the split '{split}' has no slices; prepare more audio, or other ratios")
         datasets.disable_progress_bars()
-        self.folder = folder
-        self.rows = datasets.load_dataset("parquet", data_files=shards, split="train")
+        self.folder, self._split = folder, split
+        try:
+            self.rows = datasets.load_dataset("parquet", data_files=shards, split="train")
+        except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError) as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, OSError) and cause.errno:  # such as no space for the copy that datasets makes
+                raise cause from None
+            raise InputError(
+                f"{folder.path}: the shards of '{split}' cannot be read ({_one_line(cause)}); {self._fix}"
+            ) from None
         self._images = self.rows.select_columns(["image"])  # made once: it costs more than reading a row
         self._texts = self.rows.select_columns(["caption", "source", "start_s"])
 
@@ -43,8 +56,39 @@ class SpectrogramDataset:
         return int(self.rows.num_rows)
 
     def image(self, index: int) -> np.ndarray:
-        """Return the image of a slice as it is stored: uint8 (height, width) or (height, width, 3)."""
-        return np.asarray(self._images[index]["image"])
+        """Return the image of a slice as it is stored: uint8 (height, width) or (height, width, 3).
+
+        Raises:
+            InputError: If it is damaged, naming its shard, row and track.
+        """
+        try:
+            return np.asarray(self._images[index]["image"])
+        except Exception as error:  # Pillow raises classes of many kinds
+            name, row = self._shard_row(index)
+            raise InputError(
+                f"{name}: the image in row {row}, {self.slice_name(index)}, is damaged ({_one_line(error)}); {self._fix}"
+            ) from None
+
+    def _shard_row(self, index: int) -> tuple[Path, int]:
+        """Return the shard of a slice, and its row in it, from 0."""
+        for shard in (shard for shard in self.folder.stats["shards"] if shard["split"] == self._split):
+            if index < shard["slices"]:
+                return self.folder.path / SHARD_DIR / shard["name"], index
+            index -= shard["slices"]
+        raise IndexError(index)
+
+    @property
+    def _fix(self) -> str:
+        return (
+            f"riffusion prepare check {self.folder.path} lists all damage, and its prepare command with overwrite=true "
+            "makes it anew"
+        )
+
+    def image_files(self) -> Iterator[memoryview]:
+        """Yield the PNG file of every slice, in order, without decoding it."""
+        for chunk in self.rows.data.column("image").chunks:
+            for content in chunk.field("bytes"):
+                yield memoryview(content.as_buffer())
 
     def pixels(self, index: int) -> torch.Tensor:
         """Return the image of a slice as the VAE takes it: float32 (3, height, width) in [-1, 1]."""
@@ -106,7 +150,7 @@ def load_dataset(folder: Path | str, split: str = "train") -> SpectrogramDataset
     Raises:
         InputError: If the folder is not a dataset, or the split is empty.
     """
-    return SpectrogramDataset(open_dataset_folder(Path(folder).expanduser()), split)
+    return SpectrogramDataset(open_dataset_folder(folder), split)
 
 
 class Moments(Protocol):

@@ -1,15 +1,29 @@
 """The model card: what a model is, what it was made from, how it sounds, and how to use it."""
 
+import dataclasses
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from riffusion_train.audio.plots import curve_image
 from riffusion_train.config.compose import group_options
-from riffusion_train.config.export import ExportFormat, LoraLayout, is_file
-from riffusion_train.config.spectrogram import SPECTROGRAM_FILE
-from riffusion_train.export.summary import OPENRAIL, OWN, Summary, previews
+from riffusion_train.config.export import ExportFormat
+from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, SpectrogramConfig
+from riffusion_train.export.summary import (
+    OPENRAIL,
+    OWN,
+    Imported,
+    Summary,
+    base_name,
+    is_hub_id,
+    is_sd15,
+    preview_prompt,
+    previews,
+)
+from riffusion_train.model.lora import LORA_FILE
 from riffusion_train.runtime.files import write_atomically
+from riffusion_train.runtime.provenance import versions
 from riffusion_train.training.run_folder import read_lines
 from riffusion_train.training.run_model import RunModel
 
@@ -18,33 +32,23 @@ CURVE_FILE = "loss.png"
 PREVIEW_DIR = "previews"
 
 _CARD = """---
-license: {licence}
-library_name: diffusers
-pipeline_tag: text-to-audio
-tags: [music, spectrogram, riffusion, stable-diffusion{lora_tag}]{base_line}
+{front}
 ---
 
 # {name}
 
 {what}. It turns a prompt into a mel-spectrogram, which is inverted to sound.
-Made with [riffusion-train](https://pypi.org/project/riffusion-train/) {version}.
+Made with riffusion-train {version}.
 
 | | |
 |---|---|
-| base model | {base} |
-| method | {method}, {steps} steps of {batch} slices, learning rate {lr}, seed {seed} |
-| weights | {weights} |
-| target | {target} |
-| presets | {presets} |
-| dataset | {dataset}, fingerprint `{fingerprint}`{counts} |
-| codec | {codec} |
+{rows}
 {sound}
 ## Use
 
-With riffusion-train, which gives sound:
+With riffusion-train, which gives sound; install it by `pip install .` in a checkout of its source code:
 
 ```
-pip install riffusion-train
 {sampler}
 ```
 
@@ -54,14 +58,13 @@ With diffusers, which gives the images:
 {diffusers}
 ```
 
-With A1111, Forge or ComfyUI, which also give the images:
-
 {webui}
 
 ## Licence
 
 {licence_text}
 """
+_COMFY = "the node ModelSamplingDiscrete"
 _LICENCES = {
     OWN: "The weights do not descend from any that others published; their owner may choose the licence.",
     OPENRAIL: (
@@ -71,54 +74,184 @@ _LICENCES = {
 }
 
 
-def write_card(
-    folder: Path, model: RunModel, summary: Summary, kind: ExportFormat, layout: LoraLayout, *, name: str
-) -> None:
-    """Write `README.md` with the loss curve and the previews, image and sound, into a folder.
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """The format that a card describes."""
+
+    name: str
+    """The folder or file, or the hub's `user/name`."""
+    kind: ExportFormat
+    file: str | None
+    """The one file that holds all weights; None for a folder of diffusers."""
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether it holds adapters."""
+        return self.kind is ExportFormat.lora
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """A model card, ready to be written."""
+
+    form: Form
+    licence: str
+    base: str
+    """What the model was made from."""
+    relation: str
+    """The hub's word for how it was made from its base."""
+    rows: Sequence[tuple[str, str]]
+    """The table: what, value."""
+    codec: SpectrogramConfig | None
+    sd15: bool
+    """Whether the model has the size of Stable Diffusion 1.5."""
+    velocity: bool
+    """Whether the UNet predicts velocity."""
+    version: str
+    """The version of riffusion-train that made it."""
+    prompts: Sequence[tuple[str, str]] = ()
+    """Prompt and image of every preview."""
+    dataset: str | None = None
+    """The dataset's id on the hub, where it has one."""
+    loss: tuple[str, float] | None = None
+    """The name and value of the last loss on held-out slices."""
+    write_sound: Callable[[Path], str] = lambda folder: ""
+    """Puts previews and the loss curve into the folder, and returns the lines that show them."""
+
+    def write(self, folder: Path) -> None:
+        """Write `README.md`, with the loss curve and the previews, image and sound, into a folder that exists."""
+        where = "Stable Diffusion 1.5's architecture" + ("" if self.sd15 else " at another size")
+        what = f"Low-rank adapters (LoRA) for a model of {where}" if self.form.is_lora else f"A model of {where}"
+        text = _CARD.format(
+            front="\n".join(_front_lines(self)),
+            name=self.form.name,
+            what=what,
+            version=self.version,
+            rows="\n".join(f"| {name} | {value} |" for name, value in self.rows),
+            sound=self.write_sound(folder),
+            sampler=_sampler_lines(self),
+            diffusers=_diffusers_lines(self),
+            webui=_webui_lines(self),
+            licence_text=_LICENCES.get(self.licence, f"The base model's licence carries over: {self.licence}."),
+        )
+        (folder / CARD_FILE).write_text(text, encoding="utf-8")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of its images."""
+        return (512, 512) if self.codec is None else (self.codec.width_px, self.codec.n_mels)
+
+
+def card_of(model: RunModel, summary: Summary, form: Form) -> Card:
+    """Return the card of a run's model.
 
     Args:
-        folder: Where to write; it must exist.
         model: The model that was exported.
         summary: How it came to be.
-        kind: The format it was exported to.
-        layout: The layout of adapters.
-        name: The name of the model: of its folder or file, or the hub's `user/name`.
+        form: The format it is exported to.
     """
     codec = model.base.skeleton.spectrogram
-    size = (512, 512) if codec is None else (codec.width_px, codec.n_mels)
     counts = ", ".join(f"{count} {split}" for split, count in summary.dataset_slices.items())
-    is_lora = kind is ExportFormat.lora
-    text = _CARD.format(
-        licence=summary.licence,
-        lora_tag=", lora" if is_lora else "",
-        base_line=f"\nbase_model: {summary.base_model}" if summary.base_model.count("/") == 1 else "",
-        name=name,
-        what="Low-rank adapters (LoRA) for a Stable Diffusion 1.5 model"
-        if is_lora
-        else "A model of Stable Diffusion 1.5's architecture",
-        version=summary.riffusion_train,
-        base=summary.base_model,
-        method=summary.method,
-        steps=summary.step,
-        batch=summary.slices_per_step,
-        lr=summary.learning_rate,
-        seed=summary.seed,
-        weights={"ema": "moving average (EMA)", "raw": "as trained"}[summary.weights],
-        target=summary.prediction_type,
-        presets=", ".join(f"`{preset}`" for preset in summary.presets) or "none",
-        dataset=f"`{summary.dataset}`",
-        fingerprint=summary.dataset_fingerprint,
-        counts=f", slices: {counts}" if counts else "",
-        codec="unknown"
-        if codec is None
-        else f"{codec.name}: {codec.n_mels} bands, {codec.clip_s:.2f} s, {codec.rate_hz} Hz",
-        sound=_sound(folder, model),
-        sampler=_sampler_lines(name, kind, layout, summary.base_model),
-        diffusers=_diffusers_lines(name, kind, layout, summary.base_model, size),
-        webui=_webui_lines(name, kind, layout, summary, size),
-        licence_text=_LICENCES.get(summary.licence, f"The base model's licence carries over: {summary.licence}."),
+    rows = [
+        ("base model", summary.base_model),
+        (
+            "method",
+            f"{summary.method}, {summary.step} steps of {summary.slices_per_step} slices, learning rate "
+            f"{summary.learning_rate}, seed {summary.seed}",
+        ),
+        ("weights", {"ema": "moving average (EMA)", "raw": "as trained"}[summary.weights]),
+        ("target", summary.prediction_type),
+        ("presets", ", ".join(f"`{preset}`" for preset in summary.presets) or "none"),
+        (
+            "dataset",
+            f"`{summary.dataset}`, fingerprint `{summary.dataset_fingerprint}`"
+            + (f", slices: {counts}" if counts else ""),
+        ),
+        ("codec", _codec_text(codec)),
+    ]
+    held_out = _read_series(model.run.metrics_file, model.step, "validation_loss")
+    source = model.config.dataset
+    return Card(
+        form,
+        summary.licence,
+        summary.base_model,
+        "adapter" if form.is_lora else "finetune",
+        rows,
+        codec,
+        is_sd15(model.base.skeleton),
+        summary.prediction_type == "v_prediction",
+        summary.riffusion_train,
+        prompts=[(preview_prompt(image), f"{PREVIEW_DIR}/{image.name}") for image in previews(model)],
+        dataset=source if is_hub_id(source) and not Path(source).exists() else None,
+        loss=("validation loss", held_out[-1][1]) if held_out else None,
+        write_sound=lambda folder: _sound(folder, model),
     )
-    (folder / CARD_FILE).write_text(text, encoding="utf-8")
+
+
+def imported_card(about: Imported, form: Form) -> Card:
+    """Return the card of an imported model or of converted adapters."""
+    base = base_name(about.base or about.source)
+    made = [
+        ("imported from", f"`{Path(about.source).name if Path(about.source).exists() else about.source}`, {about.what}")
+    ]
+    if about.base is not None:
+        made.append(("base model", base))
+        if about.lora is not None and about.parts is not None:
+            made.append(("strength of the LoRA", f"{about.lora_scale:g}"))
+    rows = [*made, ("target", "v_prediction" if about.velocity else "epsilon"), ("codec", _codec_text(about.codec))]
+    merged = about.base is not None and about.parts is not None
+    return Card(
+        form,
+        about.licence,
+        base,
+        "adapter" if form.is_lora else "merge" if merged else "finetune",
+        rows,
+        about.codec,
+        about.sd15,
+        about.velocity,
+        versions()["riffusion-train"],
+    )
+
+
+def _codec_text(codec: SpectrogramConfig | None) -> str:
+    return (
+        "unknown" if codec is None else f"{codec.name}: {codec.n_mels} bands, {codec.clip_s:.2f} s, {codec.rate_hz} Hz"
+    )
+
+
+def _front_lines(card: Card) -> list[str]:
+    """Return the YAML that the hub reads; texts are quoted as JSON, which is YAML too."""
+    lines = [
+        f"license: {card.licence}",
+        "library_name: diffusers",
+        "pipeline_tag: text-to-audio",
+        "language: en",
+        f"tags: [music, spectrogram, riffusion, stable-diffusion{', lora' if card.form.is_lora else ''}]",
+    ]
+    if is_hub_id(card.base):
+        lines += [f"base_model: {card.base}", f"base_model_relation: {card.relation}"]
+    if card.dataset is not None:
+        lines.append(f"datasets: [{card.dataset}]")
+    if card.prompts and card.form.is_lora:
+        lines.append(f"instance_prompt: {json.dumps(card.prompts[0][0], ensure_ascii=False)}")
+    if card.prompts:
+        lines.append("widget:")
+    for prompt, image in card.prompts:
+        lines += [
+            f"  - text: {json.dumps(prompt, ensure_ascii=False)}",
+            "    output:",
+            f"      url: {json.dumps(image)}",
+        ]
+    if card.loss is not None:
+        lines += [
+            "model-index:",
+            f"  - name: {json.dumps(card.form.name)}",
+            "    results:",
+            "      - task: {type: text-to-audio}",
+            f"        dataset: {{type: {json.dumps(card.dataset or 'audiofolder')}, name: held-out slices of the dataset}}",
+            f"        metrics: [{{type: loss, name: {card.loss[0]}, value: {card.loss[1]:.6g}}}]",
+        ]
+    return lines
 
 
 def _sound(folder: Path, model: RunModel) -> str:
@@ -140,7 +273,7 @@ def _sound(folder: Path, model: RunModel) -> str:
         lines += [
             f'<audio controls src="{PREVIEW_DIR}/{name}"></audio> [{name}]({PREVIEW_DIR}/{name})\n' for name in sounds
         ]
-    losses = _read_losses(model.run.metrics_file, model.step)
+    losses = _read_series(model.run.metrics_file, model.step, "loss")
     curve = curve_image(losses)
     if curve is not None:
         write_atomically(folder / CURVE_FILE, curve)
@@ -148,54 +281,81 @@ def _sound(folder: Path, model: RunModel) -> str:
     return "\n".join(lines)
 
 
-def _read_losses(metrics_file: Path, last_step: int) -> list[tuple[int, float]]:
-    """Return (step, loss) of every logged step up to `last_step`."""
+def _read_series(metrics_file: Path, last_step: int, name: str) -> list[tuple[int, float]]:
+    """Return (step, value) of every logged step up to `last_step`."""
     if not metrics_file.is_file():
         return []
     rows, _ = read_lines(metrics_file)
-    pairs = [(row.get("step"), row.get("loss")) for row in rows]
+    pairs = [(row.get("step"), row.get(name)) for row in rows]
     return [
-        (step, float(loss))
-        for step, loss in pairs
-        if isinstance(step, int) and isinstance(loss, int | float) and step <= last_step
+        (step, float(value))
+        for step, value in pairs
+        if isinstance(step, int) and isinstance(value, int | float) and step <= last_step
     ]
 
 
-def _sampler_lines(name: str, kind: ExportFormat, layout: LoraLayout, base: str) -> str:
-    if kind is not ExportFormat.lora:
-        return f'riffusion sample {_file(name, kind, layout)} --prompt "…" out=clips'
-    return (
-        f"riffusion import {_file(name, kind, layout)} base={base} out=merged\n"
-        'riffusion sample merged --prompt "…" out=clips'
-    )
+def _sampler_lines(card: Card) -> str:
+    form = card.form
+    loads = form.name
+    if form.is_lora and is_hub_id(form.name):  # `--lora` takes a file of a repository, not its name
+        loads = form.file or LORA_FILE
+    if not form.is_lora:
+        return f'riffusion sample {loads} --prompt "…" out=clips'
+    return f'riffusion sample {_base(card)} --lora {loads} --prompt "…" out=clips{_base_note(card)}'
 
 
-def _diffusers_lines(name: str, kind: ExportFormat, layout: LoraLayout, base: str, size: tuple[int, int]) -> str:
-    file = _file(name, kind, layout)
-    draw = f'image = pipe("…", width={size[0]}, height={size[1]}).images[0]'
-    if kind is ExportFormat.lora:
-        return (
-            f'pipe = StableDiffusionPipeline.from_pretrained("{base}", safety_checker=None)\n'
-            f'pipe.load_lora_weights("{file}")\n{draw}'
+def _diffusers_lines(card: Card) -> str:
+    form = card.form
+    lines = ["from diffusers import StableDiffusionPipeline"]
+    if form.is_lora:
+        lines.append(
+            f'pipe = StableDiffusionPipeline.from_pretrained("{_base(card)}", safety_checker=None){_base_note(card)}'
         )
-    load = "from_single_file" if kind is ExportFormat.single_file else "from_pretrained"
-    return f'from diffusers import StableDiffusionPipeline\npipe = StableDiffusionPipeline.{load}("{file}")\n{draw}'
+        inside = form.file is not None and form.file != form.name
+        weights = f', weight_name="{form.file}"' if inside else ""
+        lines.append(f'pipe.load_lora_weights("{form.name}"{weights})')
+    elif form.kind is ExportFormat.single_file:
+        lines.append(
+            "# FOLDER: the same model with format=diffusers; without config= diffusers takes SD 1.5's from the hub"
+        )
+        lines.append(f'pipe = StableDiffusionPipeline.from_single_file("{form.name}", config="FOLDER")')
+    else:
+        lines.append(f'pipe = StableDiffusionPipeline.from_pretrained("{form.name}")')
+    return "\n".join([*lines, f'image = pipe("…", width={card.size[0]}, height={card.size[1]}).images[0]'])
 
 
-def _webui_lines(name: str, kind: ExportFormat, layout: LoraLayout, summary: Summary, size: tuple[int, int]) -> str:
-    folder = "models/Lora" if kind is ExportFormat.lora else "models/Stable-diffusion"
-    need = "" if is_file(kind, layout) else " (export again with `format=single_file`, or a LoRA with `layout=kohya`)"
-    file = Path(name).name.removesuffix(".safetensors") + ".safetensors"
-    velocity = "; it predicts velocity, so choose v-prediction" if summary.prediction_type == "v_prediction" else ""
-    preset = summary.codec if summary.codec in group_options("spectrogram") else SPECTROGRAM_FILE
-    use = f" and add `<lora:{file.removesuffix('.safetensors')}:1>` to the prompt" if kind is ExportFormat.lora else ""
+def _base(card: Card) -> str:
+    """Return how to load the base of adapters: its hub id, or a word in place of a folder that only the trainer has."""
+    return card.base if is_hub_id(card.base) else "BASE"
+
+
+def _base_note(card: Card) -> str:
+    return "" if is_hub_id(card.base) else f"  # BASE is your copy of the base model: {card.base}"
+
+
+def _webui_lines(card: Card) -> str:
+    """Return the steps for web interfaces, which load models of Stable Diffusion 1.5's size alone."""
+    if not card.sd15:
+        return "A1111, Forge and ComfyUI load models of Stable Diffusion 1.5's size only, and this one has another."
+    form = card.form
+    folder = "models/Lora" if form.is_lora else "models/Stable-diffusion"
+    need = "" if form.file else " (export again with `format=single_file`, or a LoRA with `layout=kohya`)"
+    file = form.file or Path(form.name).name.removesuffix(".safetensors") + ".safetensors"
+    yaml = (
+        f" with the `.yaml` of that name, which says so to A1111 and Forge; in ComfyUI choose v-prediction ({_COMFY})"
+    )
+    velocity = ""
+    if card.velocity:
+        velocity = f"; it predicts velocity, so {'choose v-prediction' if form.is_lora else 'keep it together' + yaml}"
+    preset = (
+        card.codec.name
+        if card.codec is not None and card.codec.name in group_options("spectrogram")
+        else SPECTROGRAM_FILE
+    )
+    use = f" and add `<lora:{file.removesuffix('.safetensors')}:1>` to the prompt" if form.is_lora else ""
     return (
+        "With A1111, Forge or ComfyUI, which also give the images:\n\n"
         f"1. Put `{file}` into `{folder}`{need}{use}.\n"
-        f"2. Draw at {size[0]} x {size[1]}, 20 to 30 steps, CFG 7{velocity}; save as PNG.\n"
+        f"2. Draw at {card.size[0]} x {card.size[1]}, 20 to 30 steps, CFG 7{velocity}; save as PNG.\n"
         f"3. `riffusion spectrogram decode image.png sound.wav preset={preset}` turns it into sound."
     )
-
-
-def _file(name: str, kind: ExportFormat, layout: LoraLayout) -> str:
-    """Return what to give to a program that loads the model: the folder or hub id, or the file."""
-    return Path(name).name if is_file(kind, layout) else name

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
-from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_file, detect_folder
+from riffusion_train.model.detect import LORA_PEFT, LORAS, OTHER_SIZE, SD1, detect_file, detect_folder, lora_advice
 from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, SUMMARY_FILE, SUMMARY_KEY, read_json
 from riffusion_train.model.lazy import WEIGHT_STEMS, LazyModel
 from riffusion_train.model.loading import open_model
-from riffusion_train.model.lora import LORA_FILE
+from riffusion_train.model.lora import PEFT_CONFIG_FILE, lora_files
 from riffusion_train.model.safetensors_io import LazyTensor, open_tensors
 from riffusion_train.model.single_file import CONFIGS_KEY, read_metadata_spectrogram
 from riffusion_train.runtime.errors import InputError
@@ -39,10 +39,12 @@ class Description:
     """Parameters and bytes."""
     sampler: str
     """Whether `riffusion sample` can use it; if not, why, or what to do."""
+    fault: str | None = None
+    """Why a model of the right kind cannot be read; None for a sound model, and for one of another kind."""
 
     def lines(self) -> list[str]:
-        """Return one line for every field."""
-        return [f"{name:<8} {value}" for name, value in dataclasses.asdict(self).items()]
+        """Return one line for every field but `fault`."""
+        return [f"{name:<8} {value}" for name, value in dataclasses.asdict(self).items() if name != "fault"]
 
 
 def describe(source: str) -> Description:
@@ -52,8 +54,8 @@ def describe(source: str) -> Description:
         InputError: If there is nothing at `source`, or the file is damaged.
     """
     path = Path(source).expanduser()
-    if path.is_dir() and (path / LORA_FILE).is_file():
-        return _describe_lora(path, *open_tensors(path / LORA_FILE))
+    if path.is_dir() and lora_files(path):
+        return _describe_lora(path, *open_tensors(lora_files(path)[0]))
     if path.is_dir():
         return _describe_folder(path)
     if path.is_file() and path.suffix != ".safetensors":
@@ -61,7 +63,7 @@ def describe(source: str) -> Description:
     if path.is_file():
         tensors, metadata = open_tensors(path)
         family = detect_file({name: tensor.shape for name, tensor in tensors.items()})
-        if family in (LORA_DIFFUSERS, LORA_KOHYA):
+        if family in LORAS:
             return _describe_lora(path, tensors, metadata)
         return _describe_file(path, family, tensors, metadata)
     return _describe_model("a diffusers model on the hub", open_model(source), {}, 0)
@@ -79,7 +81,7 @@ def _describe_folder(path: Path) -> Description:
     try:
         return _describe_model(what, open_model(str(path)), summary, num_bytes)
     except InputError as error:
-        return _unusable(what, _codec_text(load_spectrogram(path)), [], num_bytes, str(error))
+        return _unusable(what, family, _codec_text(load_spectrogram(path)), [], num_bytes, str(error))
 
 
 def _describe_file(
@@ -92,10 +94,10 @@ def _describe_file(
     try:
         described = _describe_model(what, open_model(str(path)), _summary(metadata), num_bytes)
     except InputError as error:
-        return _unusable(
-            what, _codec_text(read_metadata_spectrogram(path, metadata)), tensors.values(), num_bytes, str(error)
-        )
-    if CONFIGS_KEY not in metadata and "modelspec.prediction_type" not in metadata:
+        codec = _codec_text(read_metadata_spectrogram(path, metadata))
+        return _unusable(what, family, codec, tensors.values(), num_bytes, str(error))
+    says = CONFIGS_KEY in metadata or "modelspec.prediction_type" in metadata or described.target != "epsilon"
+    if not says:
         described = dataclasses.replace(described, target="not said; epsilon is assumed")
     return described
 
@@ -125,18 +127,21 @@ def _describe_lora(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapp
     summary = _summary(metadata)
     base = _base(summary) if summary else metadata.get("ss_base_model_version", _UNKNOWN)
     codec = read_metadata_spectrogram(path, metadata) or (load_spectrogram(path) if path.is_dir() else None)
-    file = path / LORA_FILE if path.is_dir() else path
-    other = [width for width in widths if width in (1024, 2048)]
+    num_bytes = sum(file.stat().st_size for file in lora_files(path))
+    if any(width in (1024, 2048) for width in widths):
+        sampler = "no: it is for another model than Stable Diffusion 1.x"
+    elif family == LORA_PEFT and not lora_files(path)[0].with_name(PEFT_CONFIG_FILE).is_file():
+        sampler = f"no: it does not say how strong it is; put the {PEFT_CONFIG_FILE} that peft wrote with it beside it"
+    else:
+        sampler = f"not alone; {lora_advice(str(path))}"
     return Description(
         what=f"{family}: {len(downs)} layers of rank {', '.join(map(str, ranks))}{text}",
         base=base,
         codec=_codec_text(codec),
         target=str(summary.get("prediction_type", _UNKNOWN)),
         dtype=_dtypes(tensors.values()),
-        size=_size(tensors.values(), file.stat().st_size),
-        sampler="no: it is for another model than Stable Diffusion 1.x"
-        if other
-        else f"not alone; merge it: riffusion import {path} base=MODEL out=DIR",
+        size=_size(tensors.values(), num_bytes),
+        sampler=sampler,
     )
 
 
@@ -157,10 +162,13 @@ def _describe_pickle(path: Path) -> Description:
     )
 
 
-def _unusable(what: str, codec: str, tensors: Iterable[LazyTensor], num_bytes: int, reason: str) -> Description:
+def _unusable(
+    what: str, family: str, codec: str, tensors: Iterable[LazyTensor], num_bytes: int, reason: str
+) -> Description:
     weights = list(tensors)
     size = _size(weights, num_bytes) if weights else _bytes_text(num_bytes)
-    return Description(what, _UNKNOWN, codec, _UNKNOWN, _dtypes(weights), size, f"no: {reason}")
+    fault = reason if family in (SD1, OTHER_SIZE) else None
+    return Description(what, _UNKNOWN, codec, _UNKNOWN, _dtypes(weights), size, f"no: {reason}", fault)
 
 
 def _summary(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import datetime
 import io
 import json
 import re
@@ -9,10 +10,13 @@ from pathlib import Path
 
 from riffusion_train.config.compose import conf_dir, group_options
 from riffusion_train.config.export import ExportFormat
+from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.config.train import PredictionType
 from riffusion_train.dataset.layout import read_stats
+from riffusion_train.model.components import Components
 from riffusion_train.model.detect import SD1, detect_folder
 from riffusion_train.model.diffusers_folder import SUMMARY_FILE, SUMMARY_KEY
+from riffusion_train.model.lora import Lora
 from riffusion_train.runtime.files import write_json
 from riffusion_train.training.run_folder import RunFolder, read_lines
 from riffusion_train.training.run_model import RunModel
@@ -20,6 +24,8 @@ from riffusion_train.training.run_model import RunModel
 OPENRAIL = "creativeml-openrail-m"
 OWN = "other"
 
+_OTHER_ARCHITECTURE = "latent-diffusion-of-another-size"
+_SD15_TEXT_WIDTH = 768
 _THUMBNAIL_PX = 256
 
 
@@ -62,8 +68,8 @@ def summarise(model: RunModel) -> Summary:
     per_process = config.train_batch_size * config.gradient_accumulation_steps
     return Summary(
         riffusion_train=manifest["versions"]["riffusion-train"],
-        base_model=Path(source).name if Path(source).exists() or Path(source).is_absolute() else source,
-        licence=licence_of(source, is_sd15(model)),
+        base_model=base_name(source),
+        licence=licence_of(source, is_sd15(model.base.skeleton)),
         method=config.method.name.value,
         step=model.step,
         weights=model.weights.value,
@@ -107,12 +113,36 @@ def licence_of(source: str, sd15: bool) -> str:
     return OPENRAIL if sd15 or not path.exists() else OWN
 
 
-def is_sd15(model: RunModel) -> bool:
+def base_name(source: str) -> str:
+    """Return what a reader of a card is told of a base: its hub id or folder, and for a run what that began from."""
+    path = Path(source)
+    if source.startswith("random weights") or not (path.exists() or path.is_absolute()):
+        return source
+    manifest, summary = RunFolder(path.parent).manifest_file, path / SUMMARY_FILE
+    if path.name == "final":
+        known = json.loads(manifest.read_text(encoding="utf-8"))["base_model"]["source"] if manifest.is_file() else None
+        return f"the final model of the run {path.parent.name}" + (
+            f", which began from {base_name(known)}" if known else ""
+        )
+    if summary.is_file():
+        began = json.loads(summary.read_text(encoding="utf-8")).get("base_model")
+        return f"{path.name}, which began from {began}"
+    return path.name
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a name has the form of the hub's, `user/name`."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+
+
+def is_sd15(parts: Components) -> bool:
     """Return whether a model has the size of Stable Diffusion 1.5."""
-    return detect_folder({"unet": 1, "text_encoder": 1}, dict(model.base.skeleton.unet.config)) == SD1
+    return detect_folder({"unet": 1, "text_encoder": 1}, dict(parts.unet.config)) == SD1
 
 
-def metadata(summary: Summary, model: RunModel, kind: ExportFormat, title: str) -> dict[str, str]:
+def metadata(
+    summary: Summary, model: RunModel, kind: ExportFormat, *, title: str, author: str | None = None
+) -> dict[str, str]:
     """Return the texts for a file's header: the summary, and the fields of the ModelSpec standard with a thumbnail.
 
     Args:
@@ -120,27 +150,136 @@ def metadata(summary: Summary, model: RunModel, kind: ExportFormat, title: str) 
         model: The model.
         kind: The format of the file.
         title: The name of the model.
+        author: Who made it.
     """
-    codec = model.base.skeleton.spectrogram
-    velocity = summary.prediction_type == PredictionType.v_prediction.value
-    texts = {
-        SUMMARY_KEY: json.dumps(dataclasses.asdict(summary)),
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "stable-diffusion-v1" + ("/lora" if kind is ExportFormat.lora else ""),
-        "modelspec.implementation": "diffusers"
-        if kind is ExportFormat.lora
-        else "https://github.com/CompVis/stable-diffusion",
-        "modelspec.title": title,
-        "modelspec.description": "Draws mel-spectrograms, which riffusion-train inverts to sound.",
-        "modelspec.license": summary.licence,
-        "modelspec.prediction_type": "v" if velocity else "epsilon",
-    }
-    if codec is not None:
-        texts["modelspec.resolution"] = f"{codec.width_px}x{codec.n_mels}"
-    images = previews(model)
+    parts, images = model.base.skeleton, previews(model)
+    texts = {SUMMARY_KEY: json.dumps(dataclasses.asdict(summary))} | _modelspec(
+        kind,
+        sd15=is_sd15(parts),
+        title=title,
+        licence=summary.licence,
+        velocity=summary.prediction_type == PredictionType.v_prediction.value,
+        codec=parts.spectrogram,
+        time=model.run.metrics_file.stat().st_mtime if model.run.metrics_file.is_file() else None,
+    )
+    if author:
+        texts["modelspec.author"] = author
     if images:
         texts["modelspec.thumbnail"] = _thumbnail(images[0])
+        if kind is ExportFormat.lora:
+            texts["modelspec.trigger_phrase"] = preview_prompt(images[0])
     return texts
+
+
+def _modelspec(
+    kind: ExportFormat,
+    *,
+    sd15: bool,
+    title: str,
+    licence: str,
+    velocity: bool,
+    codec: SpectrogramConfig | None,
+    time: float | None,
+) -> dict[str, str]:
+    """Return the fields of the ModelSpec standard (github.com/Stability-AI/ModelSpec), and kohya's name of the base."""
+    # Loaders go by these names: only what has Stable Diffusion 1.5's size may bear them.
+    made = datetime.datetime.now(datetime.UTC) if time is None else datetime.datetime.fromtimestamp(time, datetime.UTC)
+    is_lora = kind is ExportFormat.lora
+    texts = {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": ("stable-diffusion-v1" if sd15 else _OTHER_ARCHITECTURE)
+        + ("/lora" if is_lora else ""),
+        "modelspec.implementation": "diffusers" if is_lora else "https://github.com/CompVis/stable-diffusion",
+        "modelspec.title": title,
+        "modelspec.description": "Draws mel-spectrograms, which riffusion-train inverts to sound.",
+        "modelspec.date": made.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "modelspec.tags": "music, spectrogram, riffusion",
+        "modelspec.license": licence,
+        "modelspec.prediction_type": "v" if velocity else "epsilon",
+    }
+    if is_lora:
+        texts |= {"ss_base_model_version": "sd_v1" if sd15 else _OTHER_ARCHITECTURE, "ss_v2": "False"}
+        texts |= {"ss_v_parameterization": "True"} if velocity else {}
+    if codec is not None:
+        texts["modelspec.resolution"] = f"{codec.width_px}x{codec.n_mels}"
+    return texts
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """A model or adapters that were read from another format."""
+
+    source: str
+    """What the user called it."""
+    what: str
+    """What it was, in words."""
+    base: str | None
+    """The model that completed it."""
+    lora_scale: float
+    """Weight of adapters that were merged."""
+    parts: Components | None
+    """The whole model; None for adapters alone."""
+    lora: Lora | None
+    """The adapters, also where they were merged."""
+
+    @property
+    def codec(self) -> SpectrogramConfig | None:
+        """The codec of its images."""
+        if self.parts is not None:
+            return self.parts.spectrogram
+        return None if self.lora is None else self.lora.spectrogram
+
+    @property
+    def sd15(self) -> bool:
+        """Whether it has the size of Stable Diffusion 1.5; adapters alone have where no base was named for their sizes."""
+        if self.parts is not None:
+            return is_sd15(self.parts)
+        return self.base is None or self.text_width == _SD15_TEXT_WIDTH
+
+    @property
+    def text_width(self) -> int | None:
+        """The width of the text that adapters of cross-attention read; None where there are none."""
+        layers = {} if self.lora is None else self.lora.layers
+        widths = [int(one.down.shape[1]) for name, one in layers.items() if name.endswith(("attn2.to_k", "attn2.to_v"))]
+        return widths[0] if widths else None
+
+    @property
+    def velocity(self) -> bool:
+        """Whether it predicts velocity."""
+        if self.parts is not None:
+            return bool(self.parts.scheduler.config.prediction_type == "v_prediction")  # type: ignore[attr-defined]
+        return self.lora is not None and self.lora.metadata.get("modelspec.prediction_type") == "v"
+
+    @property
+    def licence(self) -> str:
+        """The licence of what it was made from."""
+        said = None if self.lora is None or self.base is not None else self.lora.metadata.get("modelspec.license")
+        return said or licence_of(self.base or self.source, self.sd15)
+
+
+def imported_metadata(about: Imported, kind: ExportFormat, *, title: str) -> dict[str, str]:
+    """Return the texts for the header of an imported file; what its trainer said of adapters stays."""
+    own = {} if about.lora is None else about.lora.metadata
+    kept = (
+        {key: text for key, text in own.items() if key == SUMMARY_KEY or key.startswith("ss_")}
+        if about.parts is None
+        else {}
+    )
+    return kept | _modelspec(
+        kind,
+        sd15=about.sd15,
+        title=title,
+        licence=about.licence,
+        velocity=about.velocity,
+        codec=about.codec,
+        time=None,
+    )
+
+
+def preview_prompt(image: Path) -> str:
+    """Return the prompt of a preview on one line."""
+    record = json.loads(image.with_suffix(".json").read_text(encoding="utf-8"))
+    return " ".join(str(record["prompt"]).split())
 
 
 def previews(model: RunModel) -> list[Path]:

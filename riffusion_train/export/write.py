@@ -3,37 +3,45 @@
 import dataclasses
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from riffusion_train.config.export import ExportDtype, ExportFormat, ExportWeights, LoraLayout, is_file
+from riffusion_train.config.export import ExportDtype, ExportFormat, ExportWeights, LoraLayout
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset, write_spectrogram
-from riffusion_train.export.card import write_card
-from riffusion_train.export.summary import metadata, summarise, write_summary
-from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_file
+from riffusion_train.export.card import Form, card_of, imported_card
+from riffusion_train.export.summary import Imported, imported_metadata, metadata, summarise, write_summary
+from riffusion_train.model.detect import LORAS, UNETS, detect_file
 from riffusion_train.model.lazy import LazyModel
-from riffusion_train.model.loading import make_components, open_model, write_model_files
-from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora
+from riffusion_train.model.loading import (
+    make_components,
+    open_model,
+    open_with_base,
+    write_model_files,
+)
+from riffusion_train.model.lora import Lora, lora_files, merge_lora, read_lora
 from riffusion_train.model.safetensors_io import open_tensors
+from riffusion_train.model.single_file import ldm_config
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import written_beside
-from riffusion_train.runtime.hub import check_repository, push
+from riffusion_train.runtime.files import write_atomically, written_beside
+from riffusion_train.runtime.hub import check_repository, looks_like_hub_id, push
 from riffusion_train.training.run_model import FINAL, RunModel, open_run_model
-
-_TORCH_DTYPES = {ExportDtype.fp32: torch.float32, ExportDtype.fp16: torch.float16, ExportDtype.bf16: torch.bfloat16}
 
 
 def export_run(
     run: Path,
     out: Path,
     *,
+    base: str | None = None,
     kind: ExportFormat = ExportFormat.diffusers,
     checkpoint: str = FINAL,
     weights: ExportWeights = ExportWeights.ema,
     dtype: ExportDtype = ExportDtype.fp32,
-    layout: LoraLayout = LoraLayout.diffusers,
+    layout: LoraLayout = LoraLayout.kohya,
+    author: str | None = None,
     push_to_hub: str | None = None,
     private: bool = False,
     endpoint: str | None = None,
@@ -43,11 +51,13 @@ def export_run(
     Args:
         run: The run folder, or one of its checkpoints.
         out: The folder or file to write; it appears complete or not at all.
+        base: Where the run's base model is now, if it was moved.
         kind: The format.
         checkpoint: A step, `final` or `newest`.
         weights: EMA or raw.
         dtype: The number format of the weights.
         layout: The layout of adapters.
+        author: Who made the model; the user of `push_to_hub` where none is given.
         push_to_hub: A repository to upload to as well.
         private: Whether a new repository is private.
         endpoint: The hub's address.
@@ -61,35 +71,32 @@ def export_run(
     check_target(out, kind, layout)
     if push_to_hub is not None:
         check_repository(push_to_hub)
-    model = open_run_model(run, checkpoint, weights)
+    model = open_run_model(run, checkpoint, weights, base)
     if kind is ExportFormat.lora and model.lora is None:
         raise InputError(
             f"run={run}: method={model.config.method.name.value} trains no adapters; choose another format"
         )
+    author = author or (push_to_hub.partition("/")[0] if push_to_hub else None)
     summary = summarise(model)
-    single = is_file(kind, layout)
+    files = _Files(out, kind, layout, dtype)
+    card = card_of(model, summary, files.form(push_to_hub))
+    texts = metadata(summary, model, kind, title=out.stem, author=author)
     with written_beside(out, parents=True) as partial:
-        write_model_files(
-            partial,
-            kind,
-            model=None if kind is ExportFormat.lora else model.whole(),
-            lora=model.lora,
-            layout=layout,
-            dtype=dtype,
-            metadata=metadata(summary, model, kind, out.stem),
-        )
-        if not single:
+        files.write(partial, None if kind is ExportFormat.lora else model.whole(), model.lora, texts)
+        if not files.single:
             write_summary(partial, summary)
-            write_card(partial, model, summary, kind, layout, name=push_to_hub or out.name)
-    if push_to_hub is not None and not single:
+            card.write(partial)
+    if push_to_hub is not None and not files.single:
         push(out, push_to_hub, private=private, endpoint=endpoint)
     elif push_to_hub is not None:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".upload-") as staging:
             codec = model.base.skeleton.spectrogram
             if codec is not None:
                 write_spectrogram(Path(staging), codec)
-            write_card(Path(staging), model, summary, kind, layout, name=out.name)
-            os.link(out, Path(staging) / out.name)
+            card.write(Path(staging))
+            for path in (out, out.with_suffix(".yaml")):
+                if path == out or files.has_yaml(model.base):
+                    os.link(path, Path(staging) / path.name)
             push(Path(staging), push_to_hub, private=private, endpoint=endpoint)
     return model
 
@@ -103,7 +110,7 @@ def import_model(
     base: str | None = None,
     revision: str | None = None,
     lora_scale: float = 1.0,
-    layout: LoraLayout = LoraLayout.diffusers,
+    layout: LoraLayout = LoraLayout.kohya,
     codec: str | None = None,
     allow_pickle: bool = False,
 ) -> str:
@@ -137,26 +144,45 @@ def import_model(
     else:
         if kind is ExportFormat.lora:
             raise InputError(f"{source}: a whole model holds no adapters; use format=diffusers or single_file")
-        if base is not None:
-            raise InputError(f"base={base}: {source} is a whole model and needs no base")
-        model = open_model(source, revision, allow_pickle=allow_pickle)
-        what = "a whole model"
+        model, what = _open_whole(source, base, revision, allow_pickle=allow_pickle)
     if model is not None:
         model = _with_codec(model, (lora and lora.spectrogram) or preset, override=lora is not None)
+    files = _Files(out, kind, layout, dtype)
+    about = Imported(
+        source, what.partition(",")[0], base, lora_scale, model.skeleton if model is not None else None, lora
+    )
     with written_beside(out, parents=True) as partial:
-        write_model_files(partial, kind, model=model, lora=lora, layout=layout, dtype=dtype, metadata={})
+        files.write(partial, model, lora, imported_metadata(about, kind, title=out.stem))
+        if not files.single:
+            imported_card(about, files.form(None)).write(partial)
     return what
 
 
 def is_lora(source: str) -> bool:
     """Return whether a path holds adapters."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return (path / LORA_FILE).is_file()
-    if not (path.is_file() and path.suffix == ".safetensors"):
-        return False
+    files = lora_files(Path(source).expanduser())
+    return bool(files) and _kind(files[0]) in LORAS
+
+
+def _kind(path: Path) -> str:
+    """Return what a `.safetensors` file is, in words; nothing for other files, which are opened in another way."""
+    if not path.is_file() or path.suffix != ".safetensors":
+        return ""
     tensors, _ = open_tensors(path)
-    return detect_file({name: tensor.shape for name, tensor in tensors.items()}) in (LORA_KOHYA, LORA_DIFFUSERS)
+    return detect_file({name: tensor.shape for name, tensor in tensors.items()})
+
+
+def _open_whole(source: str, base: str | None, revision: str | None, *, allow_pickle: bool) -> tuple[LazyModel, str]:
+    """Open a whole model, or a UNet alone that `base` completes; return it with what was read."""
+    path = Path(source).expanduser()
+    if base is not None and _kind(path) in UNETS:
+        return open_with_base(path, open_model(base, revision)), f"a UNet, completed from {base}"
+    if base is not None and not path.exists() and looks_like_hub_id(source):
+        raise InputError(f"base={base}: {source} is read from the hub as a whole model; of a LoRA there, give its file")
+    model = open_model(source, None if base else revision, allow_pickle=allow_pickle)
+    if base is not None:
+        raise InputError(f"base={base}: {source} is a whole model and needs no base")
+    return model, "a whole model"
 
 
 def _open_lora(
@@ -181,6 +207,56 @@ def _with_codec(model: LazyModel, codec: SpectrogramConfig | None, *, override: 
     return dataclasses.replace(model, skeleton=dataclasses.replace(model.skeleton, spectrogram=codec))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """What is written to `out`, in which format."""
+
+    out: Path
+    kind: ExportFormat
+    layout: LoraLayout
+    dtype: ExportDtype
+
+    @property
+    def single(self) -> bool:
+        """Whether it is one file rather than a folder."""
+        return self.out.suffix == ".safetensors"
+
+    def form(self, repository: str | None) -> Form:
+        """Return what a card says of the format."""
+        name = repository if repository and not self.single else self.out.name
+        inside = f"{self.out.name}.safetensors" if self.kind is ExportFormat.lora and self._in_folder else None
+        return Form(name, self.kind, self.out.name if self.single else inside)
+
+    def has_yaml(self, model: LazyModel) -> bool:
+        """Whether a config in YAML goes beside the file."""
+        return self.kind is ExportFormat.single_file and ldm_config(model.skeleton) is not None
+
+    def write(self, path: Path, model: LazyModel | None, lora: Lora | None, texts: Mapping[str, str]) -> None:
+        """Write everything but card and summary to `path`, which becomes `out`; a YAML goes straight beside `out`."""
+        if self.kind is ExportFormat.lora and self.layout is LoraLayout.kohya:
+            texts = {**texts, "ss_output_name": self.out.stem if self.single else self.out.name}
+        options: Any = {"model": model, "lora": lora, "layout": self.layout, "dtype": self.dtype, "metadata": texts}
+        if self.kind is ExportFormat.lora and self._in_folder:
+            path.mkdir()
+            write_model_files(path / f"{self.out.name}.safetensors", self.kind, **options)
+            if lora is not None and lora.spectrogram is not None:
+                write_spectrogram(path, lora.spectrogram)
+            return
+        config = ldm_config(model.skeleton) if model is not None and self.kind is ExportFormat.single_file else None
+        beside = self.out.with_suffix(".yaml")
+        if config is not None and beside.exists():
+            raise InputError(
+                f"{beside}: exists already, and A1111 and Forge would read it with {self.out.name}; remove it"
+            )
+        write_model_files(path, self.kind, **options)
+        if config is not None:
+            write_atomically(beside, config)
+
+    @property
+    def _in_folder(self) -> bool:
+        return self.layout is LoraLayout.kohya and not self.single
+
+
 def check_target(out: Path, kind: ExportFormat, layout: LoraLayout) -> None:
     """Refuse a target that exists or has the wrong kind of name.
 
@@ -189,7 +265,10 @@ def check_target(out: Path, kind: ExportFormat, layout: LoraLayout) -> None:
     """
     if out.exists():
         raise InputError(f"out={out}: exists already; choose another name or remove it")
-    writes_file = is_file(kind, layout)
+    if kind is ExportFormat.lora and layout is LoraLayout.kohya:
+        return  # one file, or a folder around it
+    writes_file = kind is ExportFormat.single_file
     if writes_file != (out.suffix == ".safetensors"):
         fix = "end its name in .safetensors" if writes_file else "give the name of a folder"
-        raise InputError(f"out={out}: format={kind.name} writes a {'file' if writes_file else 'folder'}; {fix}")
+        shown = f"{kind.name} layout={layout.name}" if kind is ExportFormat.lora else kind.name
+        raise InputError(f"out={out}: format={shown} writes a {'file' if writes_file else 'folder'}; {fix}")

@@ -8,7 +8,16 @@ SD1 = "Stable Diffusion 1.x"
 OTHER_SIZE = "the architecture of Stable Diffusion 1.x at another size"
 LORA_KOHYA = "a LoRA in kohya's layout"
 LORA_DIFFUSERS = "a LoRA in diffusers' layout"
+LORA_PEFT = "a LoRA in peft's layout"
+LORAS = (LORA_KOHYA, LORA_DIFFUSERS, LORA_PEFT)
+UNET_DIFFUSERS = "a UNet alone, in diffusers' layout"
+UNET_LDM = "a UNet alone, in the LDM layout"
+UNETS = (UNET_DIFFUSERS, UNET_LDM)
 
+PEFT_PREFIX = "base_model.model."
+"""What peft puts before the names of layers."""
+
+_UNET_START = "model.diffusion_model."
 _UNET_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
 _CROSS_ATTENTION = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 _MARKS = {
@@ -20,33 +29,51 @@ _MARKS = {
     "control_model.": "a ControlNet",
     "emb_params": "a textual inversion",
 }
+_OTHER_ADAPTER_ENDS = {
+    ".hada_w1_a": "a LoHa adapter",
+    ".lokr_w1": "a LoKr adapter",
+    ".lokr_w1_a": "a LoKr adapter",
+    ".diff": "a LyCORIS adapter of full matrices",
+    ".oft_blocks": "an OFT adapter",
+    ".oft_diag": "an OFT adapter",
+    ".a1.weight": "a GLoRA adapter",
+    ".on_input": "an IA3 adapter",
+}
 _LORA_ENDS = {
     ".lora_down.weight": LORA_KOHYA,
     ".lora_A.weight": LORA_DIFFUSERS,
     ".lora.down.weight": LORA_DIFFUSERS,
     "_lora.down.weight": LORA_DIFFUSERS,
     ".lora_linear_layer.down.weight": LORA_DIFFUSERS,
-    ".hada_w1_a": "a LoHa adapter",
-    ".lokr_w1": "a LoKr adapter",
 }
 
 
 def detect_file(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """Return what a file of these tensors is, in words: `SD1`, a LoRA's layout, or another model's name."""
+    for ends in (_OTHER_ADAPTER_ENDS, _LORA_ENDS):  # a file of several kinds cannot be read as a LoRA
+        for key in shapes:
+            for end, name in ends.items():
+                if key.endswith(end):
+                    return LORA_PEFT if name == LORA_DIFFUSERS and key.startswith(PEFT_PREFIX) else name
     for key in shapes:
-        for end, name in _LORA_ENDS.items():
-            if key.endswith(end):
-                return name
         for start, name in _MARKS.items():
             if key.startswith(start):
                 return name
     if _UNET_INPUT in shapes:
-        return _by_sizes(shapes)
+        kind = _by_sizes(shapes)
+        others = any("." in key and not key.startswith(_UNET_START) for key in shapes)
+        return kind if others else _unet_alone(kind, UNET_LDM)
+    if _UNET_INPUT.removeprefix(_UNET_START) in shapes:
+        return _unet_alone(_by_sizes({_UNET_START + key: shape for key, shape in shapes.items()}), UNET_LDM)
     if "encoder.conv_in.weight" in shapes or "first_stage_model.encoder.conv_in.weight" in shapes:
         return "a VAE alone"
     if "conv_in.weight" in shapes:
-        return "a UNet alone, in diffusers' layout"
+        return UNET_DIFFUSERS
     return "an unknown kind of model"
+
+
+def _unet_alone(kind: str, name: str) -> str:
+    return name if kind in (SD1, OTHER_SIZE) else f"{kind}, its UNet alone"
 
 
 def _by_sizes(shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -87,9 +114,19 @@ def require_sd1(source: str, kind: str) -> None:
     """
     if kind in (SD1, OTHER_SIZE):
         return
-    fix = (
-        "riffusion import … base=MODEL merges it"
-        if "LoRA in" in kind
-        else "only Stable Diffusion 1.x models are supported"
-    )
+    fix = "only Stable Diffusion 1.x models are supported"
+    if kind in LORAS:
+        fix = lora_advice(source)
+    elif kind in UNETS:
+        fix = f"complete it with the rest of a model: riffusion import {source} base=MODEL out=DIR"
+    elif kind in _OTHER_ADAPTER_ENDS.values():
+        fix = "of adapters, only LoRA and DoRA are read; merge it with the program that made it"
     raise InputError(f"{source}: this is {kind}; {fix}")
+
+
+def lora_advice(source: str) -> str:
+    """Return what to do with adapters that were given as a model."""
+    return (
+        f"use it with its base: riffusion sample BASE --lora {source} (or play), or merge it: riffusion import {source} "
+        "base=BASE out=DIR"
+    )

@@ -1,10 +1,11 @@
 """A whole model on disk: the configs of its parts and where its weights are, with no weight read yet."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from riffusion_train.model.architecture import materialise_buffers
 from riffusion_train.model.components import Components, hash_weights
@@ -57,9 +58,15 @@ def as_lazy_model(components: Components) -> LazyModel:
 
 
 def load_lazy_model(model: LazyModel) -> Components:
-    """Read a model into memory, in fp32: its skeleton, which was on the meta device, gets the weights."""
+    """Read a model into memory, in fp32: its skeleton, which was on the meta device, gets the weights.
+
+    Raises:
+        InputError: If a weight is NaN or infinite.
+    """
     for part, module in model.skeleton.modules.items():
         load_weights(module, model.tensors[part])
+        for name, weight in module.named_parameters():
+            check_weight(f"{model.skeleton.source}: its {part.replace('_', ' ')}", name, weight)
     return model.skeleton
 
 
@@ -71,13 +78,35 @@ def load_weights(module: nn.Module, tensors: Mapping[str, LazyTensor]) -> None:
     module.eval()
 
 
+def check_weight(source: str, name: str, weight: Tensor) -> None:
+    """Refuse a weight with which every image would be empty or noise.
+
+    Raises:
+        InputError: If it is not made of floating-point numbers, or one of them is NaN or infinite.
+    """
+    if not weight.dtype.is_floating_point:
+        raise InputError(
+            f"{source}: {name} holds {_dtype_name(weight.dtype)}, not floating-point numbers; get the file again"
+        )
+    # NaN passes through to both ends; nothing the size of the weight is made, as by isfinite.
+    if weight.numel() and not all(math.isfinite(end) for end in torch.aminmax(weight.detach().float())):
+        raise InputError(
+            f"{source}: {name} has values that are NaN or infinite: the training diverged, or the file is damaged; take an "
+            "earlier checkpoint, or get the file again"
+        )
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def match_weights(
     source: str, part: str, module: nn.Module, tensors: Mapping[str, LazyTensor]
 ) -> dict[str, LazyTensor]:
     """Return `tensors` in the order of the weights of `module`, where they are exactly these.
 
     Raises:
-        InputError: If keys are missing, left over, or of another shape; all three are listed.
+        InputError: If keys are missing, left over, or of another shape, which is all listed; or if weights are whole numbers.
     """
     expected = {name.removeprefix("text_model."): tuple(one.shape) for name, one in module.state_dict().items()}
     missing = [name for name in expected if name not in tensors]
@@ -87,6 +116,12 @@ def match_weights(
         kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
         listed = "; ".join(f"{len(names)} {kind}: {shortened(names)}" for kind, names in kinds if names)
         raise InputError(f"{source}: its {part} does not fit Stable Diffusion 1.x: {listed}")
+    whole = [name for name in expected if not tensors[name].dtype.is_floating_point]
+    if whole:
+        raise InputError(
+            f"{source}: its {part} holds {_dtype_name(tensors[whole[0]].dtype)} instead of floating-point numbers: "
+            f"{shortened(whole)}; get the fp16 or fp32 file"
+        )
     return {name: tensors[name] for name in expected}
 
 

@@ -1,5 +1,6 @@
 """Models and files: build one, open any of them, merge LoRA files, write any format."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,29 @@ from riffusion_train.config.sample import Dtype
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, write_spectrogram
 from riffusion_train.model.architecture import build_components
 from riffusion_train.model.components import Components
+from riffusion_train.model.detect import lora_advice
 from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, open_folder, write_model
-from riffusion_train.model.lazy import PICKLE_STEMS, WEIGHT_STEMS, LazyModel, load_lazy_model
-from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora, write_diffusers_lora, write_kohya_lora
-from riffusion_train.model.single_file import open_single_file, write_single_file
+from riffusion_train.model.lazy import PICKLE_STEMS, WEIGHT_STEMS, LazyModel, load_lazy_model, match_weights
+from riffusion_train.model.lora import (
+    LORA_FILE,
+    Lora,
+    lora_files,
+    merge_lora,
+    read_lora,
+    write_diffusers_lora,
+    write_kohya_lora,
+)
+from riffusion_train.model.safetensors_io import open_tensors
+from riffusion_train.model.single_file import (
+    UNET_PREFIX,
+    is_ignorable,
+    ldm_names,
+    open_single_file,
+    read_metadata_spectrogram,
+    write_single_file,
+)
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.hub import check_source
 
 
 def make_components(config: ModelConfig, seed: int) -> Components:
@@ -56,10 +75,52 @@ def open_model(source: str, revision: str | None = None, *, allow_pickle: bool =
     if path.is_file():
         return open_single_file(path, allow_pickle=allow_pickle)
     if path.is_dir():
+        _check_whole(path)
         return open_folder(path, str(path), allow_pickle=allow_pickle)
-    if source.count("/") != 1 or source.startswith((".", "~")) or source.endswith((".safetensors", ".ckpt")):
-        raise InputError(f"{source}: no such file or folder, and not a hub id (user/name)")
+    check_source(source)
     return open_folder(_fetch(source, revision, allow_pickle), source, allow_pickle=allow_pickle)
+
+
+def _check_whole(folder: Path) -> None:
+    """Refuse a folder of adapters, or a run, and say what to do with it.
+
+    Raises:
+        InputError: If the folder is one of these.
+    """
+    if (folder / MODEL_INDEX_FILE).is_file():
+        return
+    if (folder / "manifest.json").is_file() and (folder / "config.yaml").is_file():
+        raise InputError(
+            f"{folder}: a run, not a model; riffusion export run={folder} out=MODEL, or use {folder / 'final'} once it is done"
+        )
+    if lora_files(folder):
+        raise InputError(f"{folder}: this is a LoRA, not a whole model; {lora_advice(str(folder))}")
+
+
+def open_with_base(path: Path, base: LazyModel) -> LazyModel:
+    """Complete a UNet alone with the rest of another model.
+
+    Args:
+        path: The UNet's `.safetensors` file, in diffusers' or the LDM layout.
+        base: The model that gives everything else, of the same sizes.
+
+    Raises:
+        InputError: If the file is damaged, or its UNet does not fit the base.
+    """
+    tensors, metadata = open_tensors(path)
+    parts = base.skeleton
+    if "conv_in.weight" not in tensors:  # the LDM layout, with or without the prefix of a whole file
+        names = {ldm.key: name for name, ldm in ldm_names(parts.modules)["unet"].items()}
+        full = {
+            UNET_PREFIX + key.removeprefix(UNET_PREFIX): tensor
+            for key, tensor in tensors.items()
+            if not is_ignorable(key)
+        }
+        tensors = {names.get(key, key): tensor for key, tensor in full.items()}
+    unet = match_weights(str(path), f"UNet, with base {parts.source},", parts.unet, tensors)
+    spectrogram = read_metadata_spectrogram(path, metadata) or parts.spectrogram
+    skeleton = dataclasses.replace(parts, source=str(path), spectrogram=spectrogram)
+    return dataclasses.replace(base, skeleton=skeleton, tensors=base.tensors | {"unet": unet})
 
 
 def _fetch(source: str, revision: str | None, allow_pickle: bool) -> Path:
@@ -75,7 +136,10 @@ def _fetch(source: str, revision: str | None, allow_pickle: bool) -> Path:
         return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{source}: cannot be fetched from the hub ({reason})") from None
+        raise InputError(
+            f"{source}: cannot be fetched from the hub ({reason}); where the hub is out of reach, give a folder or file "
+            f"instead, such as model=PATH in train"
+        ) from None
 
 
 TORCH_DTYPES = {Dtype.fp32: None, Dtype.fp16: torch.float16, Dtype.bf16: torch.bfloat16}

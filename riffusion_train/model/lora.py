@@ -12,15 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram, to_data
+from riffusion_train.dataset.order import normal
 from riffusion_train.model.components import Components
-from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_file
-from riffusion_train.model.lazy import LazyModel, shortened
-from riffusion_train.model.safetensors_io import LazyTensor, in_memory, open_tensors, write_tensors
+from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, LORA_PEFT, LORAS, PEFT_PREFIX, detect_file
+from riffusion_train.model.lazy import LazyModel, check_weight, shortened
+from riffusion_train.model.safetensors_io import LazyTensor, hash_tensors, in_memory, open_tensors, write_tensors
 from riffusion_train.model.single_file import METADATA_KEY, read_metadata_spectrogram
 from riffusion_train.runtime.errors import InputError
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Name of the file in a folder of adapters in diffusers' layout."""
+
+PEFT_FILE = "adapter_model.safetensors"
+"""Name of the file in a folder that peft wrote."""
+PEFT_CONFIG_FILE = "adapter_config.json"
+"""Its config, beside it; the strength of the adapters is only there."""
 
 ADAPTER = "default"
 """Name of the adapters in peft's networks."""
@@ -40,6 +46,9 @@ _SUFFIXES = {
     ".lora_magnitude_vector.weight": "magnitude",
     ".dora_scale": "magnitude",
 }
+_LAYOUT_NAMES = {LORA_KOHYA: "kohya", LORA_DIFFUSERS: "diffusers", LORA_PEFT: "peft"}
+_BASE_CHANGING_STARTS = ("pissa", "olora", "corda", "loftq")
+"""Ways of peft to begin that also change the base's weights."""
 _KOHYA_PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_"}
 
 
@@ -87,26 +96,70 @@ class Lora:
     spectrogram: SpectrogramConfig | None
     metadata: dict[str, str]
     layout: str
-    """`diffusers` or `kohya`: how the file was written."""
+    """`diffusers`, `kohya` or `peft`: how the file was written."""
     source: str
 
 
+def lora_files(path: Path) -> list[Path]:
+    """Return the files of the adapters at a path: a file itself, or those in a folder of diffusers or peft; else none."""
+    if not path.is_dir():
+        return [path] if path.is_file() else []
+    if (path / LORA_FILE).is_file():
+        return [path / LORA_FILE]
+    places = [path / PEFT_FILE, *(path / part / PEFT_FILE for part in _KOHYA_PREFIXES)]
+    files = [file for file in places if file.is_file()]
+    if not files and not (path / "model_index.json").is_file():  # one file under its own name, as `export` writes it
+        singles = sorted(path.glob("*.safetensors"))
+        files = singles if len(singles) == 1 and _kind(open_tensors(singles[0])[0]) in LORAS else []
+    return files
+
+
 def read_lora(path: Path, modules: Mapping[str, nn.Module], where: str = "Stable Diffusion 1.x") -> Lora:
-    """Read adapters of either layout.
+    """Read adapters of any layout.
 
     Args:
-        path: The file, or the folder that a LoRA run wrote.
+        path: The file; or the folder that a LoRA run, `riffusion export` or peft wrote.
         modules: The networks they are for, on any device: they name the layers and say their sizes.
         where: What these networks are, for messages.
 
     Raises:
-        InputError: If the file is damaged, holds other adapters than LoRA, or does not fit the networks.
+        InputError: If the file is damaged, holds other adapters than LoRA, does not say their strength, or does not fit the
+            networks.
     """
-    file = path / LORA_FILE if path.is_dir() else path
-    tensors, metadata = open_tensors(file)
-    layout = detect_file({name: tensor.shape for name, tensor in tensors.items()})
-    if layout not in (LORA_KOHYA, LORA_DIFFUSERS):
-        raise InputError(f"{file}: this is {layout}, not a LoRA")
+    files = lora_files(path)
+    if not files:
+        missing = f"no {LORA_FILE} or {PEFT_FILE} in this folder" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: {missing}")
+    layers: dict[str, LoraLayer] = {}
+    for file in files:
+        tensors, metadata = open_tensors(file)
+        layout = _kind(tensors)
+        if layout not in LORAS:
+            raise InputError(f"{file}: this is {layout}, not a LoRA")
+        scales = _peft_scales(file) if layout == LORA_PEFT else _scales(file, metadata)
+        read = _read_layers(file, tensors, layout, scales, modules, where)
+        _check_magnitudes(file, read, scales)
+        _check_fits(file, read, modules, where)
+        layers |= read
+    codec = read_metadata_spectrogram(file, metadata)
+    if codec is None and path.is_dir():
+        codec = load_spectrogram(path)
+    return Lora(layers, codec, metadata, _LAYOUT_NAMES[layout], str(path))
+
+
+def _kind(tensors: Mapping[str, LazyTensor]) -> str:
+    return detect_file({name: tensor.shape for name, tensor in tensors.items()})
+
+
+def _read_layers(
+    file: Path,
+    tensors: Mapping[str, LazyTensor],
+    layout: str,
+    scales: Mapping[str, Any],
+    modules: Mapping[str, nn.Module],
+    where: str,
+) -> dict[str, LoraLayer]:
+    """Read the adapters of one file, by the path of the layer."""
     named = _kohya_paths(modules) if layout == LORA_KOHYA else {}
     parts: dict[str, dict[str, Tensor]] = {}
     unknown = []
@@ -115,21 +168,21 @@ def read_lora(path: Path, modules: Mapping[str, nn.Module], where: str = "Stable
         layer = named.get(name) if layout == LORA_KOHYA else _plain_path(name)
         if layer is None or not kind:
             unknown.append(key)
-        else:
-            parts.setdefault(layer, {})[kind] = tensor.load()
+            continue
+        weight = tensor.load()
+        if kind != "alpha":
+            check_weight(str(file), key, weight)
+        parts.setdefault(layer, {})[kind] = weight
     if unknown:
         raise InputError(f"{file}: does not fit {where}: {len(unknown)} unexpected keys: {shortened(unknown)}")
     halves = [layer for layer, found in parts.items() if not {"down", "up"} <= set(found)]
     if halves:
         raise InputError(f"{file}: {len(halves)} layers have only one half of their adapter: {shortened(halves)}")
-    scales = _scales(file, metadata)
-    layers = {layer: _layer(layer, found, scales) for layer, found in parts.items()}
-    _check_magnitudes(file, layers, scales)
-    _check_fits(file, layers, modules, where)
-    codec = read_metadata_spectrogram(file, metadata)
-    if codec is None and path.is_dir():
-        codec = load_spectrogram(path)
-    return Lora(layers, codec, metadata, "kohya" if layout == LORA_KOHYA else "diffusers", str(path))
+    if layout == LORA_PEFT and not scales and not all("alpha" in found for found in parts.values()):
+        raise InputError(
+            f"{file}: does not say how strong its adapters are; put the {PEFT_CONFIG_FILE} that peft wrote with it beside it"
+        )
+    return {layer: _layer(file, layer, found, scales) for layer, found in parts.items()}
 
 
 def write_diffusers_lora(path: Path, lora: Lora, *, dtype: torch.dtype | None = None, extra: Mapping[str, str]) -> None:
@@ -177,6 +230,7 @@ def write_kohya_lora(path: Path, lora: Lora, *, dtype: torch.dtype | None = None
         "ss_network_alpha": str(alphas.pop()) if len(alphas) == 1 else "Dynamic",
         "ss_base_model_version": "sd_v1",
         "ss_v2": "False",
+        "sshs_model_hash": hash_tensors(tensors, dtype),
     }
     write_tensors(path, tensors, dtype=dtype, metadata=texts | _codec_text(lora) | dict(extra))
 
@@ -219,8 +273,8 @@ def _split(key: str) -> tuple[str, str]:
 
 
 def _plain_path(name: str) -> str | None:
-    name = name.removeprefix("base_model.model.")
-    if name.startswith("text_encoder."):
+    name = name.removeprefix(PEFT_PREFIX)
+    if name.startswith(("text_encoder.", "text_model.", "encoder.layers.")):
         return "text_encoder." + name.removeprefix("text_encoder.").removeprefix("text_model.")
     if name.startswith("unet."):
         return name
@@ -238,29 +292,69 @@ def _kohya_paths(modules: Mapping[str, nn.Module]) -> dict[str, str]:
 
 
 def _scales(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return peft's config of each part, its keys behind `unet.` or `text_encoder.`, as diffusers keeps it."""
     text = metadata.get(_ADAPTER_METADATA_KEY)
-    if text is None:
+    return {} if text is None else _json_object(text, f"{file}: its metadata '{_ADAPTER_METADATA_KEY}'")
+
+
+def _peft_scales(file: Path) -> dict[str, Any]:
+    """Return what peft's config beside a file says, in the form of `_scales`; nothing where there is none."""
+    path = file.with_name(PEFT_CONFIG_FILE)
+    if not path.is_file():
         return {}
+    config = _json_object(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    kind, start = str(config.get("peft_type", "LORA")), str(config.get("init_lora_weights", "")).lower()
+    if kind != "LORA" or config.get("use_qalora"):
+        raise InputError(
+            f"{path}: these are {kind if kind != 'LORA' else 'QA-LoRA'} adapters; only LoRA and DoRA are read"
+        )
+    if start.startswith(_BASE_CHANGING_STARTS):
+        raise InputError(
+            f"{path}: init_lora_weights={start} has changed the base too; save the adapters in peft with "
+            "path_initial_model_for_weight_conversion"
+        )
+    if not isinstance(config.get("lora_alpha"), int | float):
+        raise InputError(f"{path}: has no lora_alpha, so the strength of the adapters is unknown; get the file again")
+    return {f"{part}.{key}": value for part in _KOHYA_PREFIXES for key, value in config.items()}
+
+
+def _json_object(text: str, what: str) -> dict[str, Any]:
     try:
-        scales = json.loads(text)
+        data = json.loads(text)
     except ValueError:
-        raise InputError(f"{file}: its metadata '{_ADAPTER_METADATA_KEY}' is not valid JSON") from None
-    return dict(scales)
+        raise InputError(f"{what} is not valid JSON") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{what} is not a JSON object")
+    return data
 
 
-def _layer(name: str, found: Mapping[str, Tensor], scales: Mapping[str, Any]) -> LoraLayer:
-    """Build a layer; its alpha is its own, or the metadata's, or its rank, which scales by one."""
-    part, _, rest = name.partition(".")
+def _layer(file: Path, name: str, found: Mapping[str, Tensor], scales: Mapping[str, Any]) -> LoraLayer:
+    """Build a layer; its alpha is its own, or that of peft's config, or its rank, which scales by one."""
+    part = name.partition(".")[0]
     rank = int(found["down"].shape[0])
     if "alpha" in found:
         alpha = float(found["alpha"])
     else:
-        patterns = scales.get(f"{part}.alpha_pattern") or {}
-        alpha = float(patterns.get(rest, scales.get(f"{part}.lora_alpha", rank)))
+        alpha = _peft_alpha(
+            file, name, scales.get(f"{part}.alpha_pattern") or {}, scales.get(f"{part}.lora_alpha", rank)
+        )
         if scales.get(f"{part}.use_rslora"):
             alpha *= math.sqrt(rank)
     magnitude = found.get("magnitude")
     return LoraLayer(found["down"], found["up"], alpha, None if magnitude is None else magnitude.flatten())
+
+
+def _peft_alpha(file: Path, layer: str, patterns: Mapping[str, Any], default: Any) -> float:
+    """Return the alpha of a layer as peft finds it: of the first pattern that the end of its name matches."""
+    part, _, rest = layer.partition(".")
+    names = [rest, f"text_model.{rest}"] if part == "text_encoder" else [rest]  # as transformers 5 and 4 name it
+    try:
+        for pattern, alpha in patterns.items():
+            if any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
+                return float(alpha)
+        return float(default)
+    except (re.error, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{file}: the strength of its adapters cannot be read from its config ({error})") from None
 
 
 def _check_magnitudes(file: Path, layers: Mapping[str, LoraLayer], scales: Mapping[str, Any]) -> None:
@@ -324,6 +418,7 @@ def add_lora(
     rank: int,
     alpha: float,
     target_modules: Sequence[str],
+    seed: int,
     target_blocks: Sequence[str] = (),
     use_dora: bool = False,
     use_rslora: bool = False,
@@ -336,6 +431,7 @@ def add_lora(
         rank: Rank of the adapters.
         alpha: Their scale; see `lora_scale_alpha`.
         target_modules: Last names of the layers that get one, such as `to_q`.
+        seed: The run's seed: the weights that an adapter starts with are a function of it and of the layer's place.
         target_blocks: Only layers inside these blocks, such as `mid_block`; empty is all.
         use_dora: DoRA (Liu et al. 2024, arXiv:2402.09353).
         use_rslora: rsLoRA (Kalajdzievski 2023, arXiv:2312.03732).
@@ -369,7 +465,17 @@ def add_lora(
         ),
         adapter_name=ADAPTER,
     )
+    _draw_adapters(network, rank, seed)
     network.train()
+
+
+@torch.no_grad()
+def _draw_adapters(network: nn.Module, rank: int, seed: int) -> None:
+    """Give new adapters peft's Gaussian start, but from addressed noise: peft draws from torch's global generator."""
+    purpose = f"adapters of the {type(network).__name__}"
+    downs = [weight for name, weight in network.named_parameters() if name.endswith(f".lora_A.{ADAPTER}.weight")]
+    for index, down in enumerate(downs):  # (rank, in); its partner, which is added as up @ down, starts at zero
+        down.copy_(torch.from_numpy(normal(seed, purpose, tuple(down.shape), index)) / rank)
 
 
 def lora_scale_alpha(*, rank: int, alpha: float, use_rslora: bool) -> float:

@@ -6,6 +6,7 @@ Pickles are read only where the user allows it.
 
 import dataclasses
 import functools
+import hashlib
 import math
 import pickle
 import zipfile
@@ -121,11 +122,8 @@ def write_tensors(
     Raises:
         InputError: If a weight is too large for `dtype`.
     """
-    kinds = {
-        name: dtype if dtype and tensor.dtype.is_floating_point else tensor.dtype for name, tensor in tensors.items()
-    }
-    # Large dtypes first, as safetensors does, so that every tensor lies at a multiple of its own size.
-    names = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))
+    kinds = _written_dtypes(tensors, dtype)
+    names = _written_order(kinds)
     entries = {
         name: (_CODES[kinds[name]], tensors[name].shape, math.prod(tensors[name].shape) * kinds[name].itemsize)
         for name in names
@@ -137,6 +135,26 @@ def write_tensors(
             if tuple(tensor.shape) != tensors[name].shape:
                 raise RuntimeError(f"{name}: read as {tuple(tensor.shape)}, announced as {tensors[name].shape}")
             file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def hash_tensors(tensors: Mapping[str, LazyTensor], dtype: torch.dtype | None = None) -> str:
+    """Return the SHA-256 of what `write_tensors` would write behind the header: kohya's `sshs_model_hash`."""
+    digest = hashlib.sha256()
+    kinds = _written_dtypes(tensors, dtype)
+    for name in _written_order(kinds):
+        digest.update(_converted(name, tensors[name].load(), kinds[name]).reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _written_dtypes(tensors: Mapping[str, LazyTensor], dtype: torch.dtype | None) -> dict[str, torch.dtype]:
+    return {
+        name: dtype if dtype and tensor.dtype.is_floating_point else tensor.dtype for name, tensor in tensors.items()
+    }
+
+
+def _written_order(kinds: Mapping[str, torch.dtype]) -> list[str]:
+    # Large dtypes first, as safetensors does, so that every tensor lies at a multiple of its own size.
+    return sorted(kinds, key=lambda name: (-kinds[name].itemsize, name))
 
 
 def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

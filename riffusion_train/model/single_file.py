@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, from_data, to_data
-from riffusion_train.model.architecture import build_components, build_scheduler, build_skeleton
+from riffusion_train.model.architecture import build_components, build_scheduler, build_skeleton, trained_scheduler
 from riffusion_train.model.components import Components
 from riffusion_train.model.detect import detect_file, require_sd1
 from riffusion_train.model.lazy import LazyModel, match_weights, shortened
@@ -51,6 +52,9 @@ _SCHEDULE_BUFFERS = {
 }
 """Numbers of the noise schedule that old checkpoints keep beside the weights; they follow from SD 1.x's schedule."""
 
+V_PREDICTION_MARK, ZERO_SNR_MARK = "v_pred", "ztsnr"
+"""Names of empty tensors by which other programs know a model that predicts velocity, and one whose last step is pure noise."""
+
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 CLIP_PREFIX = "cond_stage_model.transformer.text_model."
@@ -69,6 +73,60 @@ _UNET_RESNET = {
 _VAE_RESNET = {"conv_shortcut": "nin_shortcut"}
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 _VAE_PROJECTIONS = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")
+
+
+_LDM_CONFIG = """model:
+  target: ldm.models.diffusion.ddpm.LatentDiffusion
+  params:
+    parameterization: "{velocity}"
+    linear_start: {beta_start}
+    linear_end: {beta_end}
+    num_timesteps_cond: 1
+    timesteps: {timesteps}
+    first_stage_key: jpg
+    cond_stage_key: txt
+    image_size: 64
+    channels: {channels}
+    cond_stage_trainable: false
+    conditioning_key: crossattn
+    scale_factor: {scale_factor}
+    use_ema: false
+    unet_config:
+      target: ldm.modules.diffusionmodules.openaimodel.UNetModel
+      params:
+        image_size: 32
+        in_channels: {channels}
+        out_channels: {channels}
+        model_channels: {width}
+        attention_resolutions: {resolutions}
+        num_res_blocks: {layers}
+        channel_mult: {multiples}
+        num_heads: {heads}
+        use_spatial_transformer: true
+        transformer_depth: 1
+        context_dim: {text_width}
+        use_checkpoint: true
+        legacy: false
+    first_stage_config:
+      target: ldm.models.autoencoder.AutoencoderKL
+      params:
+        embed_dim: {channels}
+        ddconfig:
+          double_z: true
+          z_channels: {channels}
+          resolution: 256
+          in_channels: 3
+          out_ch: 3
+          ch: {vae_width}
+          ch_mult: {vae_multiples}
+          num_res_blocks: {vae_layers}
+          attn_resolutions: []
+          dropout: 0.0
+        lossconfig:
+          target: torch.nn.Identity
+    cond_stage_config:
+      target: ldm.modules.encoders.modules.FrozenCLIPEmbedder
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,8 +258,8 @@ def open_single_file(path: Path, *, allow_pickle: bool = False) -> LazyModel:
             "riffusion import … allow_pickle=true converts one that you trust"
         )
     require_sd1(str(path), detect_file({name: tensor.shape for name, tensor in weights.items()}))
-    skeleton = _skeleton(path, metadata)
-    weights = {_normalised(name): tensor for name, tensor in weights.items() if not _ignorable(name)}
+    skeleton = _skeleton(path, metadata, {V_PREDICTION_MARK, ZERO_SNR_MARK} & set(weights))
+    weights = {_normalised(name): tensor for name, tensor in weights.items() if not is_ignorable(name)}
     tensors: dict[str, dict[str, LazyTensor]] = {}
     for part, names in ldm_names(skeleton.modules).items():
         name_of = {ldm.key: name for name, ldm in names.items()}
@@ -239,10 +297,51 @@ def write_single_file(
             tensors[ldm.key] = as_convolution(tensor) if ldm.as_convolution else tensor
     positions = int(parts.text_encoder.config.max_position_embeddings)
     tensors[POSITION_IDS] = in_memory(torch.arange(positions)[None])
+    velocity, zero_snr = _target(parts)
+    if velocity:
+        tensors[V_PREDICTION_MARK] = in_memory(torch.empty(0))
+    if zero_snr:
+        tensors[ZERO_SNR_MARK] = in_memory(torch.empty(0))
     texts = {"format": "pt", CONFIGS_KEY: json.dumps(part_configs(parts)), **(metadata or {})}
     if parts.spectrogram is not None:
         texts[METADATA_KEY] = json.dumps(to_data(parts.spectrogram))
     write_tensors(path, tensors, dtype=dtype, metadata=texts)
+
+
+def ldm_config(components: Components) -> str | None:
+    """Return the config in YAML that A1111 and Forge need beside the single file of a model that predicts velocity.
+
+    They take every model for one that predicts noise otherwise. The form is that of CompVis' `v1-inference.yaml`.
+    """
+    if not any(_target(components)):
+        return None
+    unet, vae, scheduler = components.unet.config, components.vae.config, components.scheduler.config  # type: ignore[attr-defined]
+    widths, vae_widths = list(unet.block_out_channels), list(vae.block_out_channels)
+    attending = [2**level for level, kind in enumerate(unet.down_block_types) if kind.startswith("CrossAttn")]
+    heads = unet.num_attention_heads or unet.attention_head_dim  # diffusers' old name for the number of heads
+    return _LDM_CONFIG.format(
+        velocity="v" if _target(components)[0] else "eps",
+        beta_start=scheduler.beta_start,
+        beta_end=scheduler.beta_end,
+        timesteps=scheduler.num_train_timesteps,
+        scale_factor=vae.scaling_factor,
+        channels=unet.in_channels,
+        width=widths[0],
+        resolutions=attending[::-1],
+        multiples=[width // widths[0] for width in widths],
+        layers=unet.layers_per_block,
+        heads=heads if isinstance(heads, int) else heads[0],
+        text_width=unet.cross_attention_dim,
+        vae_width=vae_widths[0],
+        vae_multiples=[width // vae_widths[0] for width in vae_widths],
+        vae_layers=vae.layers_per_block,
+    )
+
+
+def _target(components: Components) -> tuple[bool, bool]:
+    """Return whether a model predicts velocity, and whether its last training step is pure noise (Lin et al. 2023)."""
+    config = components.scheduler.config  # type: ignore[attr-defined]
+    return config.prediction_type == "v_prediction", bool(config.get("rescale_betas_zero_snr"))
 
 
 def part_configs(components: Components) -> dict[str, dict[str, Any]]:
@@ -268,7 +367,7 @@ def read_metadata_spectrogram(path: Path, metadata: Mapping[str, str]) -> Spectr
     return None if text is None else from_data(_json(path, METADATA_KEY, text), f"{path} (metadata)")
 
 
-def _skeleton(path: Path, metadata: Mapping[str, str]) -> Components:
+def _skeleton(path: Path, metadata: Mapping[str, str], marks: Collection[str]) -> Components:
     from diffusers import PNDMScheduler
 
     details = {"spectrogram": read_metadata_spectrogram(path, metadata), "source": str(path)}
@@ -281,10 +380,23 @@ def _skeleton(path: Path, metadata: Mapping[str, str]) -> Components:
             raise InputError(f"{path}: the configs in its metadata cannot be used ({error!r})") from None
     with torch.device("meta"):
         built = build_components(_SD15, seed=0)
-    velocity = metadata.get("modelspec.prediction_type") == "v"
-    built.scheduler = build_scheduler("v_prediction" if velocity else "epsilon")
+    velocity = metadata.get("modelspec.prediction_type") == "v" or bool(marks) or _yaml_says_velocity(path)
+    built.scheduler = trained_scheduler(
+        build_scheduler("epsilon"),
+        prediction_type="v_prediction" if velocity else "epsilon",
+        rescale_betas_zero_snr=ZERO_SNR_MARK in marks,
+    )
     built.spectrogram, built.source = details["spectrogram"], str(path)  # type: ignore[assignment]
     return built
+
+
+def _yaml_says_velocity(path: Path) -> bool:
+    """Return whether the config that A1111 and Forge read beside a file says that it predicts velocity."""
+    beside = path.with_suffix(".yaml")
+    if not beside.is_file():
+        return False
+    text = beside.read_text(encoding="utf-8", errors="replace")
+    return re.search(r"""^\s*parameterization:\s*["']?v["']?\s*(#.*)?$""", text, re.MULTILINE) is not None
 
 
 def _json(path: Path, key: str, text: str) -> Any:
@@ -302,5 +414,10 @@ def _normalised(name: str) -> str:
     )
 
 
-def _ignorable(name: str) -> bool:
-    return name in _SCHEDULE_BUFFERS or name.startswith("model_ema.") or name.endswith("embeddings.position_ids")
+def is_ignorable(name: str) -> bool:
+    """Return whether a tensor of a file is none of the model's weights: a constant, a mark, or an old moving average."""
+    return (
+        name in (*_SCHEDULE_BUFFERS, V_PREDICTION_MARK, ZERO_SNR_MARK)
+        or name.startswith("model_ema.")
+        or name.endswith("embeddings.position_ids")
+    )

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from riffusion_train.config.sample import PlayConfig
 from riffusion_train.player import routes
 from riffusion_train.player.clips import ClipMaker
-from riffusion_train.player.loop import BusyError, FullError, GenerationLoop
+from riffusion_train.player.loop import RETRY_AFTER_S, BusyError, FullError, GenerationLoop
 from riffusion_train.player.security import Guard
 from riffusion_train.player.serve import is_loopback
 from riffusion_train.player.session import Timeouts
@@ -23,7 +23,9 @@ from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.sampler import Sampler
 
 
-def make_app(config: PlayConfig, sampler: Sampler, defaults: Settings, limits: Limits) -> Guard:
+def make_app(
+    config: PlayConfig, sampler: Sampler, defaults: Settings, limits: Limits, token: str | None = None
+) -> Guard:
     """Return the application that `riffusion play` serves.
 
     Args:
@@ -31,6 +33,7 @@ def make_app(config: PlayConfig, sampler: Sampler, defaults: Settings, limits: L
         sampler: The loaded model.
         defaults: The settings that sessions begin with; see `make_settings`.
         limits: How much clients may send and ask for.
+        token: What every client must know; None serves everybody who can reach the port.
     """
     return create_app(
         sampler,
@@ -39,6 +42,7 @@ def make_app(config: PlayConfig, sampler: Sampler, defaults: Settings, limits: L
         defaults=defaults,
         loopback=is_loopback(config.host),
         origins=tuple(config.origins),
+        token=token,
     )
 
 
@@ -51,6 +55,7 @@ def create_app(
     defaults: Settings | None = None,
     loopback: bool = True,
     origins: tuple[str, ...] = (),
+    token: str | None = None,
     warm_up: bool = True,
 ) -> Guard:
     """Build the application around a loaded model.
@@ -63,6 +68,7 @@ def create_app(
         defaults: The settings that sessions begin with.
         loopback: Whether only this machine is served.
         origins: Further origins whose pages may steer.
+        token: What every client must know; None serves everybody who can reach the port.
         warm_up: Whether to make two clips first, which compiles what is compiled and measures the machine.
 
     Returns:
@@ -99,7 +105,7 @@ def create_app(
     app.include_router(routes.router)
     _answer_errors(app)
     _document_errors(app)
-    return Guard(app, limits=limits, loopback=loopback, origins=origins)
+    return Guard(app, limits=limits, loopback=loopback, origins=origins, token=token)
 
 
 def _document_errors(app: FastAPI) -> None:
@@ -130,8 +136,13 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(FullError)
     async def full(request: Request, error: FullError) -> Response:
-        content = {"error": str(error), "position": error.position, "ticket": error.ticket, "retry_after_s": 5.0}
-        return JSONResponse(content, 503, {"retry-after": "5"})
+        content = {
+            "error": str(error),
+            "position": error.position,
+            "ticket": error.ticket,
+            "retry_after_s": RETRY_AFTER_S,
+        }
+        return JSONResponse(content, 503, {"retry-after": f"{RETRY_AFTER_S:.0f}"})
 
     @app.exception_handler(Exception)
     async def internal(request: Request, error: Exception) -> Response:

@@ -20,7 +20,10 @@ from riffusion_train.player.settings import Limits, Settings
 from riffusion_train.runtime.errors import InputError
 
 LOG = logging.getLogger("riffusion.player")
-_TICKET_S = 30.0
+RETRY_AFTER_S = 5.0
+"""When those who wait are told to ask again."""
+_TICKET_S = 2 * RETRY_AFTER_S + 2.0
+"""A ticket that was not asked for in this time, twice the usual one, lapses: whoever held it has left."""
 _MAX_TICKETS = 1000
 _CHECK_S = 1.0
 _MAX_LARGE = 2
@@ -292,6 +295,7 @@ class GenerationLoop:
 
     def metrics(self) -> dict[str, Any]:
         """Return figures about the running player."""
+        self._drop_tickets()
         return {
             "sessions": len(self.sessions),
             "listeners": sum(len(one.listeners) for one in self.sessions.values()),

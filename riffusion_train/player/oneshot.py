@@ -99,8 +99,8 @@ def original_request(data: Any) -> OriginalRequest:
     seed_image = data.get("seed_image_id", "og_beat")
     if not isinstance(seed_image, str) or seed_image not in ORIGINAL_SEED_IMAGES:
         raise InputError(f"seed_image_id: is unknown; choose from: {', '.join(ORIGINAL_SEED_IMAGES)}")
-    if data.get("mask_image_id") is not None:
-        raise InputError("mask_image_id: masks are not supported; leave it out or send null")
+    if data.get("mask_image_id"):  # the original app sends an empty text for no mask
+        raise InputError("mask_image_id: masks are not supported; leave it out, or send null or an empty text")
     common = {
         "alpha": data["alpha"],
         "num_inference_steps": data.get("num_inference_steps", _ORIGINAL_DEFAULT_STEPS),

@@ -1,10 +1,14 @@
 """What protects the application: whose requests are accepted, how large they may be, and how uploads are read."""
 
+import asyncio
+import contextlib
+import hmac
 import io
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import numpy as np
 import soundfile
@@ -19,6 +23,11 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 UPLOADS_PATH = "/api/uploads"
+TOKEN_KEY = "token"
+"""The key of a request's query that carries the player's token."""
+_TOKEN_COOKIE = "riffusion_token"
+_TOKEN_HEADER = "x-riffusion-token"
+_HEALTH_PATH = "/healthz"
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _POLICY = (
@@ -36,6 +45,8 @@ _MULTIPART_BYTES = 4096
 """What the multipart envelope of an upload takes in addition to the file."""
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_MAX_DRAINED_BYTES = 1 << 30
+_MAX_DRAINED_S = 30.0
 _UPLOAD_KINDS = "WAV, FLAC, MP3, Ogg, Opus, AIFF, M4A, WebM or AAC"
 _MAX_SAMPLES = 1 << 25
 """Of all channels together: a small file of silence can hold hours of many channels."""
@@ -55,14 +66,23 @@ class Guard:
         limits: How much is accepted.
         loopback: Whether only this machine is served.
         origins: Further origins that are ours, such as `https://music.example.org` before a proxy.
+        token: What every request but `/healthz` must carry: as the cookie that the page's address with `?token=` sets, as
+            that key of any other address, or in the header `X-Riffusion-Token`. None asks for none.
     """
 
     def __init__(
-        self, application: Application, *, limits: Limits, loopback: bool = True, origins: tuple[str, ...] = ()
+        self,
+        application: Application,
+        *,
+        limits: Limits,
+        loopback: bool = True,
+        origins: tuple[str, ...] = (),
+        token: str | None = None,
     ) -> None:
         self.application = application
         self._limits = limits
         self._loopback = loopback
+        self._token = token
         self._origins = {origin.rstrip("/").lower() for origin in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,7 +101,10 @@ class Guard:
             return
         protected = _with_headers(send)
         if refusal is not None:
-            await _refuse(protected, *refusal)
+            await _refuse(receive, protected, *refusal)
+            return
+        if self._token is not None and scope["path"] == "/" and TOKEN_KEY in _query(scope):
+            await _remember_token(protected, scope, self._token)
             return
         await self.application(scope, receive, protected)
 
@@ -92,6 +115,11 @@ class Guard:
         ours = {urlsplit(origin).netloc for origin in self._origins}
         if self._loopback and name.lower() not in _LOOPBACK and host.lower() not in ours:
             return 403, "this player serves 127.0.0.1 only; start it with host=0.0.0.0 or name its origin with origins="
+        if not self._has_token(scope, headers):
+            return (
+                401,
+                "this player needs its token: open the address with ?token=… that it printed when it was started",
+            )
         safe = scope["type"] == "http" and scope["method"] in _SAFE_METHODS
         origin = headers.get("origin")
         if not safe and origin is not None and not self._is_ours(origin.lower(), host.lower()):
@@ -102,6 +130,15 @@ class Guard:
 
     def _is_ours(self, origin: str, host: str) -> bool:
         return origin in self._origins or (bool(host) and urlsplit(origin).netloc == host)
+
+    def _has_token(self, scope: Scope, headers: dict[str, str]) -> bool:
+        if self._token is None or scope["path"] == _HEALTH_PATH:
+            return True
+        offered = [headers.get(_TOKEN_HEADER, ""), _query(scope).get(TOKEN_KEY, "")]
+        with contextlib.suppress(CookieError):
+            cookie = SimpleCookie(headers.get("cookie", "")).get(_TOKEN_COOKIE)
+            offered.append("" if cookie is None else cookie.value)
+        return any(hmac.compare_digest(one.encode(), self._token.encode()) for one in offered)
 
     def _too_large(self, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
         length = headers.get("content-length", "")
@@ -127,11 +164,39 @@ def _with_headers(send: Send) -> Send:
     return send_with_headers
 
 
-async def _refuse(send: Send, status: int, reason: str) -> None:
+def _query(scope: Scope) -> dict[str, str]:
+    return dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
+
+
+async def _remember_token(send: Send, scope: Scope, token: str) -> None:
+    """Set the cookie that carries the token, and lead to the same page without it in its address."""
+    rest = urlencode({key: value for key, value in _query(scope).items() if key != TOKEN_KEY})
+    cookie = f"{_TOKEN_COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict"
+    headers = [(b"location", f"/?{rest}".rstrip("?").encode()), (b"set-cookie", cookie.encode())]
+    headers += [(b"content-length", b"0"), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": 303, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _refuse(receive: Receive, send: Send, status: int, reason: str) -> None:
+    """Answer, and only then close: a client that is still sending its body would see a broken pipe and no answer."""
     body = json.dumps({"error": reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_MAX_DRAINED_S):
+            await _drain(receive)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _drain(receive: Receive) -> None:
+    """Read and drop a request's body, up to a limit."""
+    drained_bytes, more = 0, True
+    while more and drained_bytes <= _MAX_DRAINED_BYTES:
+        message = await receive()
+        drained_bytes += len(message.get("body", b""))
+        more = message["type"] == "http.request" and message.get("more_body", False)
 
 
 def read_upload(data: bytes, rate_hz: int, channels: int, max_s: float) -> np.ndarray:

@@ -2,13 +2,15 @@
 
 import contextlib
 import errno
+import re
+import secrets
 import signal
 import socket
 from collections.abc import Iterator
 
 import uvicorn
 
-from riffusion_train.player.security import Application
+from riffusion_train.player.security import TOKEN_KEY, Application
 from riffusion_train.player.settings import Limits
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.signals import StopRequest
@@ -76,10 +78,24 @@ def open_socket(host: str, port: int) -> socket.socket:
     return listening
 
 
-def page_address(host: str, listening: socket.socket) -> str:
+def client_token(token: str | None, host: str) -> str | None:
+    """Return the token that clients must know: the given one, or for None a random one if other machines are served.
+
+    Raises:
+        InputError: If it contains characters that an address or a cookie cannot.
+    """
+    if token is None:
+        return None if is_loopback(host) else secrets.token_urlsafe(12)
+    if not re.fullmatch(r"[A-Za-z0-9_.~-]*", token):
+        raise InputError("token: may contain letters, digits, and any of - _ . ~ only")
+    return token or None
+
+
+def page_address(host: str, listening: socket.socket, token: str | None = None) -> str:
     """Return the address of the page, for a browser on this machine."""
     shown = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{listening.getsockname()[1]}/"
+    query = "" if token is None else f"?{TOKEN_KEY}={token}"
+    return f"http://{shown}:{listening.getsockname()[1]}/{query}"
 
 
 def is_loopback(host: str) -> bool:

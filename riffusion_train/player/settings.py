@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 from riffusion_train.config.sample import PlayConfig
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.seed_images import SEED_IMAGES
+from riffusion_train.sampling.text import parse_weights
 
 MAX_SEED = 2**53 - 1
 """The largest whole number that JavaScript keeps exactly."""
@@ -76,6 +77,10 @@ def _one_line(text: str) -> str:
         raise _fault(f"{len(line)} characters are too many; at most {MAX_PROMPT_CHARS}")
     if not line.isprintable():
         raise _fault("contains characters that cannot be printed; remove them")
+    try:
+        parse_weights(line)
+    except InputError as error:
+        raise _fault(str(error).removeprefix("prompt: ")) from None
     return line
 
 
@@ -277,7 +282,7 @@ class FullAnswer(ErrorAnswer):
 
     position: int
     ticket: str
-    retry_after_s: float
+    retry_after_s: float = Field(description="When to ask again; a ticket that is not asked for lapses soon after.")
 
 
 class OriginalBody(BaseModel):
@@ -286,7 +291,7 @@ class OriginalBody(BaseModel):
     alpha: float
     num_inference_steps: int = 50
     seed_image_id: str = "og_beat"
-    mask_image_id: None = None
+    mask_image_id: Literal[""] | None = None
     start: dict[str, Any] = Field(description="prompt, seed, negative_prompt, denoising, guidance")
     end: dict[str, Any] = Field(description="as start")
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from riffusion_train.runtime.errors import InputError
+
 _LARGEST_HEADER = 100_000_000
 """Bytes; safetensors itself refuses longer ones."""
 
@@ -168,6 +170,26 @@ def remove_partials(folder: Path, *, recursive: bool = False) -> None:
     pattern = ".*.partial"
     for partial in list(folder.rglob(pattern) if recursive else folder.glob(pattern)):
         _remove(partial)
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is a URL rather than a path."""
+    return "://" in text
+
+
+def refuse_url(key: str, path: str, fix: str) -> None:
+    """Refuse a URL where only files and folders of this machine can be used; as a path it would name a folder `s3:`.
+
+    Args:
+        key: What the user gave it as, such as `out=`.
+        path: The path.
+        fix: What to do, for the message.
+
+    Raises:
+        InputError: If the path is a URL.
+    """
+    if is_url(path):
+        raise InputError(f"{key}{path}: is a URL, and only a folder of this machine can be used here; {fix}")
 
 
 def slug(text: str, max_length: int, *, ascii_only: bool = False) -> str:

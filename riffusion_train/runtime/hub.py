@@ -1,9 +1,25 @@
-"""Upload a finished folder, a model or a dataset, to the Hugging Face hub."""
+"""The Hugging Face hub: what its names look like, and the upload of a finished folder, a model or a dataset."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from riffusion_train.runtime.errors import InputError
+
+
+def check_source(source: str) -> None:
+    """Check that a model is a file or folder, or can be the id of one on the hub; nothing is read.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    if not looks_like_hub_id(source) and not Path(source).expanduser().exists():
+        raise InputError(f"{source}: no such file or folder, and not a hub id (user/name)")
+
+
+def looks_like_hub_id(source: str) -> bool:
+    """Whether a text has the form of a hub id, `user/name`, and not that of a file or folder."""
+    is_path = source.startswith((".", "~", "/")) or source.endswith((".safetensors", ".ckpt"))
+    return source.count("/") == 1 and not is_path
 
 
 def check_repository(repository: str) -> None:

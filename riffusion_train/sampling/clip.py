@@ -1,11 +1,13 @@
 """Generated clips: image, sound and the record of how they were made, in memory or on disk, and their files."""
 
 import base64
+import contextlib
 import dataclasses
 import enum
 import html
 import io
 import json
+import re
 import tempfile
 import types
 import typing
@@ -26,12 +28,14 @@ from riffusion_train.config.compose import describe
 from riffusion_train.config.sample import Dtype, Quality, SchedulerName
 from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import write_json
+from riffusion_train.runtime.files import slug, write_json
 from riffusion_train.sampling.modes import REQUESTS
 from riffusion_train.sampling.modes.base import Request
 
 RECORD_KEY = "riffusion"
 """Name of the record's text in the PNG; the audio file has it as a comment."""
+
+_SLUG_LENGTH = 40
 
 SCHEMA_VERSION = 3
 """Of a clip's record. 2 is version 0.1.0: `lane`, `energy`, and fewer options of the sampler."""
@@ -127,6 +131,50 @@ def load_record(path: Path) -> ClipRecord:
         return ClipRecord.from_data(json.loads(_record_text(path)))
     except (ValueError, TypeError, KeyError, AttributeError):
         raise InputError(f"{path}: holds no settings of a generated clip; give a file that sample wrote") from None
+
+
+def audio_file_of(path: Path) -> Path | None:
+    """Return the audio file of the clip that a file belongs to: itself, or the one beside a `.json` or `.png`."""
+    beside = (path.with_suffix(suffix) for suffix in FORMATS)
+    return path if path.suffix in FORMATS else next((file for file in beside if file.is_file()), None)
+
+
+@contextlib.contextmanager
+def new_stem(folder: Path, request: Request) -> Iterator[Path]:
+    """Give the path, without suffix, of a new clip in a folder: number, mode, start of the prompt, seed.
+
+    The number is one higher than that of any clip in the folder. It is claimed by a hidden file for the length of the block,
+    so that two processes never write the same clip.
+
+    Args:
+        folder: The folder; it is made if it does not exist.
+        request: What the clip is made from.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{request.mode}-{slug(request.prompt, _SLUG_LENGTH) or 'empty'}-seed{request.seed}"
+    number = 0
+    while True:
+        # Files are listed after the claim as well: another process may have finished this number in between.
+        number = max([number, *(taken + 1 for taken in _numbers(folder))])
+        claim = folder / f".{number:04d}.partial"
+        try:
+            claim.open("x").close()
+        except FileExistsError:
+            number += 1
+            continue
+        if number not in _numbers(folder):
+            break
+        claim.unlink()
+    try:
+        yield folder / f"{number:04d}-{name}"
+    finally:
+        claim.unlink(missing_ok=True)
+
+
+def _numbers(folder: Path) -> set[int]:
+    """Return the numbers of the clips in a folder."""
+    matches = (re.match(r"(\d{4,})-", path.name) for path in folder.iterdir())
+    return {int(match[1]) for match in matches if match}
 
 
 def _record_text(path: Path) -> str:

@@ -7,9 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from riffusion_train.runtime.errors import InputError
+
 _STEP = 1.1
 """The weight of one pair of brackets."""
-_TOKEN = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|\)|\]|[^\\()\[\]:]+|:|\\")
+MAX_WEIGHT = 100.0
+"""Largest weight either side of 0; far beyond any use, and far below where the states of a text overflow."""
+_TOKEN = re.compile(r"\\[()\[\]\\]|\(|\[|:\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*\)|\)|\]|[^\\()\[\]:]+|:|\\")
 
 
 def parse_weights(prompt: str) -> list[tuple[str, float]]:
@@ -17,6 +21,9 @@ def parse_weights(prompt: str) -> list[tuple[str, float]]:
 
     `(text)` has weight 1.1, `[text]` 1/1.1, `(text:1.3)` 1.3; they nest, and the weights multiply. A backslash escapes a
     bracket. Brackets that are not closed end with the prompt; a closing bracket without an opening one is text.
+
+    Raises:
+        InputError: If a weight, multiplied by those around it, is not from -`MAX_WEIGHT` to `MAX_WEIGHT`.
     """
     parts: list[tuple[str, float]] = []
     open_at: list[tuple[str, int]] = []
@@ -43,6 +50,12 @@ def parse_weights(prompt: str) -> list[tuple[str, float]]:
     while open_at:
         kind, _ = open_at[-1]
         close(kind, _STEP if kind == "(" else 1 / _STEP, "")
+    for text, weight in parts:
+        if not abs(weight) <= MAX_WEIGHT:  # also true of a NaN
+            raise InputError(
+                f"prompt: '{text.strip()[:40]}' has the weight {weight:g}, which must be from {-MAX_WEIGHT:g} to "
+                f"{MAX_WEIGHT:g}; most are from 0.5 to 1.5"
+            )
     return _merged(parts)
 
 

@@ -2,16 +2,18 @@
 
 import dataclasses
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from riffusion_train.dataset.cache import (
-    CachedRows,
     CachedTexts,
     Encode,
+    JoinedRows,
     RowCache,
     cached_captions,
     latent_cache,
+    slice_keys,
     text_cache,
 )
 from riffusion_train.dataset.spectrograms import Moments, SpectrogramDataset, Texts, make_tokenize
@@ -54,13 +56,16 @@ def open_caches(
         texts: Whether it reads its hidden states from a cache; the text encoder moves to the CPU then.
 
     Raises:
-        InputError: If a cache exists that does not fit or is stale, if there is too little disk space for a new one, or if a
+        InputError: If a file of a cache is damaged, if there is too little disk space for a new one, or if a
             slice or caption gives no finite numbers. The same on every rank.
         StoppedError: If asked to stop; the rows that are done are kept.
     """
     moments = states = None
     if latents:
-        moments = _open(latent_work(components, dataset, distribution.device), distribution)
+        own = slice_keys(dataset, keep=True) if distribution.is_main else None
+        keys = distribution.from_main(lambda: own)
+        assert keys is not None  # the first rank has them
+        moments = _open(latent_work(components, dataset, distribution.device, keys), distribution)
     if texts:
         captions = cached_captions(dataset.all_captions())
         rows = _open(text_work(components, dataset, distribution.device, captions), distribution)
@@ -72,23 +77,33 @@ def open_caches(
 def planned_caches(
     components: Components, dataset: SpectrogramDataset, device: torch.device, *, latents: bool, texts: bool
 ) -> list[CacheWork]:
-    """Return the caches that a run reads, whether or not they exist yet; arguments as of `open_caches`."""
-    works = [latent_work(components, dataset, device)] if latents else []
+    """Return the caches that a run reads, each with its missing rows planned; arguments as of `open_caches`.
+
+    Raises:
+        InputError: If a file of a cache is damaged.
+    """
+    works = [latent_work(components, dataset, device, slice_keys(dataset, keep=False))] if latents else []
     if texts:
         works.append(text_work(components, dataset, device, cached_captions(dataset.all_captions())))
+    for work in works:
+        work.cache.plan(work.cache.find_missing())
+        if not work.cache.rows:
+            work.cache.open()
     return works
 
 
-def latent_work(components: Components, dataset: SpectrogramDataset, device: torch.device) -> CacheWork:
+def latent_work(
+    components: Components, dataset: SpectrogramDataset, device: torch.device, keys: np.ndarray
+) -> CacheWork:
     """Return the cache of a dataset's latents under the model's VAE, and the encoder of its slices."""
     vae = components.vae
     channels, height, width = components.latent_shape(dataset.folder.spectrogram)
 
     @torch.no_grad()
-    def encode(slices: range) -> Tensor:
+    def encode(slices: list[int]) -> Tensor:
         return encode_moments(vae, torch.stack([dataset.pixels(index) for index in slices]).to(device))
 
-    cache = latent_cache(dataset, fingerprint(vae), (2 * channels, height, width))
+    cache = latent_cache(dataset, keys, fingerprint(vae), (2 * channels, height, width))
     return CacheWork("encode latents", cache, encode)
 
 
@@ -100,7 +115,7 @@ def text_work(
     tokenize = make_tokenize(tokenizer)
 
     @torch.no_grad()
-    def encode(rows: range) -> Tensor:
+    def encode(rows: list[int]) -> Tensor:
         ids = torch.stack([tokenize(captions[row]) for row in rows])
         return text_encoder(ids.to(device)).last_hidden_state
 
@@ -114,15 +129,17 @@ def text_work(
     return CacheWork("encode captions", cache, encode)
 
 
-def _open(work: CacheWork, distribution: Distribution) -> CachedRows:
+def _open(work: CacheWork, distribution: Distribution) -> JoinedRows:
     cache = work.cache
-    distribution.run_together(cache.refuse_stale)
-    # One answer for all: a rank that sees the file a moment later than the others would wait for them without end.
-    if not distribution.from_main(cache.exists):
+    missing: list[int] = []
+    distribution.run_together(lambda: missing.extend(cache.find_missing()) if distribution.is_main else None)
+    # One answer for all: a rank that sees a file a moment later than the others would wait for them without end.
+    cache.plan(distribution.from_main(lambda: missing))
+    if cache.rows:
         distribution.run_together(lambda: _allocate(cache, distribution))
         distribution.run_together(lambda: _fill(work, distribution))
         distribution.run_together(cache.finish if distribution.is_main else lambda: None)
-    opened: list[CachedRows] = []
+    opened: list[JoinedRows] = []
     distribution.run_together(lambda: opened.append(cache.open()))
     return opened[0]
 
@@ -130,11 +147,14 @@ def _open(work: CacheWork, distribution: Distribution) -> CachedRows:
 def _allocate(cache: RowCache, distribution: Distribution) -> None:
     if not distribution.is_main:
         return
-    others = cache.others()
-    if others is not None:
+    unused = cache.unused()
+    if unused is not None:
         print(
-            f"note: {others}: made with another {cache.kind.key}, so a new cache is made; delete what you no longer need"
+            f"note: {unused}: made with another {cache.kind.key}, or from what the dataset held before; delete what you no "
+            "longer need"
         )
+    if cache.num_kept:
+        print(f"note: {cache.num_kept} cached {cache.kind.contents} are used again, {len(cache.rows)} are new")
     cache.allocate()
 
 

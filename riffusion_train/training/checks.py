@@ -25,7 +25,7 @@ from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.model.components import Components
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.distribution import fsdp_requested
-from riffusion_train.training.run_folder import RunFolder, config_values
+from riffusion_train.training.run_folder import Checkpoints, RunFolder, config_values
 
 _AT_LEAST_ONE = (
     "max_train_steps",
@@ -308,8 +308,13 @@ _FREE_TO_CHANGE = (
     "checkpointing_steps",
     "checkpoints_total_limit",
     "dataloader_num_workers",
+    "dataset",  # a place; what is there is compared by its fingerprint
     "gradient_accumulation_steps",  # the global batch is compared instead, see Trainer
     "logging_steps",
+    "max_train_steps",  # it may grow
+    "model.base",
+    "model.path",  # as the dataset
+    "model.revision",
     "name",
     "num_threads",
     "preview.",
@@ -341,10 +346,35 @@ def check_resumable(run: RunFolder, config: TrainConfig) -> None:
     if changed:
         differences = ", ".join(f"{key} was {before[key]}, now {now[key]}" for key in changed)
         raise InputError(f"run={run.path}: cannot go on with other settings: {differences}")
+    old, new = before["max_train_steps"], now["max_train_steps"]
+    if new < old:
+        raise InputError(f"run={run.path}: max_train_steps was {old}, now {new}; it may only grow")
+    if new > old and run.final.is_dir() and not Checkpoints(run.checkpoints, config.checkpoints_total_limit).steps():
+        raise InputError(
+            f"run={run.path}: is finished and has no checkpoint to go on from; start another run from its model: "
+            f"model={run.final}"
+        )
 
 
-def check_same_start(run: RunFolder, manifest: dict[str, Any]) -> None:
-    """Refuse to go on with a run that was started from another model or dataset than this start has.
+def check_same_dataset(run: RunFolder, folder: DatasetFolder) -> None:
+    """Refuse to go on with a run that was started on other slices, wherever the dataset is now.
+
+    Args:
+        run: The run folder, which may hold nothing yet.
+        folder: The dataset of this start.
+
+    Raises:
+        InputError: If the fingerprints differ.
+    """
+    if run.manifest_file.is_file() and run.read_manifest()["dataset"]["fingerprint"] != folder.fingerprint:
+        raise InputError(
+            f"run={run.path}: was started on another dataset than {folder.path} holds now; give the one it was started on "
+            f"with dataset=, or go on from its model in another run folder: model={run.path}"
+        )
+
+
+def check_same_base(run: RunFolder, manifest: dict[str, Any]) -> None:
+    """Refuse to go on with a run that was started from another model than this start has, wherever it is now.
 
     Args:
         run: The run folder, which may hold nothing yet.
@@ -361,10 +391,5 @@ def check_same_start(run: RunFolder, manifest: dict[str, Any]) -> None:
     if changed:
         raise InputError(
             f"run={run.path}: was started from another model than {manifest['base_model']['source']} ({', '.join(changed)} "
-            "differ); give the one it was started from, or another run folder"
-        )
-    if before["dataset"]["fingerprint"] != manifest["dataset"]["fingerprint"]:
-        raise InputError(
-            f"run={run.path}: was started on another dataset than {manifest['dataset']['path']} holds now; give the one it "
-            "was started on, or another run folder"
+            "differ); give the one it was started from with model=, or another run folder"
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from riffusion_train.runtime.provenance import machine, versions
+from riffusion_train.torchaudio_guard import extension_error
 
 _GIB = 2**30
 _LITTLE_DISK_GIB = 20
@@ -111,7 +112,7 @@ def trains_in(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _libraries(report: MachineReport) -> None:
-    report.rows["torchaudio"] += f", {_torchaudio()}"
+    _torchaudio(report)
     report.rows["peft"] += ", LoRA, DoRA and rank-stabilised LoRA" if _imports("peft") else ", which cannot be imported"
     for package, use in _OPTIONAL.items():
         if importlib.util.find_spec(package) is None:
@@ -121,14 +122,36 @@ def _libraries(report: MachineReport) -> None:
     _bitsandbytes(report)
 
 
-def _torchaudio() -> str:
+def _torchaudio(report: MachineReport) -> None:
     try:
         from torchaudio.functional import melscale_fbanks
 
         melscale_fbanks(65, 0.0, 8000.0, 8, 16000)
     except (ImportError, OSError) as error:
-        return f"cannot be imported: {error}"
-    return "filter banks and transforms, all that is used of it; files are read by soundfile and PyAV"
+        report.rows["torchaudio"] += f", cannot be imported: {error}"
+        report.fixes.append(_same_build())
+        return
+    report.rows["torchaudio"] += (
+        ", filter banks and transforms, all that is used of it; files are read by soundfile and PyAV"
+    )
+    if extension_error() is not None:
+        report.rows["torchaudio"] += (
+            f"; its extension is for another build than torch {torch.__version__}, and left out"
+        )
+        report.fixes.append(
+            "riffusion works without torchaudio's extension; a program that imports torchaudio, transformers or diffusers "
+            f"fails if TORCH_DEVICE_BACKEND_AUTOLOAD=0 is set and riffusion_train is not imported first. {_same_build()}"
+        )
+
+
+def _same_build() -> str:
+    """Return the command that installs torch and torchaudio for one build."""
+    cuda = torch.version.cuda
+    index = "cpu" if cuda is None else f"cu{cuda.replace('.', '')}"
+    return (
+        "to install torch and torchaudio of one build: pip install --force-reinstall torch torchaudio "
+        f"--index-url https://download.pytorch.org/whl/{index}"
+    )
 
 
 def _imports(package: str) -> bool:

@@ -108,7 +108,6 @@ class _TimedCheckpoints(Checkpoints):
 
 def _missing_caches(config: TrainConfig, job: TrainingJob) -> list[CacheWork]:
     """Return the caches that the run would have to fill, after refusing what it would refuse."""
-    missing = []
     method = make_method(config)
     works = planned_caches(
         job.components,
@@ -117,22 +116,16 @@ def _missing_caches(config: TrainConfig, job: TrainingJob) -> list[CacheWork]:
         latents=method.caches_latents,
         texts=method.caches_texts,
     )
-    for work in works:
-        work.cache.refuse_stale()
-        if work.cache.exists():
-            work.cache.open()
-        else:
-            missing.append(work)
-    return missing
+    return [work for work in works if work.cache.rows]
 
 
 def _encode_s(work: CacheWork, world_size: int) -> float:
     """Return the seconds that all ranks together would need to fill a cache, from a few rows."""
-    rows = range(min(_ENCODED, work.cache.shape[0]))
+    rows = work.cache.rows[:_ENCODED]
     work.encode(rows[:1])
     start = time.perf_counter()
     work.encode(rows).cpu()
-    return (time.perf_counter() - start) / len(rows) * work.cache.shape[0] / world_size
+    return (time.perf_counter() - start) / len(rows) * len(work.cache.rows) / world_size
 
 
 def _caches(missing: Sequence[CacheWork]) -> list[str]:

@@ -1,6 +1,7 @@
 """The method of a run: which weights are trained, with which loss on which items, and what it makes in the end."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch.utils.data import Dataset
 
 from riffusion_train.config.export import ExportFormat
 from riffusion_train.config.spectrogram import SpectrogramConfig
-from riffusion_train.config.train import MethodName, TrainConfig
+from riffusion_train.config.train import MethodConfig, MethodName, TrainConfig
 from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.dataset.order import generator
 from riffusion_train.dataset.spectrograms import LatentItems, PixelItems, SpectrogramDataset, make_tokenize
@@ -20,6 +21,7 @@ from riffusion_train.model.components import Components, freeze, unfreeze
 from riffusion_train.model.lazy import as_lazy_model
 from riffusion_train.model.loading import write_model_files
 from riffusion_train.model.lora import Lora, adapter_weights, add_lora, from_peft, lora_scale_alpha
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import remove_partials, written_beside
 from riffusion_train.training.caches import Caches
 from riffusion_train.training.checks import check_image_size
@@ -152,6 +154,7 @@ class LoraMethod(FullMethod):
             "alpha": method.lora_alpha,
             "use_dora": method.lora_use_dora,
             "use_rslora": method.lora_use_rslora,
+            "seed": self.config.seed,
         }
         add_lora(
             components.unet,
@@ -242,6 +245,44 @@ def apply_method(config: TrainConfig, method: FullMethod, folder: DatasetFolder,
     if config.compile:
         method.compile(components)
     return components
+
+
+@torch.no_grad()
+def continue_adapters(components: Components, method: FullMethod, lora: Lora) -> None:
+    """Give the adapters that a run trains the weights of other ones, which it goes on from.
+
+    Raises:
+        InputError: If they are of other layers or sizes than the run's config says; the message names the keys.
+    """
+    own = method.adapters(adapter_weights(components), None, "")
+    assert own is not None  # only a LoRA run starts from adapters
+    _check_adapters(method.config.method, own, lora)
+    for name, layer in own.layers.items():
+        start = lora.layers[name]
+        layer.down.copy_(start.down)
+        layer.up.copy_(start.up)
+        if layer.magnitude is not None and start.magnitude is not None:
+            layer.magnitude.copy_(start.magnitude.reshape(layer.magnitude.shape))
+
+
+def _check_adapters(config: MethodConfig, own: Lora, lora: Lora) -> None:
+    """Refuse adapters of other layers, rank or scale than those of a run."""
+    if own.layers.keys() != lora.layers.keys():
+        raise InputError(
+            f"{lora.source}: adapts {len(lora.layers)} layers, and this run {len(own.layers)}, of which "
+            f"{len(own.layers.keys() & lora.layers.keys())} are the same; give the method.lora_target_modules, "
+            "method.lora_target_blocks and method.train_text_encoder that it was trained with"
+        )
+    kinds = {(layer.rank, layer.alpha, layer.magnitude is not None) for layer in lora.layers.values()}
+    if len(kinds) > 1:
+        raise InputError(f"{lora.source}: its adapters have several ranks or alphas, and a run trains them with one")
+    rank, scaled_alpha, use_dora = kinds.pop()
+    alpha = scaled_alpha / math.sqrt(rank) if config.lora_use_rslora else scaled_alpha
+    needed = [] if rank == config.lora_rank else [f"method.lora_rank={rank}"]
+    needed += [] if math.isclose(alpha, config.lora_alpha, rel_tol=1e-6) else [f"method.lora_alpha={alpha:.6g}"]
+    needed += [] if use_dora == config.lora_use_dora else [f"method.lora_use_dora={str(use_dora).lower()}"]
+    if needed:
+        raise InputError(f"{lora.source}: has other adapters than this run would train; add {' '.join(needed)}")
 
 
 @torch.no_grad()

@@ -68,6 +68,28 @@ def make_schedule(
     )
 
 
+def restore_schedule(schedule: Any, saved: dict[str, Any]) -> tuple[float, float]:
+    """Restore the position of a schedule; from there on the learning rate is that of the schedule as it is now.
+
+    Args:
+        schedule: What `make_schedule` returned.
+        saved: Its saved state, perhaps with another end.
+
+    Returns:
+        The learning rate of the next step as it was planned when the state was saved, and as it is now; they differ where
+        the shape depends on the end, and the end has changed.
+    """
+    schedule.load_state_dict({**schedule.state_dict(), **saved})
+    planned = float(saved["_last_lr"][0])
+    rates = [
+        base * scale(schedule.last_epoch) for base, scale in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = rates
+    return planned, float(rates[0])
+
+
 def make_ema(config: EmaConfig, weights: Sequence[nn.Parameter]) -> Any | None:
     """Build diffusers' `EMAModel` over the trained weights, in their own precision, fp32; None where none is kept."""
     from diffusers.training_utils import EMAModel

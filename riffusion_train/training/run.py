@@ -14,7 +14,7 @@ from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder
 from riffusion_train.dataset.order import AddressedBatches, EpochOrder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.model.components import Components, fingerprint
-from riffusion_train.model.loading import make_components
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.provenance import git_state, machine, versions
 from riffusion_train.training.caches import open_caches
 from riffusion_train.training.checks import (
@@ -24,17 +24,19 @@ from riffusion_train.training.checks import (
     check_optimizer,
     check_precision,
     check_resumable,
-    check_same_start,
+    check_same_base,
+    check_same_dataset,
     check_scaler,
     check_slices,
     check_tracker,
     check_validation_split,
 )
 from riffusion_train.training.distribution import Distribution, broadcast, join_processes, make_distribution
-from riffusion_train.training.method import FullMethod, apply_method, make_method, write_final
+from riffusion_train.training.method import FullMethod, apply_method, continue_adapters, make_method, write_final
 from riffusion_train.training.optimizer import make_ema, make_optimizer, make_schedule, parameter_groups
 from riffusion_train.training.previews import make_preview, preview_prompts
-from riffusion_train.training.run_folder import Checkpoints, RunFolder, config_values, new_run_path
+from riffusion_train.training.run_folder import Checkpoints, RunFolder, config_values, new_run_path, whole_path
+from riffusion_train.training.run_model import load_start
 from riffusion_train.training.throughput import Speedometer
 from riffusion_train.training.tracking import MetricsLog, start_tracker
 from riffusion_train.training.trainer import Batches, Intervals, Learning, Outputs, Trainer
@@ -75,7 +77,7 @@ def run_training(config: TrainConfig, arguments: Sequence[str]) -> Path:
         StoppedError: If asked to stop; the state is saved.
     """
     distribution, run, folder = start_run(config)
-    if run.final.is_dir():
+    if distribution.from_main(lambda: run.is_finished(config)):
         distribution.print(f"{run.path}: finished before; its model is in {run.final}")
         return run.path
     job = build_job(config, arguments, distribution, run, folder)
@@ -109,6 +111,7 @@ def start_run(config: TrainConfig) -> tuple[Distribution, RunFolder, DatasetFold
     distribution = _make_distribution(config, run)
     check_scaler(config.mixed_precision, distribution.scaler)
     check_resumable(run, config)
+    check_same_dataset(run, folder)
     distribution.wait()  # nobody writes into the folder before all have looked
     return distribution, run, folder
 
@@ -133,16 +136,16 @@ def build_job(
         InputError: If the model, the optimizer or a cache cannot be used, or not with this dataset.
         StoppedError: If asked to stop while the caches are filled.
     """
-    base = make_components(config.model, config.seed)
+    base, adapters = load_start(config)
     check_codec(config, folder, base.spectrogram)
     manifest = _manifest(config, folder, base, distribution.world_size)  # before adapters are added to the base
-    check_same_start(run, manifest)
+    check_same_base(run, manifest)
     method = make_method(config)
     components = apply_method(config, method, folder, base)
-    distribution.on_main(lambda: run.start(config, arguments, manifest, folder.spectrogram))
+    if adapters is not None:
+        continue_adapters(components, method, adapters)
     components.to(distribution.device)
     distribution.shard(components)
-    start_tracker(distribution.accelerator, config.tracker, run.path, config_values(config))
     dataset = SpectrogramDataset(folder, "train")
     learning = _make_learning(config, distribution, method, components, dataset)
     outputs = Outputs(
@@ -157,6 +160,9 @@ def build_job(
         logging_steps=config.logging_steps,
         preview_steps=config.preview.every_steps,
     )
+    # Only now, for nothing that refuses to start may leave a run folder behind.
+    distribution.on_main(lambda: run.start(config, arguments, manifest, folder.spectrogram))
+    start_tracker(distribution.accelerator, config.tracker, run.path, config_values(config))
     return TrainingJob(config, run, distribution, method, components, dataset, learning, outputs, intervals)
 
 
@@ -172,8 +178,8 @@ def _manifest(config: TrainConfig, folder: DatasetFolder, base: Components, worl
         "git": git_state(),
         "versions": versions(),
         "machine": machine(),
-        "dataset": {"path": str(folder.path), "fingerprint": folder.fingerprint},
-        "base_model": {"source": base.source, "fingerprints": fingerprints},
+        "dataset": {"path": whole_path(str(folder.path)), "fingerprint": folder.fingerprint},
+        "base_model": {"source": whole_path(base.source), "fingerprints": fingerprints},
         "world_size": world_size,
         "seed": config.seed,
     }
@@ -219,9 +225,17 @@ def _make_batches(config: TrainConfig, items: Dataset[Any], num_slices: int, dis
         )
         workers, on_gpu = config.dataloader_num_workers, distribution.device.type == "cuda"
         loader: DataLoader[Any] = DataLoader(items, batch_sampler=sampler, num_workers=workers, pin_memory=on_gpu)
-        return iter(loader)
+        return _with_plain_errors(iter(loader))
 
     return batches
+
+
+def _with_plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield the batches; wrong input that a worker process finds is one line, without the traceback that torch adds."""
+    try:
+        yield from batches
+    except InputError as error:
+        raise InputError(str(error).rpartition("InputError: ")[2].strip()) from None
 
 
 def _make_metrics(

@@ -21,8 +21,11 @@ from riffusion_train.config.compose import config_keys, load_saved, write_config
 from riffusion_train.config.spectrogram import SpectrogramConfig, write_spectrogram
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import json_text, remove_partials, write_json, written_beside
+from riffusion_train.runtime.files import json_text, refuse_url, remove_partials, write_json, written_beside
 
+RUN_FILE = "config.yaml"
+"""A folder with this file is a run."""
+CHECKPOINT_DIR = "checkpoints"
 CHECKPOINT_SCHEMA = 1
 _STATE_FILE = "state.json"
 _TENSOR_FILES = ("trained", "ema", "optimizer")
@@ -37,25 +40,54 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config_file = path / "config.yaml"
+        self.config_file = path / RUN_FILE
         self.overrides_file = path / "overrides.jsonl"
         self.manifest_file = path / "manifest.json"
         self.metrics_file = path / "metrics.jsonl"
         self.previews = path / "previews"
-        self.checkpoints = path / "checkpoints"
+        self.checkpoints = path / CHECKPOINT_DIR
         self.final = path / "final"
 
     def start(
         self, config: TrainConfig, arguments: Sequence[str], manifest: dict[str, Any], spectrogram: SpectrogramConfig
     ) -> None:
-        """Write what each start leaves: config, manifest and codec once, the command line every time."""
+        """Write what each start leaves: the codec once, what the manifest says of the first start, and the newest config.
+
+        Of a finished run that goes on, the model steps aside, since the run is unfinished again.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        if not self.config_file.exists():
+        if self.final.is_dir():
+            step = Checkpoints(self.checkpoints, config.checkpoints_total_limit).steps()[-1].name.removeprefix("step-")
+            kept = self.final.with_name(f"final-{step}")
+            if kept.exists():  # of the same step, from a run that patience ended twice
+                shutil.rmtree(kept)
+            self.final.rename(kept)
+            print(
+                f"note: {self.path} goes on to step {config.max_train_steps}; the model that it ended with is kept in {kept}"
+            )
+        is_first = not self.config_file.exists()
+        if is_first:
             write_spectrogram(self.path, spectrogram)
+        else:
+            manifest = self._moved(manifest)
+        if is_first or manifest != self.read_manifest():
             write_json(self.manifest_file, manifest, ascii_only=True)
+        config = _with_whole_paths(config)
+        if is_first or config != self.read_config():
             write_config(self.config_file, config)  # last, since it says that the folder is a run
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         append_line(self.overrides_file, {"time": now, "overrides": list(arguments)})
+
+    def is_finished(self, config: TrainConfig) -> bool:
+        """Whether the run has reached its end, and `config` does not ask for a later one."""
+        return self.final.is_dir() and config.max_train_steps <= self.read_config().max_train_steps
+
+    def _moved(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Return the manifest of the first start, with the places where dataset and base model are now."""
+        first = self.read_manifest()
+        first["dataset"]["path"] = manifest["dataset"]["path"]
+        first["base_model"]["source"] = manifest["base_model"]["source"]
+        return first
 
     def read_config(self) -> TrainConfig:
         """Return the config that the run was started with.
@@ -71,8 +103,10 @@ class RunFolder:
         """Return what the run was started from: dataset, base model, versions.
 
         Raises:
-            InputError: If the file is damaged.
+            InputError: If there is no manifest, or it is damaged.
         """
+        if not self.manifest_file.exists():
+            raise InputError(f"run={self.path}: has no manifest.json; the run never started")
         try:
             manifest: dict[str, Any] = json.loads(self.manifest_file.read_text(encoding="utf-8"))
             fingerprints = [manifest["dataset"]["fingerprint"], *manifest["base_model"]["fingerprints"].values()]
@@ -104,6 +138,18 @@ def reporting(path: Path) -> Iterator[None]:
         ) from error
 
 
+def whole_path(source: str) -> str:
+    """Return the absolute path of a file or folder, which holds wherever a later command is started; hub ids stay."""
+    path = Path(source).expanduser()
+    return str(path.absolute()) if path.exists() else source
+
+
+def _with_whole_paths(config: TrainConfig) -> TrainConfig:
+    path, base = (place and whole_path(place) for place in (config.model.path, config.model.base))
+    model = dataclasses.replace(config.model, path=path, base=base)
+    return dataclasses.replace(config, dataset=whole_path(config.dataset), model=model)
+
+
 def append_line(path: Path, values: Mapping[str, Any]) -> None:
     """Append a JSON object to a file of lines.
 
@@ -132,8 +178,13 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def new_run_path(config: TrainConfig) -> Path:
-    """Return the folder of a run: what the config says, or a new name from the date."""
+    """Return the folder of a run: what the config says, or a new name from the date.
+
+    Raises:
+        InputError: If the config gives a URL.
+    """
     if config.run is not None:
+        refuse_url("run=", config.run, "give a folder, and copy it to the store when the run has ended")
         return Path(config.run).expanduser()
     return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.name}"
 

@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from riffusion_train.config.export import ExportWeights
-from riffusion_train.config.model import ModelName
+from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
 from riffusion_train.config.train import MethodName, OptimizerName, TrainConfig
 from riffusion_train.model.architecture import trained_scheduler
-from riffusion_train.model.lazy import LazyModel, as_lazy_model, lazy_fingerprint
+from riffusion_train.model.components import Components
+from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_file
+from riffusion_train.model.lazy import LazyModel, as_lazy_model, lazy_fingerprint, load_lazy_model
 from riffusion_train.model.loading import make_components, open_model
 from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora
 from riffusion_train.model.safetensors_io import open_tensors
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.method import make_method
-from riffusion_train.training.run_folder import Checkpoints, RunFolder, require_whole
+from riffusion_train.training.run_folder import CHECKPOINT_DIR, RUN_FILE, Checkpoints, RunFolder, require_whole
 
 FINAL, NEWEST, BEST = "final", "newest", "best"
 
@@ -41,29 +43,86 @@ class RunModel:
         return self.base if self.lora is None else merge_lora(self.base, self.lora)
 
 
-def open_run_model(path: Path, checkpoint: str, weights: ExportWeights) -> RunModel:
+def load_start(config: TrainConfig) -> tuple[Components, Lora | None]:
+    """Load or build the model that a run starts from; and with `method=lora`, the adapters that it goes on with, if any.
+
+    Raises:
+        InputError: If there is no such model, or if it cannot be used.
+    """
+    if config.model.name is ModelName.random or not config.model.path:
+        return make_components(config.model, config.seed), None
+    model, lora = open_start(config.model, apart=config.method.name is MethodName.lora)
+    return load_lazy_model(model), lora
+
+
+def open_start(config: ModelConfig, *, apart: bool) -> tuple[LazyModel, Lora | None]:
+    """Open what a run with `model=PATH` starts from: a model, the model of a run, or a LoRA and its base.
+
+    Args:
+        config: The path, the base and the revision.
+        apart: Whether adapters are returned by themselves, to be trained further; else they are merged into their base.
+
+    Raises:
+        InputError: If there is nothing usable there, or if the base of a LoRA is not known.
+    """
+    path = Path(str(config.path)).expanduser()
+    if (path / RUN_FILE).is_file() or path.parent.name == CHECKPOINT_DIR:
+        checkpoint = NEWEST if (path / RUN_FILE).is_file() and not RunFolder(path).final.is_dir() else FINAL
+        opened = open_run_model(path, checkpoint, ExportWeights.ema, config.base)
+        base, lora = opened.base, opened.lora
+    elif not _holds_adapters(path):
+        return open_model(str(config.path), config.revision), None
+    else:
+        if config.base is not None:
+            base = open_model(config.base)
+        elif (path.parent / RUN_FILE).is_file():
+            base = _open_run(path.parent, None).base_model()
+        else:
+            raise InputError(f"model={config.path}: is a LoRA; give the model that it is for with model.base=PATH")
+        lora = read_lora(path, base.skeleton.modules, base.skeleton.source)
+    if lora is None or apart:
+        return base, lora
+    merged = merge_lora(base, lora)
+    codec = lora.spectrogram or base.skeleton.spectrogram
+    skeleton = dataclasses.replace(merged.skeleton, spectrogram=codec, source=str(config.path))
+    return dataclasses.replace(merged, skeleton=skeleton), None
+
+
+def _holds_adapters(path: Path) -> bool:
+    """Whether a path is a file of adapters, or a folder with one."""
+    file = next(iter(sorted(path.glob("*.safetensors"))), path) if path.is_dir() else path
+    if not (file.is_file() and file.suffix == ".safetensors"):
+        return False
+    tensors, _ = open_tensors(file)
+    return detect_file({name: tensor.shape for name, tensor in tensors.items()}) in (LORA_KOHYA, LORA_DIFFUSERS)
+
+
+def open_run_model(path: Path, checkpoint: str, weights: ExportWeights, base: str | None = None) -> RunModel:
     """Open the model of a run.
 
     Args:
         path: The run folder, or the folder of one of its checkpoints.
         checkpoint: A step, `final`, `newest` or `best`; with the folder of a checkpoint, `final` means that one.
         weights: Which weights.
+        base: Where the model is that the run was started from; None is where it was then.
 
     Raises:
         InputError: If this is no run, if it has no such checkpoint, or if its base is not what it was trained from.
     """
-    if path.parent.name == "checkpoints" and path.name.startswith("step-"):
+    if path.parent.name == CHECKPOINT_DIR and path.name.startswith("step-"):
         checkpoint = path.name.removeprefix("step-") if checkpoint == FINAL else checkpoint
         path = path.parent.parent
-    run = RunFolder(path)
-    config = run.read_config()
-    if not run.manifest_file.is_file():
-        raise InputError(f"run={path}: has no manifest.json; the run never started")
-    opened = _OpenRun(run, config, run.read_manifest())
+    opened = _open_run(path, base)
+    config = opened.config
     averaged = config.ema.enabled or config.optimizer.name is OptimizerName.schedule_free
     if checkpoint == FINAL and (weights is ExportWeights.ema or not averaged):
         return opened.final(weights if averaged else ExportWeights.raw)
     return opened.at_checkpoint(checkpoint, weights if averaged else ExportWeights.raw)
+
+
+def _open_run(path: Path, base: str | None) -> "_OpenRun":
+    run = RunFolder(path)
+    return _OpenRun(run, run.read_config(), run.read_manifest(), base)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +132,8 @@ class _OpenRun:
     run: RunFolder
     config: TrainConfig
     manifest: dict[str, Any]
+    base: str | None
+    """Where the base model is now; None is where it was."""
 
     def final(self, weights: ExportWeights) -> RunModel:
         """Return the model that the run ended with."""
@@ -84,7 +145,7 @@ class _OpenRun:
             )
         if self.config.method.name is not MethodName.lora:
             return RunModel(self.run, self.config, self.manifest, step, weights, open_model(str(folder)), None)
-        base = self._base()
+        base = self.base_model()
         lora = read_lora(folder / LORA_FILE, base.skeleton.modules, "the run's base")
         lora = dataclasses.replace(lora, spectrogram=base.skeleton.spectrogram)
         return RunModel(self.run, self.config, self.manifest, step, weights, base, lora)
@@ -98,7 +159,7 @@ class _OpenRun:
                 "weights=ema"
             )
         require_whole(folder)
-        base = self._base()
+        base = self.base_model()
         tensors, _ = open_tensors(
             folder / ("trained.safetensors" if weights is ExportWeights.raw else "ema.safetensors")
         )
@@ -113,19 +174,20 @@ class _OpenRun:
             raise InputError(f"{folder}: its weight {error} is not one of the run's base") from None
         return RunModel(self.run, self.config, self.manifest, step, weights, whole, None)
 
-    def _base(self) -> LazyModel:
+    def base_model(self) -> LazyModel:
         """Open the model that the run started from, with the run's codec and the scheduler of its target."""
         config = self.config
         if config.model.name is ModelName.random:
             model = as_lazy_model(make_components(config.model, config.seed))
         else:
-            model = open_model(str(config.model.path), config.model.revision)
+            start = dataclasses.replace(config.model, path=self._base_place())
+            model, _ = open_start(start, apart=config.method.name is MethodName.lora)
         known = self.manifest["base_model"]["fingerprints"]
         changed = [part for part in known if known[part] != lazy_fingerprint(model.tensors[part])]
         if changed:
             raise InputError(
                 f"run={self.run.path}: its base {model.skeleton.source} is not what it was trained from "
-                f"({', '.join(changed)} changed); put the old one back, or export a finished run"
+                f"({', '.join(changed)} changed); give the old one with base=PATH, or export a finished run"
             )
         scheduler = trained_scheduler(
             model.skeleton.scheduler,
@@ -134,6 +196,20 @@ class _OpenRun:
         )
         skeleton = dataclasses.replace(model.skeleton, scheduler=scheduler, spectrogram=self._codec())
         return dataclasses.replace(model, skeleton=skeleton)
+
+    def _base_place(self) -> str:
+        """Return where the base model is: version 0.1.0 kept relative paths, which may be relative to a folder of the run's."""
+        if self.base is not None:
+            return self.base
+        source = str(self.manifest["base_model"]["source"])
+        if source.startswith("random weights"):  # of the LoRA run that this one went on from
+            return str(self.config.model.path)
+        for folder in (Path(), *self.run.path.absolute().parents):
+            if (place := folder / Path(source).expanduser()).exists():
+                return str(place)
+        if Path(source).is_absolute() or source.count("/") != 1:  # else it may be a hub id
+            raise InputError(f"run={self.run.path}: its base {source} is not there; give its new place with base=PATH")
+        return source
 
     def _codec(self) -> SpectrogramConfig:
         codec = load_spectrogram(self.run.path)

@@ -20,6 +20,7 @@ from riffusion_train.training.optimizer import (
     averages_itself,
     optimizer_tensors,
     restore_optimizer,
+    restore_schedule,
     update_ema,
 )
 from riffusion_train.training.run_folder import Checkpoints, TrainingState
@@ -356,11 +357,18 @@ class Trainer:
     def _take_scalars(self, scalars: dict[str, Any]) -> None:
         if self.ema is not None:
             self.ema.optimization_step = int(scalars["ema_step"])
-        self.schedule.load_state_dict({**self.schedule.state_dict(), **scalars["schedule"]})
+        planned, rate = restore_schedule(self.schedule, scalars["schedule"])
         if self.distribution.scaler is not None and scalars["scaler"] is not None:
             self.distribution.scaler.load_state_dict(scalars["scaler"])
         if self.validation is not None and scalars.get("validation") is not None:
             self.validation.restore(scalars["validation"])
+        if rate != planned:
+            self.distribution.print(
+                "note: the learning rate depends on max_train_steps, which has grown: from here on it follows the longer "
+                f"schedule, with {rate:.3g} instead of {planned:.3g}"
+            )
+        if self.validation is not None and self.validation.exhausted:
+            self.distribution.print("note: validation.patience is used up; give a larger one, or null, to train longer")
 
     def _require_batch_size(self, before: int) -> None:
         """Refuse to continue with another number of slices in a step."""

@@ -69,6 +69,16 @@ def test_it_opens_from_disk_and_shows_every_clip_with_its_image(opened: Open, au
     assert page.locator(".clip .play svg").count() == page.get_by_role("button", name="Play ").count() == 12
 
 
+def test_long_names_are_shown_whole(opened: Open, tmp_path: Path) -> None:
+    names = [f"runs/a-folder-with-a-long-name/step 12000 · guidance {scale}" for scale in (3, 7)]
+    cells = [Cell(f"{number}", name, command="") for number, name in enumerate(names)]
+    for cell in cells:
+        write_clip(tmp_path, cell.stem)
+    page = opened(write_site(tmp_path, Site("Previews", "", [Version(name, "run", 1) for name in names], cells)))
+    cut = "[...document.querySelectorAll('.head strong')].filter((name) => name.scrollWidth > name.clientWidth).length"
+    assert page.locator(".head strong").count() == 2 and page.evaluate(cut) == 0
+
+
 def test_texts_of_others_are_shown_and_do_nothing(opened: Open, audition: Path) -> None:
     page = opened(audition)
     page.locator(".clip .info").nth(6).click()

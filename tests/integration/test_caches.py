@@ -32,7 +32,8 @@ def losses(run: Path, key: str = "loss") -> list[float]:
 
 def files(dataset: Path) -> list[str]:
     """Name the caches of a dataset by what they hold."""
-    return [path.name.partition("-")[0] + path.suffix for path in sorted((dataset / CACHE_DIR).glob("*"))]
+    paths = sorted((dataset / CACHE_DIR).glob("*.*"))  # without the list of keys
+    return [path.name.partition("-")[0] + path.suffix for path in paths]
 
 
 def count_groups(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
@@ -111,18 +112,23 @@ def test_a_filling_that_was_asked_to_stop_continues_where_it_was(
     assert losses(tmp_path / "run") == losses(tmp_path / "other")
 
 
-@pytest.mark.parametrize(("kind", "words"), [("latents", []), ("texts", []), ("texts", ["check=true"])])
-def test_a_stale_cache_is_refused_by_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, words: list[str]
+def test_an_extended_dataset_computes_only_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dataset = write_dataset(tmp_path / "dataset")
-    stale = dataset / CACHE_DIR / f"{kind}-{'0' * 16}-{'0' * 16}.safetensors"
-    stale.parent.mkdir()
-    stale.write_bytes(b"what the dataset held before")
-    assert main(["train", *train_arguments(dataset, tmp_path / "run", "max_train_steps=1", *words)]) == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith(f"riffusion train: {stale} (")
-    assert "delete it" in said
+    small, large = write_dataset(tmp_path / "small"), write_dataset(tmp_path / "large", num_train=20)
+    run_training(train_config(small, tmp_path / "first", "max_train_steps=1"), [])
+    (small / CACHE_DIR).rename(large / CACHE_DIR)
+    capsys.readouterr()
+    assert main(["train", *train_arguments(large, tmp_path / "run", "check=true")]) == 0
+    written = count_groups(monkeypatch)
+    run_training(train_config(large, tmp_path / "second", "max_train_steps=4"), [])
+    assert written == [("latents", 0), ("texts", 0), ("texts", 8)]
+    said = capsys.readouterr().out
+    assert "note: 12 cached latents are used again, 8 are new" in said
+    assert "note: 25 cached hidden states are used again, 16 are new" in said
+    words = ["max_train_steps=4", "cache_latents=false", "cache_text_embeddings=false"]
+    run_training(train_config(large, tmp_path / "uncached", *words), [])
+    assert losses(tmp_path / "second") == pytest.approx(losses(tmp_path / "uncached"), rel=1e-5)
 
 
 def test_a_damaged_cache_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,6 +141,20 @@ def test_a_damaged_cache_is_refused_by_name(tmp_path: Path, capsys: pytest.Captu
         assert main(["train", *words]) == 2
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert said.startswith(f"riffusion train: {damaged}: is of another size than written")
+
+
+def test_a_refused_start_leaves_no_run_folder(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    run_training(train_config(dataset, tmp_path / "first", "max_train_steps=1"), [])
+    damaged = next((dataset / CACHE_DIR).glob("texts-*"))
+    damaged.write_bytes(b"")
+    for run in (tmp_path / "run", tmp_path / "new" / "run"):
+        config = train_config(dataset, run, "max_train_steps=1", "tracker=tensorboard")
+        with pytest.raises(InputError, match="not a cache, or a damaged one"):
+            run_training(config, [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "first"]
+    damaged.unlink()
+    assert (run_training(config, []) / "final").is_dir()
 
 
 def test_another_text_encoder_gets_a_cache_of_its_own_and_is_told_of_the_first(

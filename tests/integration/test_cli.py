@@ -20,10 +20,45 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["train", "dataset=d", "modle=tiny"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["train", "dataset=d", "modle=tiny"],
+        ["train", "dataset=nowhere"],
+        ["train", "dataset=s3://bucket/dataset"],
+        ["train", "dataset=d", "run=s3://bucket/run"],
+        ["train", "--multirun", "dataset=nowhere", "seed=0,1"],
+    ],
+    ids=" ".join,
+)
 def test_help_and_config_errors_do_not_import_torch(words: list[str]) -> None:
     code = f"import sys; from riffusion_train.cli.main import main; main({words!r}); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["dataset=nowhere"], "nowhere: no such dataset folder; make it with"),
+        (["dataset=s3://bucket/dataset"], "dataset=s3://bucket/dataset: is a URL"),
+        (["dataset=d", "run=s3://bucket/run"], "run=s3://bucket/run: is a URL"),
+        (["dataset=nowhere", "check=true"], "nowhere: no such dataset folder"),
+        (["dataset=nowhere", "--multirun", "seed=0,1"], "nowhere: no such dataset folder"),
+    ],
+)
+def test_folders_that_cannot_be_used_are_refused_and_nothing_is_made(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    problem: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *words]) == EXIT_INPUT
+    assert problem in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
 
 
 def test_help_lists_every_verb_and_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,6 +98,98 @@ def test_wrong_arguments_are_one_line_and_exit_code_two(
     message = capsys.readouterr().err
     assert complaint in message
     assert message.count("\n") <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["sample", "nowhere", "--prompt", "a", "out=o"], "nowhere: no such file or folder, and not a hub id"),
+        (["sample", "user/model", "out=o"], "no prompt: give --prompt TEXT"),
+        (["sample", "user/model", "out=o", "--prompt", "a", "mode=long", "duration=soon"], "is no time"),
+        (["sample", "user/model", "out=o", "--prompt", "a", "num_variations=0"], "must be at least 1"),
+        (["sample", "user/model", "out=o", "--prompt", "a", "duration=3"], "duration= goes with mode="),
+        (["evaluate", "grid", "nowhere", "--prompt", "a", "out=o"], "nowhere: no such file or folder"),
+        (["evaluate", "grid", "user/model", "--prompt", "a", "out=o", "seeds=x"], "is no seed"),
+        (["import", "nowhere", "out=o"], "nowhere: no such file or folder"),
+        (["export", "run=nowhere", "out=o"], "nowhere: not a run folder"),
+        (["play", "nowhere"], "nowhere: no such file or folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_is_wrong_is_said_before_torch_is_imported(
+    words: list[str],
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for module in (
+        "riffusion_train.sampling.modes",
+        "riffusion_train.sampling.sampler",
+        "diffusers",
+    ):  # they import torch
+        monkeypatch.setitem(sys.modules, module, None)
+    assert main(words) == EXIT_INPUT
+    assert complaint in capsys.readouterr().err
+
+
+def test_the_end_of_a_command_names_its_files_and_the_next_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_folder, model = tmp_path / "my run", tmp_path / "model"
+    assert (
+        main(["train", *train_arguments(write_dataset(tmp_path / "d"), run_folder, "max_train_steps=1")]) == EXIT_DONE
+    )
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-2:] == [
+        f"trained: {run_folder}; its model is in {run_folder / 'final'}",
+        f"next: riffusion export run='{run_folder}' out=model",
+    ]
+    assert main(["export", f"run={run_folder}", f"out={model}"]) == EXIT_DONE
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: riffusion sample {model} --prompt TEXT out=clips"
+    lora = tmp_path / "style.safetensors"
+    assert main(["import", str(model), f"out={lora}", "format=single_file"]) == EXIT_DONE
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: riffusion sample {lora} --prompt TEXT out=clips"
+
+
+URL = "s3://bucket/x"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", "m", "--prompt", "a", f"out={URL}"],
+        ["sample", "m", "--prompt", "a", "out=o", "mode=audio", "--audio", URL],
+        ["sample", URL, "--prompt", "a", "out=o"],
+        ["sample", "seeds", URL],
+        ["evaluate", "grid", "m", "--prompt", "a", f"out={URL}"],
+        ["export", "run=r", f"out={URL}"],
+        ["export", f"run={URL}", "out=o"],
+        ["import", "m", f"out={URL}"],
+        ["import", URL, "out=o"],
+        ["demo", f"out={URL}"],
+        ["play", URL],
+        ["doctor", URL],
+        ["prepare", "merge", "part", f"out={URL}"],
+        ["spectrogram", "encode", "a.wav", URL],
+        ["train", "-m", "dataset=d", "seed=0,1", f"run={URL}"],
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_a_url_where_only_folders_work_is_refused_at_once(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for module in (
+        "riffusion_train.sampling.modes",
+        "riffusion_train.sampling.sampler",
+        "diffusers",
+    ):  # they import torch
+        monkeypatch.setitem(sys.modules, module, None)
+    assert main(words) == EXIT_INPUT
+    assert f"{URL}: a URL, and only a file or folder of this machine works here" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_reader_that_leaves_early_is_no_fault() -> None:

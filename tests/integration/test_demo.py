@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -50,6 +51,19 @@ def test_the_same_command_again_does_nothing_twice(demo: Path, capfd: pytest.Cap
 def test_other_settings_need_another_folder(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", f"out={demo}", "scale=0.03"]) == EXIT_INPUT
     assert "holds a demo with other settings" in capsys.readouterr().err
+
+
+def test_own_audio_needs_nothing_that_composes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    absent = ("midirenderer", "pretty_midi", "sklearn")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in absent else find(name, *rest))
+    assert main(["demo", f"out={tmp_path / 'demo'}", *SMALL]) == EXIT_INPUT
+    assert "the demo needs midirenderer, pretty_midi, scikit-learn" in capfd.readouterr().err
+    (tmp_path / "audio").mkdir()
+    assert main(["demo", f"out={tmp_path / 'demo'}", f"audio_dir={tmp_path / 'audio'}", *SMALL]) == EXIT_INPUT
+    assert "no audio files" in capfd.readouterr().err
 
 
 def test_a_step_that_fails_ends_the_demo_with_its_message(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

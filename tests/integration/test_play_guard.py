@@ -14,7 +14,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from benchmarks.play_load import fuzz, listen
+from riffusion_train.player.serve import client_token
 from riffusion_train.player.settings import Limits
+from riffusion_train.runtime.errors import InputError
 
 pytestmark = pytest.mark.flaky(reruns=2)  # real time, on a machine that has other work
 
@@ -125,6 +127,50 @@ def test_bodies_that_are_too_large_are_refused_before_they_are_read(player: Play
         "POST", "/api/sessions", iter([b"{}"]), {"content-type": "application/json"}, encode_chunked=True
     )
     assert connection.getresponse().status == 411
+
+
+def test_an_upload_that_is_far_too_large_gets_its_answer_though_it_is_still_being_sent(player: Player):
+    # Far more than the buffers of the connection: a server that closes at once breaks the client's pipe.
+    status, body, _ = player.ask(
+        "POST", "/api/uploads", bytes(24 * 2**20), content_type="multipart/form-data; boundary=x"
+    )
+    assert status == 413 and "are too many" in body["error"]
+
+
+def test_a_player_with_a_token_serves_only_those_who_know_it():
+    with served_player(warm_up=False, loopback=False, token="a-Secret.1") as player:
+        assert player.ask("GET", "/healthz")[0] == 200
+        for path, headers in (
+            ("/", {}), ("/?token=wrong", {}), ("/api/choices", {"cookie": "riffusion_token=wrong"}), ("/metrics", {}),
+        ):  # fmt: skip
+            status, body, _ = player.ask("GET", path, **headers)
+            assert status == 401 and "?token=" in body["error"]
+        assert player.ask("POST", "/api/sessions", {})[0] == 401
+        assert player.ask("GET", "/metrics?token=a-Secret.1")[0] == 200
+        connection = http.client.HTTPConnection(host_of(player), timeout=10)
+        connection.request("GET", "/?x=1&token=a-Secret.1")
+        answer = connection.getresponse()
+        answer.read()
+        assert (answer.status, answer.headers["location"]) == (303, "/?x=1")
+        cookie, *rules = (answer.headers["set-cookie"] or "").split("; ")
+        assert {"HttpOnly", "SameSite=Strict"} <= set(rules)
+        assert player.ask("GET", "/", cookie=cookie)[0] == 200
+        status, session, _ = player.ask("POST", "/api/sessions", {}, x_riffusion_token="a-Secret.1")
+        assert status == 201
+        with pytest.raises(InvalidStatus):
+            connect(stream_address(player, session), proxy=None)
+        with connect(stream_address(player, session), additional_headers={"cookie": cookie}, proxy=None) as socket:
+            assert json.loads(socket.recv(timeout=10))["type"] == "hello"
+
+
+def test_a_token_is_made_where_other_machines_are_served():
+    assert client_token(None, "127.0.0.1") is None
+    assert client_token("", "0.0.0.0") is None
+    assert client_token("mine", "127.0.0.1") == "mine"
+    made = client_token(None, "0.0.0.0")
+    assert made is not None and len(made) >= 16 and made != client_token(None, "0.0.0.0")
+    with pytest.raises(InputError, match="token: may contain"):
+        client_token("a;b", "0.0.0.0")
 
 
 @pytest.mark.parametrize(

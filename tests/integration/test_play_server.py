@@ -229,6 +229,9 @@ def test_clients_of_the_original_server_are_answered_as_by_it(player: Player):
         swapped = {**least, "alpha": 1 - alpha, "start": least["end"], "end": least["start"], "num_inference_steps": 4}
         assert player.ask("POST", "/run_inference/", swapped)[1]["image"] == ends[-1]
     assert ends[0] != ends[1]
+    # The original's web app sends an empty text for no mask.
+    unmasked = {**least, "mask_image_id": "", "num_inference_steps": 4}
+    assert player.ask("POST", "/run_inference/", unmasked)[1]["image"] == ends[1]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -365,3 +366,39 @@ def _watch_stored(kept, run):
     finally:
         OutputFolder.clear = clear
     return seen
+
+
+def test_a_folder_that_is_removed_while_it_is_written_is_one_line_and_exit_code_two(tmp_path, capsys, monkeypatch):
+    audio, out = write_tones(tmp_path / "audio", 2), tmp_path / "out"
+    decode = track_worker.decode_audio
+
+    def remove_and_decode(path):
+        shutil.rmtree(out)
+        return decode(path)
+
+    command = ["prepare", f"audio={audio}", f"out={out}", "spectrogram=small", "num_workers=0"]
+    for name, step in (("tracks.track_worker.decode_audio", remove_and_decode), ("output.finish.assemble", None)):
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                f"data_prep.{name}", step or (lambda *_: shutil.rmtree(out) or (out / ".work" / "x").read_bytes())
+            )
+            assert main(command) == 2
+        assert f"out={out}: the folder, or something in it, was removed while" in capsys.readouterr().err
+    assert main(command) == 0
+
+
+@pytest.mark.parametrize("key", ["out=", "table="])
+def test_a_url_where_only_a_folder_works_is_refused_at_once(key, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = {"out=": [], "table=": ["out=x", "captions=review"]}[key]
+    assert main(["prepare", "audio=/nowhere", *arguments, f"{key}s3://bucket/name"]) == 2
+    assert f"{key}s3://bucket/name: is a URL" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_url_is_refused_by_merge_as_well(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["out=s3://bucket/name"], ["out=name", "s3://bucket/part"]):
+        assert main(["prepare", "merge", *arguments]) == 2
+        assert ": is a URL" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -25,6 +25,7 @@ def audio(tmp_path_factory):
     for name, content in (("empty.wav", b""), ("zeros.mp3", bytes(20000)), ("text.flac", b"hello " * 3000)):
         broken.write_bytes(folder, name, content)
     soundfile.write(folder / "silent.wav", 0 * tone(100, 5).T, 44100)
+    soundfile.write(folder / "rate.wav", tone(100, 1).T, 1_000_000)
     return folder
 
 
@@ -45,7 +46,9 @@ def test_each_broken_file_is_listed_with_its_reason_or_kept_with_a_warning(audio
         "zeros.mp3": "unreadable",
         "text.flac": "unreadable",
         "silent.wav": "silent",
+        "rate.wav": "unreadable",
     }
+    assert manifest["rate.wav"]["detail"].startswith("a sample rate of 1000000 Hz is outside 1000 to 768000 Hz")
     assert {name: list(entry["warnings"]) for name, entry in manifest.items() if entry["warnings"]} == {
         "half-mp3.mp3": ["truncated"],
         "half-wav.wav": ["truncated"],

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from pathlib import Path
 
 import mutagen
 import pytest
@@ -9,9 +11,12 @@ from mutagen.id3 import COMM, TCON
 from support.corpus_files import tone, write_tones, write_track
 
 from data_prep.pipeline import prepare, run
+from data_prep.tracks import track_worker
 from riffusion_train.config.compose import compose
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.runtime.errors import InputError
+
+DOCS = Path(__file__).parents[2] / "docs" / "datasets.md"
 
 
 def config_for(audio, out, *arguments):
@@ -113,3 +118,55 @@ def test_measured_attributes_fill_what_the_table_leaves_open(tmp_path):
     assert rows["tone-000"]["key"] == "B minor" and rows["tone-001"]["key"].split()[1] in ("major", "minor")
     assert rows["tone-000"]["caption"] == [f"{rows['tone-000']['brightness']} tone, in B minor"]
     assert rows["tone-001"]["loudness"] in ("quiet", "moderately loud", "loud")
+
+
+WRONG = {
+    "caption_template={genre}, {mood}": "no column or field 'mood'; there are bpm, genre",
+    "caption_template={genre": "caption_template={genre: ",
+    "balance_column=mood": "balance_column=mood: no such column; there are: bpm, genre",
+    "caption_column=words": "captions.csv: no column 'words'",
+}
+
+
+@pytest.mark.parametrize("argument", WRONG)
+def test_templates_and_columns_are_checked_before_anything_is_decoded(argument, tmp_path, monkeypatch):
+    pytest.importorskip("librosa")
+    audio = write_tones(tmp_path / "audio", 2)
+    (audio / "captions.csv").write_text("file,caption,genre\ntone-000.wav,a tone,dub\n")
+    with monkeypatch.context() as patched, pytest.raises(InputError, match=re.escape(WRONG[argument])):
+        patched.setattr(track_worker, "decode_audio", lambda path: pytest.fail("decoded"))
+        prepare(config_for(audio, tmp_path / "out", "measure=bpm", argument))
+    assert not (tmp_path / "out").exists()
+    prepare(config_for(audio, tmp_path / "out", "caption_template={genre} music"))
+
+
+def test_the_template_of_the_documentation_works_with_some_of_its_columns(tmp_path, capsys):
+    audio = write_tones(tmp_path / "audio", 2)
+    (audio / "captions.csv").write_text("file,genre,bpm,key\ntone-000.wav,dub,92,A minor\ntone-001.wav,folk,,\n")
+    template = re.search(r"'(caption_template=.*)'", DOCS.read_text())[1]
+    rows = rows_of(prepare(config_for(audio, tmp_path / "out", template)))
+    assert rows["tone-000"]["caption"] == ["dub music, 92 bpm, in A minor"] and rows["tone-001"]["caption"] == [
+        "folk music"
+    ]
+    assert "caption_template: no track has style, instrument; the alternatives are used" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["file_column", "caption_column", "artist_column", "split_column"])
+def test_columns_of_a_table_are_refused_where_there_is_no_table(key, tmp_path):
+    audio = write_tones(tmp_path / "audio", 1)
+    with pytest.raises(InputError, match=rf"{key}=x: .* holds no table of captions; name one with table="):
+        prepare(config_for(audio, tmp_path / "out", f"{key}=x"))
+    with pytest.raises(InputError, match=rf"{key}=x: captions=sidecar reads no table"):
+        prepare(config_for(audio, tmp_path / "out", "captions=sidecar", f"{key}=x"))
+
+
+def test_a_run_that_fails_at_its_end_binds_nothing_and_keeps_what_it_has_cut(tmp_path, monkeypatch):
+    audio = write_tones(tmp_path / "audio", 2)
+    for captions in audio.glob("*.txt"):
+        captions.unlink()
+    arguments = ("captions=tags", "default_caption=a tone")
+    with pytest.raises(InputError, match="balance_column=mood: no such column"):  # which no file turns out to have
+        prepare(config_for(audio, tmp_path / "out", *arguments, "balance_column=mood"))
+    monkeypatch.setattr(track_worker, "decode_audio", lambda path: pytest.fail("decoded again"))
+    folder = prepare(config_for(audio, tmp_path / "out", *arguments, "seed=3"))
+    assert folder.num_slices("train") == 2

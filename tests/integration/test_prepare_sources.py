@@ -177,3 +177,20 @@ def test_a_web_server_is_listed_and_a_table_may_hold_urls(web, audio, tmp_path):
     folder = prepared(empty, tmp_path / "out")
     assert captions_of(folder) == {f"{web}/tone-000.wav": ["x"]}
     assert folder.stats["rejected"] == {"unreadable": 1}
+    assert (
+        "cannot be fetched: nothing is found there (404); check the address"
+        in (folder.path / "manifest.jsonl").read_text()
+    )
+
+
+def test_an_address_that_does_not_exist_is_not_called_a_folder_without_audio(web, audio, tmp_path):
+    pytest.importorskip("aiohttp")
+    with pytest.raises(InputError, match=rf"audio={web}/nowhere: cannot be listed: nothing is found there \(404\)"):
+        prepared(f"{web}/nowhere", tmp_path / "out")
+    with pytest.raises(InputError, match=rf"table={web}/no.csv: nothing is found there \(404\)"):
+        prepared(audio, tmp_path / "out", f"table={web}/no.csv")
+    with pytest.raises(InputError, match=r"audio=http://127.0.0.1:9/x: cannot be listed: Cannot connect"):
+        prepared("http://127.0.0.1:9/x", tmp_path / "out")
+    (audio / "empty").mkdir()
+    with pytest.raises(InputError, match=rf"audio={web}/empty: no audio files in it"):
+        prepared(f"{web}/empty", tmp_path / "out")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import tarfile
 from errno import ENOSPC
@@ -20,8 +21,10 @@ from data_prep.pipeline import prepare, run
 from data_prep.run import command_line
 from data_prep.tracks import track_worker
 from data_prep.writers.webdataset import TarWriter, read_tar
+from riffusion_train.cli.main import main
 from riffusion_train.config.compose import compose
 from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.dataset import layout
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.run import run_training
 
@@ -112,6 +115,11 @@ def test_the_card_shows_licence_fingerprint_captions_and_histograms(tmp_path, mo
     assert f"`{folder.fingerprint}`" in card and "| captions | 1 different ones, 1 a track" in card
     for name in ("contact_sheet", "loudness_lufs", "tempo_bpm"):
         assert f"(pictures/{name}.png)" in card and (folder.path / "pictures" / f"{name}.png").is_file()
+    assert "language" not in DatasetCard(card).data.to_dict(), "a language that is not known is not claimed"
+    folder = prepared(audio, tmp_path / "out", "license=cc-by-4.0", "language=en")
+    assert DatasetCard.load(folder.path / "README.md").data.language == ["en"]
+    with pytest.raises(InputError, match=r"language=English: write its code as the Hub does"):
+        prepared(audio, tmp_path / "out", "language=English")
     with pytest.raises(InputError, match=r"license=CC BY 4\.0: write it as the Hub does"):
         prepared(audio, tmp_path / "out", "license=CC BY 4.0")
 
@@ -126,6 +134,93 @@ def test_load_dataset_opens_each_layout_by_its_card(writer, written, tmp_path):
     opened = datasets.load_dataset(str(written[writer].path), cache_dir=str(tmp_path / "cache"))
     counts = {split: len(rows) for split, rows in opened.items()}
     assert counts == {split: written[writer].num_slices(split) for split in ("train", "validation")}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_what_the_card_says_about_columns_and_rows_is_what_is_there(writer, written, tmp_path):
+    folder = written[writer]
+    info = datasets.info.DatasetInfosDict.from_dataset_card_data(DatasetCard.load(folder.path / "README.md").data)[
+        "default"
+    ]
+    assert {name: split.num_examples for name, split in info.splits.items()} == {
+        split: folder.num_slices(split) for split in ("train", "validation")
+    }
+    assert info.features == (layout.features() if writer == "parquet" else None)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder.path, damaged)
+    card = (damaged / "README.md").read_text().replace("num_examples: ", "num_examples: 1")
+    (damaged / "README.md").write_text(card)
+    with pytest.raises(datasets.exceptions.NonMatchingSplitsSizesError):
+        datasets.load_dataset(str(damaged), cache_dir=str(tmp_path / "cache"))
+
+
+def test_each_image_of_the_folder_writer_has_its_first_caption_beside_it(written, expected):
+    folder = written["folder"]
+    for split in ("train", "validation"):
+        images = sorted((folder.path / "data" / split).glob("*.png"))
+        lines = map(json.loads, (folder.path / "data" / split / "metadata.jsonl").read_text().splitlines())
+        captions = {line["file_name"]: line["text"] for line in lines}
+        assert len(images) == folder.num_slices(split) == len(captions)
+        assert all(image.with_suffix(".txt").read_text() == captions[image.name] for image in images)
+        assert len(list((folder.path / "data" / split).iterdir())) == 2 * len(images) + 1
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_flipped_byte_is_found_and_named_by_prepare_check(writer, written, expected, tmp_path, capsys):
+    folder = tmp_path / "dataset"
+    shutil.copytree(written[writer].path, folder)
+    assert main(["prepare", "check", str(folder)]) == 0
+    assert f"{folder}: all 2 shards with 6 slices are as they were written" in capsys.readouterr().out
+    (track, start_s), (split, _, png, _) = next(iter(expected.items()))
+    source = next(row["source"] for row in rows_of(written["parquet"], split) if row["track_id"] == track)
+    paths = (path for path in sorted((folder / "data").rglob("*")) if path.is_file())
+    damaged = next(path for path in paths if png[len(png) // 2 :][:8] in path.read_bytes())
+    part = png[len(png) // 2 :][:8]  # short, since Parquet compresses; it may hold an image again as a statistic
+    damaged.write_bytes(damaged.read_bytes().replace(part, bytes([part[0] ^ 0xFF]) + part[1:]))
+    assert main(["prepare", "check", f"out={folder}"]) == 2
+    shown = capsys.readouterr()
+    assert f", {source} at {start_s:.2f} s: the image is damaged: " in shown.out
+    assert f"{folder}: 1 of 2 shards are damaged; make the dataset anew" in shown.err
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_damaged_shard_is_cut_again_when_its_dataset_is_extended(writer, tmp_path, capsys):
+    audio = write_tones(tmp_path / "audio", 2)
+    folder = prepared(audio, tmp_path / "out", f"writer={writer}", "validation_ratio=0")
+    shard = next(folder.path.glob("data/**/*.png" if writer == "folder" else "data/*"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    shard.write_bytes(content)
+    write_tones(audio, 3)
+    prepared(audio, tmp_path / "out", f"writer={writer}", "validation_ratio=0")
+    assert "is damaged; its tracks are cut again" in capsys.readouterr().out
+    prepared(audio, tmp_path / "fresh", f"writer={writer}", "validation_ratio=0")
+    assert files_of(tmp_path / "out" / "data") == files_of(tmp_path / "fresh" / "data")
+
+
+def test_prepare_check_names_what_is_missing_or_another(written, tmp_path, capsys):
+    folder = tmp_path / "dataset"
+    shutil.copytree(written["folder"].path, folder)
+    images = sorted((folder / "data" / "train").glob("*.png"))
+    images[0].unlink()
+    images[1].with_suffix(".txt").write_text("another caption")
+    (folder / "data" / "validation" / "metadata.jsonl").unlink()
+    assert main(["prepare", "check", str(folder)]) == 2
+    shown = capsys.readouterr().out
+    assert f"{images[0]} is missing" in shown and "validation/metadata.jsonl is missing" in shown
+    images[0].write_bytes(images[1].read_bytes())
+    assert main(["prepare", "check", str(folder)]) == 2
+    shown = capsys.readouterr().out
+    assert "other content than was written, though every image can be decoded" in shown
+    assert f"{images[1].stem}.txt is missing or holds another caption" in shown
+    for arguments, message in (
+        ([], "name one dataset folder"),
+        (["s3://a/b"], "is a URL"),
+        ([str(tmp_path)], "not a dataset"),
+    ):
+        assert main(["prepare", "check", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["prepare", "check", "--help"]) == 0 and "usage: riffusion prepare check" in capsys.readouterr().out
 
 
 def test_webdataset_gives_image_text_and_columns(written, expected, tmp_path):

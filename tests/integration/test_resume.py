@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from support.nano import train_arguments, train_config, write_dataset
 from support.processes import start_command
 
+from riffusion_train.cli.main import main
 from riffusion_train.runtime.errors import EXIT_STOPPED, InputError, StoppedError
 from riffusion_train.training.run import run_training
 from riffusion_train.training.trainer import Trainer
@@ -198,6 +199,100 @@ def test_a_run_of_another_model_or_dataset_is_refused(
     (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="was started on another dataset"):
         run_training(config, [])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_finished_run_is_trained_longer(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], schedule: str
+) -> None:
+    run, words = tmp_path / "run", [f"schedule={schedule}", "resume=auto"]
+    run_training(train_config(dataset, run, *words, "max_train_steps=4"), [])
+    ended = load_file(run / "final" / TRAINED[0])
+    capsys.readouterr()
+    run_training(train_config(dataset, run, *words, "max_train_steps=8"), [])
+    said = capsys.readouterr().out
+    assert f"the model that it ended with is kept in {run / 'final-000004'}" in said
+    assert all(weight.equal(ended[name]) for name, weight in load_file(run / "final-000004" / TRAINED[0]).items())
+    whole = run_training(train_config(dataset, tmp_path / "whole", *words, "max_train_steps=8"), [])
+    longer, at_once = losses(run), losses(whole)
+    assert [step for step, _, _ in longer] == list(range(1, 9))
+    assert longer[4][2] == at_once[4][2], "after the first step that was added"
+    if schedule == "constant":
+        assert_same_run(run, whole)
+        assert "learning rate" not in said
+    else:
+        assert said.count("note: the learning rate depends on max_train_steps") == 1
+        assert "instead of 0\n" in said
+        assert [rate for _, _, rate in longer[4:]] == [rate for _, _, rate in at_once[4:]]
+    with pytest.raises(InputError, match="max_train_steps was 8, now 6; it may only grow"):
+        run_training(train_config(dataset, run, *words, "max_train_steps=6"), [])
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(InputError, match=f"no checkpoint to go on from; start another run .* model={run / 'final'}"):
+        run_training(train_config(dataset, run, *words, "max_train_steps=9"), [])
+    assert (run / "final").is_dir()
+
+
+def test_a_run_that_was_made_longer_and_stopped_goes_on(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, words = tmp_path / "run", ["schedule=constant", "resume=auto"]
+    run_training(train_config(dataset, run, *words, "max_train_steps=2"), [])
+    config = train_config(dataset, run, *words, "max_train_steps=5")
+    with monkeypatch.context() as patch:
+        stop_after(3, patch)
+        with pytest.raises(StoppedError):
+            run_training(config, [])
+    assert not (run / "final").exists()
+    run_training(config, [])
+    assert_same_run(run, run_training(train_config(dataset, tmp_path / "whole", *words, "max_train_steps=5"), []))
+
+
+def test_a_run_does_not_depend_on_the_current_folder_nor_on_where_its_base_and_dataset_are(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    shutil.copytree(dataset, home / "dataset")
+    elsewhere.mkdir()
+    monkeypatch.chdir(home)
+    run_training(train_config(Path("dataset"), Path("first"), "max_train_steps=1", "ema=none"), [])
+    Path("first/final").rename("base")
+    words = ["max_train_steps=3", "ema=none", "resume=auto"]
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        with pytest.raises(StoppedError):
+            run_training(train_config(Path("dataset"), Path("run"), *words, "model=base"), [])
+    run = home / "run"
+    monkeypatch.chdir(elsewhere)
+    export = ["export", f"run={run}", "checkpoint=newest", "weights=raw"]
+    assert main([*export, "out=before"]) == 0
+    for name in ("base", "dataset"):
+        (home / name).rename(elsewhere / name)
+    capsys.readouterr()
+    assert main([*export, "out=moved"]) == 2
+    assert f"its base {home / 'base'} is not there; give its new place with base=PATH" in capsys.readouterr().err
+    assert main([*export, "out=moved", "base=base"]) == 0
+    before, moved = (load_file(elsewhere / name / TRAINED[0]) for name in ("before", "moved"))
+    assert all(weight.equal(moved[name]) for name, weight in before.items())
+    run_training(train_config(Path("dataset"), run, *words, "model=base"), [])
+    assert main([*export, "out=after"]) == 0
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["dataset"]["path"] == str(elsewhere / "dataset")
+    assert manifest["base_model"]["source"] == str(elsewhere / "base")
+
+
+def test_a_relative_base_of_version_0_1_0_is_found_from_another_folder(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_training(train_config(dataset, Path("first"), "max_train_steps=1", "ema=none"), [])
+    run = run_training(
+        train_config(dataset, Path("runs/mine"), "max_train_steps=1", "model=first/final"), []
+    ).absolute()
+    for file in (run / "manifest.json", run / "config.yaml"):
+        file.write_text(file.read_text().replace(str(tmp_path / "first"), "first"))
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert main(["export", f"run={run}", "out=model", "checkpoint=newest"]) == 0
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(dataset: Path, tmp_path: Path) -> None:

@@ -197,6 +197,28 @@ def test_prompts_seeds_and_guidances_are_crossed(world: Path, tmp_path: Path) ->
     assert len(found) == len(kinds) == 8
 
 
+def test_no_command_overwrites_the_clips_of_another(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast = ["num_inference_steps=1", f"out={tmp_path}", "device=cpu", "quality=draft"]
+    for extra in ([], ["guidance_scale=3"], ["mode=loop"], ["format=flac"]):
+        assert main(["sample", str(world / "model"), "--prompt", "a b", *extra, *fast]) == EXIT_DONE
+    stems = ["0000-text-a-b-seed0", "0001-text-a-b-seed0", "0002-loop-a-b-seed0", "0003-text-a-b-seed0"]
+    assert sorted(path.stem for path in tmp_path.glob("*.json")) == stems
+    shown = capsys.readouterr().out.splitlines()
+    assert str(tmp_path / f"{stems[0]}.wav") in shown
+    assert shown[-2:] == [
+        f"sampled: 1 clips in {tmp_path}, each with its .png and .json",
+        f"once more, the same: riffusion sample --again {tmp_path / stems[3]}.flac out=DIR",
+    ]
+    for kind in ("json", "flac"):  # the audio format stays
+        assert main(["sample", "--again", str(tmp_path / f"{stems[3]}.{kind}"), f"out={tmp_path / kind}"]) == EXIT_DONE
+        assert len(list((tmp_path / kind).glob("*.flac"))) == 1
+    again = ["sample", "--again", str(tmp_path / f"{stems[3]}.flac"), f"out={tmp_path / 'ogg'}", "format=ogg"]
+    assert main(again) == EXIT_DONE
+    assert len(list((tmp_path / "ogg").glob("*.ogg"))) == 1
+
+
 def test_unconditional_clips_need_no_prompt(world: Path, tmp_path: Path) -> None:
     arguments = ["unconditional=true", "num_inference_steps=1", f"out={tmp_path}", "device=cpu", "quality=draft"]
     assert main(["sample", str(world / "model"), *arguments]) == 0
@@ -262,6 +284,12 @@ def test_candidates_are_picked_from_and_extended(
         (["mode=long", "--prompt", "a", "duration=0"], "above 0"),
         (["mode=loop", "--prompt", "a", "bars=2"], "needs bpm="),
         (["--prompt", "a", "--keep", "0-1"], "goes with mode=inpaint"),
+        (["--prompt", "a", "duration=3min"], "duration= goes with mode=extend.long.loop, not with mode=text"),
+        (["--prompt", "a", "+bpm=120"], "bpm= goes with mode=loop, not with mode=text"),
+        (["--prompt", "a", "steps=30"], "num_inference_steps= is the number of denoising steps"),
+        (["--prompt", "a", "mode=long", "strength=0.5"], "strength= goes with mode=audio.inpaint.walk"),
+        (["--prompt", "a", "guidance_scale=3", "guidance_scales=[1,2]"], "exclude each other"),
+        (["unconditional=true", "guidance_scale=3"], "without guidance"),
         (["--prompt", "a", "--lora", "gone.safetensors"], "no such file"),
     ],
 )

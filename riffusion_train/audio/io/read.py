@@ -38,6 +38,8 @@ _KINDS = {
 }
 """Suffixes that fit a container; for containers that are not listed, any name is accepted."""
 _stderr_lock = threading.Lock()
+_LOWEST_HZ, _HIGHEST_HZ = 1000, 768_000
+"""Sample rates that audio has. A filter for another one, made up of a damaged header, may need more memory than there is."""
 
 
 class DecodedAudio(NamedTuple):
@@ -67,7 +69,7 @@ def decode_audio(path: Path) -> DecodedAudio:
     """Decode an audio file of any kind.
 
     Raises:
-        InputError: If it is missing, empty, or nothing in it can be read as audio.
+        InputError: If it is missing, empty, nothing in it can be read as audio, or its sample rate cannot be.
     """
     import soundfile
 
@@ -82,6 +84,13 @@ def decode_audio(path: Path) -> DecodedAudio:
             return _decode_soundfile(path)
         except (soundfile.SoundFileError, RuntimeError, MemoryError):
             return _decode_av(path)
+
+
+def _check_rate(path: Path, rate_hz: int) -> None:
+    if not _LOWEST_HZ <= rate_hz <= _HIGHEST_HZ:
+        raise InputError(
+            f"{path}: a sample rate of {rate_hz} Hz is outside {_LOWEST_HZ} to {_HIGHEST_HZ} Hz; its header must be wrong"
+        )
 
 
 def decoding_problems(decoded: DecodedAudio) -> dict[str, str]:
@@ -114,6 +123,7 @@ def _decode_soundfile(path: Path) -> DecodedAudio:
 
     with soundfile.SoundFile(path) as file:
         container, rate_hz = str(file.format), int(file.samplerate)
+        _check_rate(path, rate_hz)
         frames = declared_frames(path, container)
         if frames is None and container in ("FLAC", "MP3"):  # for the others libsndfile reports what is there
             frames = file.frames
@@ -171,6 +181,7 @@ def _decode_av(path: Path) -> DecodedAudio:
         with av.open(str(path)) as container:
             if not container.streams.audio:
                 raise InputError(f"{path}: holds no audio")
+            _check_rate(path, int(container.streams.audio[0].rate or _LOWEST_HZ))
             declared_s = container.duration / av.time_base if container.duration else None
             kind = str(container.format.name)
             blocks, bad_packets = _decoded_blocks(container)
@@ -288,9 +299,6 @@ def _aiff_frames(file: BinaryIO) -> int | None:
         file.seek(size + size % 2, 1)
 
 
-_LOWEST_HZ, _HIGHEST_HZ = 1000, 768_000
-
-
 @dataclasses.dataclass(frozen=True)
 class LoadedAudio:
     """The sound of a file, and warnings about the file.
@@ -342,13 +350,9 @@ def _read(path: Path) -> DecodedAudio:
     if path.is_dir():
         raise InputError(f"{path}: is a folder, not an audio file")
     decoded = decode_audio(path)
-    wav, rate_hz = decoded.wav, decoded.rate_hz
+    wav = decoded.wav
     if wav.shape[1] == 0:
         raise InputError(f"{path}: holds no audio samples; export it again")
-    if not _LOWEST_HZ <= rate_hz <= _HIGHEST_HZ:
-        raise InputError(
-            f"{path}: a sample rate of {rate_hz} Hz is outside {_LOWEST_HZ} to {_HIGHEST_HZ} Hz; its header must be wrong"
-        )
     if wrong := wav.size - int(np.isfinite(wav).sum()):
         raise InputError(f"{path}: holds {wrong} samples that are not numbers (NaN or infinity); export it again")
     return decoded

@@ -84,6 +84,30 @@ def test_show_prints_the_config_and_does_nothing_else(tmp_path: Path, capsys: py
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("flags", [["--cfg", "job"], ["--cfg=job", "--resolve"], ["-c", "job"], ["--show"]])
+def test_the_config_is_shown_with_what_is_still_missing(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "optimizer.lr=3e-5", *flags]) == EXIT_DONE
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert (shown["dataset"], shown["optimizer"]["lr"], shown["method"]["name"]) == ("???", 3e-5, "full")
+    assert main(["train", "--cfg", "hydra"]) == EXIT_INPUT
+    assert "--cfg=hydra is unknown; choose from: job" in capsys.readouterr().err
+
+
+def test_config_dir_adds_presets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer" / "mine.yaml").write_text("lr: 0.25\n")
+    assert main(["train", "optimizer=mine", "--config-dir", str(tmp_path), "--cfg", "job"]) == EXIT_DONE
+    assert yaml.safe_load(capsys.readouterr().out)["optimizer"]["lr"] == 0.25
+    assert main(["spectrogram", "inspect", "x.png", "--config-dir", str(tmp_path)]) == EXIT_INPUT
+
+
+def test_a_missing_key_is_named_with_the_whole_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "grid", "m", "--prompt", "a"]) == EXIT_INPUT
+    assert capsys.readouterr().err == (
+        "riffusion evaluate: evaluate grid needs out=…; see riffusion evaluate grid --help\n"
+    )
+
+
 def test_options_become_the_types_of_their_fields() -> None:
     assert fill(Options, ["name=x=y", "colour=blue", "size=7", "deep=true"]) == Options("x=y", Colour.blue, 7, True)
     assert fill(Options, []) == Options()

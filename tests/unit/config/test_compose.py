@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from riffusion_train.config.compose import compose, conf_dir, config_keys, load_saved, write_config
+from riffusion_train.config.compose import compose, conf_dir, config_keys, load_saved, search_path, write_config
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.config.export import ExportConfig, ImportConfig
 from riffusion_train.config.model import ModelName
@@ -69,6 +69,19 @@ def test_no_preset_names_code_to_run() -> None:
         ("optimizer.lr=fast", "optimizer.lr: Value 'fast'"),
         ("mixed_precision=fp17", "mixed_precision: Invalid value 'fp17', expected one of"),
         ("seed", "'seed' is not key=value"),
+        ("=3", "'=3' is not key=value"),
+        ("+new.key=1", "unknown key 'new.key'"),
+        ("++optimizer.lrr=1", "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
+        ("++optimzer.lr=1", "unknown key 'optimzer.lr'; did you mean 'optimizer.lr'?"),
+        ("++optimizer={lrr: 1}", "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
+        ("experimnt=tiny_cpu", "unknown key 'experimnt'; did you mean 'experiment'?"),
+        ("optimizer@other=adamw", "unknown key 'optimizer@other'"),
+        ("~tracker=files", "'~tracker' would remove a key"),
+        ("hydra.run.dir=x", "'hydra.run.dir' is a key of Hydra's own"),
+        ("+hydra/launcher=joblib", "'hydra/launcher' is a key of Hydra's own"),
+        ("hydra.searchpath=x", "give a list, hydra.searchpath=[file:///DIR], or --config-dir DIR"),
+        ("hydra.searchpath=[file:///nowhere]", "/nowhere: no such folder"),
+        ("optimizer.lr=${oc.env:UNSET_LR}", "optimizer.lr: Environment variable 'UNSET_LR' not found"),
     ],
 )
 def test_a_mistyped_argument_is_one_line_that_names_it(word: str, complaint: str) -> None:
@@ -91,6 +104,30 @@ def test_a_mistyped_argument_is_one_line_without_a_root_file_too(word: str, comp
         compose("sample", SampleConfig, ["out=o", word])
     assert complaint in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_signs_of_hydra_before_a_known_key_change_nothing() -> None:
+    plain = compose("train", TrainConfig, ["dataset=a, b", "experiment=tiny_cpu", "optimizer.lr=2", "model=x (y)"])
+    signed = ["++dataset=a, b", "+experiment=tiny_cpu", "++optimizer.lr=2", "+model=x (y)"]
+    assert compose("train", TrainConfig, signed) == plain
+
+
+def test_presets_of_ones_own_are_found_and_checked(tmp_path: Path) -> None:
+    own = tmp_path / "own, 'new'"
+    for group, text in {"experiment": "# @package _global_\nseed: 77\n", "model": "name: random\n"}.items():
+        (own / group).mkdir(parents=True)
+        (own / group / "mine.yaml").write_text(text)
+    (own / "experiment" / "wrong.yaml").write_text("# @package _global_\nsed: 77\n")
+    found = search_path([str(own)])
+    config = compose("train", TrainConfig, ["dataset=d", "model=mine", "experiment=mine", *found])
+    assert (config.seed, config.model.name) == (77, ModelName.random)
+    assert compose("train", TrainConfig, ["dataset=d", "model=mine"]).model.path == "mine"
+    with pytest.raises(InputError, match="preset experiment/wrong: unknown key 'sed'; did you mean 'seed'"):
+        compose("train", TrainConfig, ["dataset=d", "experiment=wrong", *found])
+    with pytest.raises(InputError, match=r"unknown preset 'experiment=min'; choose from: demo, .*, mine, "):
+        compose("train", TrainConfig, ["dataset=d", "experiment=min", *found])
+    with pytest.raises(InputError, match="gone: no such folder"):
+        search_path([str(tmp_path / "gone")])
 
 
 def test_all_missing_keys_are_named_at_once() -> None:

@@ -6,13 +6,27 @@ import pytest
 from riffusion_train.dataset import layout
 from riffusion_train.runtime.errors import InputError
 
+EXTRA = {"bpm": "int64", "live": "bool", "key": "string", "swing": "float64"}
 
-def test_the_arrow_schema_is_the_one_datasets_would_write():
-    extra = {"bpm": "int64", "live": "bool", "key": "string", "swing": "float64"}
-    theirs = layout.features(extra).arrow_schema
-    ours = layout.arrow_schema(extra)
+
+def test_the_arrow_schema_is_the_one_datasets_would_write_but_for_the_old_name_of_lists():
+    theirs = layout.features(EXTRA).arrow_schema
+    ours = layout.arrow_schema(EXTRA)
     assert ours.equals(theirs)
-    assert json.loads(ours.metadata[b"huggingface"]) == json.loads(theirs.metadata[b"huggingface"])
+    described = json.loads(ours.metadata[b"huggingface"])
+    caption = described["info"]["features"]["caption"]
+    assert caption["_type"] == "Sequence", "datasets 3 knows no other name"
+    caption["_type"] = "List"
+    assert described == json.loads(theirs.metadata[b"huggingface"])
+
+
+def test_datasets_reads_lists_by_their_old_name_and_by_the_one_of_earlier_datasets_of_ours():
+    import datasets
+
+    ours = layout.arrow_schema(EXTRA)
+    earlier = ours.with_metadata({b"huggingface": ours.metadata[b"huggingface"].replace(b"Sequence", b"List")})
+    assert datasets.Features.from_arrow_schema(ours) == layout.features(EXTRA)
+    assert datasets.Features.from_arrow_schema(earlier) == layout.features(EXTRA)
 
 
 def test_folders_that_are_no_dataset_are_refused_with_the_fix(tmp_path):

@@ -1,11 +1,12 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from support.nano import write_dataset
 
-from riffusion_train.dataset.cache import cached_captions, latent_cache
+from riffusion_train.dataset.cache import cached_captions, latent_cache, slice_keys
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.order import Address
 from riffusion_train.dataset.spectrograms import LatentItems, SpectrogramDataset, Texts
@@ -35,6 +36,35 @@ def test_pixels_are_the_stored_levels_between_minus_one_and_one(table: Spectrogr
     pixels = table.pixels(3)
     assert pixels.shape == (3, 32, 32)
     assert torch.equal(((pixels + 1) * 127.5).round().to(torch.uint8)[0], torch.from_numpy(table.image(3)))
+
+
+def flip_a_byte(path: Path, row: int) -> None:
+    """Flip a byte in the middle of an image of a Parquet shard, in place."""
+    png = pq.read_table(path).to_pylist()[row]["image"]["bytes"]
+    part = png[len(png) // 2 :][:8]  # short, since Parquet compresses; it may hold an image again as a statistic
+    path.write_bytes(path.read_bytes().replace(part, bytes([part[0] ^ 0xFF]) + part[1:]))
+
+
+def test_a_damaged_image_is_named_by_shard_row_and_track(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "dataset")
+    shard = folder / "data" / "train-00000.parquet"
+    flip_a_byte(shard, 7)
+    dataset = SpectrogramDataset(open_dataset_folder(folder), "train")
+    assert dataset.pixels(6).shape == (3, 32, 32)
+    with pytest.raises(InputError) as caught:
+        dataset.pixels(7)
+    message = str(caught.value)
+    assert message.startswith(f"{shard}: the image in row 7, {dataset.slice_name(7)}, is damaged (")
+    assert f"riffusion prepare check {folder} lists all damage" in message and "\n" not in message
+
+
+def test_a_shard_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "dataset")
+    shard = folder / "data" / "train-00000.parquet"
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 4] + bytes(len(content) // 2) + content[len(content) * 3 // 4 :])
+    with pytest.raises(InputError, match=r"the shards of 'train' cannot be read \(.*riffusion prepare check"):
+        SpectrogramDataset(open_dataset_folder(folder), "train")
 
 
 def test_an_item_depends_on_its_address_alone(table: SpectrogramDataset) -> None:
@@ -107,7 +137,7 @@ def test_cached_hidden_states_are_those_of_the_caption_that_would_be_tokenized(t
 
 
 def test_latents_that_are_not_finite_name_their_slice(table: SpectrogramDataset) -> None:
-    cache = latent_cache(table, "key", (1, 1, 1))
+    cache = latent_cache(table, slice_keys(table, keep=False), "key", (1, 1, 1))
     cache.allocate()
 
     def encode(rows: range) -> torch.Tensor:

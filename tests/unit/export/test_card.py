@@ -1,14 +1,21 @@
+import dataclasses
 import json
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from huggingface_hub import ModelCard
 from PIL import Image
 from support.hub import StandInHub, serving
 
-from riffusion_train.config.export import ExportFormat, LoraLayout
-from riffusion_train.export.summary import licence_of
+from riffusion_train.config.export import ExportFormat, ExportWeights, LoraLayout
+from riffusion_train.export.card import Card, Form, card_of
+from riffusion_train.export.summary import base_name, licence_of, summarise
 from riffusion_train.export.write import export_run
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.training.run_model import open_run_model
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +50,73 @@ def test_every_reader_is_shown_how_to_use_it(exported: Path, lora_run: Path, tmp
     card = (exported / "README.md").read_text()
     assert "riffusion sample mine --prompt" in card
     assert 'StableDiffusionPipeline.from_pretrained("mine")' in card
-    assert "models/Stable-diffusion" in card
-    assert "choose v-prediction" in card
+    assert "A1111, Forge and ComfyUI load models of Stable Diffusion 1.5's size only" in card
+    assert "models/Stable-diffusion" not in card
+    # The package is not on PyPI: neither a link nor an install line may lead there.
+    assert "pypi.org" not in card and "pip install riffusion-train" not in card
     export_run(lora_run, tmp_path / "adapters", kind=ExportFormat.lora)
     card = (tmp_path / "adapters" / "README.md").read_text()
-    assert 'pipe.load_lora_weights("adapters")' in card
+    assert "from diffusers import StableDiffusionPipeline" in card
+    assert 'from_pretrained("BASE", safety_checker=None)  # BASE is your copy of the base model: random weights' in card
+    assert 'pipe.load_lora_weights("adapters", weight_name="adapters.safetensors")' in card
+    assert "riffusion sample BASE --lora adapters --prompt" in card
+    export_run(lora_run, tmp_path / "theirs", kind=ExportFormat.lora, layout=LoraLayout.diffusers)
+    assert 'pipe.load_lora_weights("theirs")' in (tmp_path / "theirs" / "README.md").read_text()
+
+
+def test_a_model_of_the_size_of_sd15_is_shown_in_other_programs(exported: Path, run: Path) -> None:
+    model = open_run_model(run, "final", ExportWeights.ema)
+    single = card_of(model, summarise(model), Form("m.safetensors", ExportFormat.single_file, "m.safetensors"))
+    assert '.from_single_file("m.safetensors", config="FOLDER")' in _text(single)
+    card = _text(dataclasses.replace(single, sd15=True))
+    assert "Put `m.safetensors` into `models/Stable-diffusion`." in card
+    assert "keep it together with the `.yaml` of that name" in card
+    form = Form("adapters", ExportFormat.lora, "adapters.safetensors")
+    card = _text(dataclasses.replace(single, sd15=True, form=form, base="me/mine"))
     assert "<lora:adapters:1>" in card
-    assert "riffusion import adapters base=" in card
+    assert 'from_pretrained("me/mine", safety_checker=None)' in card
+
+
+def _text(card: Card) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        card.write(Path(folder))
+        return (Path(folder) / "README.md").read_text()
+
+
+def _front(path: Path) -> dict[str, Any]:
+    loaded = yaml.safe_load(path.read_text().split("---\n")[1])
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def test_the_hub_reads_what_a_model_is(exported: Path, run: Path, lora_run: Path, tmp_path: Path) -> None:
+    front = _front(exported / "README.md")
+    assert (front["license"], front["language"], front["pipeline_tag"]) == ("other", "en", "text-to-audio")
+    assert front["widget"][0]["output"]["url"] == "previews/00.png"
+    assert "base_model" not in front  # random weights are none
+    assert not {"stable-diffusion", "spectrogram"} - set(front["tags"])
+    model = open_run_model(run, "final", ExportWeights.ema)
+    card = card_of(model, summarise(model), Form("l.safetensors", ExportFormat.lora, "l.safetensors"))
+    known = dataclasses.replace(card, base="a/b", dataset="me/tunes", loss=("validation loss", 0.25))
+    (tmp_path / "card").mkdir()
+    known.write(tmp_path / "card")
+    front = _front(tmp_path / "card" / "README.md")
+    assert (front["base_model"], front["base_model_relation"], front["datasets"]) == ("a/b", "adapter", ["me/tunes"])
+    assert front["instance_prompt"] == front["widget"][0]["text"]
+    parsed = ModelCard((tmp_path / "card" / "README.md").read_text()).data
+    assert (parsed.eval_results[0].metric_value, parsed.base_model_relation) == (0.25, "adapter")
+
+
+def test_the_base_is_named_truly(tmp_path: Path) -> None:
+    assert base_name("runwayml/stable-diffusion-v1-5") == "runwayml/stable-diffusion-v1-5"
+    (tmp_path / "vae" / "final").mkdir(parents=True)
+    (tmp_path / "vae" / "manifest.json").write_text(json.dumps({"base_model": {"source": "random weights, seed 4"}}))
+    text = "the final model of the run vae, which began from random weights, seed 4"
+    assert base_name(str(tmp_path / "vae" / "final")) == text
+    assert base_name(str(tmp_path / "gone" / "final")) == "the final model of the run gone"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "training.json").write_text(json.dumps({"base_model": "a/b"}))
+    assert base_name(str(tmp_path / "mine")) == "mine, which began from a/b"
 
 
 def test_the_licence_of_the_base_carries_over(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,12 +10,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support.models import nano_components, nano_lora, predict
 
-from riffusion_train.model.components import Components
+from riffusion_train.model.components import Components, freeze
 from riffusion_train.model.lazy import as_lazy_model, load_lazy_model
 from riffusion_train.model.lora import (
     LORA_FILE,
+    PEFT_FILE,
     Lora,
     LoraLayer,
+    adapter_weights,
     add_lora,
     merge_lora,
     read_lora,
@@ -200,4 +204,110 @@ def test_the_merged_model_is_read_whole(base: Components, lora: Lora) -> None:
 
 def test_an_unknown_layer_name_is_refused() -> None:
     with pytest.raises(InputError, match="no linear layer named to_nowhere"):
-        add_lora(nano_components().unet, rank=4, alpha=4, target_modules=["to_nowhere"])
+        add_lora(nano_components().unet, rank=4, alpha=4, target_modules=["to_nowhere"], seed=0)
+
+
+def test_new_adapters_are_a_function_of_the_seed() -> None:
+    def start(seed: int) -> dict[str, torch.Tensor]:
+        parts = nano_components()
+        freeze(parts)
+        add_lora(parts.unet, rank=4, alpha=4, target_modules=["to_q", "to_v"], seed=seed, use_dora=True)
+        return adapter_weights(parts)
+
+    first, again, other = start(3), start(3), start(4)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    downs = [name for name in first if ".lora_A." in name]
+    assert not any(torch.equal(first[name], other[name]) for name in downs)
+    assert len({float(first[name].detach()[0, 0]) for name in downs}) == len(downs)
+    assert 0.2 < float(torch.cat([first[name].detach().flatten() for name in downs]).std()) < 0.3
+
+
+PEFT_KINDS: dict[str, dict[str, Any]] = {
+    "plain": {"r": 4, "lora_alpha": 8},
+    "rslora": {"r": 4, "lora_alpha": 8, "use_rslora": True},
+    "dora": {"r": 4, "lora_alpha": 8, "use_dora": True},
+    "patterns": {
+        "r": 4,
+        "lora_alpha": 8,
+        "rank_pattern": {"attn2.to_q": 2, r".*up_blocks.*attn1\.to_k": 6},
+        "alpha_pattern": {"attn2.to_q": 3, r".*up_blocks.*attn1\.to_k": 5},
+        "use_rslora": True,
+    },
+}
+
+
+def peft_folder(folder: Path, network: torch.nn.Module, targets: Sequence[str], **options: Any) -> torch.nn.Module:
+    """Put trained-looking adapters on a network with peft, save them as peft does, and return peft's network."""
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(network, LoraConfig(target_modules=list(targets), **options))
+    draw = torch.Generator().manual_seed(5)
+    for name, weight in adapted.named_parameters():
+        if "lora_" in name:
+            shift = torch.randn(weight.shape, generator=draw).abs() * 0.1
+            weight.data = weight.data + shift if "magnitude" in name else shift
+    adapted.save_pretrained(str(folder))
+    return adapted.eval()
+
+
+def merged(path: Path) -> Components:
+    ours = nano_components()
+    return load_lazy_model(merge_lora(as_lazy_model(ours), read_lora(path, ours.modules)))
+
+
+@pytest.mark.parametrize("kind", PEFT_KINDS)
+def test_adapters_of_peft_are_merged_at_the_strength_that_peft_gives_them(kind: str, tmp_path: Path) -> None:
+    base = nano_components()
+    plain = predict(base.unet)
+    targets = ["to_q", "to_k", "to_out.0", "conv1"]
+    theirs = predict(peft_folder(tmp_path / "unet", base.unet, targets, **PEFT_KINDS[kind]))
+    assert (theirs - plain).abs().max() > 0.05
+    text = nano_components().text_encoder
+    adapted = peft_folder(tmp_path / "text_encoder", text, ["q_proj", "fc1"], **PEFT_KINDS["rslora"])
+    ours = merged(tmp_path)  # both folders at once, as diffusers' example of peft writes them
+    assert (predict(ours.unet) - theirs).abs().max() <= 1e-5
+    ids = torch.arange(77)[None]
+    with torch.no_grad():
+        difference = adapted(ids).last_hidden_state - ours.text_encoder(ids).last_hidden_state
+    assert difference.abs().max() <= 1e-5
+    alone = merged(tmp_path / "unet" / PEFT_FILE)  # the config is read beside the file
+    assert (predict(alone.unet) - theirs).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        (None, "does not say how strong its adapters are; put the adapter_config.json"),
+        ("{", "adapter_config.json is not valid JSON"),
+        ({"r": 4}, "has no lora_alpha"),
+        ({"peft_type": "LOHA", "alpha": 4}, "these are LOHA adapters"),
+        ({"lora_alpha": 8, "init_lora_weights": "pissa_niter_4"}, "has changed the base too"),
+        ({"lora_alpha": 8, "alpha_pattern": {"(": 2}}, "cannot be read from its config"),
+        ({"lora_alpha": 8, "use_dora": True}, "says that it is a DoRA"),
+    ],
+)
+def test_adapters_of_peft_whose_strength_is_unknown_are_refused(
+    config: Any, complaint: str, base: Components, lora: Lora, tmp_path: Path
+) -> None:
+    name = next(name for name in lora.layers if name.startswith("unet."))
+    start = "base_model.model." + name.removeprefix("unet.")
+    layer = lora.layers[name]
+    save_file({f"{start}.lora_A.weight": layer.down, f"{start}.lora_B.weight": layer.up}, tmp_path / PEFT_FILE)
+    if config is not None:
+        text = config if isinstance(config, str) else json.dumps(config)
+        (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(InputError, match=complaint) as error:
+        read_lora(tmp_path, base.modules)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3])
+def test_adapters_that_are_not_numbers_are_refused(
+    value: float, files: dict[str, Path], base: Components, tmp_path: Path
+) -> None:
+    tensors = load_file(files["kohya"])
+    name = next(name for name in tensors if name.endswith("lora_up.weight"))
+    tensors[name] = torch.full(tensors[name].shape, value)
+    save_file(tensors, tmp_path / "l.safetensors")
+    with pytest.raises(InputError, match=f"{name} (has values that are NaN or infinite|holds int64)"):
+        read_lora(tmp_path / "l.safetensors", base.modules)

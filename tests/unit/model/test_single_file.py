@@ -3,19 +3,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support.models import nano_components, pipeline_image, sample_image, velocity_scheduler
 from support.nano import NANO_MODEL, NANO_SPECTROGRAM
 
 from riffusion_train.config.compose import compose
+from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.model import single_file
+from riffusion_train.model.architecture import trained_scheduler
 from riffusion_train.model.components import Components, fingerprint
 from riffusion_train.model.diffusers_folder import write_model
 from riffusion_train.model.lazy import as_lazy_model, lazy_fingerprint
-from riffusion_train.model.loading import load_components, open_model
-from riffusion_train.model.single_file import CONFIGS_KEY, open_single_file, write_single_file
+from riffusion_train.model.loading import load_components, make_components, open_model
+from riffusion_train.model.single_file import CONFIGS_KEY, ldm_config, open_single_file, write_single_file
 from riffusion_train.runtime.errors import InputError
 
 PREFIX = "cond_stage_model.transformer.text_model."
@@ -197,3 +200,34 @@ def test_an_unreadable_file_is_one_line(tmp_path: Path, name: str, content: byte
     with pytest.raises(InputError, match=complaint) as error:
         load_components(str(tmp_path / name))
     assert "\n" not in str(error.value)
+
+
+def test_the_config_for_other_programs_is_that_of_stable_diffusion() -> None:
+    with torch.device("meta"):
+        sd15 = make_components(ModelConfig(name=ModelName.random), seed=0)
+    assert ldm_config(sd15) is None
+    sd15.scheduler = trained_scheduler(sd15.scheduler, prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    params = yaml.safe_load(str(ldm_config(sd15)))["model"]["params"]
+    unet, vae = params["unet_config"]["params"], params["first_stage_config"]["params"]["ddconfig"]
+    assert (params["parameterization"], params["linear_start"], params["linear_end"]) == ("v", 0.00085, 0.012)
+    assert (params["scale_factor"], params["timesteps"], unet["num_heads"]) == (0.18215, 1000, 8)
+    assert (unet["model_channels"], unet["channel_mult"], unet["context_dim"]) == (320, [1, 2, 4, 4], 768)
+    assert (unet["attention_resolutions"], unet["num_res_blocks"]) == ([4, 2, 1], 2)
+    assert (vae["ch"], vae["ch_mult"], vae["num_res_blocks"]) == (128, [1, 2, 4, 4], 2)
+
+
+def test_a_zero_snr_file_is_marked_and_diffusers_still_opens_it(tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    parts = nano_components()
+    parts.scheduler = trained_scheduler(parts.scheduler, prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    write_model(tmp_path / "m", as_lazy_model(parts))
+    write_single_file(tmp_path / "m.safetensors", as_lazy_model(parts))
+    assert {"v_pred", "ztsnr"} < set(load_file(tmp_path / "m.safetensors"))
+    config = str(tmp_path / "m")
+    pipeline = StableDiffusionPipeline.from_single_file(
+        str(tmp_path / "m.safetensors"), config=config, local_files_only=True
+    )
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    assert fingerprint(pipeline.unet) == fingerprint(parts.unet)
+    assert load_components(str(tmp_path / "m.safetensors")).scheduler.config.rescale_betas_zero_snr

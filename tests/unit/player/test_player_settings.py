@@ -27,6 +27,8 @@ def test_a_shared_moment_comes_back_from_json_as_it_was():
     [
         ({"prompt": "x" * 301}, "prompt: 301 characters are too many"),
         ({"prompt": 3}, "prompt: must be text"),
+        ({"prompt": "(a:1e999)"}, "prompt: 'a' has the weight inf, which must be from -100 to 100"),
+        ({"negative_prompt": "(a:-1e30)"}, "negative_prompt: 'a' has the weight -1e+30"),
         ({"prompt": "a\x00b"}, "cannot be printed"),
         ({"prompt": "a\u202eb"}, "cannot be printed"),
         ({"seed": -1}, "seed: must be a whole number from 0"),

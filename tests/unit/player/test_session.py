@@ -14,7 +14,7 @@ from support.nano import NANO_SPECTROGRAM
 
 from riffusion_train.config.spectrogram import Channels
 from riffusion_train.player.clips import ClipMaker, Cost
-from riffusion_train.player.loop import FullError, GenerationLoop
+from riffusion_train.player.loop import RETRY_AFTER_S, FullError, GenerationLoop
 from riffusion_train.player.session import Session, Timeouts
 from riffusion_train.player.settings import ClipSpec, Settings
 from riffusion_train.sampling.sampler import Sampler
@@ -280,8 +280,30 @@ def test_a_full_player_gives_positions_in_line_and_admits_in_order(maker: ClipMa
             loop.open(BEGIN, tickets[1])
         assert full.value.position == 1
         clock.now_s += 31  # the others have gone home
-        assert loop.metrics()["waiting"] == 2
+        assert loop.metrics()["waiting"] == 0
+
+    asyncio.run(scene())
+
+
+def test_tickets_of_those_who_left_lapse_and_block_nobody(maker: ClipMaker, clock: Clock):
+    async def scene() -> None:
+        loop = GenerationLoop(maker, max_streams=1, clock=clock)
+        playing = loop.open(BEGIN)
+        playing.add_listener()
+        tickets = []
+        for _ in range(60):  # each asks once and leaves
+            with pytest.raises(FullError) as full:
+                loop.open(BEGIN)
+            tickets.append(full.value.ticket)
+        for _ in range(3):  # one of them keeps asking, as it is told to
+            clock.now_s += RETRY_AFTER_S
+            with pytest.raises(FullError):
+                loop.open(BEGIN, tickets[-1])
+        assert loop.metrics()["waiting"] == 1
+        playing.close("over")
         loop.check()
+        assert loop.metrics()["sessions"] == 0
+        assert loop.open(BEGIN, tickets[-1]).closed is None
         assert loop.metrics()["waiting"] == 0
 
     asyncio.run(scene())

@@ -48,12 +48,27 @@ def by_av(kind: str, codec: str) -> bytes:
         (by_soundfile("OGG", "OPUS"), 0.001),
         (by_soundfile("MP3"), 0.1),
         (by_soundfile("WAV", channels=7), 0.001),
+        (by_soundfile("WAV", rate_hz=8000, channels=255), 0.001),
         (by_soundfile("WAV", rate_hz=8000, channels=1), 0.001),
         (by_av("ipod", "aac"), 0.1),
         (by_av("webm", "libopus"), 0.1),
         (by_av("adts", "aac"), 0.1),
     ],
-    ids=["wav", "rf64", "aiff", "flac", "vorbis", "opus", "mp3", "seven-channels", "low-rate", "m4a", "webm", "aac"],
+    ids=[
+        "wav",
+        "rf64",
+        "aiff",
+        "flac",
+        "vorbis",
+        "opus",
+        "mp3",
+        "7-channels",
+        "255-channels",
+        "low-rate",
+        "m4a",
+        "webm",
+        "aac",
+    ],
 )
 @pytest.mark.parametrize("channels", [1, 2])
 def test_every_common_format_is_read(data: bytes, tolerance_s: float, channels: int):

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from support.nano import NANO_SPECTROGRAM, train_config, write_dataset
+from torch.utils.data import DataLoader, Dataset
 
 from riffusion_train.config.train import MixedPrecision
 from riffusion_train.dataset.layout import open_dataset_folder
@@ -20,6 +21,7 @@ from riffusion_train.training.checks import (
     check_scaler,
     check_slices,
 )
+from riffusion_train.training.run import _with_plain_errors
 
 CPU = torch.device("cpu")
 
@@ -144,3 +146,16 @@ def test_a_dataset_of_another_codec_is_refused_by_field_unless_allowed(dataset: 
     with pytest.raises(InputError, match="unknown spectrogram preset 'low'"):
         check_codec(train_config(dataset, Path("run"), "spectrogram_preset=low"), folder, None)
     check_codec(train_config(dataset, Path("run"), "allow_other_spectrogram=true"), folder, own)
+
+
+class Damaged(Dataset[int]):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        raise InputError(f"row {index} is damaged; make it anew")
+
+
+def test_a_damaged_image_that_a_loader_process_finds_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"^row 0 is damaged; make it anew$"):
+        list(_with_plain_errors(iter(DataLoader(Damaged(), num_workers=1))))

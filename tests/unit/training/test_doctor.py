@@ -18,6 +18,18 @@ def test_the_machine_is_described_with_what_works_on_it(monkeypatch: pytest.Monk
     assert "HF_HUB_OFFLINE" in rows["hub"]
 
 
+def test_an_extension_that_cannot_load_comes_with_the_command_that_fixes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "extension_error", lambda: "libcudart.so.13: cannot open shared object file")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    found = examine()
+    assert "its extension is for another build than torch" in found.rows["torchaudio"]
+    assert any("torch torchaudio --index-url https://download.pytorch.org/whl/cpu" in fix for fix in found.fixes)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    assert any("pytorch.org/whl/cu128" in fix for fix in examine().fixes)
+    monkeypatch.setattr(doctor, "extension_error", lambda: None)
+    assert not any("torchaudio" in fix for fix in examine().fixes)
+
+
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_what_trains_here_all_the_same() -> None:
     found = examine()

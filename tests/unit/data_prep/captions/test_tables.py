@@ -1,5 +1,8 @@
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from data_prep.captions import tables
 from data_prep.captions.tables import read_table
 from riffusion_train.runtime.errors import InputError
 
@@ -54,3 +57,45 @@ def test_a_bad_table_is_refused_with_its_path_and_the_fault(tmp_path, text, mess
     with pytest.raises(InputError, match=message) as caught:
         read_table(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def write_parquet(path, rows, text, **options):
+    captions = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([text]))
+    table = pa.table({"file": [f"{index}.wav" for index in range(rows)], "caption": captions})
+    pq.write_table(table, path, store_schema=False, **options)
+    return path
+
+
+def test_a_small_parquet_file_with_huge_texts_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    path = write_parquet(tmp_path / "long.parquet", 100_000, "x" * 1_000_000)
+    assert path.stat().st_size < 2**20
+    with pytest.raises(InputError, match="a text of 1,000,000 bytes in column 'caption'; shorten it"):
+        read_table(path)
+    monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 5 * 2**20)
+    path = write_parquet(tmp_path / "much.parquet", 10_000, "x" * 1000)
+    with pytest.raises(InputError, match="the table holds more than 5 MiB, which is the limit; leave out rows"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.parquet"])
+def test_a_table_with_too_many_rows_or_too_long_ones_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "MAX_ROWS", 9)
+
+    def table(rows, text):
+        if name.endswith("parquet"):
+            return write_parquet(tmp_path / name, rows, text)
+        lines = [f'{{"file": "{index}.wav", "caption": "{text}"}}' for index in range(rows)]
+        rows_of_csv = ["file,caption", *(f"{index}.wav,{text}" for index in range(rows))]
+        return write(tmp_path, "\n".join(rows_of_csv if name.endswith("csv") else lines), name)
+
+    assert len(read_table(table(9, "x")).rows) == 9
+    with pytest.raises(InputError, match=r"rows.*(9 are|9 rows, which is) the limit|more than 9 rows"):
+        read_table(table(10, "x"))
+    monkeypatch.setattr(tables, "MAX_ROW_CHARS", 1000)
+    with pytest.raises(InputError, match=r"row 1 has 1,00. characters, 1,000 are the limit; shorten it"):
+        read_table(table(2, "x" * 1000))
+
+
+def test_json_that_is_nested_without_end_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="line 1 is not JSON"):
+        read_table(write(tmp_path, "[" * 200_000, "metadata.jsonl"))

@@ -32,6 +32,14 @@ def test_a_template_that_cannot_be_parsed_is_refused_in_one_line(text):
 def test_a_field_that_no_track_can_have_is_named():
     with pytest.raises(InputError, match="no column or field 'gener'; there are bpm, genre"):
         CaptionTemplate("{gener}").check(["genre", "bpm"])
+    with pytest.raises(InputError, match="no column or field 'style'; there are none"):
+        CaptionTemplate("{style|mood}").check([])
+
+
+def test_a_field_that_no_track_can_have_may_be_left_to_its_alternatives():
+    template = CaptionTemplate('{genre|style} {instrument|"music"}, {bpm:.0f} bpm')
+    assert template.check(["genre", "bpm"]) == ["style", "instrument"]
+    assert template.check(["style", "bpm", "instrument"]) == ["genre"]
 
 
 def test_a_path_gives_its_fields():

@@ -4,6 +4,7 @@ import pytest
 pytest.importorskip("librosa")
 
 from data_prep.tracks.measuring import RATE_HZ, measure, parse_attributes
+from riffusion_train.audio.io.read import read_audio
 from riffusion_train.runtime.errors import InputError
 
 
@@ -36,6 +37,15 @@ def test_major_and_minor_are_told_apart():
 def test_clicks_are_drums_and_a_chord_is_not():
     assert measure(clicks(120), RATE_HZ, -14, ["drums"]) == {"drums": True}
     assert measure(triad(440.0, 4), RATE_HZ, -14, ["drums"]) == {"drums": False}
+
+
+@pytest.mark.parametrize(
+    "name", ["calm/calm_acoustic_s522", "happy/happy_acoustic_s411", "nostalgic/nostalgic_acoustic_1"]
+)
+def test_brushed_drums_of_produced_music_are_heard(name):
+    music = pytest.importorskip("immich_memories_music")
+    wav, rate_hz = read_audio(music.tracks_dir() / f"{name}.opus")
+    assert measure(wav[:, 10 * rate_hz : 20 * rate_hz], rate_hz, -14, ["drums"]) == {"drums": True}
 
 
 def test_noise_is_bright_and_a_low_tone_dark_and_loudness_is_a_word():

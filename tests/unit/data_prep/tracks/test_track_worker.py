@@ -9,7 +9,7 @@ import pytest
 from support.nano import NANO_SPECTROGRAM
 
 from data_prep.tracks.track_store import TrackResult, TrackStore
-from data_prep.tracks.track_worker import CutParameters, TrackWorker, mix_channels
+from data_prep.tracks.track_worker import CutParameters, TrackWorker, mix_channels, mix_or_choose
 from riffusion_train.audio.io.loudness import measure_lufs
 from riffusion_train.audio.io.write import write_audio
 from riffusion_train.config.spectrogram import Channels
@@ -47,11 +47,24 @@ def test_the_loudness_of_a_track_is_that_of_its_mono_mix_if_the_images_are_mono(
     assert result.slices
 
 
-def test_a_track_whose_channels_cancel_is_silent_in_mono_images(tmp_path: Path) -> None:
+def test_of_a_track_whose_channels_cancel_the_loudest_is_used(tmp_path: Path) -> None:
     left = noise(1)
     write_audio(tmp_path / "track.wav", np.concatenate([left, -left]), RATE_HZ)
-    result = cut(tmp_path / "track.wav")
-    assert (result.reason, result.slices) == ("silent", 0)
+    write_audio(tmp_path / "left.wav", left, RATE_HZ)
+    result, alone = cut(tmp_path / "track.wav"), cut(tmp_path / "left.wav")
+    assert (result.slices, result.lufs) == (alone.slices, alone.lufs)
+    assert result.slices
+    assert "channel 1 alone is used; invert one channel" in result.warnings["channels cancel"]
+    assert not alone.warnings
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.0, False), (-0.5, False), (-0.9, True), (0.9, False)])
+def test_a_mix_that_loses_much_of_a_track_is_warned_of_and_stays(share: float, warned: bool) -> None:
+    first, second = np.random.default_rng(1).normal(0, 0.1, (2, 4000)).astype(np.float32)
+    wav = np.stack([first, np.float32(share) * first + np.float32((1 - share**2) ** 0.5) * second])
+    mixed, problem = mix_or_choose(Channels.mono, wav)
+    np.testing.assert_array_equal(mixed, mix_channels(Channels.mono, wav))
+    assert ("largely cancel" in (problem or "")) == warned
 
 
 def test_only_the_workers_load_torch() -> None:
