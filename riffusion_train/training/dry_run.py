@@ -60,10 +60,11 @@ def check_training(config: TrainConfig, arguments: Sequence[str]) -> list[str]:
 def _try_out(config: TrainConfig, job: TrainingJob) -> list[str]:
     missing = _missing_caches(config, job)
     checkpoints = _TimedCheckpoints(job.run.checkpoints, config.checkpoints_total_limit)
+    steps = min(_STEPS, config.max_train_steps)  # the run has no slices for more
     trainer = dataclasses.replace(
         job,
         outputs=dataclasses.replace(job.outputs, checkpoints=checkpoints),
-        intervals=dataclasses.replace(job.intervals, max_train_steps=_STEPS, checkpointing_steps=_STEPS),
+        intervals=dataclasses.replace(job.intervals, max_train_steps=steps, checkpointing_steps=steps),
     ).trainer()
     trainer.train()
     start = time.perf_counter()

@@ -25,6 +25,11 @@ def test_a_check_tells_what_a_run_needs_and_leaves_nothing(tmp_path: Path, capsy
     assert not (dataset / CACHE_DIR).exists()
 
 
+def test_a_run_of_one_step_can_be_checked(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    assert main(["train", *train_arguments(dataset, tmp_path / "run", "max_train_steps=1"), "check=true"]) == 0
+
+
 def test_a_check_refuses_what_the_run_would_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = write_dataset(tmp_path / "dataset")
     run = tmp_path / "run"
