@@ -31,6 +31,7 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "WANDB_MODE": "offline",
     "PYTHONDONTWRITEBYTECODE": "1",  # the trees stay as they are
+    "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",  # the entry point of the installed version does not exist in every other
 }
 _MISSING = "missing"
 
