@@ -33,6 +33,8 @@ NOT_RUN = {
     r"^play ": "serves until it is stopped; test_play_command.py",
     r"^train .*--multirun": "starts a process for each run; test_sweep.py",
     r"^accelerate ": "starts a process for each GPU; test_launch.py",
+    r"run=runs/further": "goes on from adapters of Stable Diffusion 1.5; test_adapters.py",
+    r"--config-dir mypresets": "trains Stable Diffusion 1.5; test_compose.py",
     r"engine=ray": "needs a Ray cluster; test_prepare_on_ray.py",
     r"^prepare merge": "needs the parts of eight machines; test_prepare_parts.py",
     r"pick=": "asks which one to keep; test_sample_modes.py",
@@ -109,14 +111,23 @@ def test_there_are_commands_and_no_reason_is_left_over() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_documented_command_is_understood(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_documented_command_is_understood(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mypresets" / "optimizer").mkdir(parents=True)
+    (tmp_path / "mypresets" / "optimizer" / "gentle.yaml").write_text("lr: 3.0e-6\n")
     arguments = [one for one in COMMANDS[command] if one != "accelerate"]
     if arguments[0] == "doctor":
         arguments = [*arguments, "--help"]  # it has no keys
     elif "--multirun" in arguments:
-        # Every run of a sweep is composed alone; here the first of each list of values.
+        # Every run of a sweep is composed alone; here the first of each list of values, and the lower end of an interval.
         flags = {"--multirun", "--launcher", "submitit", "--submitit", "timeout_min=600", "gpus_per_node=1"}
-        arguments = ["train", "dataset=x", *(one.split(",")[0] for one in arguments[1:] if one not in flags), "--show"]
+        flags |= {"--sweeper", "optuna", "--trials", "20"}
+        lowest = [
+            re.sub(r"=.*interval\(([^,]+),.*", r"=\1", one).split(",")[0] for one in arguments[1:] if one not in flags
+        ]
+        arguments = ["train", "dataset=x", *lowest, "--show"]
     else:
         arguments = [*arguments, "--show"]
     assert main(arguments) == EXIT_DONE, capsys.readouterr().err
