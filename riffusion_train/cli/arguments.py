@@ -27,6 +27,7 @@ from riffusion_train.config.compose import (
 )
 from riffusion_train.config.sample import ModeName, SampleConfig
 from riffusion_train.runtime.errors import InputError, choice, member
+from riffusion_train.runtime.files import refuse_url
 
 Root = TypeVar("Root")
 
@@ -200,22 +201,6 @@ def parse_general_flags(arguments: Sequence[str]) -> tuple[argparse.Namespace, l
         choice("--cfg", flags.cfg, ("job",))
         flags.show = True
     return flags, rest
-
-
-def refuse_url(key: str, value: str | None) -> None:
-    """Refuse a URL where only files and folders of this machine work.
-
-    Args:
-        key: What stands before the value on the command line, `out=`; empty for a positional.
-        value: The value.
-
-    Raises:
-        InputError: If it is a URL.
-    """
-    if value is not None and re.match(r"[A-Za-z][\w+.-]*://", value):
-        raise InputError(
-            f"{key}{value}: a URL, and only a file or folder of this machine works here; copy it to or from there"
-        )
 
 
 def fill(root: type[Root], options: Sequence[str]) -> Root:

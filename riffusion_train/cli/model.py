@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from riffusion_train.cli.arguments import HELP_FLAGS, refuse_url
+from riffusion_train.cli.arguments import HELP_FLAGS
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import refuse_url
 
 if TYPE_CHECKING:
     from riffusion_train.sampling.sampler import Sampler

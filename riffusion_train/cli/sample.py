@@ -15,12 +15,12 @@ from riffusion_train.cli.arguments import (
     parse_schedule,
     parse_seconds,
     read_all_prompts,
-    refuse_url,
 )
 from riffusion_train.config.convert import SeedImagesConfig
 from riffusion_train.config.sample import AudioFormat, ModeName, SampleConfig, sampler_options
 from riffusion_train.config.spectrogram import find_preset
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import refuse_url
 from riffusion_train.runtime.hub import check_source
 
 if TYPE_CHECKING:

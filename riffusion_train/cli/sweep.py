@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from riffusion_train.cli.arguments import FlagParser, parse_general_flags, refuse_url
+from riffusion_train.cli.arguments import FlagParser, parse_general_flags
 from riffusion_train.config.compose import (
     compose,
     composed_text,
@@ -24,8 +24,9 @@ from riffusion_train.config.compose import (
     search_path,
 )
 from riffusion_train.config.train import TrainConfig
+from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.runtime.errors import EXIT_STOPPED, InputError, StoppedError
-from riffusion_train.runtime.files import write_json
+from riffusion_train.runtime.files import refuse_url, write_json
 
 if TYPE_CHECKING:
     import optuna
@@ -99,7 +100,7 @@ def sweep(arguments: Sequence[str]) -> None:
         print("\n".join(f"# {' '.join(job)}\n{composed_text('train', TrainConfig, job)}" for job in jobs))
         return
     for job in jobs:
-        compose("train", TrainConfig, job)
+        check_folders(compose("train", TrainConfig, job))
     with _recorded(folder, jobs):
         if flags.launcher == "submitit":
             for submitted in submit(jobs, folder, flags.submitit):
@@ -107,6 +108,17 @@ def sweep(arguments: Sequence[str]) -> None:
         else:
             _run_here(folder, jobs, ranking)
     print(f"swept: {folder}")
+
+
+def check_folders(config: TrainConfig) -> None:
+    """Refuse folders that cannot be used, before torch is imported, which takes seconds.
+
+    Raises:
+        InputError: If the run or the dataset is a URL, or if the dataset is none that can be trained on.
+    """
+    if config.run is not None:
+        refuse_url("run=", config.run, "give a folder, and copy it to the store when the run has ended")
+    open_dataset_folder(config.dataset).require_parquet()
 
 
 def _sweep_parser() -> FlagParser:

@@ -174,22 +174,22 @@ def remove_partials(folder: Path, *, recursive: bool = False) -> None:
 
 def is_url(text: str) -> bool:
     """Return whether a text is a URL rather than a path."""
-    return "://" in text
+    return re.match(r"[A-Za-z][\w+.-]*://", text) is not None
 
 
-def refuse_url(key: str, path: str, fix: str) -> None:
+def refuse_url(key: str, path: str | None, fix: str = "copy it to or from there") -> None:
     """Refuse a URL where only files and folders of this machine can be used; as a path it would name a folder `s3:`.
 
     Args:
-        key: What the user gave it as, such as `out=`.
-        path: The path.
+        key: What stands before it on the command line, such as `out=`; empty for a positional.
+        path: The path, if one was given.
         fix: What to do, for the message.
 
     Raises:
         InputError: If the path is a URL.
     """
-    if is_url(path):
-        raise InputError(f"{key}{path}: is a URL, and only a folder of this machine can be used here; {fix}")
+    if path is not None and is_url(path):
+        raise InputError(f"{key}{path}: is a URL, and only a file or folder of this machine works here; {fix}")
 
 
 def slug(text: str, max_length: int, *, ascii_only: bool = False) -> str:

@@ -188,7 +188,7 @@ def test_a_url_where_only_folders_work_is_refused_at_once(
     ):  # they import torch
         monkeypatch.setitem(sys.modules, module, None)
     assert main(words) == EXIT_INPUT
-    assert f"{URL}: a URL, and only a file or folder of this machine works here" in capsys.readouterr().err
+    assert f"{URL}: is a URL, and only a file or folder of this machine works here" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -59,11 +59,16 @@ def test_a_variable_that_is_not_set_is_one_line(capsys: pytest.CaptureFixture[st
     assert message == "riffusion train: optimizer.lr: Environment variable 'UNSET_LR' not found\n"
 
 
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("swept") / "dataset")
+
+
 def test_a_sweep_whose_runs_are_all_refused_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("riffusion_train.cli.sweep.SweepJob.__call__", lambda self: 2)
-    assert main(["train", "-m", "dataset=nowhere", f"run={tmp_path / 'deep' / 's'}", "seed=0,1"]) == 2
+    assert main(["train", "-m", f"dataset={dataset}", f"run={tmp_path / 'deep' / 's'}", "seed=0,1"]) == 2
     assert "2 of 2 runs failed" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -132,10 +137,10 @@ def test_optuna_that_is_not_installed_is_one_line(
     [("cluster=moon", "any executor named moon"), ("gpus=1", "gpus"), ("gpus_per_node", "give KEY=VALUE")],
 )
 def test_a_parameter_that_submitit_does_not_take_is_one_line(
-    tmp_path: Path, option: str, complaint: str, capsys: pytest.CaptureFixture[str]
+    dataset: Path, tmp_path: Path, option: str, complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = ["train", "-m", "--launcher", "submitit", "--submitit", option, f"run={tmp_path / 's'}"]
-    assert main([*sweep, "dataset=d", "seed=0,1"]) == 2
+    assert main([*sweep, f"dataset={dataset}", "seed=0,1"]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and complaint in message
     assert not list(tmp_path.iterdir())
