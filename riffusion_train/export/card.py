@@ -325,7 +325,7 @@ def _diffusers_lines(card: Card) -> str:
 
 
 def _base(card: Card) -> str:
-    """Return how to load the base of adapters: its hub id, or a word in place of a folder that only the trainer has."""
+    """Return how to load the base of adapters: its hub id, or a word instead of a folder that only the trainer has."""
     return card.base if is_hub_id(card.base) else "BASE"
 
 

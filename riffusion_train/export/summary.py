@@ -114,7 +114,7 @@ def licence_of(source: str, sd15: bool) -> str:
 
 
 def base_name(source: str) -> str:
-    """Return what a reader of a card is told of a base: its hub id or folder, and for a run what that began from."""
+    """Return what a card says about a base: its hub id or folder, and for a run what that began from."""
     path = Path(source)
     if source.startswith("random weights") or not (path.exists() or path.is_absolute()):
         return source
