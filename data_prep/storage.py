@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.errors import InputError, one_line
 from riffusion_train.runtime.files import is_url
 
 AUDIO_SUFFIXES = (
@@ -195,11 +195,6 @@ def open_storage(audio: str, out: Path) -> Storage:
     if not files:
         raise InputError(f"audio={audio}: no audio file matches this pattern")
     return FileList(audio, Path(*path.parts[:plain_parts]), files)
-
-
-def one_line(error: Exception) -> str:
-    """Return the message of an error on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def remote_problem(error: Exception) -> str:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from data_prep.captions.tables import CAPTION_COLUMNS, Value, cell_texts
 from data_prep.captions.text import clean_caption, clean_captions, parse_sidecar
-from data_prep.storage import Storage, one_line
+from data_prep.storage import Storage
 from riffusion_train.dataset.layout import COLUMNS
-from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.errors import InputError, one_line
 
 
 class Sidecars(NamedTuple):

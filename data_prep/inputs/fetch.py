@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from data_prep.captions.tables import ColumnNames, table_of
 from data_prep.inputs.tracks import Sources, Track
-from data_prep.storage import one_line, remote_problem
-from riffusion_train.runtime.errors import InputError
+from data_prep.storage import remote_problem
+from riffusion_train.runtime.errors import InputError, one_line
 from riffusion_train.runtime.files import is_url
 
 PREFIX = "datasets:"

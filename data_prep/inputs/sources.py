@@ -9,9 +9,9 @@ from data_prep.captions.sidecars import read_sidecars
 from data_prep.captions.tables import TABLE_NAMES, ColumnNames, Table, TableRow, parse_table, read_table
 from data_prep.inputs.fetch import PREFIX, dataset_sources
 from data_prep.inputs.tracks import Rejection, Sources, Track, with_columns
-from data_prep.storage import LocalFolder, Storage, one_line, open_storage, remote_problem
+from data_prep.storage import LocalFolder, Storage, open_storage, remote_problem
 from riffusion_train.config.prepare import CaptionSource, PrepareConfig
-from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.errors import InputError, one_line
 from riffusion_train.runtime.files import is_url
 
 

@@ -12,16 +12,12 @@ from torch.utils.data import Dataset
 
 from riffusion_train.dataset.layout import SHARD_DIR, DatasetFolder, open_dataset_folder
 from riffusion_train.dataset.order import Address, generator, normal
-from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.errors import InputError, one_line
 
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 Tokenize = Callable[[str], torch.Tensor]
 """Caption to token ids (77,)."""
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 class SpectrogramDataset:
@@ -47,7 +43,7 @@ class SpectrogramDataset:
             if isinstance(cause, OSError) and cause.errno:  # such as no space for the copy that datasets makes
                 raise cause from None
             raise InputError(
-                f"{folder.path}: the shards of '{split}' cannot be read ({_one_line(cause)}); {self._fix}"
+                f"{folder.path}: the shards of '{split}' cannot be read ({one_line(cause)}); {self._fix}"
             ) from None
         self._images = self.rows.select_columns(["image"])  # made once: it costs more than reading a row
         self._texts = self.rows.select_columns(["caption", "source", "start_s"])
@@ -66,7 +62,7 @@ class SpectrogramDataset:
         except Exception as error:  # Pillow raises classes of many kinds
             name, row = self._shard_row(index)
             raise InputError(
-                f"{name}: the image in row {row}, {self.slice_name(index)}, is damaged ({_one_line(error)}); {self._fix}"
+                f"{name}: the image in row {row}, {self.slice_name(index)}, is damaged ({one_line(error)}); {self._fix}"
             ) from None
 
     def _shard_row(self, index: int) -> tuple[Path, int]:

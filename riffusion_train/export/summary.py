@@ -18,7 +18,7 @@ from riffusion_train.model.detect import SD1, detect_folder
 from riffusion_train.model.diffusers_folder import SUMMARY_FILE, SUMMARY_KEY
 from riffusion_train.model.lora import Lora
 from riffusion_train.runtime.files import write_json
-from riffusion_train.training.run_folder import RunFolder, read_lines
+from riffusion_train.training.run_folder import RunFolder, read_lines, step_of
 from riffusion_train.training.run_model import RunModel
 
 OPENRAIL = "creativeml-openrail-m"
@@ -284,8 +284,8 @@ def preview_prompt(image: Path) -> str:
 
 def previews(model: RunModel) -> list[Path]:
     """Return the images of the newest preview made up to the step of the model; the sounds are beside them."""
-    steps = [folder for folder in model.run.previews.glob("step-*") if _step(folder) <= model.step]
-    return sorted(max(steps, key=_step).glob("*.png")) if steps else []
+    steps = [folder for folder in model.run.previews.glob("step-*") if step_of(folder) <= model.step]
+    return sorted(max(steps, key=step_of).glob("*.png")) if steps else []
 
 
 def _thumbnail(image: Path) -> str:
@@ -298,10 +298,6 @@ def _thumbnail(image: Path) -> str:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _step(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
 
 
 def _presets(run: RunFolder) -> list[str]:

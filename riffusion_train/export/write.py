@@ -14,16 +14,17 @@ from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset, write_spectrogram
 from riffusion_train.export.card import Form, card_of, imported_card
 from riffusion_train.export.summary import Imported, imported_metadata, metadata, summarise, write_summary
-from riffusion_train.model.detect import LORAS, UNETS, detect_file
+from riffusion_train.model.detect import UNETS
 from riffusion_train.model.lazy import LazyModel
 from riffusion_train.model.loading import (
+    file_kind,
+    is_lora,
     make_components,
     open_model,
     open_with_base,
     write_model_files,
 )
-from riffusion_train.model.lora import Lora, lora_files, merge_lora, read_lora
-from riffusion_train.model.safetensors_io import open_tensors
+from riffusion_train.model.lora import Lora, merge_lora, read_lora
 from riffusion_train.model.single_file import ldm_config
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import write_atomically, written_beside
@@ -158,24 +159,10 @@ def import_model(
     return what
 
 
-def is_lora(source: str) -> bool:
-    """Return whether a path holds adapters."""
-    files = lora_files(Path(source).expanduser())
-    return bool(files) and _kind(files[0]) in LORAS
-
-
-def _kind(path: Path) -> str:
-    """Return what a `.safetensors` file is, in words; nothing for other files, which are opened in another way."""
-    if not path.is_file() or path.suffix != ".safetensors":
-        return ""
-    tensors, _ = open_tensors(path)
-    return detect_file({name: tensor.shape for name, tensor in tensors.items()})
-
-
 def _open_whole(source: str, base: str | None, revision: str | None, *, allow_pickle: bool) -> tuple[LazyModel, str]:
     """Open a whole model, or a UNet alone that `base` completes; return it with what was read."""
     path = Path(source).expanduser()
-    if base is not None and _kind(path) in UNETS:
+    if base is not None and file_kind(path) in UNETS:
         return open_with_base(path, open_model(base, revision)), f"a UNet, completed from {base}"
     if base is not None and not path.exists() and looks_like_hub_id(source):
         raise InputError(f"base={base}: {source} is read from the hub as a whole model; of a LoRA there, give its file")

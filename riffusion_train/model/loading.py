@@ -13,7 +13,7 @@ from riffusion_train.config.sample import Dtype
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, write_spectrogram
 from riffusion_train.model.architecture import build_components
 from riffusion_train.model.components import Components
-from riffusion_train.model.detect import lora_advice
+from riffusion_train.model.detect import LORAS, detect_file, lora_advice
 from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, open_folder, write_model
 from riffusion_train.model.lazy import PICKLE_STEMS, WEIGHT_STEMS, LazyModel, load_lazy_model, match_weights
 from riffusion_train.model.lora import (
@@ -79,6 +79,20 @@ def open_model(source: str, revision: str | None = None, *, allow_pickle: bool =
         return open_folder(path, str(path), allow_pickle=allow_pickle)
     check_source(source)
     return open_folder(_fetch(source, revision, allow_pickle), source, allow_pickle=allow_pickle)
+
+
+def is_lora(source: str) -> bool:
+    """Return whether a path holds adapters."""
+    files = lora_files(Path(source).expanduser())
+    return bool(files) and file_kind(files[0]) in LORAS
+
+
+def file_kind(path: Path) -> str:
+    """Return what a `.safetensors` file is, in words; nothing for other files, which are opened in another way."""
+    if not path.is_file() or path.suffix != ".safetensors":
+        return ""
+    tensors, _ = open_tensors(path)
+    return detect_file({name: tensor.shape for name, tensor in tensors.items()})
 
 
 def _check_whole(folder: Path) -> None:

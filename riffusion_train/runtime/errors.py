@@ -39,3 +39,8 @@ def member(key: str, value: Choice | str, kind: type[Choice]) -> Choice:
         InputError: If there is no such member; the message names them.
     """
     return value if isinstance(value, kind) else kind[choice(key, str(value), kind.__members__)]
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error on one line, its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

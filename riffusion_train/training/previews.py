@@ -16,6 +16,7 @@ from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.sampler import Sampler
 from riffusion_train.training.distribution import Distribution
+from riffusion_train.training.run_folder import step_of
 from riffusion_train.training.tracking import track_clips
 from riffusion_train.training.validation import spread
 
@@ -142,6 +143,6 @@ def _by_guidance(step: Path) -> list[tuple[float, list[str]]]:
 
 
 def _version(step: Path, scale: float) -> Version:
-    number = 0 if step.name == BASE_DIR else int(step.name.removeprefix("step-"))
+    number = 0 if step.name == BASE_DIR else step_of(step)
     name = f"step {number}" if number else "before training"
     return Version(f"{name} · guidance {scale:g}", str(step), number)

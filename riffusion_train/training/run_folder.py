@@ -326,7 +326,7 @@ class Checkpoints:
         for key in ("step", "global_batch_size"):
             if type(data[key]) is not int:
                 raise ValueError(f"the {key} in {_STATE_FILE} is {data[key]!r}")
-        if data["step"] != int(folder.name.removeprefix("step-")):
+        if data["step"] != step_of(folder):
             raise ValueError(f"{_STATE_FILE} is of step {data['step']}")
         tensors = {name: load_file(folder / f"{name}.safetensors") for name in _TENSOR_FILES}
         return TrainingState(
@@ -341,7 +341,7 @@ class Checkpoints:
     def _entries(self) -> list[Path]:
         """Return whatever has the name of a checkpoint, oldest first."""
         found = [path for path in self.folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name)]
-        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+        return sorted(found, key=step_of)
 
     def _rotate(self) -> None:
         """Remove the checkpoints beyond the limit. Each is renamed first, so that none is ever half removed under its name."""
@@ -410,6 +410,11 @@ def _one_line(error: BaseException) -> str:
     """Return the type and first line of an error."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def step_of(folder: Path) -> int:
+    """Return the step in the name of a checkpoint's or preview's folder, `step-000500`."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def _delete(path: Path) -> None:

@@ -10,14 +10,13 @@ from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogr
 from riffusion_train.config.train import MethodName, OptimizerName, TrainConfig
 from riffusion_train.model.architecture import trained_scheduler
 from riffusion_train.model.components import Components
-from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, detect_file
 from riffusion_train.model.lazy import LazyModel, as_lazy_model, lazy_fingerprint, load_lazy_model
-from riffusion_train.model.loading import make_components, open_model
+from riffusion_train.model.loading import is_lora, make_components, open_model
 from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora
 from riffusion_train.model.safetensors_io import open_tensors
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.method import make_method
-from riffusion_train.training.run_folder import CHECKPOINT_DIR, RUN_FILE, Checkpoints, RunFolder, require_whole
+from riffusion_train.training.run_folder import CHECKPOINT_DIR, RUN_FILE, Checkpoints, RunFolder, require_whole, step_of
 
 FINAL, NEWEST, BEST = "final", "newest", "best"
 
@@ -70,7 +69,7 @@ def open_start(config: ModelConfig, *, apart: bool) -> tuple[LazyModel, Lora | N
         checkpoint = NEWEST if (path / RUN_FILE).is_file() and not RunFolder(path).final.is_dir() else FINAL
         opened = open_run_model(path, checkpoint, ExportWeights.ema, config.base)
         base, lora = opened.base, opened.lora
-    elif not _holds_adapters(path):
+    elif not is_lora(str(path)):
         return open_model(str(config.path), config.revision), None
     else:
         if config.base is not None:
@@ -86,15 +85,6 @@ def open_start(config: ModelConfig, *, apart: bool) -> tuple[LazyModel, Lora | N
     codec = lora.spectrogram or base.skeleton.spectrogram
     skeleton = dataclasses.replace(merged.skeleton, spectrogram=codec, source=str(config.path))
     return dataclasses.replace(merged, skeleton=skeleton), None
-
-
-def _holds_adapters(path: Path) -> bool:
-    """Whether a path is a file of adapters, or a folder with one."""
-    file = next(iter(sorted(path.glob("*.safetensors"))), path) if path.is_dir() else path
-    if not (file.is_file() and file.suffix == ".safetensors"):
-        return False
-    tensors, _ = open_tensors(file)
-    return detect_file({name: tensor.shape for name, tensor in tensors.items()}) in (LORA_KOHYA, LORA_DIFFUSERS)
 
 
 def open_run_model(path: Path, checkpoint: str, weights: ExportWeights, base: str | None = None) -> RunModel:
@@ -163,7 +153,7 @@ class _OpenRun:
         tensors, _ = open_tensors(
             folder / ("trained.safetensors" if weights is ExportWeights.raw else "ema.safetensors")
         )
-        step = _step_of(folder)
+        step = step_of(folder)
         if self.config.method.name is MethodName.lora:
             loaded = {name: tensor.load() for name, tensor in tensors.items()}
             lora = make_method(self.config).adapters(loaded, base.skeleton.spectrogram, str(folder))
@@ -231,16 +221,12 @@ class _OpenRun:
             return best
         step = str(self._last_step()) if checkpoint == FINAL else checkpoint
         for folder in folders:
-            if step.isdigit() and _step_of(folder) == int(step):
+            if step.isdigit() and step_of(folder) == int(step):
                 return folder
-        steps = ", ".join(str(_step_of(folder)) for folder in folders) or "none"
+        steps = ", ".join(str(step_of(folder)) for folder in folders) or "none"
         raise InputError(f"checkpoint={checkpoint}: {self.run.path} has no such checkpoint; it has: {steps}")
 
     def _last_step(self) -> int:
         """Return the step that a finished run ended with: its last checkpoint's, since it may have stopped early."""
         folders = Checkpoints(self.run.checkpoints, self.config.checkpoints_total_limit).steps()
-        return _step_of(folders[-1]) if folders else self.config.max_train_steps
-
-
-def _step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
+        return step_of(folders[-1]) if folders else self.config.max_train_steps

@@ -124,12 +124,7 @@ def test_what_is_wrong_is_said_before_torch_is_imported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for module in (
-        "riffusion_train.sampling.modes",
-        "riffusion_train.sampling.sampler",
-        "diffusers",
-    ):  # they import torch
-        monkeypatch.setitem(sys.modules, module, None)
+    _forbid_torch(monkeypatch)
     assert main(words) == EXIT_INPUT
     assert complaint in capsys.readouterr().err
 
@@ -181,12 +176,7 @@ def test_a_url_where_only_folders_work_is_refused_at_once(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for module in (
-        "riffusion_train.sampling.modes",
-        "riffusion_train.sampling.sampler",
-        "diffusers",
-    ):  # they import torch
-        monkeypatch.setitem(sys.modules, module, None)
+    _forbid_torch(monkeypatch)
     assert main(words) == EXIT_INPUT
     assert f"{URL}: is a URL, and only a file or folder of this machine works here" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -244,3 +234,9 @@ def test_help_answers_within_a_second() -> None:
         return time.perf_counter() - start
 
     assert min(seconds() for _ in range(5)) < 1.0
+
+
+def _forbid_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the modules that import torch fail to import."""
+    for module in ("riffusion_train.sampling.modes", "riffusion_train.sampling.sampler", "diffusers"):
+        monkeypatch.setitem(sys.modules, module, None)
