@@ -1,0 +1,1 @@
+"""How clips sound: embeddings and tags, and the figures that compare generated clips with real ones."""
