@@ -68,6 +68,17 @@ class TrackerName(enum.Enum):
     trackio = "trackio"
 
 
+class Monitor(enum.Enum):
+    """What says whether a model has become better."""
+
+    loss = "loss"
+    """The held-out loss; the lowest is the best."""
+    kid = "kid"
+    """KID between sampled clips and held-out ones, by musicnn; the lowest is the best."""
+    agreement = "agreement"
+    """How well sampled clips agree with the words of their captions; the highest is the best."""
+
+
 class Resume(enum.Enum):
     """What to do if the run folder already holds a run."""
 
@@ -178,17 +189,28 @@ class EmaConfig:
 
 
 @dataclasses.dataclass
-class ValidationConfig:
-    """The loss on the held-out split: at fixed timesteps with fixed noise, from the EMA weights."""
+class ValidationConfig(ClipConfig):
+    """What is measured on the held-out split with the EMA weights: the loss, and what the judge says of sampled clips."""
 
     every_steps: int = 0
     """Measure every so many steps, and at the end of a run at least that long; 0 is never."""
     num_slices: int = 64
-    """Largest number of slices to measure on, spread over the split."""
+    """Largest number of slices to measure the loss on, spread over the split, at fixed timesteps with fixed noise."""
+    num_clips: int = 0
+    """Clips to sample from held-out captions and to judge: KID, agreement with the captions, copies; 0 samples none. The
+    captions and the noise are the same every time."""
+    guidance_scale: float = 7.0
+    """Strength of classifier-free guidance of the judged clips."""
+    num_real: int = 256
+    """Largest number of held-out slices to compare the judged clips with."""
+    num_searched: int = 5000
+    """Largest number of training slices in which copies are searched; 0 searches none."""
+    monitor: Monitor = Monitor.loss
+    """What `patience` and `keep_best` go by: `loss`, or `kid` or `agreement`, which need `num_clips`."""
     patience: int | None = None
-    """Stop the run after so many measurements in a row without a lower loss; null never stops."""
+    """Stop the run after so many measurements in a row without a better one; null never stops."""
     keep_best: bool = False
-    """Save a checkpoint at the lowest loss and keep it beside the newest: `riffusion export checkpoint=best`."""
+    """Save a checkpoint at the best measurement and keep it beside the newest: `riffusion export checkpoint=best`."""
 
 
 @dataclasses.dataclass

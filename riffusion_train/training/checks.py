@@ -88,6 +88,19 @@ def check_config(config: TrainConfig) -> None:
         raise InputError("method.text_encoder_lr is set; add method.train_text_encoder=true")
     if not config.validation.every_steps and (config.validation.patience or config.validation.keep_best):
         raise InputError("validation.patience and validation.keep_best need validation.every_steps")
+    _check_judge(config)
+
+
+def _check_judge(config: TrainConfig) -> None:
+    monitor, judged = config.validation.monitor, config.validation.num_clips > 0
+    if monitor is not Monitor.loss and not judged:
+        raise InputError(f"validation.monitor={monitor.value} needs clips to judge; take validation.num_clips=64")
+    if judged and config.method.name is MethodName.vae:
+        raise InputError("validation.num_clips: method=vae trains on images alone, and has no captions to sample")
+    if judged and config.validation.num_clips < FEWEST_CLIPS:
+        raise InputError(
+            f"validation.num_clips={config.validation.num_clips}: KID needs at least {FEWEST_CLIPS}, or 0 for no judge"
+        )
 
 
 def _check_range(config: TrainConfig, keys: tuple[str, ...], good: Callable[[Any], bool], rule: str) -> None:
@@ -298,9 +311,16 @@ def check_validation_split(config: TrainConfig, folder: DatasetFolder) -> None:
     Raises:
         InputError: If the run is to be stopped, or its best checkpoint kept, by a loss that cannot be measured.
     """
-    depends = config.validation.patience or config.validation.keep_best
+    depends = config.validation.patience or config.validation.keep_best or config.validation.num_clips
     if config.validation.every_steps and depends and not folder.num_slices("validation"):
         raise InputError(f"{folder.path}: has no validation split to measure on; prepare it again, or validation=none")
+    if config.validation.every_steps and config.validation.num_clips:
+        slices = folder.num_slices("validation")
+        if slices < FEWEST_CLIPS:
+            raise InputError(
+                f"{folder.path}: its validation split has {slices} slices, and KID needs at least {FEWEST_CLIPS}; prepare it "
+                "again with a larger validation_ratio, or take validation.num_clips=0"
+            )
 
 
 _FREE_TO_CHANGE = (

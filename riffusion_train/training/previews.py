@@ -1,8 +1,9 @@
 """Previews: clips sampled while training, from the averaged weights, with a page to see and hear them."""
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,30 +104,41 @@ def _write_page_or_warn(folder: Path) -> None:
 
 
 def _sample(
-    config: PreviewConfig, components: Components, prompts: Sequence[str], device: Any
+    config: PreviewConfig, components: Components, prompts: Sequence[str], device: torch.device
 ) -> Iterator[tuple[str, Clip]]:
-    """Yield the name and clip of every prompt at every strength of guidance, and leave the networks as they were."""
+    """Yield the name and clip of every prompt at every strength of guidance."""
+    for scale in config.guidance_scales:
+        options = {
+            "num_inference_steps": config.num_inference_steps,
+            "scheduler": config.scheduler,
+            "quality": config.quality,
+            "target_lufs": config.target_lufs,
+            "guidance_scale": scale,
+            "unet_batch_size": min(len(prompts), _BATCH_SIZE),
+        }
+        requests = [(prompt, "", config.seed + index) for index, prompt in enumerate(prompts)]
+        with sampler_of(components, device, options) as sampler:
+            sampled = list(sampler.generate(requests, batch_size=_BATCH_SIZE))
+        for index, clip in enumerate(sampled):
+            yield f"{index:02d}" + (f"-guidance-{scale:g}" if len(config.guidance_scales) > 1 else ""), clip
+
+
+@contextlib.contextmanager
+def sampler_of(components: Components, device: torch.device, options: Mapping[str, Any]) -> Iterator[Sampler]:
+    """Sample networks that are being trained, and leave them as they were.
+
+    Args:
+        components: The model.
+        device: Where it is sampled.
+        options: Options of the sampler by name.
+    """
     training = {name: module.training for name, module in components.modules.items()}
     devices = {name: next(module.parameters()).device for name, module in components.modules.items()}
     for module in components.modules.values():
         module.eval()
     try:
-        for scale in config.guidance_scales:
-            sampler = Sampler(
-                components,
-                device=device,
-                num_inference_steps=config.num_inference_steps,
-                scheduler=config.scheduler,
-                quality=config.quality,
-                target_lufs=config.target_lufs,
-                guidance_scale=scale,
-                unet_batch_size=min(len(prompts), _BATCH_SIZE),
-            )
-            requests = [(prompt, "", config.seed + index) for index, prompt in enumerate(prompts)]
-            with torch.compiler.set_stance("force_eager"):  # sampling has other shapes than what was compiled
-                sampled = list(sampler.generate(requests, batch_size=_BATCH_SIZE))
-            for index, clip in enumerate(sampled):
-                yield f"{index:02d}" + (f"-guidance-{scale:g}" if len(config.guidance_scales) > 1 else ""), clip
+        with torch.compiler.set_stance("force_eager"):  # sampling has other shapes than what was compiled
+            yield Sampler(components, device=device, **options)
     finally:
         for name, module in components.modules.items():
             module.train(training[name])

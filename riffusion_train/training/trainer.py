@@ -229,10 +229,7 @@ class Trainer:
             self._save()
             self.distribution.on_main(lambda: self.checkpoints.keep_best(self.step))
         if self.validation.exhausted:
-            self.distribution.print(
-                f"stopped at step {self.step}: the validation loss has not been below {self.validation.best_loss:.4f} since "
-                f"step {self.validation.best_step}"
-            )
+            self.distribution.print(f"stopped at step {self.step}: {self.validation.stop_reason()}")
 
     def _log_if_due(self, loss: Tensor, grad_norm: Tensor) -> None:
         self.metrics.add(loss)

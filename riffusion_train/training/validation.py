@@ -1,7 +1,7 @@
-"""The loss on the held-out split, comparable from step to step and from run to run; and what follows from it."""
+"""What is measured while training, comparable from step to step and from run to run: when it is best, and when to stop."""
 
 import contextlib
-import math
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from riffusion_train.dataset.order import normal
 from riffusion_train.dataset.spectrograms import SpectrogramDataset, Tokenize
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.distribution import Distribution
 from riffusion_train.training.run_folder import append_line
 
@@ -119,16 +120,44 @@ class HeldOutImages:
         return {"latent_noise": torch.from_numpy(noise)[None], "pixels": self._dataset.pixels(index)[None]}
 
 
+@dataclasses.dataclass(frozen=True)
+class Monitored:
+    """A measurement that can say whether a model has become better."""
+
+    key: str
+    """Its name in `metrics.jsonl`."""
+    label: str
+    """Its name in messages."""
+    higher_is_better: bool = False
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether a value is better than the best one so far."""
+        return best is None or (value > best if self.higher_is_better else value < best)
+
+
+LOSS = "validation_loss"
+KID, AGREEMENT, COPIES = "validation_kid", "validation_agreement", "validation_copies"
+MONITORED = {
+    "loss": Monitored(LOSS, "the validation loss"),
+    "kid": Monitored(KID, "KID"),
+    "agreement": Monitored(AGREEMENT, "the agreement with the captions", higher_is_better=True),
+}
+_COPIES_RISE = 0.05
+"""From this rise of the share of copies on, it is named as a reason to stop."""
+
+
 class Validation:
-    """Measures the held-out loss, writes it, and keeps the lowest.
+    """Measures at intervals, writes what it measured, and remembers the best.
 
     Args:
-        held_out: What is measured.
+        held_out: The slices that the loss is measured on.
         distribution: Shares the work between the ranks; every rank gets the same numbers.
         metrics_file: `metrics.jsonl`.
         every_steps: Measure every so many steps.
-        patience: Measurements without a lower loss until `exhausted`; None is never.
-        keep_best: Whether the checkpoint of the lowest loss is to be kept.
+        patience: Measurements without a better one until `exhausted`; None is never.
+        keep_best: Whether the checkpoint of the best measurement is to be kept.
+        judge: Samples clips and returns their figures by name in `metrics.jsonl`, the same on every rank; None judges none.
+        monitor: What decides, a key of `MONITORED`.
     """
 
     def __init__(
@@ -140,6 +169,8 @@ class Validation:
         every_steps: int,
         patience: int | None,
         keep_best: bool,
+        judge: Callable[[int], dict[str, float]] | None = None,
+        monitor: str = "loss",
     ) -> None:
         self.held_out = held_out
         self.distribution = distribution
@@ -147,13 +178,17 @@ class Validation:
         self.every_steps = every_steps
         self.patience = patience
         self.keep_best = keep_best
-        self.best_loss = math.inf
+        self.judge = judge
+        self.monitored = MONITORED[monitor]
+        self.best_value: float | None = None
         self.best_step = 0
+        self.best_copies: float | None = None
+        self.copies: float | None = None
         self.without_improvement = 0
 
     @property
     def exhausted(self) -> bool:
-        """Whether the loss has not improved for as long as `patience` allows."""
+        """Whether nothing has improved for as long as `patience` allows."""
         return self.patience is not None and self.without_improvement >= self.patience
 
     def due(self, step: int, *, last: bool) -> bool:
@@ -161,29 +196,58 @@ class Validation:
         return step % self.every_steps == 0 or (last and step > self.every_steps)
 
     def measure(self, objective: nn.Module, step: int) -> bool:
-        """Measure and write the loss. Return whether it is the lowest so far. Called by all ranks together."""
+        """Measure and write. Return whether it is the best measurement so far. Called by all ranks together.
+
+        Raises:
+            InputError: If what `monitor` names cannot be measured.
+        """
         parts = self._losses(objective).double().mean(dim=0).tolist()
-        loss = sum(parts) / len(parts)
-        values = {"validation_loss": loss, **dict(zip(self.held_out.names, parts, strict=True))}
+        values = {LOSS: sum(parts) / len(parts), **dict(zip(self.held_out.names, parts, strict=True))}
+        if self.judge is not None:
+            values |= self.judge(step)
         if self.distribution.is_main:
             append_line(self.metrics_file, {"step": step, **values})
         self.distribution.log(values, step)
-        improved = loss < self.best_loss
+        value = values.get(self.monitored.key)
+        if value is None:
+            raise InputError(
+                f"validation.monitor: {self.monitored.label} cannot be measured with these clips and captions; give more "
+                "validation.num_clips, or take validation.monitor=loss"
+            )
+        self.copies = values.get(COPIES)
+        improved = self.monitored.improves(value, self.best_value)
         if improved:
-            self.best_loss, self.best_step, self.without_improvement = loss, step, 0
+            self.best_value, self.best_step, self.best_copies, self.without_improvement = value, step, self.copies, 0
         else:
             self.without_improvement += 1
         return improved
 
+    def stop_reason(self) -> str:
+        """Return why the run stops, once `exhausted`."""
+        label, least = self.monitored.label, "above" if self.monitored.higher_is_better else "below"
+        reason = f"{label} has not been {least} {self.best_value:.4f} since step {self.best_step}"
+        if self.copies is not None and self.best_copies is not None and self.copies - self.best_copies >= _COPIES_RISE:
+            reason += f", while copies of training slices rose from {self.best_copies:.0%} to {self.copies:.0%} of the clips"
+        return reason
+
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: plain JSON data."""
-        best = self.best_loss if math.isfinite(self.best_loss) else None
-        return {"best_loss": best, "best_step": self.best_step, "without_improvement": self.without_improvement}
+        return {
+            "monitored": self.monitored.key,
+            "best": self.best_value,
+            "best_step": self.best_step,
+            "best_copies": self.best_copies,
+            "copies": self.copies,
+            "without_improvement": self.without_improvement,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned."""
-        self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
+        """Restore what `state` returned, or what version 0.1.0 did; with another monitor, only the new one counts."""
+        if state.get("monitored", LOSS) != self.monitored.key:
+            return
+        self.best_value = state["best"] if "best" in state else state["best_loss"]
         self.best_step = state["best_step"]
+        self.best_copies, self.copies = state.get("best_copies"), state.get("copies")
         self.without_improvement = state["without_improvement"]
 
     @torch.no_grad()
