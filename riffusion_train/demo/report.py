@@ -129,8 +129,8 @@ def write_page(folder: Path, page: DemoPage) -> Path:
             for name in (clip.image_path, clip.audio_path):
                 if not (folder / name).is_file():
                     raise InputError(f"{folder / name}: missing; remove the folder of the demo and run it again")
-    static = files("riffusion_train.demo") / "static"
-    template = string.Template((static / "page.html").read_text(encoding="utf-8"))
+    template = string.Template((files("riffusion_train.demo") / "static" / "page.html").read_text(encoding="utf-8"))
+    static = files("riffusion_train.evaluation") / "static"  # the page of scores looks and plays the same
     text = template.substitute(
         title=_text(page.title),
         style=(static / "page.css").read_text(encoding="utf-8"),
