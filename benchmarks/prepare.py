@@ -31,11 +31,12 @@ from benchmarks.prepare_peers import (
 from benchmarks.report import Goal, Row
 from benchmarks.timing import alternate, timed
 from data_prep.engine.process_pool import run_in_processes
-from data_prep.tracks.measuring import clipped_share, pcm_hash
+from data_prep.tracks.measuring import pcm_hash
 from data_prep.tracks.track_store import Slice, TrackResult, TrackStore
 from data_prep.tracks.track_worker import CutParameters, TrackWorker, WorkerSetup, make_track_worker, mix_channels
 from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
 from riffusion_train.audio.codec.image_file import png_bytes
+from riffusion_train.audio.io.clipping import clipped_share
 from riffusion_train.audio.io.loudness import gain_db, measure_lufs
 from riffusion_train.audio.io.read import decode_audio, resample
 from riffusion_train.audio.io.write import write_audio

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from riffusion_train.runtime.files import write_json
-from riffusion_train.runtime.provenance import git_state, machine, versions
+from riffusion_train.runtime.provenance import write_rows
 
 
 class Goal(enum.Enum):
@@ -101,15 +100,8 @@ class Row:
 
 def write_results(path: Path, command: str, rows: Sequence[Row]) -> Path:
     """Write the command, git state, machine, versions and rows as one whole file; return its path."""
-    data = {
-        "command": command,
-        "git": git_state(),
-        "machine": machine(),
-        "versions": versions(),
-        "rows": [_rounded(row.as_data()) for row in rows],
-    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, data, indent=1, allow_nan=False)
+    write_rows(path, command, [_rounded(row.as_data()) for row in rows], indent=1)
     return path
 
 

@@ -17,14 +17,16 @@ from riffusion_train.torchaudio_guard import tolerate_broken_extension
 if TYPE_CHECKING:
     from riffusion_train.audio.codec.codec import SpectrogramCodec
     from riffusion_train.dataset.spectrograms import load_dataset
+    from riffusion_train.evaluation.score import evaluate
     from riffusion_train.model.loading import load_components as load_model
     from riffusion_train.sampling.sampler import Sampler
 
-__all__ = ["InputError", "Sampler", "SpectrogramCodec", "__version__", "load_dataset", "load_model"]
+__all__ = ["InputError", "Sampler", "SpectrogramCodec", "__version__", "evaluate", "load_dataset", "load_model"]
 
 _SOURCES = {
     "Sampler": ("riffusion_train.sampling.sampler", "Sampler"),
     "SpectrogramCodec": ("riffusion_train.audio.codec.codec", "SpectrogramCodec"),
+    "evaluate": ("riffusion_train.evaluation.score", "evaluate"),
     "load_dataset": ("riffusion_train.dataset.spectrograms", "load_dataset"),
     "load_model": ("riffusion_train.model.loading", "load_components"),
 }

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from data_prep.inputs.tracks import Track
 from data_prep.tracks.fingerprint import from_text, similar_pairs
-from data_prep.tracks.measuring import CLIPPED_SHARE
 from data_prep.tracks.track_store import TrackResult
+from riffusion_train.audio.io.clipping import CLIPPED_SHARE
 from riffusion_train.audio.io.read import misnamed
 from riffusion_train.config.prepare import Duplicates, PrepareConfig, Truncated
 

@@ -1,7 +1,6 @@
-"""Measurements of a sound: musical attributes for captions and columns (rough words), clipping, and the hash of its samples."""
+"""Measurements of a sound: musical attributes for captions and columns (rough words), and the hash of its samples."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +26,6 @@ _DRUMS_LEAST_SHARE = 1e-5
 """Share of all energy above `_DRUMS_HZ` below which there is nothing to judge."""
 _BRIGHTNESS_HZ = (("dark", 900.0), ("balanced", 2200.0), ("bright", np.inf))
 """Names of the spectral centroid, with their upper limits."""
-_FULL_SCALE = 0.97
-"""Lower peaks are not clipping: a lossy copy of a clipped track overshoots rather than falls below."""
-_SHORTEST_RUN = 3
-CLIPPED_SHARE = 1e-4
-"""From this share on a track is called clipped: audible, with some flat tops in every second."""
 
 
 def parse_attributes(text: str | None) -> tuple[str, ...]:
@@ -159,45 +153,6 @@ def _middle(mono: npt.NDArray[np.float32], rate_hz: int) -> npt.NDArray[np.float
     return mono[spare // 2 : len(mono) - (spare - spare // 2)]
 
 
-class Extremes(NamedTuple):
-    """The highest and the lowest sample of each channel, shape (channels,); NaN if any sample is NaN."""
-
-    highest: npt.NDArray[np.float32]
-    lowest: npt.NDArray[np.float32]
-
-    @property
-    def finite(self) -> bool:
-        """Whether every sample is a finite number."""
-        return bool(np.isfinite(self).all())
-
-    @property
-    def silent(self) -> bool:
-        """Whether every sample is zero."""
-        return not np.any(self)
-
-
-def find_extremes(wav: npt.NDArray[np.float32]) -> Extremes:
-    """Return the extremes of a sound with at least one sample, shape (channels, samples)."""
-    return Extremes(wav.max(axis=1), wav.min(axis=1))
-
-
-def clipped_share(wav: npt.NDArray[np.float32], extremes: Extremes | None = None) -> float:
-    """Return the share of samples that lie in flat tops: runs of three or more at the highest or lowest value.
-
-    Args:
-        wav: Sound, shape (channels, samples).
-        extremes: Its extremes, if they are known already.
-    """
-    clipped = 0
-    for channel, top, bottom in zip(wav, *(extremes or find_extremes(wav)), strict=True):
-        highest, lowest = float(top), float(bottom)
-        if highest >= _FULL_SCALE:
-            clipped += _in_runs(channel >= 0.9999 * highest)
-        if lowest <= -_FULL_SCALE:
-            clipped += _in_runs(channel <= 0.9999 * lowest)
-    return clipped / wav.size
-
-
 def pcm_hash(wav: npt.NDArray[np.float32], rate_hz: int) -> str:
     """Return a hash of the decoded samples, 32 hex digits: it does not depend on the file's format or tags."""
     import xxhash
@@ -205,13 +160,3 @@ def pcm_hash(wav: npt.NDArray[np.float32], rate_hz: int) -> str:
     digest = xxhash.xxh3_128(f"{rate_hz} {wav.shape}".encode())
     digest.update(np.ascontiguousarray(wav).data)
     return digest.hexdigest()
-
-
-def _in_runs(flags: npt.NDArray[np.bool_]) -> int:
-    """Return how many flags lie in runs of at least `_SHORTEST_RUN`."""
-    positions = np.flatnonzero(flags)
-    begins = np.flatnonzero(
-        np.diff(positions, prepend=-2) != 1
-    )  # a run begins where the position before is not flagged
-    lengths = np.diff(begins, append=len(positions))
-    return int(lengths[lengths >= _SHORTEST_RUN].sum())

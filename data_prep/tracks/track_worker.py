@@ -18,7 +18,7 @@ import xxhash
 from data_prep.captions.sidecars import read_tags
 from data_prep.inputs.fetch import open_input, origin_of
 from data_prep.tracks.fingerprint import fingerprint_words, to_text
-from data_prep.tracks.measuring import clipped_share, find_extremes, measure, parse_attributes, pcm_hash
+from data_prep.tracks.measuring import measure, parse_attributes, pcm_hash
 from data_prep.tracks.track_store import Slice, TrackResult, TrackStore
 from data_prep.tracks.windows import (
     Window,
@@ -30,6 +30,7 @@ from data_prep.tracks.windows import (
     sounding_stretches,
     spread,
 )
+from riffusion_train.audio.io.clipping import clipped_share, find_extremes
 from riffusion_train.audio.io.loudness import gain_db, measure_lufs, rms_dbfs
 from riffusion_train.audio.io.read import decode_audio, decoding_problems, resample
 from riffusion_train.config.prepare import CaptionSource, Duplicates, PrepareConfig, Tail, Windows

@@ -1,9 +1,10 @@
-"""Plots for people, drawn with Pillow: spectrograms with axes, contact sheets, histograms, training curves."""
+"""Plots for people, drawn with Pillow: spectrograms with axes, contact sheets, histograms, training curves, point clouds."""
 
 import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -202,6 +203,8 @@ def histogram_image(title: str, unit: str, start: float, step: float, counts: Se
 _CURVE_WIDTH, _CURVE_HEIGHT, _SCALE = 640, 280, 2
 _CURVE_LEFT, _CURVE_RIGHT, _CURVE_TOP, _CURVE_BOTTOM = 64, 20, 16, 44
 _GRID, _LIGHT, _STRONG = "#dddddd", "#a9c4e6", "#1f5fa8"
+_REFERENCE, _REFERENCE_POINT = "#d8d2c6", "#b9b2a4"
+_HISTOGRAM_BINS = 24
 _MEAN_SHARE = 0.05
 """Half of the running mean's window, as a share of all points."""
 _MAX_POINTS = 1200
@@ -243,9 +246,7 @@ def curve_image(points: Points, *, x_label: str = "step", y_label: str = "loss")
             (_CURVE_HEIGHT - _CURVE_BOTTOM - share * (_CURVE_HEIGHT - _CURVE_TOP - _CURVE_BOTTOM)) * _SCALE,
         )
 
-    # Drawn at twice the size and reduced: Pillow's lines are not antialiased.
-    image = PIL.Image.new("RGB", (_CURVE_WIDTH * _SCALE, _CURVE_HEIGHT * _SCALE), "white")
-    draw, font = PIL.ImageDraw.Draw(image), PIL.ImageFont.load_default(12 * _SCALE)
+    image, draw, font = _chart()
     for tick in y_ticks:
         draw.line([position(left, tick), position(right, tick)], _GRID, _SCALE)
         x, y = position(left, tick)
@@ -258,6 +259,89 @@ def curve_image(points: Points, *, x_label: str = "step", y_label: str = "loss")
     label = f"{x_label}; {y_label} upwards{', logarithmic' if logarithmic else ''}"
     draw.text((_CURVE_WIDTH * _SCALE // 2, (_CURVE_HEIGHT - 4) * _SCALE), label, _INK, font, anchor="mb")
     return _png(image.resize((_CURVE_WIDTH, _CURVE_HEIGHT), PIL.Image.Resampling.LANCZOS))
+
+
+def compared_histogram_image(x_label: str, ours: Sequence[float], reference: Sequence[float]) -> bytes | None:
+    """Return the distributions of two sets of values as PNG: the reference filled, ours as a line over it.
+
+    Both are drawn as shares of their own set, so that sets of different sizes compare. The outermost hundredth on either
+    side is put into the outermost bins.
+
+    Args:
+        x_label: What the values are, with their unit.
+        ours: The values of the set in question.
+        reference: The values that they are compared with; may be empty.
+
+    Returns:
+        The PNG; None where there are no values of ours.
+    """
+    values = sorted(value for value in (*ours, *reference) if math.isfinite(value))
+    if not ours or not values:
+        return None
+    cut = len(values) // 100
+    low, high = _value_range(values[cut : len(values) - cut])
+    edges = np.linspace(low, high, _HISTOGRAM_BINS + 1)
+    shares = [
+        np.histogram(np.clip(one, low, high), edges)[0] / max(1, len(one))
+        for one in (np.asarray(reference, float), np.asarray(ours, float))
+    ]
+    top = max(float(share.max()) for share in shares)
+    left, right = _CURVE_RIGHT, _CURVE_WIDTH - _CURVE_RIGHT
+
+    def position(x: float, share: float) -> tuple[float, float]:
+        height = _CURVE_HEIGHT - _CURVE_BOTTOM - _CURVE_TOP
+        return (
+            (left + (x - low) / (high - low) * (right - left)) * _SCALE,
+            (_CURVE_HEIGHT - _CURVE_BOTTOM - share / top * height) * _SCALE,
+        )
+
+    image, draw, font = _chart()
+    outline = [position(low, 0.0)]
+    for index, (reference_share, share) in enumerate(zip(*shares, strict=True)):
+        start, end = float(edges[index]), float(edges[index + 1])
+        if reference_share:
+            draw.rectangle([position(start, float(reference_share)), position(end, 0.0)], _REFERENCE)
+        outline += [position(start, float(share)), position(end, float(share))]
+    draw.line([*outline, position(high, 0.0)], _STRONG, 3 * _SCALE, joint="curve")
+    for tick in _linear_ticks(low, high):
+        x, y = position(tick, 0.0)
+        draw.line([(x, y), (x, y + 4 * _SCALE)], _INK, _SCALE)
+        draw.text((x, y + 7 * _SCALE), _tick_label(tick), _INK, font, anchor="ma")
+    draw.text((_CURVE_WIDTH * _SCALE // 2, (_CURVE_HEIGHT - 4) * _SCALE), x_label, _INK, font, anchor="mb")
+    return _png(image.resize((_CURVE_WIDTH, _CURVE_HEIGHT), PIL.Image.Resampling.LANCZOS))
+
+
+def scatter_image(ours: Points, reference: Points) -> bytes | None:
+    """Return two sets of points in a plane as PNG: the reference in grey, ours in blue over it, on axes without a unit.
+
+    Args:
+        ours: (x, y) of the set in question.
+        reference: (x, y) of what it is compared with.
+
+    Returns:
+        The PNG; None where there are fewer than two different points.
+    """
+    every = np.array([*reference, *ours], float).reshape(-1, 2)
+    low, high = (every.min(axis=0), every.max(axis=0)) if len(every) else (np.zeros(2), np.zeros(2))
+    if not (high > low).any():
+        return None
+    # One scale for both axes: distances in the picture are distances in the plane.
+    size = np.array([_CURVE_WIDTH, 2 * _CURVE_HEIGHT]) - 2 * _CURVE_RIGHT
+    scale = float((size / np.maximum(high - low, 1e-12)).min())
+    centre, middle = (low + high) / 2, np.array([_CURVE_WIDTH, 2 * _CURVE_HEIGHT]) / 2
+    image, draw, _ = _chart(2 * _CURVE_HEIGHT)
+    for points, colour, radius in ((reference, _REFERENCE_POINT, 3.0), (ours, _STRONG, 3.5)):
+        for point in points:
+            x, y = (middle + (np.array(point) - centre) * scale * (1, -1)) * _SCALE
+            box = [x - radius * _SCALE, y - radius * _SCALE, x + radius * _SCALE, y + radius * _SCALE]
+            draw.ellipse(box, fill=colour, outline="white")
+    return _png(image.resize((_CURVE_WIDTH, 2 * _CURVE_HEIGHT), PIL.Image.Resampling.LANCZOS))
+
+
+def _chart(height: int = _CURVE_HEIGHT) -> tuple[PIL.Image.Image, PIL.ImageDraw.ImageDraw, Any]:
+    """Return an empty chart at twice its size, what draws on it, and its font: Pillow's lines are not antialiased."""
+    image = PIL.Image.new("RGB", (_CURVE_WIDTH * _SCALE, height * _SCALE), "white")
+    return image, PIL.ImageDraw.Draw(image), PIL.ImageFont.load_default(12 * _SCALE)
 
 
 def running_mean(points: Points) -> list[tuple[float, float]]:

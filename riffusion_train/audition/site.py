@@ -30,14 +30,14 @@ def page_html(data: Mapping[str, Any]) -> str:
     script = '"use strict";\n(() => {\n' + "\n".join(read(name) for name in SCRIPTS) + "})();\n"
     return string.Template(read("page.html")).substitute(
         title=html.escape(str(data["title"])),
-        policy=_policy(style, script),
+        policy=content_policy(style, script),
         style=style,
         script=script,
         data=_as_data(data),
     )
 
 
-def _policy(style: str, script: str) -> str:
+def content_policy(style: str, script: str) -> str:
     """Return the page's content security policy: its own style and script, images and sound beside it, nothing else."""
     return (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src 'self' data:; media-src 'self'; "

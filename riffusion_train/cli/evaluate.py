@@ -1,16 +1,21 @@
-"""`riffusion evaluate grid MODEL|RUN … --prompt TEXT … out=DIR`: sample a grid into a page to listen and compare."""
+"""`riffusion evaluate`: `grid` samples a page to listen and compare; `score CLIPS real=DIR out=DIR` measures clips."""
 
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from riffusion_train.cli.arguments import HELP_FLAGS, NO_PROMPT, Arguments, Command, Flag, read_prompts
+from riffusion_train.config.evaluate import ScoreConfig
 from riffusion_train.config.sample import GridConfig
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.hub import check_source
 
-ACTIONS = {"grid": "prompts × checkpoints × seeds as a page to listen and compare"}
+ACTIONS = {
+    "grid": "prompts × checkpoints × seeds as a page to listen and compare",
+    "score": "how near clips are to real music, whether they follow their captions, copies, sound",
+}
 
 _GRID = Command(
     name="evaluate grid",
@@ -22,6 +27,17 @@ _GRID = Command(
         Flag("--prompt", meaning="what to make; repeat it for several prompts", repeats=True),
         Flag("--prompts", "FILE", "one prompt a line, UTF-8"),
         Flag("--negative", meaning="what to lead away from", default=""),
+    ),
+)
+_SCORE = Command(
+    name="evaluate score",
+    root=ScoreConfig,
+    usage="CLIPS|MODEL|RUN real=DATASET|FOLDER out=DIR",
+    takes_positionals=True,
+    local_keys=("out", "real", "audio"),
+    notes=(
+        "\nCLIPS is a folder of sounds: what sample or evaluate grid wrote, or any others, with captions beside them (song.txt,"
+        "\ncaptions.csv or metadata.jsonl). From a model or a run, num_clips= clips are sampled first, from held-out captions."
     ),
 )
 _MAX_SEEDS = 1000
@@ -40,9 +56,15 @@ def main(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] not in ACTIONS:
         problem = f"unknown action '{arguments[0]}'" if arguments else "no action"
         raise InputError(f"{problem}; choose from: {', '.join(ACTIONS)}; see riffusion evaluate --help")
-    parsed = _GRID.parse(arguments[1:])
-    if parsed is not None:
-        _make_grid(parsed, shlex.join(["riffusion", "evaluate", *arguments]))
+    command = shlex.join(["riffusion", "evaluate", *arguments])
+    if arguments[0] == "grid":
+        grid = _GRID.parse(arguments[1:])
+        if grid is not None:
+            _make_grid(grid, command)
+    else:
+        score = _SCORE.parse(arguments[1:])
+        if score is not None:
+            _score(score, command)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -97,3 +119,25 @@ def _make_grid(parsed: Arguments[GridConfig], command: str) -> None:
         num_made = grid.make(batch_size=config.batch_size, asked_to_stop=lambda: stop.asked)
     print(f"made: {num_made} clips, {len(grid) - num_made} already there")
     print(f"done: open {grid.page.resolve()} in a browser")
+
+
+def _score(parsed: Arguments[ScoreConfig], command: str) -> None:
+    config = parsed.config
+    if len(parsed.positionals) != 1:
+        given = f"{len(parsed.positionals)} are given" if parsed.positionals else "none is given"
+        raise InputError(f"one folder of clips or one model, and {given}: riffusion {_SCORE.name} {_SCORE.usage}")
+    import torch
+
+    from riffusion_train.cli.model import quieten_libraries
+    from riffusion_train.evaluation.score import Scoring
+    from riffusion_train.runtime.signals import StopRequest
+
+    quieten_libraries()
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    with StopRequest() as stop:
+        evaluation = Scoring(parsed.positionals[0], config, command, lambda: stop.asked).run()
+    for warning in evaluation.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    print(evaluation.table())
+    print(f"done: open {evaluation.page.resolve()} in a browser; the same as data is in {evaluation.scores_file.name}")

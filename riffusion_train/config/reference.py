@@ -18,6 +18,7 @@ from typing import Any
 
 from riffusion_train.config.compose import conf_dir, describe, group_options
 from riffusion_train.config.demo import DemoConfig
+from riffusion_train.config.evaluate import ScoreConfig
 from riffusion_train.config.export import ExportConfig, ImportConfig
 from riffusion_train.config.prepare import MergeConfig, PrepareConfig
 from riffusion_train.config.sample import GridConfig, PlayConfig, SampleConfig
@@ -31,6 +32,7 @@ ROOTS: dict[str, type] = {
     "import": ImportConfig,
     "sample": SampleConfig,
     "evaluate grid": GridConfig,
+    "evaluate score": ScoreConfig,
     "play": PlayConfig,
     "demo": DemoConfig,
 }

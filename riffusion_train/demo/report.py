@@ -7,15 +7,14 @@ import string
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from riffusion_train.audio.plots import curve_image
 from riffusion_train.demo.steps import StepResult
 from riffusion_train.listening.words import Agreement
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import write_atomically, write_json
-from riffusion_train.runtime.provenance import git_state, machine, versions
+from riffusion_train.runtime.files import write_atomically
+from riffusion_train.runtime.provenance import write_rows
 
 FIGURES_FILE = "figures.json"
 PAGE_FILE = "index.html"
@@ -71,14 +70,7 @@ def write_figures(path: Path, command: str, rows: Sequence[FigureRow]) -> None:
         command: The command that made the figures, as a user would type it.
         rows: The figures.
     """
-    data: dict[str, Any] = {
-        "command": command,
-        "git": git_state(),
-        "machine": machine(),
-        "versions": versions(),
-        "rows": [{**dataclasses.asdict(row), "ratio": row.ratio} for row in rows],
-    }
-    write_json(path, data, allow_nan=False)
+    write_rows(path, command, [{**dataclasses.asdict(row), "ratio": row.ratio} for row in rows])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +129,8 @@ def write_page(folder: Path, page: DemoPage) -> Path:
             for name in (clip.image_path, clip.audio_path):
                 if not (folder / name).is_file():
                     raise InputError(f"{folder / name}: missing; remove the folder of the demo and run it again")
-    static = files("riffusion_train.demo") / "static"
-    template = string.Template((static / "page.html").read_text(encoding="utf-8"))
+    template = string.Template((files("riffusion_train.demo") / "static" / "page.html").read_text(encoding="utf-8"))
+    static = files("riffusion_train.evaluation") / "static"  # the page of scores looks and plays the same
     text = template.substitute(
         title=_text(page.title),
         style=(static / "page.css").read_text(encoding="utf-8"),

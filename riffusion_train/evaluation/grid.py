@@ -197,7 +197,7 @@ class Grid:
             print(sampler.codec_notice, file=sys.stderr)
         texts = [(entry.prompt, self.negative, entry.seed) for entry in entries]
         for entry, clip in zip(entries, sampler.generate(texts, batch_size=batch_size), strict=True):
-            _save_whole(clip, self.folder / entry.stem, self.audio_format)
+            save_whole(clip, self.folder / entry.stem, self.audio_format)
             yield entry
 
     def _stem(self, model: GridModel, prompt: str, seed: int) -> str:
@@ -227,7 +227,7 @@ class Grid:
             raise InputError(f"{self.page}: is another page; choose another folder")
 
 
-def _save_whole(clip: Clip, stem: Path, audio_format: str) -> None:
+def save_whole(clip: Clip, stem: Path, audio_format: str) -> None:
     """Write all files of a clip beside their names, then rename them, its settings last: on an error, none appears."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=stem.parent) as folder:

@@ -1,13 +1,15 @@
-"""Where a result came from: code version, package versions, machine. Imports no torch."""
+"""Where a result came from: code version, package versions, machine; and the file of figures. Imports no torch."""
 
 import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from riffusion_train.runtime import __version__
+from riffusion_train.runtime.files import write_json
 
 _PACKAGES = ("torch", "torchaudio", "diffusers", "transformers", "accelerate", "datasets", "peft", "numpy")
 
@@ -46,6 +48,39 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(memory / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def write_rows(
+    path: Path,
+    command: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    more: Mapping[str, Any] | None = None,
+    indent: int = 2,
+) -> None:
+    """Write measured figures with what they came from: the command, git state, machine, versions, and the rows.
+
+    Every `benchmarks/results/NAME.json`, the demo's `figures.json` and the `scores.json` of `evaluate score` have this form.
+
+    Args:
+        path: The file; its folder must exist.
+        command: The command that made the figures, as a user would type it.
+        rows: `{what, unit, ours, reference, ratio}` each, with minimum and maximum.
+        more: What else the file holds, by name.
+        indent: Spaces for each level.
+
+    Raises:
+        ValueError: If a number is infinite or not a number, which is no standard JSON.
+    """
+    data = {
+        "command": command,
+        "git": git_state(),
+        "machine": machine(),
+        "versions": versions(),
+        "rows": [dict(row) for row in rows],
+        **(more or {}),
+    }
+    write_json(path, data, indent=indent, allow_nan=False)
 
 
 def usable_cores() -> int:

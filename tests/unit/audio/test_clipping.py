@@ -1,7 +1,8 @@
 import numpy as np
 from support.corpus_files import noise, tone
 
-from data_prep.tracks.measuring import CLIPPED_SHARE, clipped_share, pcm_hash
+from data_prep.tracks.measuring import pcm_hash
+from riffusion_train.audio.io.clipping import CLIPPED_SHARE, clipped_share
 
 
 def test_flat_tops_at_full_scale_are_clipping_and_a_high_peak_is_not():
