@@ -6,15 +6,20 @@ import hashlib
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from riffusion_train.audio.io.read import read_audio
 from riffusion_train.audio.io.write import FORMATS
 from riffusion_train.config.export import ExportWeights
 from riffusion_train.config.sample import SamplerConfig, sampler_options
 from riffusion_train.evaluation.grid import GridModel, find_models, option_arguments, save_whole
-from riffusion_train.runtime.errors import InputError, StoppedError
+from riffusion_train.listening.heard import HeardClip, Unit, stamp
+from riffusion_train.listening.real import spread
+from riffusion_train.runtime.errors import InputError, StoppedError, one_line
 from riffusion_train.runtime.files import slug
 from riffusion_train.runtime.hub import check_source, looks_like_hub_id
 from riffusion_train.runtime.progress import ProgressReport
@@ -218,3 +223,53 @@ def _stem(model: GridModel, prompt: str, seed: int, number: int, settings: Sampl
 def _exists(stem: Path) -> bool:
     """Whether all files of a clip exist; the settings are written last."""
     return all(stem.with_name(f"{stem.name}.{kind}").is_file() for kind in ("wav", "png", "json"))
+
+
+_UNIT_CLIPS = 16
+"""Clips that are heard together, and cached in one file."""
+_SHORTEST_S = 0.5
+"""What is left of a sound at its end is no clip if it is shorter."""
+
+
+def sound_units(files: Sequence[ClipFile], clip_s: float, most: int) -> Iterator[Unit]:
+    """Yield the work of hearing a folder of real sounds, one file at a time, cut into clips.
+
+    Args:
+        files: The sounds, with their captions.
+        clip_s: Length of a clip: that of the generated ones, since longer music is more varied than shorter.
+        most: Clips at most in all; each file gives about the same number.
+    """
+    per_file = max(1, -(-most // len(files)))
+    for position in spread(len(files), most):
+        file = files[position]
+        key = json.dumps(["sound", *stamp(file.audio), file.name, file.captions, round(clip_s, 4), per_file])
+        yield Unit(key, per_file, lambda file=file: _cut_file(file, clip_s, per_file))  # type: ignore[misc]
+
+
+def clip_units(files: Sequence[ClipFile]) -> Iterator[Unit]:
+    """Yield the work of hearing clips whole."""
+    for first in range(0, len(files), _UNIT_CLIPS):
+        some = files[first : first + _UNIT_CLIPS]
+        key = json.dumps(["clips", [[*stamp(file.audio), file.name, file.captions] for file in some]])
+        yield Unit(key, len(some), lambda some=some: [_read_whole(file) for file in some])  # type: ignore[misc]
+
+
+def _read_whole(file: ClipFile) -> HeardClip | str:
+    try:
+        return HeardClip(file.name, file.name, file.captions, read_audio(file.audio))
+    except InputError as error:
+        return one_line(error)
+
+
+def _cut_file(file: ClipFile, clip_s: float, most: int) -> list[HeardClip | str]:
+    wav, rate_hz = read_audio(file.audio)
+    samples = max(1, round(clip_s * rate_hz))
+    starts = list(range(0, max(1, wav.shape[1] - samples + 1), samples))
+    clips: list[HeardClip | str] = []
+    for position in spread(len(starts), most):
+        part = wav[:, starts[position] : starts[position] + samples]
+        if part.shape[1] < _SHORTEST_S * rate_hz:
+            continue
+        name = f"{file.name} at {starts[position] / rate_hz:.2f} s"
+        clips.append(HeardClip(name, file.name, file.captions, (np.ascontiguousarray(part), rate_hz)))
+    return clips

@@ -16,9 +16,9 @@ from riffusion_train.audition.site import content_policy
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.evaluation.exhibits import CopyPair, Exhibit, Exhibits, Ranking
 from riffusion_train.evaluation.figures import MEANINGS, Meaning
-from riffusion_train.evaluation.heard import HeardClips
 from riffusion_train.evaluation.results import SCORES_FILE, Evaluation, ResultRow, shown
-from riffusion_train.evaluation.sound import MEASURES
+from riffusion_train.listening.heard import HeardClips
+from riffusion_train.listening.sound import MEASURES
 from riffusion_train.runtime.files import write_atomically
 from riffusion_train.runtime.provenance import machine, versions
 

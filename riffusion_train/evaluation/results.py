@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from riffusion_train.evaluation.clips import ClipFile
-from riffusion_train.evaluation.sound import MEASURES, SoundMeasures
 from riffusion_train.listening.judge import ClipScores, Scores
+from riffusion_train.listening.sound import MEASURES, SoundMeasures
 from riffusion_train.runtime.provenance import write_rows
 
 SCORES_FILE = "scores.json"

@@ -21,22 +21,12 @@ from riffusion_train.evaluation.clips import (
     ClipFile,
     check_clips,
     choose_captions,
+    clip_units,
     find_clips,
     is_model,
     open_model,
     sample_clips,
-)
-from riffusion_train.evaluation.heard import HeardClips, Unit, hear_units
-from riffusion_train.evaluation.real import (
-    DecodedSlices,
-    OriginalSlices,
-    clip_units,
-    grey,
-    is_dataset,
-    open_split,
     sound_units,
-    spread,
-    training_slices,
 )
 from riffusion_train.evaluation.results import (
     Evaluation,
@@ -45,9 +35,19 @@ from riffusion_train.evaluation.results import (
     rows_of_sounds,
     write_scores,
 )
-from riffusion_train.evaluation.sound import sound_warnings
 from riffusion_train.listening.embedder import make_embedder
+from riffusion_train.listening.heard import HeardClips, Unit, hear_units
 from riffusion_train.listening.judge import Judge, JudgedClip, Reference, Scores
+from riffusion_train.listening.real import (
+    DecodedSlices,
+    OriginalSlices,
+    grey,
+    is_dataset,
+    open_split,
+    spread,
+    training_slices,
+)
+from riffusion_train.listening.sound import sound_warnings
 from riffusion_train.runtime.errors import InputError, member
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.sampling.pipeline import best_device

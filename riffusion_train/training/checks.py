@@ -12,6 +12,7 @@ from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset
 from riffusion_train.config.train import (
     MethodName,
     MixedPrecision,
+    Monitor,
     OptimizerName,
     PredictionType,
     Resume,
@@ -22,6 +23,7 @@ from riffusion_train.config.train import (
 )
 from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
+from riffusion_train.listening.distances import KERNEL_CLIPS
 from riffusion_train.model.components import Components
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.distribution import fsdp_requested
@@ -97,9 +99,9 @@ def _check_judge(config: TrainConfig) -> None:
         raise InputError(f"validation.monitor={monitor.value} needs clips to judge; take validation.num_clips=64")
     if judged and config.method.name is MethodName.vae:
         raise InputError("validation.num_clips: method=vae trains on images alone, and has no captions to sample")
-    if judged and config.validation.num_clips < FEWEST_CLIPS:
+    if judged and config.validation.num_clips < KERNEL_CLIPS:
         raise InputError(
-            f"validation.num_clips={config.validation.num_clips}: KID needs at least {FEWEST_CLIPS}, or 0 for no judge"
+            f"validation.num_clips={config.validation.num_clips}: KID needs at least {KERNEL_CLIPS}, or 0 for no judge"
         )
 
 
@@ -316,9 +318,9 @@ def check_validation_split(config: TrainConfig, folder: DatasetFolder) -> None:
         raise InputError(f"{folder.path}: has no validation split to measure on; prepare it again, or validation=none")
     if config.validation.every_steps and config.validation.num_clips:
         slices = folder.num_slices("validation")
-        if slices < FEWEST_CLIPS:
+        if slices < KERNEL_CLIPS:
             raise InputError(
-                f"{folder.path}: its validation split has {slices} slices, and KID needs at least {FEWEST_CLIPS}; prepare it "
+                f"{folder.path}: its validation split has {slices} slices, and KID needs at least {KERNEL_CLIPS}; prepare it "
                 "again with a larger validation_ratio, or take validation.num_clips=0"
             )
 

@@ -99,4 +99,3 @@ def metrics_of(scores: Scores) -> dict[str, float]:
     """Return the figures that training goes by, by their names in `metrics.jsonl`; those left out are not in it."""
     rows = ((key, scores.row(what).value) for what, key in _METRICS.items())
     return {key: value for key, value in rows if value is not None}
-

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from riffusion_train.evaluation.sound import SoundMeasures, measure_sound
 from riffusion_train.listening.embedder import Clip, Embedder, Heard
+from riffusion_train.listening.sound import SoundMeasures, measure_sound
 from riffusion_train.runtime.errors import InputError, StoppedError, one_line
 from riffusion_train.runtime.files import open_atomically
 from riffusion_train.runtime.progress import ProgressReport
@@ -189,3 +189,9 @@ def _read(path: Path) -> HeardClips | None:
         )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError):
         return None  # it is made again
+
+
+def stamp(path: Path) -> list[str | int]:
+    """Return name, size and time of a file, which change with its content."""
+    status = path.stat()
+    return [path.name, status.st_size, status.st_mtime_ns]

@@ -1,4 +1,4 @@
-"""The real clips that generated ones are compared with: from a dataset or a folder of sounds, heard once and cached."""
+"""The real clips that generated ones are compared with: slices of a dataset, decoded or as they sounded before."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -22,15 +22,12 @@ from riffusion_train.dataset.layout import (
     open_dataset_folder,
 )
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
-from riffusion_train.evaluation.clips import ClipFile
-from riffusion_train.evaluation.heard import HeardClip, Unit
 from riffusion_train.listening.copies import TrainingSlices
-from riffusion_train.runtime.errors import InputError, one_line
+from riffusion_train.listening.heard import HeardClip, Unit, stamp
+from riffusion_train.runtime.errors import InputError
 
 _UNIT_SLICES = 16
 """Slices that are decoded and heard together, and cached in one file."""
-_SHORTEST_S = 0.5
-"""What is left of a sound at its end is no clip if it is shorter."""
 
 
 def is_dataset(path: Path) -> bool:
@@ -132,7 +129,7 @@ class OriginalSlices:
         """Yield the work in pieces: one for each file."""
         for source, numbers in self.rows_of.items():
             cuts = [(self._about[START_S][number], self._about[DURATION_S][number]) for number in numbers]
-            key = json.dumps(["original", *_stamp(self._audio / source), cuts])
+            key = json.dumps(["original", *stamp(self._audio / source), cuts])
             yield Unit(key, len(numbers), lambda source=source, numbers=numbers: self._cut(source, numbers))  # type: ignore[misc]
 
     def _cut(self, source: str, numbers: Sequence[int]) -> list[HeardClip | str]:
@@ -149,50 +146,6 @@ class OriginalSlices:
             track, captions = str(self._about[TRACK_ID][number]), tuple(self._about[CAPTION][number] or ())
             clips.append(HeardClip(name, track, captions, (np.ascontiguousarray(part), rate_hz)))
         return clips
-
-
-def sound_units(files: Sequence[ClipFile], clip_s: float, most: int) -> Iterator[Unit]:
-    """Yield the work of hearing a folder of real sounds, one file at a time, cut into clips.
-
-    Args:
-        files: The sounds, with their captions.
-        clip_s: Length of a clip: that of the generated ones, since longer music is more varied than shorter.
-        most: Clips at most in all; each file gives about the same number.
-    """
-    per_file = max(1, -(-most // len(files)))
-    for position in spread(len(files), most):
-        file = files[position]
-        key = json.dumps(["sound", *_stamp(file.audio), file.name, file.captions, round(clip_s, 4), per_file])
-        yield Unit(key, per_file, lambda file=file: _cut_file(file, clip_s, per_file))  # type: ignore[misc]
-
-
-def clip_units(files: Sequence[ClipFile]) -> Iterator[Unit]:
-    """Yield the work of hearing clips whole."""
-    for first in range(0, len(files), _UNIT_SLICES):
-        some = files[first : first + _UNIT_SLICES]
-        key = json.dumps(["clips", [[*_stamp(file.audio), file.name, file.captions] for file in some]])
-        yield Unit(key, len(some), lambda some=some: [_read_whole(file) for file in some])  # type: ignore[misc]
-
-
-def _read_whole(file: ClipFile) -> HeardClip | str:
-    try:
-        return HeardClip(file.name, file.name, file.captions, read_audio(file.audio))
-    except InputError as error:
-        return one_line(error)
-
-
-def _cut_file(file: ClipFile, clip_s: float, most: int) -> list[HeardClip | str]:
-    wav, rate_hz = read_audio(file.audio)
-    samples = max(1, round(clip_s * rate_hz))
-    starts = list(range(0, max(1, wav.shape[1] - samples + 1), samples))
-    clips: list[HeardClip | str] = []
-    for position in spread(len(starts), most):
-        part = wav[:, starts[position] : starts[position] + samples]
-        if part.shape[1] < _SHORTEST_S * rate_hz:
-            continue
-        name = f"{file.name} at {starts[position] / rate_hz:.2f} s"
-        clips.append(HeardClip(name, file.name, file.captions, (np.ascontiguousarray(part), rate_hz)))
-    return clips
 
 
 class GreyImages(Sequence[npt.NDArray[np.uint8]]):
@@ -242,8 +195,3 @@ def band_centres_hz(config: SpectrogramConfig) -> npt.NDArray[np.float64]:
     corner_hz = config.mel_corner_hz
     low, high = (np.log10(1 + edge_hz / corner_hz) for edge_hz in (config.f_min_hz, config.f_max_hz))
     return np.asarray(corner_hz * (10 ** np.linspace(low, high, config.n_mels + 2)[1:-1] - 1))
-
-
-def _stamp(path: Path) -> list[str | int]:
-    status = path.stat()
-    return [path.name, status.st_size, status.st_mtime_ns]
