@@ -29,6 +29,8 @@ EMBEDDING_DIM = 200
 NUM_TAGS = 50
 _MIDDLE_CHANNELS = 64
 _SHORTEST_SAMPLES = 3 * RATE_HZ
+_SLACK_FRAMES = 6
+"""A rest of less than 0.1 s is not worth a patch: sounds of 6 s have two patches, not three."""
 _GPU_PATCHES = 64
 """Patches at a time on a GPU. On a CPU it is one: no slower, and then no sum depends on what else is in the batch."""
 
@@ -230,7 +232,7 @@ def _cut(mono: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
     if len(mono) < _SHORTEST_SAMPLES:
         mono = np.resize(mono, _SHORTEST_SAMPLES)  # repeats it
     # The frame at the very end is left out: the frame before reaches to the end as well.
-    starts = patch_starts(len(mono) // HOP_LENGTH, PATCH_FRAMES)
+    starts = patch_starts(len(mono) // HOP_LENGTH, PATCH_FRAMES, _SLACK_FRAMES)
     padded = np.pad(mono, N_FFT // 2)
     length = (PATCH_FRAMES - 1) * HOP_LENGTH + N_FFT
     return [padded[start * HOP_LENGTH :][:length] for start in starts]

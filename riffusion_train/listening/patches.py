@@ -64,14 +64,15 @@ def mono_at(clip: Clip, rate_hz: int, label: str = "clip") -> npt.NDArray[np.flo
     return out
 
 
-def patch_starts(length: int, patch: int) -> list[int]:
+def patch_starts(length: int, patch: int, slack: int = 0) -> list[int]:
     """Return where patches begin that cover a length: one after another, and the last one aligned to the end.
 
     Args:
         length: Length of what is covered, at least one patch.
         patch: Length of a patch, in the same unit.
+        slack: A rest at the end of at most this length gets no patch of its own.
     """
     starts = list(range(0, length - patch + 1, patch))
-    if starts[-1] + patch < length:
+    if length - (starts[-1] + patch) > slack:
         starts.append(length - patch)
     return starts
