@@ -195,7 +195,8 @@ def write_weights(wheel: Path, folder: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for weights, source in _FOLDERS.items():
             index, data = (archive.read(f"{source}/{name}") for name in (".index", ".data-00000-of-00001"))
-            metadata = {"source": f"musicnn 0.1.0, {source}", "licence": "ISC", "format": "pt"}
+            # One entry only: safetensors writes several in random order.
+            metadata = {"source": f"musicnn 0.1.0 (ISC licence), {source}"}
             content = save(convert(read_checkpoint(index, data)), metadata)
             write_atomically(folder / f"{weights.value}.safetensors", content)
         write_atomically(folder / "LICENSE", archive.read(_LICENCE))
