@@ -216,8 +216,8 @@ class CopySearch:
             if image.ndim != 2 or image.shape[0] != height or image.shape[1] > width:
                 raise InputError(f"an image of {image.shape} cannot be compared with images of {self._shape}")
             columns = round(image.shape[1] * COLUMNS / width)
-            levels = (255.0 - image[::-1].astype(np.float32)) / 255.0  # (bands, frames), the lowest band first
-            levels = levels @ _averages(image.shape[1], columns).T
+            frames = (255.0 - image[::-1].astype(np.float32)) / 255.0  # (height, width), the lowest band first
+            levels = np.asarray(frames @ _averages(image.shape[1], columns).T, np.float32)  # (height, columns)
             for one, matrix in zip(described, matrices, strict=True):
                 one[row, :, :columns] = _characteristic(matrix @ levels)
         return described
