@@ -1,1 +1,1 @@
-"""How clips sound: embeddings and tags, and the figures that compare generated clips with real ones."""
+"""Pretrained listeners: audio to tags and embeddings, and tempo and key from the sound."""
