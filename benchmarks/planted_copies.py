@@ -77,9 +77,9 @@ def plant(kind: str, wav: Wav, other: Wav, rate_hz: int) -> Wav:
         shift = round(SHIFT_S * rate_hz)
         return np.concatenate([other[:shift], wav[: len(wav) - shift]])
     if kind == "transposed":
-        import librosa
+        from librosa.effects import pitch_shift
 
-        return np.asarray(librosa.effects.pitch_shift(wav, sr=rate_hz, n_steps=SEMITONES), np.float32)
+        return np.asarray(pitch_shift(wav, sr=rate_hz, n_steps=SEMITONES), np.float32)
     if kind == "re-encoded":
         return _through_mp3(wav, rate_hz)
     if kind == "mixed":
