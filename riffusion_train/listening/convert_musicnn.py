@@ -1,8 +1,8 @@
 """Convert musicnn's published weights: `python -m riffusion_train.listening.convert_musicnn musicnn-0.1.0-py3-none-any.whl`.
 
-The wheel (`pip download --no-deps musicnn==0.1.0`) holds TensorFlow 1 checkpoints. A checkpoint is a table of names, in the
-format of LevelDB's tables, and a file with the numbers of all arrays. Both are read here without TensorFlow. The results are the
-files in `weights/`, which the package ships: only who wants to check them needs this.
+The wheel (`pip download --no-deps musicnn==0.1.0`) holds TensorFlow 1 checkpoints: a table of names, in the
+format of LevelDB's tables, and a file with the numbers of all arrays. Both are read here without TensorFlow. The results are
+the files in `weights/`, which the package ships: only who wants to check them needs this.
 """
 
 import hashlib

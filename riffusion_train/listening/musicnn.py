@@ -1,18 +1,23 @@
 """musicnn, a music tagger: 3 s of sound to the scores of 50 tags and an embedding of 200 numbers.
 
 Pons & Serra 2019, "musicnn: Pre-trained convolutional neural networks for music audio tagging" (arXiv:1909.06654). The weights
-are those that its authors published under the ISC licence, in `weights/` with the licence beside them; `convert_musicnn.py` made
-the files. The layers are written for speed on a CPU: each batch norm is a scale and an offset, and the maximum over frequency is
-taken before them, which makes the large arrays small at once.
+are those that its authors published under the ISC licence, in `weights/` beside the licence; `convert_musicnn.py` made
+them. The layers are arranged for speed on a CPU: a batch norm is a scale and an offset, and the maximum over frequency is taken
+before it, which makes the large arrays small at once.
 """
 
 import enum
 import functools
+from collections.abc import Sequence
 from importlib import resources
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from riffusion_train.listening.patches import Clip, Heard, make_heard, mono_at, patch_starts
 
 RATE_HZ = 16_000
 N_FFT = 512
@@ -20,11 +25,14 @@ HOP_LENGTH = 256
 N_MELS = 96
 PATCH_FRAMES = 187
 """Frames of a patch: 3 s, the length that the taggers were trained with."""
-PATCH_SAMPLES = PATCH_FRAMES * HOP_LENGTH
-"""Samples that the patches of a sound advance by, 2.992 s; shorter sounds have no whole patch."""
 EMBEDDING_DIM = 200
 NUM_TAGS = 50
 _MIDDLE_CHANNELS = 64
+_SHORTEST_SAMPLES = 3 * RATE_HZ
+_SLACK_FRAMES = 6
+"""A rest of less than 0.1 s is not worth a patch: sounds of 6 s have two patches, not three."""
+_GPU_PATCHES = 64
+"""Patches at a time on a GPU. On a CPU it is one: no slower, and then no sum depends on what else is in the batch."""
 
 
 class Weights(enum.Enum):
@@ -175,3 +183,56 @@ def load_tagger(weights: Weights, device: str = "cpu") -> MusicTagger:
     content = (resources.files("riffusion_train.listening") / "weights" / f"{weights.value}.safetensors").read_bytes()
     tagger.load_state_dict(load(content))
     return tagger.eval().requires_grad_(False).to(device)
+
+
+class MusicnnEmbedder:
+    """Both taggers: the embedding of the one for MagnaTagATune, and the tags of both, of patches of 3 s.
+
+    Tags are named as published, those of the Million Song Dataset with `msd:` before them. Shorter sounds are repeated.
+    """
+
+    name = "musicnn"
+    dim = EMBEDDING_DIM
+    tag_names = (*TAGS[Weights.mtt], *(f"msd:{tag}" for tag in TAGS[Weights.msd]))
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._device = torch.device(device)
+        self._log_mel = LogMel().to(self._device)
+        self._taggers = [load_tagger(weights, str(self._device)) for weights in (Weights.mtt, Weights.msd)]
+
+    def hear(self, clips: Sequence[Clip]) -> list[Heard]:
+        """Return what is heard in each clip; see `Embedder`."""
+        patches = [_cut(mono_at(clip, RATE_HZ, f"clip {n} of {len(clips)}")) for n, clip in enumerate(clips, 1)]
+        if not patches:
+            return []
+        together = [patch for clip in patches for patch in clip]
+        size = 1 if self._device.type == "cpu" else _GPU_PATCHES
+        results = [self._hear_batch(together[first : first + size]) for first in range(0, len(together), size)]
+        embeddings, tags = (np.concatenate(part) for part in zip(*results, strict=True))
+        ends = np.cumsum([len(clip) for clip in patches])[:-1]
+        parts = zip(np.split(embeddings, ends), np.split(tags, ends), strict=True)
+        return [make_heard(embedding, scores, self.tag_names) for embedding, scores in parts]
+
+    def embed_texts(self, texts: Sequence[str]) -> None:
+        """Return None: it has no text side."""
+        return
+
+    @torch.inference_mode()
+    def _hear_batch(
+        self, patches: Sequence[npt.NDArray[np.float32]]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return the embeddings (patches, 200) and the scores of all tags (patches, 100)."""
+        image = self._log_mel(torch.from_numpy(np.stack(patches)).to(self._device))
+        embeddings, scores = zip(*(tagger(image) for tagger in self._taggers), strict=True)
+        return embeddings[0].cpu().numpy(), torch.cat(scores, dim=1).cpu().numpy()
+
+
+def _cut(mono: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+    """Return the samples of each patch of a sound at `RATE_HZ`, with those before and after that its frames reach."""
+    if len(mono) < _SHORTEST_SAMPLES:
+        mono = np.resize(mono, _SHORTEST_SAMPLES)  # repeats it
+    # The frame at the very end is left out: the frame before reaches to the end as well.
+    starts = patch_starts(len(mono) // HOP_LENGTH, PATCH_FRAMES, _SLACK_FRAMES)
+    padded = np.pad(mono, N_FFT // 2)
+    length = (PATCH_FRAMES - 1) * HOP_LENGTH + N_FFT
+    return [padded[start * HOP_LENGTH :][:length] for start in starts]
