@@ -148,7 +148,7 @@ class Exhibits:
                 facts.append(
                     f"transposed by {nearest.transposition:+d} semitone{'s' * (abs(nearest.transposition) > 1)}"
                 )
-            facts.append(f"nearer than {_share(1 - nearest.quantile)} of the real tracks are to one another")
+            facts.append(f"more alike than {_share(nearest.quantile)} of real slices are to any other track")
             pairs.append(
                 CopyPair(
                     self._clip(clips[number], number, "Generated", ""),

@@ -123,7 +123,7 @@ class Scoring:
         self._trained = self._open_training()
         self._real_files = [] if self._held_out else find_clips(self._real)
         self._device = config.device or best_device()
-        self._embedder = make_embedder(config.embedder.value, config.embedder_source, self._device)
+        self._embedder = make_embedder(config.embedder, config.embedder_source, self._device)
 
     def run(self) -> Evaluation:
         """Do all of it; see `evaluate`."""
@@ -290,7 +290,7 @@ class Scoring:
 def clip_image(
     file: ClipFile, sound: tuple[npt.NDArray[np.float32], int], codec: SpectrogramCodec
 ) -> npt.NDArray[np.uint8]:
-    """Return the image of a clip in the codec of the training slices, in grey and not wider than they are.
+    """Return the image of a clip in the codec of the training slices, in grey, at least as wide as they are.
 
     The image beside the sound is taken if it has that codec; else the sound is encoded.
 
@@ -305,7 +305,9 @@ def clip_image(
         except InputError:
             loaded = None
         own = None if loaded is None or loaded.config is None else dataclasses.replace(loaded.config, name="")
-        if loaded is not None and own == dataclasses.replace(codec.config, name=""):
-            return grey(loaded.image[:, : codec.config.width_px])
-    wav, rate_hz = sound
-    return grey(codec.encode(resample(wav, rate_hz, codec.rate_hz)).image)
+        is_wide = loaded is not None and loaded.image.shape[1] >= codec.config.width_px
+        if loaded is not None and is_wide and own == dataclasses.replace(codec.config, name=""):
+            return grey(loaded.image)
+    wav = resample(*sound, codec.rate_hz)
+    longer = wav.shape[1] > codec.clip_samples
+    return grey((codec.encode_long(wav) if longer else codec.encode(wav)).image)

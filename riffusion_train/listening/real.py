@@ -11,7 +11,6 @@ import torch
 from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.audio.io.read import read_audio
 from riffusion_train.config.sample import Quality
-from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.dataset.layout import (
     CAPTION,
     DURATION_S,
@@ -22,7 +21,7 @@ from riffusion_train.dataset.layout import (
     open_dataset_folder,
 )
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
-from riffusion_train.listening.copies import TrainingSlices
+from riffusion_train.listening.copies import TrainingSlices, band_centres_hz
 from riffusion_train.listening.heard import HeardClip, Unit, stamp
 from riffusion_train.runtime.errors import InputError
 
@@ -188,10 +187,3 @@ def training_slices(
         band_hz=band_centres_hz(config),
         embeddings=embeddings,
     )
-
-
-def band_centres_hz(config: SpectrogramConfig) -> npt.NDArray[np.float64]:
-    """Return the centre frequency of each row of a codec's images, the lowest first, (n_mels,)."""
-    corner_hz = config.mel_corner_hz
-    low, high = (np.log10(1 + edge_hz / corner_hz) for edge_hz in (config.f_min_hz, config.f_max_hz))
-    return np.asarray(corner_hz * (10 ** np.linspace(low, high, config.n_mels + 2)[1:-1] - 1))

@@ -164,9 +164,11 @@ def measure_repetition(wav: Wav, rate_hz: int) -> float | None:
 
 
 def _frames(samples: Wav, size: int, hop: int) -> Wav:
-    """Return the frames of (samples,), (frames, size); the end is padded with silence to a whole frame."""
-    hops = max(0, -(-(len(samples) - size) // hop))
-    padded = np.pad(samples, (0, max(0, size + hops * hop - len(samples))))
+    """Return the whole frames of (samples,), (frames, size); a sound shorter than one frame is padded with silence.
+
+    A frame that runs over the end is left out: the edge there would put energy at every frequency.
+    """
+    padded = np.pad(samples, (0, max(0, size - len(samples))))
     return np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
 
 
