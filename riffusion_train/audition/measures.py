@@ -20,12 +20,14 @@ _BOTH_SPEAKERS_DB = 10 * math.log10(2)
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A number that every clip may have."""
+    """A number that a clip may have."""
 
     name: str
     label: str
     unit: str
     decimals: int = 1
+    meaning: str = ""
+    """What it says, for people; empty where the label does."""
 
 
 METRICS = (

@@ -11,7 +11,15 @@ from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from riffusion_train.audition.measures import METRICS, Measured, heard_lufs, matching_target_lufs, measure_clip
+from riffusion_train.audition.measures import (
+    METRICS,
+    Measured,
+    Metric,
+    heard_lufs,
+    matching_target_lufs,
+    measure_clip,
+)
+from riffusion_train.audition.scores import read_scores, score_metrics, scores_of
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import write_atomically, write_json
 
@@ -101,7 +109,8 @@ class Site:
 def write_site(folder: Path, site: Site) -> Path:
     """Write `index.html` and `site.json` into the folder of the clips; return the page's path.
 
-    A clip is measured once: the next call takes its measures from `site.json`.
+    A clip is measured once: the next call takes its measures from `site.json`. The scores of the clips are taken from
+    `scores.json` in the folder, if there is one.
 
     Raises:
         InputError: If a clip's image, sound or settings are missing or cannot be read.
@@ -111,13 +120,14 @@ def write_site(folder: Path, site: Site) -> Path:
     if len(versions) != len(site.versions):
         raise ValueError("two versions have the same name")
     cells = [_cell_data(folder, cell, versions[cell.version], known) for cell in site.cells]
+    metrics = (*METRICS, *_add_scores(folder, cells))
     loudnesses = [cell["heard_lufs"] for cell in cells if cell["heard_lufs"] is not None]
     data = {
         "schema_version": SCHEMA_VERSION,
         "title": site.title,
         "command": site.command,
         "target_lufs": matching_target_lufs(loudnesses),
-        "metrics": [dataclasses.asdict(metric) for metric in METRICS],
+        "metrics": [dataclasses.asdict(metric) for metric in metrics],
         "versions": [{"id": versions[version.name], **dataclasses.asdict(version)} for version in site.versions],
         "cells": cells,
     }
@@ -139,7 +149,10 @@ def _cell_data(folder: Path, cell: Cell, version: str, known: Mapping[str, dict[
     stamp = [_stamp(folder / audio), _stamp(folder / image)]
     earlier = known.get(cell.stem)
     if earlier is not None and earlier["stamp"] == stamp:
-        measured = Measured(earlier["duration_s"], earlier["channels"], earlier["metrics"])
+        measures = {
+            metric.name: earlier["metrics"][metric.name] for metric in METRICS if metric.name in earlier["metrics"]
+        }
+        measured = Measured(earlier["duration_s"], earlier["channels"], measures)
     else:
         measured = measure_clip(folder / audio, folder / image)
     return {
@@ -156,6 +169,17 @@ def _cell_data(folder: Path, cell: Cell, version: str, known: Mapping[str, dict[
         "command": cell.command,
         "stamp": stamp,
     }
+
+
+def _add_scores(folder: Path, cells: Sequence[dict[str, Any]]) -> tuple[Metric, ...]:
+    """Add the scores of clips to their data; return the metrics that at least one clip has."""
+    scores, names = read_scores(folder), set[str]()
+    for cell in cells:
+        values, more = scores_of(cell["audio"], scores, cell["metrics"].get("loudness_lufs"))
+        cell["metrics"] = {**cell["metrics"], **values}
+        cell.update(more)
+        names |= values.keys()
+    return score_metrics(names)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -179,7 +203,7 @@ def _known_measures(path: Path) -> dict[str, dict[str, Any]]:
     """Return the cells that a site already lists, by stem; none if it cannot be read or has other measures."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if data["metrics"] != [dataclasses.asdict(metric) for metric in METRICS]:
+        if data["metrics"][: len(METRICS)] != [dataclasses.asdict(metric) for metric in METRICS]:
             return {}
         return {cell["stem"]: cell for cell in data["cells"] if cell.keys() >= _MEASURED}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

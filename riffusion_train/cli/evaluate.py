@@ -22,7 +22,7 @@ _GRID = Command(
     root=GridConfig,
     usage="MODEL|RUN … --prompt TEXT … | --prompts FILE [--negative TEXT]",
     takes_positionals=True,
-    local_keys=("out",),
+    local_keys=("out", "real"),
     flags=(
         Flag("--prompt", meaning="what to make; repeat it for several prompts", repeats=True),
         Flag("--prompts", "FILE", "one prompt a line, UTF-8"),
@@ -104,6 +104,11 @@ def _make_grid(parsed: Arguments[GridConfig], command: str) -> None:
     quieten_libraries()
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
+    scoring = None
+    if config.real is not None:
+        from riffusion_train.evaluation.grid_scores import GridScoring
+
+        scoring = GridScoring(config.real, num_real=config.num_real, num_slices=config.num_slices, device=config.device)
     grid = Grid(
         Path(config.out).expanduser(),
         find_models(parsed.positionals, config.checkpoints, config.weights),
@@ -117,7 +122,10 @@ def _make_grid(parsed: Arguments[GridConfig], command: str) -> None:
     )
     with StopRequest() as stop:
         num_made = grid.make(batch_size=config.batch_size, asked_to_stop=lambda: stop.asked)
-    print(f"made: {num_made} clips, {len(grid) - num_made} already there")
+        print(f"made: {num_made} clips, {len(grid) - num_made} already there")
+        if scoring is not None:
+            num_scored = scoring.score(grid, lambda: stop.asked)
+            print(f"scored: {num_scored} clips, {len(grid) - num_scored} already scored")
     print(f"done: open {grid.page.resolve()} in a browser")
 
 

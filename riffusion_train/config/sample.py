@@ -194,6 +194,13 @@ class GridConfig(SamplerConfig):
     """Clips denoised together."""
     format: AudioFormat = AudioFormat.wav
     """The audio file format."""
+    real: str | None = None
+    """A dataset folder, such as the one that the models were trained on: each clip is then scored against it, and the page can
+    sort and filter by the scores and shows which clips may be copies."""
+    num_real: int = 1000
+    """With `real`: held-out slices to compare with at most; decoding them takes time, once for a dataset."""
+    num_slices: int | None = None
+    """With `real`: training slices to search for copies at most; null searches them all."""
 
 
 @dataclasses.dataclass

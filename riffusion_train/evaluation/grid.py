@@ -78,7 +78,7 @@ class GridModel:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Entry:
+class GridClip:
     """One clip of the grid, and the stem of its files."""
 
     model: GridModel
@@ -123,7 +123,7 @@ class Grid:
         self.title = title
         self.command = command
         self._entries = [
-            _Entry(model, prompt, seed, self._stem(model, prompt, seed))
+            GridClip(model, prompt, seed, self._stem(model, prompt, seed))
             for model in self.models
             for prompt in dict.fromkeys(prompts)
             for seed in dict.fromkeys(seeds)
@@ -141,6 +141,10 @@ class Grid:
     def count_existing(self) -> int:
         """Return the number of clips that exist already."""
         return sum(self._exists(entry) for entry in self._entries)
+
+    def made(self) -> list[GridClip]:
+        """Return the clips that exist, in the order of the page."""
+        return [entry for entry in self._entries if self._exists(entry)]
 
     def make(self, *, batch_size: int = 4, asked_to_stop: Callable[[], bool] = lambda: False) -> int:
         """Sample the clips that do not exist yet, and write the page; return the number of new clips.
@@ -185,13 +189,12 @@ class Grid:
                 entry.model.command(entry.prompt, self.negative, entry.seed, self.settings),
                 self.audio_format,
             )
-            for entry in self._entries
-            if self._exists(entry)
+            for entry in self.made()
         ]
         versions = [Version(model.name, model.source, model.step) for model in self.models]
         return write_site(self.folder, Site(self.title, self.command, versions, cells))
 
-    def _sample(self, model: GridModel, entries: Sequence[_Entry], batch_size: int) -> Iterator[_Entry]:
+    def _sample(self, model: GridModel, entries: Sequence[GridClip], batch_size: int) -> Iterator[GridClip]:
         sampler = model.load(**sampler_options(self.settings))
         if sampler.codec_notice is not None:
             print(sampler.codec_notice, file=sys.stderr)
@@ -212,7 +215,7 @@ class Grid:
         folder = f"{CLIPS_DIR}/{'-'.join(parts)}-{model.fingerprint[:8]}"
         return f"{folder}/{slug(prompt, _SLUG_LENGTH) or 'empty'}-seed{seed}-{digest}"
 
-    def _exists(self, entry: _Entry) -> bool:
+    def _exists(self, entry: GridClip) -> bool:
         """Whether all files of a clip exist; the settings are written last."""
         files = [self.folder / f"{entry.stem}.{kind}" for kind in (self.audio_format, "png", "json")]
         return all(file.is_file() for file in files)

@@ -192,12 +192,35 @@ class Judge:
         rows += self._caption_rows(clips, embeddings, matches)
         tempo_rows, tempi, keys = self._measured_rows(clips)
         copies_row, nearest = self._copies(clips, embeddings)
+        scored = self._clip_scores(clips, matches, embeddings, nearest, tempi, keys)
+        return Scores([*rows, *tempo_rows, copies_row], scored)
+
+    def score_clips(self, clips: Sequence[JudgedClip], caption_matches: Sequence[float | None]) -> list[ClipScores]:
+        """Return what is known of each clip by itself, without any figure of the set.
+
+        Args:
+            clips: The clips.
+            caption_matches: How well each matches its caption, which takes other captions to say.
+        """
+        embeddings = self._embeddings(clips)
+        _, tempi, keys = self._measured_rows(clips)
+        _, nearest = self._copies(clips, embeddings)
+        return self._clip_scores(clips, caption_matches, embeddings, nearest, tempi, keys)
+
+    def _clip_scores(
+        self,
+        clips: Sequence[JudgedClip],
+        matches: Sequence[float | None],
+        embeddings: _Matrix,
+        nearest: Sequence[Nearest | None],
+        tempi: Sequence[float | None],
+        keys: Sequence[str | None],
+    ) -> list[ClipScores]:
         realness = self._realness(embeddings)
-        scored = [
+        return [
             ClipScores(clip.name, matches[i], realness[i], nearest[i], tempi[i], keys[i])
             for i, clip in enumerate(clips)
         ]
-        return Scores([*rows, *tempo_rows, copies_row], scored)
 
     def _prepared_search(self, slices: TrainingSlices) -> CopySearch:
         return CopySearch(slices, false_positives=_FALSE_POSITIVES, seed=self._seed)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.auditions import CLIP_S, EVIL, LEVELS_DB, make_site, write_clip
+from support.auditions import CLIP_S, EVIL, LEVELS_DB, make_site, write_clip, write_scores_beside
 from support.chromium import SCREENSHOTS, serve_folder
 
 from riffusion_train.audition.site import Cell, Site, Version, write_site
@@ -234,6 +234,55 @@ def test_clips_can_be_filtered_and_ordered_by_a_measure(opened: Open, audition: 
     assert page.inner_text("main") == "No clip matches. Clear a filter."
 
 
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scored")
+    site = make_site(folder)
+    write_scores_beside(folder, site)
+    return write_site(folder, site)
+
+
+def test_clips_can_be_filtered_and_ordered_by_scores_and_copies_are_flagged(opened: Open, scored: Path) -> None:
+    page = opened(scored)
+    assert page.locator(".flag").count() == 2 and EVIL.split("/")[-1] in page.locator(".flag").first.inner_text()
+    assert "caption match 100 %" in page.locator(".measure").first.inner_text()
+    page.locator("#order").select_option("copy_similarity")
+    assert page.locator(".measure").first.inner_text() == "100 %"
+    assert page.locator(".measure").last.inner_text() == "–"
+    page.locator("#copies").focus()
+    page.keyboard.press("o")  # only flagged: the list can be used by key
+    page.locator("#copies").select_option("only")
+    assert page.locator(".clip").count() == 2 and "copies=only" in page.url
+    page.locator("#copies").select_option("hide")
+    assert page.locator(".clip").count() == 10 and page.locator(".flag").count() == 0
+    page.locator("summary").click()
+    page.get_by_label("realness to, %").fill("20")
+    page.get_by_label("realness from, %").fill("10")
+    assert [text for text in page.locator(".measure").all_inner_texts()] == ["33 %", "25 %"]
+    again = opened(scored.as_uri() + page.url[page.url.index("#") :])
+    assert again.locator(".clip").count() == 2 and again.locator("#copies").input_value() == "hide"
+
+
+def test_the_details_and_the_help_explain_scores(opened: Open, scored: Path) -> None:
+    page = opened(scored)
+    page.locator(".clip .info").first.click()
+    assert "flagged: 100 % similar to a slice of" in page.inner_text("#sheet-facts")
+    assert "A minor" in page.inner_text("#sheet-facts") and page.evaluate("window.hacked") is None
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    assert "how typical the clip is among real ones" in page.inner_text("#help")
+
+
+def test_blind_listening_hides_scores_and_flags(opened: Open, scored: Path) -> None:
+    page = opened(scored)
+    page.locator("#copies").select_option("hide")
+    page.keyboard.press("Escape")
+    page.locator("h1").click()
+    page.keyboard.press("b")
+    assert page.locator(".clip").count() == 12 and page.locator(".flag").count() == 0
+    assert not page.locator("#copies").is_visible() and "%" not in page.inner_text("main")
+
+
 def test_rows_can_be_filtered_by_prompt_and_seed(opened: Open, audition: Path) -> None:
     page = opened(audition)
     page.keyboard.press("/")
@@ -438,6 +487,21 @@ def test_the_page_has_no_accessibility_fault_and_fits(opened: Open, audition: Pa
     check("ordered")
     page.check("#blind")
     check("blind")
+
+
+@pytest.mark.parametrize("device", ["desktop", "phone"])
+def test_the_page_with_scores_has_no_accessibility_fault_and_fits(opened: Open, scored: Path, device: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = opened(scored, bypass_csp=True, **(PHONE if device == "phone" else {}))
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.evaluate("document.querySelectorAll('img').forEach((image) => { image.loading = 'eager'; })")
+    page.locator("summary").click()
+    for state, act in (("scores", lambda: None), ("scores-help", lambda: page.keyboard.press("?"))):
+        act()
+        page.screenshot(path=SCREENSHOTS / f"audition-{state}-{device}.png", full_page=state == "scores")
+        assert Axe().run(page).response["violations"] == []
+        assert page.evaluate("document.documentElement.scrollWidth <= screen.width")
 
 
 def test_a_phone_plays_by_touch_with_targets_large_enough(opened: Open, audition: Path) -> None:

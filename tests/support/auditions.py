@@ -1,5 +1,6 @@
 """Audition pages of synthetic clips, made without a model: tones of known level, and images with one band."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,8 +9,10 @@ from support.nano import NANO_SPECTROGRAM
 
 from riffusion_train.audio.codec.codec import EncodedClip
 from riffusion_train.audio.codec.image_file import save_image
+from riffusion_train.audio.io.read import read_audio
 from riffusion_train.audio.io.write import write_audio
 from riffusion_train.audition.site import Cell, Site, Version
+from riffusion_train.listening.sound import measure_sound
 
 EVIL = '<img src=x onerror="window.hacked=1">\'&amp;</script><script>window.hacked=2</script>'
 PROMPTS = ("a low band", EVIL)
@@ -47,3 +50,15 @@ def make_site(folder: Path, **changes: object) -> Site:
     versions = [Version(name, f"runs/{EVIL}", 100 * number) for number, name in enumerate(LEVELS_DB, start=1)]
     content = {"title": f"Listening {EVIL}", "command": f"riffusion evaluate grid {EVIL}", "versions": versions}
     return Site(**{**content, "cells": cells, **changes})  # type: ignore[arg-type]
+
+
+def write_scores_beside(folder: Path, site: Site) -> None:
+    """Write a `scores.json` of all clips but the last: scores that fall from clip to clip, and the first two are copies."""
+    clips = []
+    for number, cell in enumerate(site.cells[:-1]):
+        share = 1 - number / len(site.cells)
+        sound = measure_sound(*read_audio(folder / f"{cell.stem}.wav"))
+        nearest = {"track": EVIL, "similarity": share, "is_copy": number < 2, "shift_s": 0.72, "transposition": -number}
+        judged = {"caption_match": share, "realness": share / 2, "nearest": nearest, "tempo_bpm": None, "key": "A minor"}
+        clips.append({"file": f"{cell.stem}.wav", **judged, **dataclasses.asdict(sound)})
+    (folder / "scores.json").write_text(json.dumps({"rows": [], "clips": clips}), encoding="utf-8")

@@ -15,6 +15,8 @@ function facts(cell) {
   }
   entries.push(["length", `${cell.duration_s.toFixed(2)} s`]);
   for (const metric of site.metrics) entries.push([metric.label, formatted(metric.name, measure(cell, metric.name))]);
+  if (cell.key) entries.push(["key", cell.key]);
+  if (cell.is_copy !== undefined) entries.push(["copy check", `${cell.is_copy ? "flagged" : "not flagged"}: ${cell.nearest}`]);
   if (ratings.of(cell)) entries.push(["your rating", `${ratings.of(cell)} of 5`]);
   return entries;
 }

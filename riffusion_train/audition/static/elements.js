@@ -51,6 +51,8 @@ function formatted(name, value) {
   return `${value.toFixed(metric.decimals).replace("-", "−")} ${metric.unit}`;
 }
 
+const hasCopyCheck = site.cells.some((cell) => cell.is_copy !== undefined);
+
 let statusTimer = 0;
 function say(text) {
   const status = byId("status");

@@ -1,5 +1,5 @@
 // The clips on the page: a grid of prompts by versions, or a list ordered by a measure.
-const view = { search: "", seed: "", order: "grid", descending: true, images: true, hidden: new Set(), limits: new Map() };
+const view = { search: "", seed: "", order: "grid", descending: true, images: true, hidden: new Set(), limits: new Map(), copies: "" };
 const tiles = new Map(); // id of a clip -> its parts on the page
 const tileOf = (cell) => tiles.get(cell.id);
 
@@ -8,12 +8,17 @@ function visible(cell) {
   if (view.seed !== "" && String(cell.settings.seed) !== view.seed) return false;
   if (blind.on) return true;
   if (view.hidden.has(cell.version)) return false;
+  if (view.copies && Boolean(cell.is_copy) !== (view.copies === "only")) return false;
   for (const [name, [from, to]] of view.limits) {
     const value = measure(cell, name);
     if ((from !== null && (value === null || value < from)) || (to !== null && (value === null || value > to))) return false;
   }
   return true;
 }
+
+/** What a clip shows in the grid: its scores, or its loudness where the page has none. */
+const scored = ["caption_match", "realness"].filter((name) => metrics.has(name));
+const usualMetrics = scored.length ? scored : ["loudness_lufs"];
 
 /** The clips of a row that can be switched between, in the order of their keys. */
 function siblings(cell) {
@@ -97,7 +102,7 @@ function tile(cell, index) {
     if (player.cell === cell) player.toggle();
     else player.select(cell, { play: true, at: player.cell && player.cell.row === cell.row ? player.time : 0 });
   } });
-  const shownMetric = view.order === "grid" || view.order === "rating" ? "loudness_lufs" : view.order;
+  const shownMetrics = view.order === "grid" || view.order === "rating" ? usualMetrics : [view.order];
   const measures = make("p", { class: "measure" });
   const info = make("button", { type: "button", class: "info", "aria-label": `Details of ${label}`, "aria-haspopup": "dialog", onclick: () => openSheet(cell) }, icon("info"));
   const element = make("article", { class: "clip", "data-id": cell.id, "aria-label": label },
@@ -105,8 +110,9 @@ function tile(cell, index) {
       index !== null && index < 9 ? make("kbd", { "aria-hidden": "true" }, String(index + 1)) : null,
       make("strong", { title: name }, name), blind.on ? null : info),
     view.order === "grid" || blind.on ? null : make("p", { class: "of" }, `${cell.settings.prompt || "(no prompt)"} · seed ${cell.settings.seed}`),
-    spectrogram, make("div", { class: "foot" }, button, measures));
-  const parts = { cell, element, spectrogram, playhead, button, measures, label, metric: shownMetric, shown: null };
+    spectrogram, make("div", { class: "foot" }, button, measures),
+    blind.on || !cell.is_copy ? null : make("p", { class: "flag" }, make("strong", {}, "Possible copy: "), cell.nearest));
+  const parts = { cell, element, spectrogram, playhead, button, measures, label, metrics: shownMetrics, shown: null };
   tiles.set(cell.id, parts);
   showMeasures(parts);
   return element;
@@ -115,7 +121,8 @@ function tile(cell, index) {
 function showMeasures(parts) {
   const rating = ratings.of(parts.cell);
   parts.measures.replaceChildren(
-    ...(blind.on ? [] : [make("span", {}, formatted(parts.metric, measure(parts.cell, parts.metric)))]),
+    ...(blind.on ? [] : parts.metrics.map((name) => make("span", {},
+      scored.includes(name) ? `${metrics.get(name).label} ` : "", formatted(name, measure(parts.cell, name))))),
     ...(rating ? [make("span", {}, `★ ${rating}`)] : []));
 }
 

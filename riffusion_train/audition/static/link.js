@@ -11,6 +11,7 @@ function linkOf() {
   if (view.order !== "grid") parameters.set("order", `${view.order}.${view.descending ? "down" : "up"}`);
   if (view.hidden.size) parameters.set("without", [...view.hidden].map((id) => versions.get(id).name).join("\n"));
   for (const [name, [from, to]] of view.limits) parameters.set(`where.${name}`, `${from ?? ""}..${to ?? ""}`);
+  if (view.copies) parameters.set("copies", view.copies);
   if (!player.equal) parameters.set("loudness", "own");
   if (!player.loop) parameters.set("loop", "no");
   if (!view.images) parameters.set("images", "no");
@@ -37,6 +38,7 @@ function readLink() {
     const [from, to] = (parameters.get(`where.${name}`) || "..").split("..").map((text) => (text.trim() && Number.isFinite(Number(text)) ? Number(text) : null));
     if (from !== null || (to ?? null) !== null) view.limits.set(name, [from, to ?? null]);
   }
+  view.copies = hasCopyCheck && ["only", "hide"].includes(parameters.get("copies")) ? parameters.get("copies") : "";
   player.equal = parameters.get("loudness") !== "own";
   player.loop = parameters.get("loop") !== "no";
   view.images = parameters.get("images") !== "no";

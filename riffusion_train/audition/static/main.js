@@ -12,6 +12,8 @@ function showTools() {
   byId("seed").value = view.seed;
   if (byId("seed").value !== view.seed) { view.seed = ""; byId("seed").value = ""; }
   byId("order").value = blind.on ? "grid" : view.order; // an order by a measure would give the names away
+  byId("copies").value = view.copies;
+  byId("copies").closest("label").hidden = !hasCopyCheck || blind.on;
   byId("blind").checked = blind.on;
   byId("equal").checked = player.equal;
   byId("loop").checked = player.loop;
@@ -140,8 +142,11 @@ function build() {
         if (limits[0] === null && limits[1] === null) view.limits.delete(metric.name); else view.limits.set(metric.name, limits);
       }),
     });
-    byId("limits").append(make("span", { class: "limit" }, `${metric.label} `, end(0, "from"), " ", end(1, "to"), ` ${metric.unit}`));
+    byId("limits").append(make("span", { class: "limit" }, make("span", {}, metric.label), end(0, "from"), end(1, "to"), metric.unit));
   }
+  const explained = site.metrics.filter((metric) => metric.meaning);
+  byId("meanings").append(...explained.map((metric) => make("div", {}, make("dt", {}, metric.label), make("dd", {}, metric.meaning))));
+  byId("meanings").hidden = byId("meanings").previousElementSibling.hidden = !explained.length;
   for (let value = 1; value <= 5; value += 1) {
     byId("stars").append(make("label", {}, make("input", { type: "radio", name: "rating", value, onchange: () => rate(value) }),
       make("span", { "aria-hidden": "true" }, "★"), make("span", { class: "visually-hidden" }, `${value} of 5`)));
@@ -158,6 +163,7 @@ function listen() {
   byId("words").addEventListener("keydown", (event) => { if (event.key === "Escape") event.target.blur(); });
   byId("seed").addEventListener("change", (event) => change(() => { view.seed = event.target.value; }));
   byId("order").addEventListener("change", (event) => change(() => { view.order = event.target.value; }));
+  byId("copies").addEventListener("change", (event) => change(() => { view.copies = event.target.value; }));
   byId("reverse").addEventListener("click", () => change(() => { view.descending = !view.descending; }));
   byId("blind").addEventListener("change", (event) => setBlind(event.target.checked));
   byId("equal").addEventListener("change", (event) => { player.equal = event.target.checked; player.adjust(); writeLink(); });
