@@ -9,7 +9,7 @@ from riffusion_train.config.export import ExportConfig, ExportFormat, ImportConf
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.hub import check_source
 
-_EXPORT = Command(name="export", root=ExportConfig, local_keys=("out", "run"))
+_EXPORT = Command(name="export", root=ExportConfig, local_keys=("out", "run", "scores"))
 _IMPORT = Command(
     name="import", root=ImportConfig, usage="MODEL|LORA", takes_positionals=True, local_keys=("out", "base", "codec")
 )
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str]) -> None:
         dtype=config.dtype,
         layout=config.layout,
         author=config.author,
+        scores=None if config.scores is None else Path(config.scores).expanduser(),
         push_to_hub=config.push_to_hub,
         private=config.private,
     )

@@ -10,6 +10,7 @@ from riffusion_train.audio.plots import curve_image
 from riffusion_train.config.compose import group_options
 from riffusion_train.config.export import ExportFormat
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, SpectrogramConfig
+from riffusion_train.export.scores import ModelScores
 from riffusion_train.export.summary import (
     OPENRAIL,
     OWN,
@@ -43,7 +44,7 @@ Made with riffusion-train {version}.
 | | |
 |---|---|
 {rows}
-{sound}
+{scores}{sound}
 ## Use
 
 With riffusion-train, which gives sound; install it by `pip install .` in a checkout of its source code:
@@ -115,6 +116,8 @@ class Card:
     """The dataset's id on the hub, where it has one."""
     loss: tuple[str, float] | None = None
     """The name and value of the last loss on held-out slices."""
+    scores: ModelScores | None = None
+    """What `riffusion evaluate` measured, if it did."""
     write_sound: Callable[[Path], str] = lambda folder: ""
     """Puts previews and the loss curve into the folder, and returns the lines that show them."""
 
@@ -128,6 +131,7 @@ class Card:
             what=what,
             version=self.version,
             rows="\n".join(f"| {name} | {value} |" for name, value in self.rows),
+            scores="" if self.scores is None else self.scores.text(),
             sound=self.write_sound(folder),
             sampler=_sampler_lines(self),
             diffusers=_diffusers_lines(self),
@@ -142,13 +146,14 @@ class Card:
         return (512, 512) if self.codec is None else (self.codec.width_px, self.codec.n_mels)
 
 
-def card_of(model: RunModel, summary: Summary, form: Form) -> Card:
+def card_of(model: RunModel, summary: Summary, form: Form, scores: ModelScores | None = None) -> Card:
     """Return the card of a run's model.
 
     Args:
         model: The model that was exported.
         summary: How it came to be.
         form: The format it is exported to.
+        scores: How good it is, if that was measured.
     """
     codec = model.base.skeleton.spectrogram
     counts = ", ".join(f"{count} {split}" for split, count in summary.dataset_slices.items())
@@ -184,6 +189,7 @@ def card_of(model: RunModel, summary: Summary, form: Form) -> Card:
         prompts=[(preview_prompt(image), f"{PREVIEW_DIR}/{image.name}") for image in previews(model)],
         dataset=source if is_hub_id(source) and not Path(source).exists() else None,
         loss=("validation loss", held_out[-1][1]) if held_out else None,
+        scores=scores,
         write_sound=lambda folder: _sound(folder, model),
     )
 
@@ -242,14 +248,19 @@ def _front_lines(card: Card) -> list[str]:
             "    output:",
             f"      url: {json.dumps(image)}",
         ]
-    if card.loss is not None:
+    metrics = (
+        [] if card.loss is None else [{"type": "loss", "name": card.loss[0], "value": float(f"{card.loss[1]:.6g}")}]
+    )
+    metrics += [] if card.scores is None else card.scores.metrics()
+    if metrics:
         lines += [
             "model-index:",
             f"  - name: {json.dumps(card.form.name)}",
             "    results:",
             "      - task: {type: text-to-audio}",
             f"        dataset: {{type: {json.dumps(card.dataset or 'audiofolder')}, name: held-out slices of the dataset}}",
-            f"        metrics: [{{type: loss, name: {card.loss[0]}, value: {card.loss[1]:.6g}}}]",
+            "        metrics:",
+            *(f"          - {json.dumps(metric, ensure_ascii=False)}" for metric in metrics),
         ]
     return lines
 

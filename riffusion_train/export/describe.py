@@ -41,10 +41,13 @@ class Description:
     """Whether `riffusion sample` can use it; if not, why, or what to do."""
     fault: str | None = None
     """Why a model of the right kind cannot be read; None for a sound model, and for one of another kind."""
+    scores: str | None = None
+    """What `riffusion evaluate` measured, where the model says so."""
 
     def lines(self) -> list[str]:
-        """Return one line for every field but `fault`."""
-        return [f"{name:<8} {value}" for name, value in dataclasses.asdict(self).items() if name != "fault"]
+        """Return one line for every field but `fault`; none for scores that are not known."""
+        shown = {name: value for name, value in dataclasses.asdict(self).items() if name != "fault"}
+        return [f"{name:<8} {value}" for name, value in shown.items() if name != "scores" or value is not None]
 
 
 def describe(source: str) -> Description:
@@ -115,6 +118,7 @@ def _describe_model(what: str, model: LazyModel, summary: Mapping[str, Any], num
         sampler="yes"
         if parts.spectrogram
         else "yes, with riffusion_v1 assumed; riffusion import … codec=PRESET sets it",
+        scores=_scores_text(summary),
     )
 
 
@@ -142,6 +146,7 @@ def _describe_lora(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapp
         dtype=_dtypes(tensors.values()),
         size=_size(tensors.values(), num_bytes),
         sampler=sampler,
+        scores=_scores_text(summary),
     )
 
 
@@ -188,6 +193,13 @@ def _base(summary: Mapping[str, Any]) -> str:
         return _UNKNOWN
     base, method, step, weights = (summary.get(key) for key in ("base_model", "method", "step", "weights"))
     return f"{base}; {method}, step {step}, {weights} weights"
+
+
+def _scores_text(summary: Mapping[str, Any]) -> str | None:
+    scores = summary.get("scores")
+    if not isinstance(scores, dict) or not scores:
+        return None
+    return ", ".join(f"{name} {value:.3g}" for name, value in scores.items() if isinstance(value, int | float)) or None
 
 
 def _codec_text(codec: SpectrogramConfig | None) -> str:

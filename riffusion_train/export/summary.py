@@ -6,6 +6,7 @@ import datetime
 import io
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from riffusion_train.config.compose import conf_dir, group_options
@@ -53,10 +54,17 @@ class Summary:
     dataset_slices: dict[str, int]
     """Slices of every split; empty if the dataset is no longer there."""
     codec: str | None
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Figures of `riffusion evaluate` by name; empty if the model was not scored."""
 
 
-def summarise(model: RunModel) -> Summary:
-    """Collect what the run folder and its dataset say about a model."""
+def summarise(model: RunModel, scores: Mapping[str, float] | None = None) -> Summary:
+    """Collect what the run folder and its dataset say about a model.
+
+    Args:
+        model: The model.
+        scores: Figures of `riffusion evaluate`, if it was scored.
+    """
     config, manifest = model.config, model.manifest
     dataset = Path(config.dataset).expanduser()
     stats = (read_stats(dataset) or {}) if dataset.is_dir() else {}
@@ -82,6 +90,7 @@ def summarise(model: RunModel) -> Summary:
         dataset_fingerprint=manifest["dataset"]["fingerprint"],
         dataset_slices=slices,
         codec=None if codec is None else codec.name,
+        scores=dict(scores or {}),
     )
 
 

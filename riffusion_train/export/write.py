@@ -13,6 +13,7 @@ from riffusion_train.config.export import ExportDtype, ExportFormat, ExportWeigh
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset, write_spectrogram
 from riffusion_train.export.card import Form, card_of, imported_card
+from riffusion_train.export.scores import read_scores, scores_of_run
 from riffusion_train.export.summary import Imported, imported_metadata, metadata, summarise, write_summary
 from riffusion_train.model.detect import UNETS
 from riffusion_train.model.lazy import LazyModel
@@ -43,6 +44,7 @@ def export_run(
     dtype: ExportDtype = ExportDtype.fp32,
     layout: LoraLayout = LoraLayout.kohya,
     author: str | None = None,
+    scores: Path | None = None,
     push_to_hub: str | None = None,
     private: bool = False,
     endpoint: str | None = None,
@@ -59,6 +61,7 @@ def export_run(
         dtype: The number format of the weights.
         layout: The layout of adapters.
         author: Who made the model; the user of `push_to_hub` where none is given.
+        scores: A `scores.json` for the card; None takes those of the run, if `evaluate run` has scored this checkpoint.
         push_to_hub: A repository to upload to as well.
         private: Whether a new repository is private.
         endpoint: The hub's address.
@@ -78,9 +81,14 @@ def export_run(
             f"run={run}: method={model.config.method.name.value} trains no adapters; choose another format"
         )
     author = author or (push_to_hub.partition("/")[0] if push_to_hub else None)
-    summary = summarise(model)
     files = _Files(out, kind, layout, dtype)
-    card = card_of(model, summary, files.form(push_to_hub))
+    if scores is not None and files.single and push_to_hub is None:
+        raise InputError(
+            f"scores={scores}: goes onto the model card, and out={out} is one file without a card; name a folder"
+        )
+    measured = scores_of_run(model) if scores is None else read_scores(scores)
+    summary = summarise(model, None if measured is None else measured.values())
+    card = card_of(model, summary, files.form(push_to_hub), measured)
     texts = metadata(summary, model, kind, title=out.stem, author=author)
     with written_beside(out, parents=True) as partial:
         files.write(partial, None if kind is ExportFormat.lora else model.whole(), model.lora, texts)

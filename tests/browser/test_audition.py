@@ -258,7 +258,7 @@ def test_clips_can_be_filtered_and_ordered_by_scores_and_copies_are_flagged(open
     page.locator("summary").click()
     page.get_by_label("realness to, %").fill("20")
     page.get_by_label("realness from, %").fill("10")
-    assert [text for text in page.locator(".measure").all_inner_texts()] == ["33 %", "25 %"]
+    assert list(page.locator(".measure").all_inner_texts()) == ["33 %", "25 %"]
     again = opened(scored.as_uri() + page.url[page.url.index("#") :])
     assert again.locator(".clip").count() == 2 and again.locator("#copies").input_value() == "hide"
 

@@ -59,6 +59,12 @@ def write_scores_beside(folder: Path, site: Site) -> None:
         share = 1 - number / len(site.cells)
         sound = measure_sound(*read_audio(folder / f"{cell.stem}.wav"))
         nearest = {"track": EVIL, "similarity": share, "is_copy": number < 2, "shift_s": 0.72, "transposition": -number}
-        judged = {"caption_match": share, "realness": share / 2, "nearest": nearest, "tempo_bpm": None, "key": "A minor"}
+        judged = {
+            "caption_match": share,
+            "realness": share / 2,
+            "nearest": nearest,
+            "tempo_bpm": None,
+            "key": "A minor",
+        }
         clips.append({"file": f"{cell.stem}.wav", **judged, **dataclasses.asdict(sound)})
     (folder / "scores.json").write_text(json.dumps({"rows": [], "clips": clips}), encoding="utf-8")

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from support.hub import StandInHub, serving
 
 from riffusion_train.config.export import ExportFormat, ExportWeights, LoraLayout
 from riffusion_train.export.card import Card, Form, card_of
+from riffusion_train.export.describe import describe
 from riffusion_train.export.summary import base_name, licence_of, summarise
 from riffusion_train.export.write import export_run
 from riffusion_train.runtime.errors import InputError
@@ -105,6 +107,61 @@ def test_the_hub_reads_what_a_model_is(exported: Path, run: Path, lora_run: Path
     assert front["instance_prompt"] == front["widget"][0]["text"]
     parsed = ModelCard((tmp_path / "card" / "README.md").read_text()).data
     assert (parsed.eval_results[0].metric_value, parsed.base_model_relation) == (0.25, "adapter")
+
+
+def _write_scores(path: Path, **about: Any) -> Path:
+    row = {"unit": "", "ours_min": None, "ours_max": None, "reference": None, "note": ""}
+    rows = [
+        {**row, "what": "kid", "ours": 0.0213, "ours_min": 0.0181, "ours_max": 0.0249, "reference": 0.0004},
+        {**row, "what": "fad", "ours": 12.0, "note": "below 1,000 clips compare only sets of the same size"},
+        {**row, "what": "agreement", "ours": 0.71, "reference": 0.5},
+        {**row, "what": "key", "ours": None, "needed": 8},
+        {**row, "what": "copies", "ours": 0.02, "reference": 0.01},
+        {**row, "what": "loudness_lufs", "ours": -14.0},
+    ]
+    about = {"num_clips": 96, "num_real": 324, "embedder": "musicnn", **about}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"rows": rows, "about": about}), encoding="utf-8")
+    return path
+
+
+def test_the_scores_of_the_exported_checkpoint_stand_on_its_card(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    _write_scores(tmp_path / "run" / "scores" / "step-000004.json", step=4, weights="ema")
+    _write_scores(tmp_path / "run" / "scores" / "step-000002.json", num_clips=7)
+    export_run(tmp_path / "run", tmp_path / "mine")
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "96 clips were compared with 324 real ones" in card
+    assert "| KID | **0.0213** | 0.0181 to 0.0249 | 0.0004 (other real music) |" in card
+    assert "| Agreement with captions | **71 %** | – | 50 % (shuffled captions) |" in card
+    assert "| Copies | **2.0 %** |" in card and "| FAD |" not in card and "| Key |" not in card
+    assert card.index("## How good it is") < card.index("## How it sounds")
+    results = {one.metric_type: one for one in ModelCard(card).data.eval_results}
+    assert {name: one.metric_value for name, one in results.items() if name != "loss"} == {
+        "kid": 0.0213,
+        "agreement": 0.71,
+        "copies": 0.02,
+    }
+    assert (results["kid"].metric_name, results["kid"].task_type) == ("KID (musicnn)", "text-to-audio")
+    assert json.loads((tmp_path / "mine" / "training.json").read_text())["scores"]["kid"] == 0.0213
+    assert "scores   kid 0.0213, agreement 0.71, copies 0.02" in describe(str(tmp_path / "mine")).lines()
+    export_run(tmp_path / "run", tmp_path / "raw", weights=ExportWeights.raw)  # other weights than were scored
+    assert "How good it is" not in (tmp_path / "raw" / "README.md").read_text()
+
+
+def test_scores_can_be_named_and_bad_ones_are_refused_before_anything_is_written(run: Path, tmp_path: Path) -> None:
+    scores = _write_scores(tmp_path / "scored" / "scores.json")
+    export_run(run, tmp_path / "mine", scores=scores.parent)
+    assert "| KID | **0.0213** |" in (tmp_path / "mine" / "README.md").read_text()
+    (tmp_path / "other.json").write_text('{"rows": [{"what": "kid", "ours": null}]}')
+    (tmp_path / "broken.json").write_text("[1")
+    cases = (("gone.json", "no such file"), ("other.json", "holds no figure"), ("broken.json", "is no file of scores"))
+    for name, message in cases:
+        with pytest.raises(InputError, match=message):
+            export_run(run, tmp_path / "no", scores=tmp_path / name)
+    with pytest.raises(InputError, match="without a card"):
+        export_run(run, tmp_path / "no.safetensors", kind=ExportFormat.single_file, scores=scores)
+    assert not list(tmp_path.glob("no*"))
 
 
 def test_the_base_is_named_truly(tmp_path: Path) -> None:
