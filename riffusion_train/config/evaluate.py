@@ -42,5 +42,8 @@ class ScoreConfig(SamplerConfig):
     """With a dataset: search each clip in its training split."""
     num_slices: int | None = None
     """Training slices to search at most, spread evenly over the split; null searches them all."""
+    hear_slices: bool = True
+    """With `copies`: also say which training slice sounds most like a clip, which takes hearing all of them once; whether a
+    clip is flagged does not depend on it."""
     title: str = "Scores"
     """The page's title."""

@@ -69,8 +69,8 @@ class ExportConfig:
     author: str | None = None
     """Who made the model, for the header of the file; the user of `push_to_hub` where none is given."""
     scores: str | None = None
-    """A `scores.json` of `riffusion evaluate score`, or its folder, for the model card; null takes what `riffusion evaluate run`
-    measured of this checkpoint, if it did."""
+    """A `scores.json` of `riffusion evaluate score`, or its folder, for the model card; null takes what `evaluate run` measured
+    of this checkpoint, if it did."""
     push_to_hub: str | None = None
     """Also upload to this repository of the Hugging Face hub, `user/name`."""
     private: bool = False

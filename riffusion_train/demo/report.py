@@ -115,6 +115,12 @@ class DemoPage:
     """The command that made all of it."""
     facts: Mapping[str, str]
     """Machine, versions, sizes: a name and a value each."""
+    judged: Sequence[FigureRow] = ()
+    """Figures of the judge; the reference of each row is the same figure of real music."""
+    judged_notes: Sequence[str] = ()
+    """Figures of the judge that are left out, and why."""
+    scores_page: str = ""
+    """The page of all scores, relative to this page; empty for none."""
     title: str = "Music from text, trained on this machine"
 
 
@@ -136,11 +142,16 @@ def write_page(folder: Path, page: DemoPage) -> Path:
         style=(static / "page.css").read_text(encoding="utf-8"),
         script=(static / "page.js").read_text(encoding="utf-8"),
         summary=_summary(page),
-        tiles="".join(_tile(row) for row in page.figures if row.unit == "share of clips"),
+        tiles="".join(_tile(row) for row in page.figures if row.unit == "share of clips")
+        + "".join(_judged_tile(row) for row in page.judged),
         pairs="".join(_pair(number, pair) for number, pair in enumerate(page.pairs, start=1)),
         figures="".join(_figure_row(row) for row in page.figures),
         note_hidden=" hidden" if page.figures else "",
         table_hidden="" if page.figures else " hidden",
+        judged="".join(_judged_row(row) for row in page.judged),
+        scores_page=_scores_link(page.scores_page),
+        judged_hidden="" if page.judged else " hidden",
+        judged_notes="".join(f'<p class="quiet">Not measured here: {_text(note)}.</p>' for note in page.judged_notes),
         curves="".join(_curve(curve) for curve in page.curves),
         steps="".join(_step(number, step) for number, step in enumerate(page.steps, start=1)),
         command=_text(page.command),
@@ -235,6 +246,34 @@ def _figure_row(row: FigureRow) -> str:
         f'<td data-name="ratio">{ratio}</td><td data-name="target">{target}</td>'
         f'<td data-name="real clips">{"–" if row.ceiling is None else show(row.ceiling)}</td></tr>'
     )
+
+
+def _judged_tile(row: FigureRow) -> str:
+    is_share = row.unit.startswith("share")
+    name, show = ("flagged as copies", _percent) if is_share else (row.what.split()[0], _plain)
+    note = f"{show(row.reference)} to expect by chance" if is_share else f"{show(row.reference)} between real clips"
+    return (
+        f'<li><span class="tile-name">{_text(name)}</span><strong>{show(row.ours)}</strong>'
+        f'<span class="tile-note">{note}</span></li>'
+    )
+
+
+def _judged_row(row: FigureRow) -> str:
+    show = _percent if row.unit.startswith("share") else _plain
+    best = "–" if row.ceiling is None else show(row.ceiling)
+    interval = f"{show(row.ours_min)} to {show(row.ours_max)}"
+    return (
+        f'<tr><th scope="row">{_text(row.what)}</th>'
+        f'<td data-name="this model"><strong>{show(row.ours)}</strong><small>{interval}</small></td>'
+        f'<td data-name="through VAE and codec">{best}</td><td data-name="real music">{show(row.reference)}</td></tr>'
+    )
+
+
+def _scores_link(page: str) -> str:
+    if not page:
+        return ""
+    text = "All figures, the copies beside their training slices, best and worst clips"
+    return f'<p class="quiet">{text}: <a href="{_url(page)}">the page of scores</a></p>'
 
 
 def _bar(row: FigureRow) -> str:

@@ -16,6 +16,7 @@ from riffusion_train.audio.io.write import write_audio
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
+from riffusion_train.demo.judged import judge_demo
 from riffusion_train.demo.report import (
     FIGURES_FILE,
     Clip,
@@ -73,10 +74,14 @@ def run_demo(config: DemoConfig, arguments: Sequence[str]) -> Path:
     samples = _find_samples(folder, data, count)
     command = shlex.join(["riffusion", "demo", *arguments])
     figures, verdicts = _measure(data, codec, samples)
-    write_figures(path / FIGURES_FILE, command, figures)
+    judged = judge_demo(folder, data.held_out, data.trained)
+    write_figures(path / FIGURES_FILE, command, [*figures, *judged.rows])
     page = DemoPage(
         pairs=_pairs(path, data, codec, round_robin(samples)[:_NUM_SHOWN], verdicts),
         figures=figures,
+        judged=judged.rows,
+        judged_notes=judged.notes,
+        scores_page=(folder.scores / "index.html").relative_to(path).as_posix(),
         curves=[
             _curve("VAE: reconstruction loss", folder.vae_run),
             _curve("UNet and text encoder: denoising loss", folder.run),

@@ -27,6 +27,7 @@ from riffusion_train.runtime.signals import StopRequest
 
 _RECORD_FILE = "steps.json"
 _IMPORTED_ONCE = (
+    "riffusion_train.evaluation.score",
     "riffusion_train.export.write",
     "riffusion_train.sampling.sampler",
     "riffusion_train.training.run",
@@ -37,6 +38,8 @@ NUM_SAMPLES = 96
 GUIDANCE_SCALE = 5.0
 NUM_INFERENCE_STEPS = 20
 VALIDATION_RATIO = 0.18
+NUM_REAL = 128
+"""Held-out slices that the clips are compared with: enough for KID, and heard in half a minute."""
 
 _PROGRAM = "riffusion_train"
 _VAE_STEPS, _UNET_STEPS = 500, 2100  # of conf/experiment/demo_vae.yaml and demo.yaml, at scale 1
@@ -82,6 +85,8 @@ class DemoFolder:
         self.model = path / "model"
         self.prompts = path / "prompts.txt"
         self.samples = path / "samples"
+        self.scores = path / "scores"
+        self.scores_file = self.scores / "scores.json"
 
 
 def plan_steps(config: DemoConfig, folder: DemoFolder, write_prompts: Callable[[], None]) -> list[Step]:
@@ -104,6 +109,9 @@ def plan_steps(config: DemoConfig, folder: DemoFolder, write_prompts: Callable[[
     sample = [str(folder.model), "--prompts", str(folder.prompts), f"out={folder.samples}"]
     sample += [f"guidance_scale={GUIDANCE_SCALE}", f"num_inference_steps={NUM_INFERENCE_STEPS}", "batch_size=16"]
     sample += ["unet_batch_size=16", "vary_seed=true", seed, threads]
+    # Copies are flagged by their images: hearing all training slices as well would take minutes.
+    score = [str(folder.samples), f"real={folder.dataset}", f"out={folder.scores}", f"num_real={NUM_REAL}"]
+    score += ["hear_slices=false", seed, threads]
     return [
         *([_corpus_step(config, folder)] if config.audio_dir is None else []),
         _step("prepare the dataset", "prepare", prepare, folder.dataset / "stats.json"),
@@ -111,6 +119,9 @@ def plan_steps(config: DemoConfig, folder: DemoFolder, write_prompts: Callable[[
         _step("train the UNet and the text encoder", "train", train, folder.run / "final"),
         _step("export the model", "export", [f"run={folder.run}", f"out={folder.model}"], folder.model),
         _step("sample prompts and invert them to sound", "sample", sample, folder.samples, before=write_prompts),
+        _step(
+            "compare the clips with real music and search for copies", "evaluate", ["score", *score], folder.scores_file
+        ),
     ]
 
 

@@ -252,6 +252,8 @@ class Scoring:
     def _hear_training(self) -> Any:
         if self._trained is None:
             return None
+        if not self._config.hear_slices:
+            return training_slices(self._trained, self._search_rows, None)
         # In draft quality: which slice is meant is heard all the same, in a fraction of the time.
         decoded = DecodedSlices(self._trained, self._search_rows, Quality.draft, self._device)
         heard = self._hear(decoded.units(), self._real / CACHE_DIR, "listening to the training slices")
