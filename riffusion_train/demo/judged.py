@@ -22,8 +22,8 @@ from riffusion_train.model.lazy import lazy_fingerprint, load_lazy_model
 from riffusion_train.model.loading import open_model
 from riffusion_train.sampling.pipeline import Pipeline
 
-KID = "KID to held-out music"
-COPIES = "clips that are nearer to a training slice than real music is"
+KID = "KID to held-out music, lower is better"
+COPIES = "clips flagged as copies: nearer to a training slice than real music is"
 _ROUND_TRIPS = 64
 """Slices that go through VAE and codec."""
 _UNIT_SLICES = 16

@@ -250,16 +250,20 @@ def _figure_row(row: FigureRow) -> str:
 
 def _judged_tile(row: FigureRow) -> str:
     is_share = row.unit.startswith("share")
-    name, show = ("flagged as copies", _percent) if is_share else (row.what.split()[0], _plain)
-    note = f"{show(row.reference)} to expect by chance" if is_share else f"{show(row.reference)} between real clips"
+    name = "copies" if is_share else row.what.split()[0]
+    note = (
+        f"{_percent(row.reference)} to expect by chance" if is_share else f"{_distance(row.reference)} for real music"
+    )
+    if row.ceiling is not None:
+        note = f"{_distance(row.ceiling)} at best, {note}"
     return (
-        f'<li><span class="tile-name">{_text(name)}</span><strong>{show(row.ours)}</strong>'
+        f'<li><span class="tile-name">{_text(name)}</span><strong>{(_percent if is_share else _distance)(row.ours)}</strong>'
         f'<span class="tile-note">{note}</span></li>'
     )
 
 
 def _judged_row(row: FigureRow) -> str:
-    show = _percent if row.unit.startswith("share") else _plain
+    show = _percent if row.unit.startswith("share") else _distance
     best = "–" if row.ceiling is None else show(row.ceiling)
     interval = f"{show(row.ours_min)} to {show(row.ours_max)}"
     return (
@@ -273,7 +277,7 @@ def _scores_link(page: str) -> str:
     if not page:
         return ""
     text = "All figures, the copies beside their training slices, best and worst clips"
-    return f'<p class="quiet">{text}: <a href="{_url(page)}">the page of scores</a></p>'
+    return f'<p class="legend">{text}: <a href="{_url(page)}">the page of scores</a></p>'
 
 
 def _bar(row: FigureRow) -> str:
@@ -310,6 +314,10 @@ def _step(number: int, step: StepResult) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+def _distance(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
 
 
 def _plain(value: float) -> str:

@@ -19,7 +19,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_demo_leaves_everything_it_promises(demo: Path) -> None:
-    for name in ("audio", "dataset", "run", "model", "samples"):
+    for name in ("audio", "dataset", "run", "model", "samples", "scores"):
         assert (demo / name).is_dir()
     figures = json.loads((demo / "figures.json").read_text())
     assert list(figures) == ["command", "git", "machine", "versions", "rows"]
@@ -34,7 +34,8 @@ def test_the_page_shows_the_samples_the_curves_and_the_commands(demo: Path) -> N
     assert len([name for name in shown if name.startswith("samples/") and name.endswith(".wav")]) >= 4
     assert page.count("<figure><figcaption>") == 2  # one of the two runs is too short here for a curve
     assert '<img class="curve"' in page
-    for verb in ("prepare", "train", "export", "sample"):
+    assert "Not measured here: KID needs at least 16 clips, not 4." in page and 'href="scores/index.html"' in page
+    for verb in ("prepare", "train", "export", "sample", "evaluate score"):
         assert f"riffusion {verb} " in page
     from urllib.parse import unquote
 
@@ -44,7 +45,7 @@ def test_the_page_shows_the_samples_the_curves_and_the_commands(demo: Path) -> N
 def test_the_same_command_again_does_nothing_twice(demo: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = (demo / "steps.json").read_bytes()
     assert main(["demo", f"out={demo}", *SMALL]) == EXIT_DONE
-    assert capfd.readouterr().out.count("done before") == 6
+    assert capfd.readouterr().out.count("done before") == 7
     assert (demo / "steps.json").read_bytes() == before
 
 

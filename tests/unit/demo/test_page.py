@@ -111,6 +111,27 @@ def test_the_page_shows_figures_verdicts_and_costs(tmp_path):
         assert shown in words
 
 
+JUDGED = [
+    FigureRow(
+        "KID to held-out music", "squared distance", 0.367, 0.2777, 0.48, -0.0046, -0.0046, -0.0046, ceiling=0.337
+    ),
+    FigureRow("clips flagged as copies", "share of clips, flagged", 0.02, 0.0, 0.09, 0.01, 0.01, 0.01),
+]
+
+
+def test_the_page_shows_the_distance_to_real_music_with_its_scale_and_the_copies(tmp_path):
+    path = write_page(tmp_path, make_page(tmp_path, judged=JUDGED, scores_page="scores/index.html"))
+    words = " ".join("".join(read(path).words).split())
+    for shown in ("0.367", "0.278 to 0.480", "0.337 at best, −0.005 for real music", "2 %", "1 % to expect by chance"):
+        assert shown in words
+    assert 'href="scores/index.html"' in path.read_text()
+
+
+def test_what_the_judge_leaves_out_is_said_with_the_number_needed(tmp_path):
+    text = write_page(tmp_path, make_page(tmp_path, judged_notes=["KID needs at least 16 clips, not 4"])).read_text()
+    assert "Not measured here: KID needs at least 16 clips, not 4." in text and "<div hidden>" in text
+
+
 def test_a_page_without_figures_curves_and_steps_is_whole(tmp_path):
     path = write_page(tmp_path, make_page(tmp_path, pairs=[], figures=[], curves=[], steps=[], facts={}))
     read(path)
