@@ -1,6 +1,6 @@
 """Tempo and key from the sound, without a trained model.
 
-They are estimates: of 28 produced tracks with a known tempo, 15 are within 4 %, and 23 if half, double and similar tempos count.
+They are estimates: of 28 produced tracks with a known tempo, 15 are within 4 %, and 23 if half, double and similar ones count.
 """
 
 import numpy as np

@@ -26,8 +26,8 @@ _TEXTS = 64
 class ClapEmbedder:
     """CLAP as an embedder: patches of up to 10 s, of unit length, and texts; no tags.
 
-    A clip shorter than a patch is repeated as CLAP's own preprocessing does it. Longer ones are cut into patches here, one after
-    another: that preprocessing would take random excerpts.
+    A clip shorter than a patch is repeated as CLAP's own preprocessing does it. Longer ones are cut into patches here, one
+    after another: that preprocessing would take random excerpts.
     """
 
     def __init__(self, model: Any, processor: Any, name: str, device: str = "cpu") -> None:

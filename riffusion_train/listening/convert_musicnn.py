@@ -53,7 +53,9 @@ def read_checkpoint(index: bytes, data: bytes) -> dict[str, Array]:
         if fields.get(1) != _FLOAT32:
             continue
         # TensorShapeProto: one field 2 for each dimension, whose own field 1 is the size.
-        shape = [int(dict(_fields(dim)).get(1, 0)) for key, dim in _fields(_bytes(fields.get(2, b""))) if key == 2]
+        shape = [
+            int(dict(_fields(_bytes(dim))).get(1, 0)) for key, dim in _fields(_bytes(fields.get(2, b""))) if key == 2
+        ]
         offset, size = int(fields.get(4, 0)), int(fields.get(5, 0))
         arrays[name.decode()] = np.frombuffer(data[offset : offset + size], "<f4").reshape(shape)
     return arrays
@@ -140,13 +142,13 @@ def convert(arrays: Mapping[str, Array]) -> dict[str, Tensor]:
     A batch norm becomes a scale and an offset. The maximum over frequency follows it in the published graph and precedes it in
     ours, so a convolution whose norm has a negative scale is negated: the maximum of -x is minus the minimum of x.
     """
-    arrays = {name.removeprefix("model/"): array.astype(np.float64) for name, array in arrays.items()}
+    exact = {name.removeprefix("model/"): array.astype(np.float64) for name, array in arrays.items()}
     state: dict[str, npt.NDArray[np.float64]] = {}
 
     def norm(target: str, number: int) -> npt.NDArray[np.float64]:
         source = _numbered("batch_normalization", number)
         gamma, beta, mean, variance = (
-            arrays[f"{source}/{part}"] for part in ("gamma", "beta", "moving_mean", "moving_variance")
+            exact[f"{source}/{part}"] for part in ("gamma", "beta", "moving_mean", "moving_variance")
         )
         scale = gamma / np.sqrt(variance + _EPSILON)
         state[f"{target}.scale"], state[f"{target}.offset"] = scale, beta - mean * scale
@@ -155,8 +157,8 @@ def convert(arrays: Mapping[str, Array]) -> dict[str, Tensor]:
     norm("input_norm", 0)
     for index in range(_FRONT + _MIDDLE):
         source = _numbered("conv2d", index)
-        kernel = arrays[f"{source}/kernel"].transpose(3, 2, 0, 1)  # (out, 1, frames, bands)
-        bias = arrays[f"{source}/bias"]
+        kernel = exact[f"{source}/kernel"].transpose(3, 2, 0, 1)  # (out, 1, frames, bands)
+        bias = exact[f"{source}/bias"]
         if index < _FRONT:
             block = f"front.{index}"
             sign = np.where(norm(f"{block}.norm", index + 1) < 0, -1.0, 1.0)
@@ -170,7 +172,7 @@ def convert(arrays: Mapping[str, Array]) -> dict[str, Tensor]:
     norm("pooled_norm", _FRONT + _MIDDLE + 1)
     norm("dense_norm", _FRONT + _MIDDLE + 2)
     for target, source in (("dense", "dense"), ("tags", "dense_1")):
-        state[f"{target}.weight"], state[f"{target}.bias"] = arrays[f"{source}/kernel"].T, arrays[f"{source}/bias"]
+        state[f"{target}.weight"], state[f"{target}.bias"] = exact[f"{source}/kernel"].T, exact[f"{source}/bias"]
     return {name: torch.from_numpy(np.ascontiguousarray(array, np.float32)) for name, array in state.items()}
 
 
@@ -193,7 +195,8 @@ def write_weights(wheel: Path, folder: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for weights, source in _FOLDERS.items():
             index, data = (archive.read(f"{source}/{name}") for name in (".index", ".data-00000-of-00001"))
-            metadata = {"source": f"musicnn 0.1.0, {source}", "licence": "ISC", "format": "pt"}
+            # One entry only: safetensors writes several in random order.
+            metadata = {"source": f"musicnn 0.1.0 (ISC licence), {source}"}
             content = save(convert(read_checkpoint(index, data)), metadata)
             write_atomically(folder / f"{weights.value}.safetensors", content)
         write_atomically(folder / "LICENSE", archive.read(_LICENCE))

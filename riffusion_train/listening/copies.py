@@ -1,6 +1,6 @@
 """Does a clip play back its training data? Every clip is compared with every training slice, shifted and transposed.
 
-Both images are reduced to 32 bands and 64 columns. What all music of a dataset has in common is removed: the slow course of
+Both images are reduced to 64 bands and 64 columns. What all music of a dataset has in common is removed: the slow course of
 each band, and the loudness of each frame, which drums at one tempo share. What is left, the pattern of notes, is compared by
 normalised correlation at every shift in time that leaves half of the slice, and with the clip transposed by up to two
 semitones. All slices are searched, none are preselected, so nothing is missed for speed: the correlations of a block of clips
@@ -22,7 +22,7 @@ from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.listening.distances import TooFewClipsError
 from riffusion_train.runtime.errors import InputError
 
-BANDS, COLUMNS = 32, 64
+BANDS, COLUMNS = 64, 64
 """Size of the descriptors."""
 TRANSPOSITIONS = (0, 1, -1, 2, -2)
 """Semitones by which a clip is moved."""
@@ -32,9 +32,9 @@ SAME_SOUND = 0.95
 """Two slices of different tracks that are this similar are the same recording twice, and say nothing about chance."""
 
 _LEAST_OVERLAP = 0.5
-_OVERLAP_POWER = 0.25
+_OVERLAP_POWER = 0.0
 _LEAST_ENERGY = 0.2
-_SLOW_SHARE = 0.4
+_SLOW_SHARE = 0.2
 _WIDE_SHARE = 0.25
 _CALIBRATION_SLICES = 300
 _QUERY_BLOCK, _SLICE_BLOCK = 16, 1000
@@ -102,7 +102,8 @@ class CopySearch:
         seed: Seed of the choice of slices that are compared with other tracks.
 
     Attributes:
-        threshold: Similarity above which a clip is a copy.
+        threshold: Similarity above which a clip is a copy. From few slices it is only roughly known: with fewer than a
+            hundred it is the greatest similarity of two tracks.
         between_tracks: Similarity of each compared real slice to its nearest slice of another track, in rising order.
 
     Raises:
@@ -216,8 +217,8 @@ class CopySearch:
             if image.ndim != 2 or image.shape[0] != height or image.shape[1] > width:
                 raise InputError(f"an image of {image.shape} cannot be compared with images of {self._shape}")
             columns = round(image.shape[1] * COLUMNS / width)
-            levels = (255.0 - image[::-1].astype(np.float32)) / 255.0  # (bands, frames), the lowest band first
-            levels = levels @ _averages(image.shape[1], columns).T
+            frames = (255.0 - image[::-1].astype(np.float32)) / 255.0  # (height, width), the lowest band first
+            levels = np.asarray(frames @ _averages(image.shape[1], columns).T, np.float32)  # (height, columns)
             for one, matrix in zip(described, matrices, strict=True):
                 one[row, :, :columns] = _characteristic(matrix @ levels)
         return described

@@ -68,8 +68,8 @@ def kernel_inception_distance(
         TooFewClipsError: If a set has fewer than `KERNEL_CLIPS` clips.
     """
     x, y = _checked("KID", generated, real, KERNEL_CLIPS)
-    kernels = ((a @ b.T / x.shape[1] + 1.0) ** 3 for a, b in ((x, x), (y, y), (x, y)))
-    return _discrepancy(*kernels, resamples, seed)
+    xx, yy, xy = ((a @ b.T / x.shape[1] + 1.0) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    return _discrepancy(xx, yy, xy, resamples, seed)
 
 
 def kernel_audio_distance(generated: Embeddings, real: Embeddings, *, resamples: int = 200, seed: int = 0) -> Figure:
@@ -82,8 +82,8 @@ def kernel_audio_distance(generated: Embeddings, real: Embeddings, *, resamples:
     between_real = _squared_distances(y, y)
     width = float(np.median(np.sqrt(between_real[np.triu_indices(len(y), 1)])))
     scale = 2.0 * width**2 or 1.0  # all real clips the same: any width
-    kernels = (np.exp(-d / scale) for d in (_squared_distances(x, x), between_real, _squared_distances(x, y)))
-    figure = _discrepancy(*kernels, resamples, seed)
+    xx, yy, xy = (np.exp(-d / scale) for d in (_squared_distances(x, x), between_real, _squared_distances(x, y)))
+    figure = _discrepancy(xx, yy, xy, resamples, seed)
     low, high = (None if end is None else _KAD_SCALE * end for end in (figure.low, figure.high))
     return Figure(_KAD_SCALE * figure.value, low, high)
 

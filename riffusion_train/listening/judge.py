@@ -216,8 +216,8 @@ class Judge:
         rows = []
         measures = {"kid": distances.kernel_inception_distance, "kad": distances.kernel_audio_distance}
         for what, measure in measures.items():
-            figure = functools.partial(measure, generated, real, resamples=self._resamples, seed=self._seed)
-            rows.append(_figure_row(what, figure, self._between_real(measure), "lower is better"))
+            compared = functools.partial(measure, generated, real, resamples=self._resamples, seed=self._seed)
+            rows.append(_figure_row(what, compared, self._between_real(measure), "lower is better"))
         rows.append(_figure_row("fad", lambda: distances.frechet_audio_distance(generated, real), None, biased))
         rows.append(
             _figure_row("fad_infinity", lambda: distances.frechet_at_infinity(generated, real, seed=self._seed), None)
