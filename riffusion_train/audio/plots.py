@@ -279,7 +279,9 @@ def compared_histogram_image(x_label: str, ours: Sequence[float], reference: Seq
     if not ours or not values:
         return None
     cut = len(values) // 100
-    low, high = _value_range(values[cut : len(values) - cut])
+    low, high = values[cut], values[-1 - cut]
+    if low == high:  # but for a few, all are the same
+        low, high = (values[0], values[-1]) if values[0] < values[-1] else _value_range(values)
     edges = np.linspace(low, high, _HISTOGRAM_BINS + 1)
     shares = [
         np.histogram(np.clip(one, low, high), edges)[0] / max(1, len(one))

@@ -99,8 +99,8 @@ class Evaluation:
         lines = [f"{'':<{width}}{'clips':>10}{'from':>10}{'to':>10}{'control':>10}"]
         for row in self.rows:
             cells = "".join(f"{shown(value):>10}" for value in (row.ours, row.ours_min, row.ours_max, row.reference))
-            needed = f"needs {row.needed} clips" if row.needed is not None and row.ours is None else ""
-            remarks = "; ".join(filter(None, [row.unit if row.ours is not None else "", needed, row.note]))
+            why_not = row.note or (f"needs {row.needed} clips" if row.needed is not None else "")
+            remarks = why_not if row.ours is None else "; ".join(filter(None, [row.unit, row.note]))
             lines.append(f"{row.what:<{width}}{cells}  {remarks}".rstrip())
         return "\n".join(lines)
 

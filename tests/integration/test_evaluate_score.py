@@ -84,7 +84,7 @@ def test_scores_hold_where_they_came_from_and_every_clip(scored: Path) -> None:
 
 def test_a_figure_with_too_few_clips_has_no_value_but_the_number_that_it_needs(scored: Path) -> None:
     left_out = [row for row in read(scored)["rows"] if row["needed"] is not None]
-    assert left_out and all(row["ours"] is None and row["needed"] > 12 for row in left_out)
+    assert left_out and all(row["ours"] is None and row["needed"] > 0 for row in left_out)
     page = (scored / "index.html").read_text(encoding="utf-8")
     assert all(f"needs {row['needed']} clips" in page for row in left_out)
 

@@ -5,7 +5,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from riffusion_train.audio.plots import curve_image, running_mean
+from riffusion_train.audio.plots import compared_histogram_image, curve_image, running_mean, scatter_image
 
 
 def pixels(png: bytes | None) -> np.ndarray:
@@ -64,3 +64,21 @@ def test_too_few_points_are_no_curve():
     assert curve_image([]) is None
     assert curve_image([(0, 1.0), (1, math.nan)]) is None
     assert curve_image([(1, 1.0), (1, 2.0)]) is None
+
+
+def test_two_distributions_are_drawn_filled_and_as_a_line() -> None:
+    png = compared_histogram_image("loudness, LUFS", [-20.0, -19.0, -18.5], [-14.0] * 5 + [-13.0])
+    drawn = pixels(png)
+    blue, sand = np.abs(drawn - (31, 95, 168)).sum(2) < 20, np.abs(drawn - (216, 210, 198)).sum(2) < 12
+    assert blue[:, : drawn.shape[1] // 3].any() and not sand[:, : drawn.shape[1] // 2].any()
+    assert sand[:, 2 * drawn.shape[1] // 3 :].any()
+    assert compared_histogram_image("x", [0.0] * 300 + [1.0], []) is not None
+    assert compared_histogram_image("x", [2.0], [2.0]) is not None and compared_histogram_image("x", [], [1.0]) is None
+
+
+def test_two_sets_of_points_are_drawn_apart() -> None:
+    png = scatter_image([(0.0, 0.0), (0.1, 0.0)], [(4.0, 0.0), (4.1, 0.1)])
+    drawn = pixels(png)
+    blue = np.argwhere(np.abs(drawn - (31, 95, 168)).sum(2) < 30)
+    assert len(blue) and blue[:, 1].max() < drawn.shape[1] // 2
+    assert scatter_image([(1.0, 1.0)], []) is None and scatter_image([], []) is None
