@@ -225,7 +225,7 @@ class Validation:
     def stop_reason(self) -> str:
         """Return why the run stops, once `exhausted`."""
         label, least = self.monitored.label, "above" if self.monitored.higher_is_better else "below"
-        reason = f"{label} has not been {least} {self.best_value:.4f} since step {self.best_step}"
+        reason = f"{label} has not been {least} {self.best_value:.4g} since step {self.best_step}"
         if self.copies is not None and self.best_copies is not None and self.copies - self.best_copies >= _COPIES_RISE:
             reason += (
                 f", while copies of training slices rose from {self.best_copies:.0%} to {self.copies:.0%} of the clips"

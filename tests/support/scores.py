@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-from riffusion_train.evaluation.heard import HeardClips
-from riffusion_train.evaluation.sound import measure_sound
+from riffusion_train.listening.heard import HeardClips
+from riffusion_train.listening.sound import measure_sound
 from support.auditions import EVIL, write_clip
 from support.nano import write_dataset
 
