@@ -236,7 +236,9 @@ def search(arguments: Sequence[str], num_trials: int, ranking: Ranking) -> None:
     config = compose("train", TrainConfig, fixed)
     if ranking.metric.startswith("validation_") and not config.validation.every_steps:
         raise InputError(f"--metric {ranking.metric} is never measured; set validation.every_steps, or --metric loss")
-    if ranking.metric in _JUDGED and not (config.validation.num_clips or any(key.startswith("validation") for key in space)):
+    if ranking.metric in _JUDGED and not (
+        config.validation.num_clips or any(key.startswith("validation") for key in space)
+    ):
         raise InputError(f"--metric {ranking.metric} is never measured; take validation=judge, or another --metric")
     if (folder / STUDY_FILE).exists() and "resume=auto" not in fixed:
         raise InputError(f"{folder}: holds a sweep; resume=auto goes on with it, another run= begins a new one")

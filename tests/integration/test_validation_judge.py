@@ -41,7 +41,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def judged(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four steps, judged twice, with previews."""
     run = tmp_path_factory.mktemp("judged") / "run"
-    previews = ["preview.every_steps=2", "preview.num_prompts=1", "preview.num_inference_steps=1", "preview.quality=draft"]
+    previews = [
+        "preview.every_steps=2",
+        "preview.num_prompts=1",
+        "preview.num_inference_steps=1",
+        "preview.quality=draft",
+    ]
     return run_training(train_config(dataset, run, *JUDGED, *previews), [])
 
 
@@ -134,7 +139,10 @@ def test_a_run_stops_where_kid_no_longer_falls(
         (["validation.num_clips=0"], "validation.monitor=kid needs clips to judge"),
         (["validation.num_clips=8"], "validation.num_clips=8: KID needs at least 16"),
         (["validation.num_real=8"], "validation.num_real=8: KID needs at least 16"),
-        (["validation.every_steps=0", "validation.patience=null", "validation.keep_best=false"], "needs validation.every_steps"),
+        (
+            ["validation.every_steps=0", "validation.patience=null", "validation.keep_best=false"],
+            "needs validation.every_steps",
+        ),
         (["method=vae"], "method=vae trains on images alone"),
     ],
 )

@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from riffusion_train.listening.heard import HeardClips
-from riffusion_train.listening.sound import measure_sound
 from support.auditions import EVIL, write_clip
 from support.nano import write_dataset
 
@@ -15,7 +13,9 @@ from riffusion_train.evaluation.report import ScorePage, write_page
 from riffusion_train.evaluation.results import Evaluation, ScoredClip, rows_of_scores, rows_of_sounds, write_scores
 from riffusion_train.listening.copies import Nearest
 from riffusion_train.listening.embedder import Heard
+from riffusion_train.listening.heard import HeardClips
 from riffusion_train.listening.judge import ClipScores, ScoreRow, Scores
+from riffusion_train.listening.sound import measure_sound
 
 CLIPS = 8
 CAPTIONS = ("slow piano, no drums", EVIL, "a fast band with a caption that is rather long and goes on, and on, and on")

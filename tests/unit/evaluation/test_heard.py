@@ -3,9 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from riffusion_train.listening.heard import HeardClip, HeardClips, Unit, hear_units
 
 from riffusion_train.listening.embedder import Clip, Heard
+from riffusion_train.listening.heard import HeardClip, HeardClips, Unit, hear_units
 from riffusion_train.runtime.errors import InputError, StoppedError
 
 

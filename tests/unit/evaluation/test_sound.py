@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+
 from riffusion_train.listening.sound import (
     MEASURES,
     SoundMeasures,
