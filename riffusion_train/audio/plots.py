@@ -386,7 +386,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 def _tick_label(value: float) -> str:
     if value and abs(value) < 1e-3:
-        return f"{value:.0e}".replace("e-0", "e-")
+        return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.4g}"
 
 

@@ -120,7 +120,7 @@ def _value(value: float | None, meaning: Meaning) -> str:
 
 def _tile(row: ResultRow) -> str:
     label, meaning = _meaning(row)
-    control = f"{_value(row.reference, meaning)}: {meaning.control}" if row.reference is not None else meaning.better
+    control = f"{meaning.control}: {_value(row.reference, meaning)}" if row.reference is not None else meaning.better
     return (
         f'<li><span class="tile-name">{_text(label)}</span><strong>{_value(row.ours, meaning)}</strong>'
         f'<span class="tile-note">{_text(control)}</span></li>'
@@ -160,7 +160,7 @@ def _figure_row(row: ResultRow) -> str:
         control += f"<small>{_text(meaning.control)}</small>"
     return (
         f'<tr><th scope="row"><span class="figure">{_text(label)}</span> <em>{_text(meaning.better)}</em>'
-        f"<span>{_text(meaning.meaning)}</span>{_trap(meaning)}{_note(row.note)}</th>"
+        f"<span>{_text(meaning.meaning)}</span>{_trap(meaning)}{_note(row.note, meaning)}</th>"
         f'<td data-name="clips">{value}</td><td data-name="interval">{interval}</td>'
         f'<td data-name="control">{control}</td></tr>'
     )
@@ -173,8 +173,8 @@ def _trap(meaning: Meaning) -> str:
     return f"<details><summary>What to mind</summary><p>{_text(meaning.trap)}{paper}</p></details>"
 
 
-def _note(note: str) -> str:
-    return f'<span class="note">{_text(note)}</span>' if note else ""
+def _note(note: str, meaning: Meaning) -> str:
+    return f'<span class="note">{_text(note)}</span>' if note and note != meaning.better else ""
 
 
 def _sound_row(row: ResultRow) -> str:

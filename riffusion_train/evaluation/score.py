@@ -140,7 +140,9 @@ class Scoring:
         scores = self._judge(judged, compared, slices)
         rows = rows_of_scores(scores)
         if originals is not None:
-            against = self._judge([dataclasses.replace(one, image=None) for one in judged], originals, None)
+            # Distances alone: captions and copies have nothing to do with the codec.
+            bare = [dataclasses.replace(one, image=None, caption=None) for one in judged]
+            against = self._judge(bare, originals, None)
             rows += [
                 dataclasses.replace(row, what=row.what + ORIGINAL)
                 for row in rows_of_scores(against)

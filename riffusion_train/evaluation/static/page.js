@@ -45,14 +45,15 @@
       button.setAttribute("aria-label", `${audio.paused ? "Play" : "Pause"} ${label}`);
       show();
     };
-    const toggle = () => (audio.paused ? audio.play() : audio.pause());
+    const play = () => audio.play().catch(() => {}); // another clip was played first, or the file is gone: shown below
+    const toggle = () => (audio.paused ? play() : audio.pause());
     const seek = (to) => { audio.currentTime = Math.min(Math.max(to, 0), length()); show(); };
 
     button.addEventListener("click", toggle);
     image.addEventListener("click", (event) => {
       const box = image.getBoundingClientRect();
       seek((length() * (event.clientX - box.left)) / box.width);
-      audio.play();
+      play();
     });
     image.addEventListener("keydown", (event) => {
       const act = {
