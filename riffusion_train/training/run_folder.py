@@ -46,6 +46,7 @@ class RunFolder:
         self.manifest_file = path / "manifest.json"
         self.metrics_file = path / METRICS_FILE
         self.previews = path / "previews"
+        self.scores = path / "scores"
         self.checkpoints = path / CHECKPOINT_DIR
         self.final = path / "final"
 

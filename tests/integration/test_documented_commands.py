@@ -33,6 +33,8 @@ NOT_RUN = {
     r"^play ": "serves until it is stopped; test_play_command.py",
     r"^train .*--multirun": "starts a process for each run; test_sweep.py",
     r"^accelerate ": "starts a process for each GPU; test_launch.py",
+    r"^evaluate run": "needs fifty held-out slices; test_evaluate_run.py",
+    r"checkpoint=judged": "of a run that was judged; test_evaluate_run.py",
     r"validation=judge": "needs fifty held-out slices; test_validation_judge.py",
     r"run=runs/further": "goes on from adapters of Stable Diffusion 1.5; test_adapters.py",
     r"--config-dir mypresets": "trains Stable Diffusion 1.5; test_compose.py",
