@@ -63,7 +63,7 @@ def write_page(page: RunPage) -> Path:
         ),
         tiles=_tiles(page.best.scores),
         best=_text(page.best.scores.name),
-        reason=_text(page.best.reason),
+        reason=_text(page.best.reason[:1].upper() + page.best.reason[1:]),
         curves_hidden="" if curves else " hidden",
         curves=curves,
         heads="".join(f'<th scope="col">{_text(name)}</th>' for name in head),
@@ -84,7 +84,7 @@ def table_rows(checkpoints: Sequence[CheckpointScores]) -> list[list[str]]:
     """Return the main figures of each checkpoint as texts, below a row of their names; without those that nobody has."""
     used = [what for what in _TABLE if any(one.value(what) is not None for one in checkpoints)]
     return [
-        ["", *(_label(what) for what in used)],
+        ["checkpoint", *(_label(what) for what in used)],
         *([one.name, *(_shown(what, one.value(what)) for what in used)] for one in checkpoints),
     ]
 
@@ -100,7 +100,7 @@ def _label(what: str) -> str:
 def _shown(what: str, value: float | None) -> str:
     if value is not None and what in MEANINGS and MEANINGS[what].is_share:
         return f"{100 * value:.0f} %" if value >= 0.1 or value == 0 else f"{100 * value:.1f} %"
-    return shown(value)
+    return shown(value) if value is None else f"{value:.3g}"
 
 
 def _tiles(best: CheckpointScores) -> str:
@@ -121,7 +121,13 @@ def _tiles(best: CheckpointScores) -> str:
 def _curve(what: str, checkpoints: Sequence[CheckpointScores]) -> str:
     points = [(float(one.step), value) for one in checkpoints if (value := one.value(what)) is not None]
     text = _LOSS_TEXT if what == LOSS else f"{MEANINGS[what].better.capitalize()}. {MEANINGS[what].meaning}"
-    return picture(curve_image(points, y_label=_label(what)), _label(what), text)
+    rows = {float(one.step): row for one in checkpoints if (row := one.row(what)) is not None}
+    intervals = {
+        step: (row.ours_min, row.ours_max)
+        for step, row in rows.items()
+        if row.ours_min is not None and row.ours_max is not None
+    }
+    return picture(curve_image(points, y_label=_label(what), intervals=intervals), _label(what), text)
 
 
 def _row(is_best: bool, head: Sequence[str], cells: Sequence[str]) -> str:

@@ -64,3 +64,12 @@ def test_too_few_points_are_no_curve():
     assert curve_image([]) is None
     assert curve_image([(0, 1.0), (1, math.nan)]) is None
     assert curve_image([(1, 1.0), (1, 2.0)]) is None
+
+
+def test_a_curve_of_measurements_passes_through_each_of_them() -> None:
+    """Smoothed, the lowest of few values would not be seen."""
+    points = [(0, 1.0), (1, 0.2), (2, 1.0)]
+    smoothed, measured = (rows_of_the_mean(curve_image(points, intervals=one)) for one in (None, {}))
+    assert np.nanmax(measured) > np.nanmax(smoothed) + 20
+    with_interval = pixels(curve_image(points, intervals={1: (0.1, 0.3)}))
+    assert len(np.unique(with_interval.reshape(-1, 3), axis=0)) > 3
