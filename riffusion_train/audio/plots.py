@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +214,13 @@ _LOGARITHMIC_FROM = 8.0
 Points = Sequence[tuple[float, float]]
 
 
-def curve_image(points: Points, *, x_label: str = "step", y_label: str = "loss") -> bytes | None:
+def curve_image(
+    points: Points,
+    *,
+    x_label: str = "step",
+    y_label: str = "loss",
+    intervals: Mapping[float, tuple[float, float]] | None = None,
+) -> bytes | None:
     """Return a training curve as PNG: every point in a light line, and the running mean in a strong one.
 
     The value axis is logarithmic where all values are positive and span more than a factor of eight. The largest hundredth
@@ -224,15 +230,18 @@ def curve_image(points: Points, *, x_label: str = "step", y_label: str = "loss")
         points: (x, y) in any order; those that are not finite are left out.
         x_label: What the horizontal axis is.
         y_label: What the vertical axis is.
+        intervals: The interval of each value by its x, where known; each point is then a dot with its interval, and the
+            strong line joins the points themselves: few measurements, each of which counts.
 
     Returns:
         The PNG; None where fewer than two different steps are left.
     """
+    measured = intervals is not None
     finite = sorted(point for point in points if all(map(math.isfinite, point)))
     finite = finite[:: math.ceil(len(finite) / _MAX_POINTS) or 1]
     if len(finite) < 2 or finite[0][0] == finite[-1][0]:
         return None
-    low, high = _value_range([y for _, y in finite])
+    low, high = _value_range([*(y for _, y in finite), *(end for ends in (intervals or {}).values() for end in ends)])
     logarithmic = low > 0 and high / low > _LOGARITHMIC_FROM
     y_ticks = _log_ticks(low, high) if logarithmic else _linear_ticks(low, high)
     low, high = min(low, y_ticks[0]), max(high, y_ticks[-1])
@@ -254,8 +263,12 @@ def curve_image(points: Points, *, x_label: str = "step", y_label: str = "loss")
     for tick in _linear_ticks(left, right):
         x, y = position(tick, low)
         draw.text((x, y + 8 * _SCALE), _tick_label(tick), _INK, font, anchor="ma")
+    for x, ends in (intervals or {}).items():
+        draw.line([position(x, end) for end in ends], _LIGHT, 6 * _SCALE)
     draw.line([position(*point) for point in finite], _LIGHT, _SCALE)
-    draw.line([position(*point) for point in running_mean(finite)], _STRONG, 2 * _SCALE)
+    draw.line([position(*point) for point in (finite if measured else running_mean(finite))], _STRONG, 2 * _SCALE)
+    for x, y in (position(*point) for point in finite if measured):
+        draw.ellipse([x - 4 * _SCALE, y - 4 * _SCALE, x + 4 * _SCALE, y + 4 * _SCALE], fill=_STRONG)
     label = f"{x_label}; {y_label} upwards{', logarithmic' if logarithmic else ''}"
     draw.text((_CURVE_WIDTH * _SCALE // 2, (_CURVE_HEIGHT - 4) * _SCALE), label, _INK, font, anchor="mb")
     return _png(image.resize((_CURVE_WIDTH, _CURVE_HEIGHT), PIL.Image.Resampling.LANCZOS))

@@ -80,6 +80,8 @@ class Version:
     """The model's path or hub id."""
     step: int | None = None
     """Training steps, if known."""
+    note: str = ""
+    """What else is known of it, in a few words, such as its figures."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`riffusion evaluate`: `grid` samples a page to listen and compare; `score CLIPS real=DIR out=DIR` measures clips."""
+"""`riffusion evaluate`: `grid` samples a page to listen and compare, `score` measures clips, `run` the checkpoints of a run."""
 
 import re
 import shlex
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from riffusion_train.cli.arguments import HELP_FLAGS, NO_PROMPT, Arguments, Command, Flag, read_prompts
-from riffusion_train.config.evaluate import ScoreConfig
+from riffusion_train.config.evaluate import RunConfig, ScoreConfig
 from riffusion_train.config.sample import GridConfig
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.hub import check_source
@@ -15,6 +15,7 @@ from riffusion_train.runtime.hub import check_source
 ACTIONS = {
     "grid": "prompts × checkpoints × seeds as a page to listen and compare",
     "score": "how near clips are to real music, whether they follow their captions, copies, sound",
+    "run": "the same for every checkpoint of a run, over its steps; names the best",
 }
 
 _GRID = Command(
@@ -40,6 +41,17 @@ _SCORE = Command(
         "\ncaptions.csv or metadata.jsonl). From a model or a run, num_clips= clips are sampled first, from held-out captions."
     ),
 )
+_RUN = Command(
+    name="evaluate run",
+    root=RunConfig,
+    usage="RUN [real=DATASET] [out=DIR]",
+    takes_positionals=True,
+    local_keys=("out", "real"),
+    notes=(
+        "\nEvery checkpoint samples the same clips from held-out captions. Scores are kept in RUN/scores, so that none is"
+        "\nscored twice; the best one is what checkpoint=judged means from then on."
+    ),
+)
 _MAX_SEEDS = 1000
 
 
@@ -61,6 +73,10 @@ def main(arguments: Sequence[str]) -> None:
         grid = _GRID.parse(arguments[1:])
         if grid is not None:
             _make_grid(grid, command)
+    elif arguments[0] == "run":
+        run = _RUN.parse(arguments[1:])
+        if run is not None:
+            _score_run(run, command)
     else:
         score = _SCORE.parse(arguments[1:])
         if score is not None:
@@ -149,3 +165,25 @@ def _score(parsed: Arguments[ScoreConfig], command: str) -> None:
         print(f"note: {warning}", file=sys.stderr)
     print(evaluation.table())
     print(f"done: open {evaluation.page.resolve()} in a browser; the same as data is in {evaluation.scores_file.name}")
+
+
+def _score_run(parsed: Arguments[RunConfig], command: str) -> None:
+    config = parsed.config
+    if len(parsed.positionals) != 1:
+        given = f"{len(parsed.positionals)} are given" if parsed.positionals else "none is given"
+        raise InputError(f"one run, and {given}: riffusion {_RUN.name} {_RUN.usage}")
+    import torch
+
+    from riffusion_train.cli.model import quieten_libraries
+    from riffusion_train.evaluation.run import RunScoring
+    from riffusion_train.runtime.signals import StopRequest
+
+    quieten_libraries()
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    with StopRequest() as stop:
+        evaluation = RunScoring(parsed.positionals[0], config, command, lambda: stop.asked).run()
+    print(evaluation.table())
+    print(f"best: {evaluation.best.reason}")
+    print(f"scored: {evaluation.num_scored} checkpoints, {len(evaluation.checkpoints) - evaluation.num_scored} before")
+    print(f"done: open {evaluation.page.resolve()} in a browser; checkpoint=judged is {evaluation.best.scores.name}")

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 MULTIRUN_HELP = """
 --multirun (or -m) with key=a,b makes one run of each combination of values, one after another, each in its own process;
 range(0,5) and glob(sd15*) stand for values too. The run with the lowest validation_loss at its end is named as the best:
---metric NAME compares another metric of metrics.jsonl, --maximize takes its highest value.
+--metric NAME compares another metric of metrics.jsonl, such as validation_kid of validation=judge; --maximize takes its
+highest value, as validation_agreement needs.
 --sweeper optuna --trials N searches instead; there a key may also be interval(1,8) or tag(log, interval(1e-6,1e-4)).
 --launcher submitit sends the runs to a queue; --submitit KEY=VALUE sets one of its parameters, repeat it."""
 
@@ -43,6 +44,7 @@ SWEEP_FLAGS = ("--multirun", "--launcher", "--submitit", "--sweeper", "--trials"
 SWEEP_FILE = "sweep.json"
 RESULTS_FILE = "results.json"
 STUDY_FILE = "optuna.jsonl"
+_JUDGED = ("validation_kid", "validation_agreement", "validation_copies")
 _SUBMITIT_DIR = "submitit"
 
 
@@ -232,8 +234,12 @@ def search(arguments: Sequence[str], num_trials: int, ranking: Ranking) -> None:
         raise InputError("--sweeper optuna needs at least one key=a,b or key=interval(a,b)")
     fixed = [argument for argument in rest if argument.partition("=")[0] not in space]
     config = compose("train", TrainConfig, fixed)
-    if ranking.metric.startswith("validation_loss") and not config.validation.every_steps:
+    if ranking.metric.startswith("validation_") and not config.validation.every_steps:
         raise InputError(f"--metric {ranking.metric} is never measured; set validation.every_steps, or --metric loss")
+    if ranking.metric in _JUDGED and not (
+        config.validation.num_clips or any(key.startswith("validation") for key in space)
+    ):
+        raise InputError(f"--metric {ranking.metric} is never measured; take validation=judge, or another --metric")
     if (folder / STUDY_FILE).exists() and "resume=auto" not in fixed:
         raise InputError(f"{folder}: holds a sweep; resume=auto goes on with it, another run= begins a new one")
     optuna.logging.set_verbosity(optuna.logging.WARNING)

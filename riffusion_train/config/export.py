@@ -59,7 +59,8 @@ class ExportConfig:
     format: ExportFormat = ExportFormat.diffusers
     """The layout to write."""
     checkpoint: str = "final"
-    """Step of the checkpoint to export, or `final`, `newest`, or `best`: the one that `validation.keep_best` kept."""
+    """Step of the checkpoint to export, or `final`, `newest`, `best` (the one that `validation.keep_best` kept) or `judged`
+    (the one that `riffusion evaluate run` chose)."""
     weights: ExportWeights = ExportWeights.ema
     """Which weights to take."""
     dtype: ExportDtype = ExportDtype.fp32

@@ -18,7 +18,7 @@ from typing import Any
 
 from riffusion_train.config.compose import conf_dir, describe, group_options
 from riffusion_train.config.demo import DemoConfig
-from riffusion_train.config.evaluate import ScoreConfig
+from riffusion_train.config.evaluate import RunConfig, ScoreConfig
 from riffusion_train.config.export import ExportConfig, ImportConfig
 from riffusion_train.config.prepare import MergeConfig, PrepareConfig
 from riffusion_train.config.sample import GridConfig, PlayConfig, SampleConfig
@@ -33,6 +33,7 @@ ROOTS: dict[str, type] = {
     "sample": SampleConfig,
     "evaluate grid": GridConfig,
     "evaluate score": ScoreConfig,
+    "evaluate run": RunConfig,
     "play": PlayConfig,
     "demo": DemoConfig,
 }

@@ -183,7 +183,7 @@ class GridConfig(SamplerConfig):
     out: str = MISSING
     """Folder of the site; clips that exist there are not made again."""
     checkpoints: str = "all"
-    """Of a run folder: `all`, `final`, `newest`, `best`, or steps, separated by commas."""
+    """Of a run folder: `all`, `final`, `newest`, `best`, `judged`, or steps, separated by commas."""
     weights: ExportWeights = ExportWeights.ema
     """Of a run folder: which of its weights."""
     seeds: str = "0"

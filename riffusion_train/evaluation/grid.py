@@ -246,7 +246,7 @@ def find_models(sources: Sequence[str], checkpoints: str, weights: ExportWeights
 
     Args:
         sources: Run folders, checkpoint folders of a run, and models of any kind that can be sampled.
-        checkpoints: Of a run: `all`, or `final`, `newest`, `best` and steps, separated by commas.
+        checkpoints: Of a run: `all`, or `final`, `newest`, `best`, `judged` and steps, separated by commas.
         weights: Which weights of a run.
 
     Raises:
@@ -277,7 +277,9 @@ def _names(source: str, checkpoints: str) -> list[str | None]:
     if checkpoints != _ALL:
         names = [name.strip() for name in checkpoints.strip("[]() ").split(",") if name.strip()]
         if not names:
-            raise InputError("checkpoints=: names none; give all, final, newest, best, or steps separated by commas")
+            raise InputError(
+                "checkpoints=: names none; give all, final, newest, best, judged, or steps separated by commas"
+            )
         return list(dict.fromkeys(names))
     config = run.read_config()
     final: list[str | None] = [FINAL] if run.final.is_dir() else []

@@ -208,7 +208,7 @@ def principal_axes(ours: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray,
 def _pictures(page: ScorePage) -> str:
     ours, reference = principal_axes(page.generated.embeddings, page.real.embeddings)
     pictures = [
-        _picture(
+        picture(
             scatter_image([(x, y) for x, y in ours], [(x, y) for x, y in reference]),
             "What the embedder hears",
             f"{len(ours)} clips (blue) among {len(reference)} real ones (grey), on the two axes along which all of them "
@@ -223,11 +223,12 @@ def _pictures(page: ScorePage) -> str:
         if len(set(values)) > 1:
             png = compared_histogram_image(f"{measure.label}, {measure.unit}", values, real)
             title = measure.label[:1].upper() + measure.label[1:]
-            pictures.append(_picture(png, title, "The clips as a line, the real ones filled."))
+            pictures.append(picture(png, title, "The clips as a line, the real ones filled."))
     return "".join(pictures)
 
 
-def _picture(png: bytes | None, title: str, text: str) -> str:
+def picture(png: bytes | None, title: str, text: str) -> str:
+    """Return a plot with its title and explanation, as HTML; nothing where there is no plot."""
     if png is None:
         return ""
     source = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
@@ -243,14 +244,14 @@ def _copy_pair(number: int, pair: CopyPair) -> str:
     return (
         f'<article class="pair" aria-labelledby="copy-{number}"><h3 id="copy-{number}">{_text(pair.clip.text)}</h3>'
         f'<p class="verdict"><span class="{state}">{verdict}</span> {_text(pair.facts)}</p>'
-        f'<div class="panes">{_pane(pair.clip)}{_pane(pair.slice)}</div></article>'
+        f'<div class="panes">{pane(pair.clip)}{pane(pair.slice)}</div></article>'
     )
 
 
 def _ranking(number: int, ranking: Ranking) -> str:
     ends = []
     for label, exhibits in ((ranking.best_label, ranking.best), (ranking.worst_label, ranking.worst)):
-        panes = "".join(_pane(one, shows_text=True) for one in exhibits)
+        panes = "".join(pane(one, shows_text=True) for one in exhibits)
         ends.append(f'<div class="end"><h4>{_text(label)}</h4><div class="row">{panes}</div></div>')
     return (
         f'<article class="ranking" aria-labelledby="ranking-{number}"><h3 id="ranking-{number}">{_text(ranking.title)}</h3>'
@@ -258,7 +259,8 @@ def _ranking(number: int, ranking: Ranking) -> str:
     )
 
 
-def _pane(exhibit: Exhibit, *, shows_text: bool = False) -> str:
+def pane(exhibit: Exhibit, *, shows_text: bool = False) -> str:
+    """Return a clip with its image and its player, as HTML."""
     spoken = _text(f"{exhibit.label}: {exhibit.text}")
     head = f'<span class="label">{_text(exhibit.label)}</span>' if not shows_text else ""
     head += f'<strong class="score">{_text(exhibit.note)}</strong>' if exhibit.note else ""

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from riffusion_train.config.export import ExportWeights
+from riffusion_train.config.train import OptimizerName
 from riffusion_train.listening.figures import MEANINGS, Meaning
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.training.run_model import RunModel
+from riffusion_train.training.run_model import FINAL, RunModel
 
-SCORES_DIR = "scores"
-"""Of a run folder: one file for each checkpoint that was scored."""
 SCORES_FILE = "scores.json"
 _SHOWN = ("kid", "fad", "coverage", "agreement", "retrieval", "clap_score", "tempo", "key", "copies")
 """Figures that go onto a card, in this order; the others answer the same questions."""
@@ -85,13 +85,17 @@ class ModelScores:
 
 
 def scores_of_run(model: RunModel) -> ModelScores | None:
-    """Return the scores of the exported checkpoint; None if `evaluate run` has not scored it, or scored its other weights."""
-    path = model.run.path / SCORES_DIR / f"step-{model.step:06d}.json"
-    if not path.is_file():
-        return None
-    data = _read(path)
-    weights = data["about"].get("weights")
-    return None if weights not in (None, model.weights.value) else _scores(data)
+    """Return what `evaluate run` measured of the exported weights; None if it has not, or of others."""
+    averaged = model.config.ema.enabled or model.config.optimizer.name is OptimizerName.schedule_free
+    # Of a run without averaged weights there is but one kind, whatever it is called.
+    kinds = [model.weights] if averaged else list(ExportWeights)
+    for kind in kinds:
+        for stem in (f"step-{model.step:06d}", FINAL):
+            path = model.run.scores / f"{stem}{'' if kind is ExportWeights.ema else f'-{kind.value}'}.json"
+            data = _read(path) if path.is_file() else None
+            if data is not None and data["step"] in (None, model.step):
+                return _scores(data)
+    return None
 
 
 def read_scores(path: Path) -> ModelScores:
@@ -115,7 +119,8 @@ def _read(path: Path) -> dict[str, Any]:
         rows, about = data["rows"], data.get("about") or {}
         for row in rows:
             row["what"], row["ours"]
-        return {"rows": rows, "about": dict(about)}
+        about = {"num_clips": len(data["clips"]) if "clips" in data else None, **about}
+        return {"rows": rows, "about": about, "step": data.get("step")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: is no file of scores; make it again with riffusion evaluate") from None
 

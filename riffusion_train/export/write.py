@@ -56,7 +56,7 @@ def export_run(
         out: The folder or file to write; it appears complete or not at all.
         base: Where the run's base model is now, if it was moved.
         kind: The format.
-        checkpoint: A step, `final` or `newest`.
+        checkpoint: A step, `final`, `newest`, `best` or `judged`.
         weights: EMA or raw.
         dtype: The number format of the weights.
         layout: The layout of adapters.

@@ -33,6 +33,30 @@ def phrases(caption: str) -> set[str]:
     return set(tokens) | {f"{a} {b}" for a, b in itertools.pairwise(tokens)}
 
 
+def frequent_words(captions: Sequence[Sequence[str]]) -> list[str]:
+    """Return the words and pairs of words that the captions of real clips use often enough to be learnt.
+
+    Args:
+        captions: All captions of each clip; clips without any do not count.
+
+    Raises:
+        TooFewClipsError: If fewer than `FEWEST_CLIPS` clips have captions, or no word is used often enough.
+    """
+    named = [_named(texts) for texts in captions if texts]
+    if len(named) < FEWEST_CLIPS:
+        raise TooFewClipsError("learning the captions' words", FEWEST_CLIPS, len(named), "real clips with captions")
+    uses = collections.Counter(word for words in named for word in words)
+    least = max(_FEWEST_USES, _LEAST_SHARE * len(named))
+    frequent = sorted(word for word, count in uses.items() if least <= count <= _GREATEST_SHARE * len(named))
+    if not frequent:
+        raise TooFewClipsError("learning the captions' words", 2 * len(named), len(named), "real clips with captions")
+    return frequent
+
+
+def _named(captions: Sequence[str]) -> set[str]:
+    return set[str]().union(*(phrases(caption) for caption in captions))
+
+
 class CaptionModel:
     """Ridge regressions from the embedding of a clip to the words of its captions, for any dataset with captions.
 
@@ -59,14 +83,8 @@ class CaptionModel:
             TooFewClipsError: If fewer than `FEWEST_CLIPS` clips have captions, or no word is used often enough.
         """
         kept = [index for index, texts in enumerate(captions) if texts]
-        if len(kept) < FEWEST_CLIPS:
-            raise TooFewClipsError("learning the captions' words", FEWEST_CLIPS, len(kept), "real clips with captions")
-        named = [set[str]().union(*(phrases(text) for text in captions[index])) for index in kept]
-        uses = collections.Counter(word for words in named for word in words)
-        least = max(_FEWEST_USES, _LEAST_SHARE * len(kept))
-        self.vocabulary = sorted(w for w, count in uses.items() if least <= count <= _GREATEST_SHARE * len(kept))
-        if not self.vocabulary:
-            raise TooFewClipsError("learning the captions' words", 2 * len(kept), len(kept), "real clips with captions")
+        self.vocabulary = frequent_words(captions)
+        named = [_named(captions[index]) for index in kept]
         self._index = {word: column for column, word in enumerate(self.vocabulary)}
         x = np.asarray(embeddings, np.float64)[kept]
         self._mean, self._spread = x.mean(axis=0), x.std(axis=0) + 1e-6

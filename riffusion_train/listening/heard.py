@@ -134,7 +134,7 @@ def _write(path: Path, part: HeardClips) -> None:
 
     heard = part.heard
     tags = list(heard[0].tags) if heard else []
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "counts": np.array([len(one.patches) for one in heard], np.int64),
         "embeddings": _joined([one.embedding[None] for one in heard]),
         "patches": _joined([one.patches for one in heard]),

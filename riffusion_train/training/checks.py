@@ -38,12 +38,15 @@ _AT_LEAST_ONE = (
     "checkpoints_total_limit",
     "method.lora_rank",
     "validation.num_slices",
+    "validation.num_real",
 )
 _NOT_NEGATIVE = (
     "dataloader_num_workers",
     "schedule.num_warmup_steps",
     "preview.every_steps",
     "validation.every_steps",
+    "validation.num_clips",
+    "validation.num_searched",
     "optimizer.weight_decay",
     "objective.noise_offset",
     "objective.input_perturbation",
@@ -99,10 +102,12 @@ def _check_judge(config: TrainConfig) -> None:
         raise InputError(f"validation.monitor={monitor.value} needs clips to judge; take validation.num_clips=64")
     if judged and config.method.name is MethodName.vae:
         raise InputError("validation.num_clips: method=vae trains on images alone, and has no captions to sample")
-    if judged and config.validation.num_clips < KERNEL_CLIPS:
-        raise InputError(
-            f"validation.num_clips={config.validation.num_clips}: KID needs at least {KERNEL_CLIPS}, or 0 for no judge"
-        )
+    if judged and not config.validation.every_steps:
+        raise InputError("validation.num_clips needs validation.every_steps; take validation=judge")
+    for key in ("num_clips", "num_real"):
+        value = getattr(config.validation, key)
+        if judged and value < KERNEL_CLIPS:
+            raise InputError(f"validation.{key}={value}: KID needs at least {KERNEL_CLIPS}; num_clips=0 is no judge")
 
 
 def _check_range(config: TrainConfig, keys: tuple[str, ...], good: Callable[[Any], bool], rule: str) -> None:

@@ -17,9 +17,9 @@ from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.sampler import Sampler
 from riffusion_train.training.distribution import Distribution
-from riffusion_train.training.run_folder import step_of
+from riffusion_train.training.run_folder import METRICS_FILE, read_lines, step_of
 from riffusion_train.training.tracking import track_clips
-from riffusion_train.training.validation import spread
+from riffusion_train.training.validation import AGREEMENT, COPIES, KID, LOSS, spread
 
 BASE_DIR = "base"
 _BATCH_SIZE = 4
@@ -80,16 +80,22 @@ def make_preview(
 def write_page(folder: Path) -> Path:
     """Write the audition page of all previews in a folder: the base model first, then the newest step; return its path.
 
+    What validation measured at a step stands beside its clips.
+
+    Args:
+        folder: `previews/` in a run folder.
+
     Raises:
         InputError: If a preview cannot be read.
     """
+    figures = _figures(folder.parent / METRICS_FILE)
     steps = sorted(folder.glob("step-*"), reverse=True)
     base = [folder / BASE_DIR] if (folder / BASE_DIR).is_dir() else []
     versions: dict[str, Version] = {}
     cells = []
     for step in [*base, *steps]:
         for scale, stems in _by_guidance(step):
-            version = _version(step, scale)
+            version = _version(step, scale, figures)
             versions[version.name] = version
             cells += [Cell(f"{step.name}/{stem}", version.name, command="") for stem in stems]
     return write_site(folder, Site("Previews", "", list(versions.values()), cells))
@@ -154,7 +160,22 @@ def _by_guidance(step: Path) -> list[tuple[float, list[str]]]:
     return sorted(by_scale.items())
 
 
-def _version(step: Path, scale: float) -> Version:
+def _version(step: Path, scale: float, figures: Mapping[int, str]) -> Version:
     number = 0 if step.name == BASE_DIR else step_of(step)
     name = f"step {number}" if number else "before training"
-    return Version(f"{name} · guidance {scale:g}", str(step), number)
+    return Version(f"{name} · guidance {scale:g}", str(step), number, figures.get(number, ""))
+
+
+_SHOWN = {LOSS: "held-out loss {:.4f}", KID: "KID {:.3g}", AGREEMENT: "agreement {:.2f}", COPIES: "copies {:.0%}"}
+"""Measurements that the page shows, and how."""
+
+
+def _figures(metrics_file: Path) -> dict[int, str]:
+    """Return what validation measured, by step, as short texts."""
+    rows = read_lines(metrics_file)[0] if metrics_file.is_file() else []
+    texts = {}
+    for row in rows:
+        shown = [text.format(row[key]) for key, text in _SHOWN.items() if isinstance(row.get(key), int | float)]
+        if shown and isinstance(row.get("step"), int):
+            texts[row["step"]] = " · ".join(shown)
+    return texts

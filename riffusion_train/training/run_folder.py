@@ -26,6 +26,7 @@ from riffusion_train.runtime.files import json_text, refuse_url, remove_partials
 RUN_FILE = "config.yaml"
 """A folder with this file is a run."""
 CHECKPOINT_DIR = "checkpoints"
+METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_SCHEMA = 1
 _STATE_FILE = "state.json"
 _TENSOR_FILES = ("trained", "ema", "optimizer")
@@ -43,8 +44,9 @@ class RunFolder:
         self.config_file = path / RUN_FILE
         self.overrides_file = path / "overrides.jsonl"
         self.manifest_file = path / "manifest.json"
-        self.metrics_file = path / "metrics.jsonl"
+        self.metrics_file = path / METRICS_FILE
         self.previews = path / "previews"
+        self.scores = path / "scores"
         self.checkpoints = path / CHECKPOINT_DIR
         self.final = path / "final"
 

@@ -1,6 +1,7 @@
 """The model that a run made, at its end or at any of its checkpoints, opened without reading its weights."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.method import make_method
 from riffusion_train.training.run_folder import CHECKPOINT_DIR, RUN_FILE, Checkpoints, RunFolder, require_whole, step_of
 
-FINAL, NEWEST, BEST = "final", "newest", "best"
+FINAL, NEWEST, BEST, JUDGED = "final", "newest", "best", "judged"
+JUDGED_FILE = "best.json"
+"""In the `scores/` of a run: the checkpoint that `riffusion evaluate run` chose."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +95,7 @@ def open_run_model(path: Path, checkpoint: str, weights: ExportWeights, base: st
 
     Args:
         path: The run folder, or the folder of one of its checkpoints.
-        checkpoint: A step, `final`, `newest` or `best`; with the folder of a checkpoint, `final` means that one.
+        checkpoint: A step, `final`, `newest`, `best` or `judged`; with the folder of a checkpoint, `final` means that one.
         weights: Which weights.
         base: Where the model is that the run was started from; None is where it was then.
 
@@ -104,10 +107,30 @@ def open_run_model(path: Path, checkpoint: str, weights: ExportWeights, base: st
         path = path.parent.parent
     opened = _open_run(path, base)
     config = opened.config
+    if checkpoint == JUDGED:
+        checkpoint = judged_checkpoint(opened.run)
     averaged = config.ema.enabled or config.optimizer.name is OptimizerName.schedule_free
     if checkpoint == FINAL and (weights is ExportWeights.ema or not averaged):
         return opened.final(weights if averaged else ExportWeights.raw)
     return opened.at_checkpoint(checkpoint, weights if averaged else ExportWeights.raw)
+
+
+def judged_checkpoint(run: RunFolder) -> str:
+    """Return the checkpoint of a run that `riffusion evaluate run` chose: a step, or `final`.
+
+    Raises:
+        InputError: If nothing was judged, or the file that names it is damaged.
+    """
+    file = run.scores / JUDGED_FILE
+    if not file.is_file():
+        raise InputError(f"checkpoint=judged: {run.path} was not judged; first riffusion evaluate run {run.path}")
+    try:
+        checkpoint = json.loads(file.read_text(encoding="utf-8"))["checkpoint"]
+        if checkpoint != FINAL:
+            checkpoint = str(int(checkpoint))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{file}: is damaged; make it again with riffusion evaluate run {run.path}") from None
+    return str(checkpoint)
 
 
 def _open_run(path: Path, base: str | None) -> "_OpenRun":

@@ -225,7 +225,7 @@ class Validation:
     def stop_reason(self) -> str:
         """Return why the run stops, once `exhausted`."""
         label, least = self.monitored.label, "above" if self.monitored.higher_is_better else "below"
-        reason = f"{label} has not been {least} {self.best_value:.4f} since step {self.best_step}"
+        reason = f"{label} has not been {least} {self.best_value:.4g} since step {self.best_step}"
         if self.copies is not None and self.best_copies is not None and self.copies - self.best_copies >= _COPIES_RISE:
             reason += (
                 f", while copies of training slices rose from {self.best_copies:.0%} to {self.copies:.0%} of the clips"
@@ -257,12 +257,26 @@ class Validation:
         """Return the losses of all slices, (slices, parts): slice k is measured by rank k % world size."""
 
         def losses(number: int) -> Tensor:
-            batch = {key: value.to(self.distribution.device) for key, value in self.held_out.batch(number).items()}
             with self.distribution.autocast():
-                return objective(batch, each=True).float()  # (parts,)
+                return slice_losses(objective, self.held_out, number, self.distribution.device)
 
         with evaluation_mode(objective):
             return self.distribution.map_shared(losses, len(self.held_out))
+
+
+def slice_losses(objective: nn.Module, held_out: HeldOutBatches, number: int, device: torch.device) -> Tensor:
+    """Return the parts of the loss of one held-out slice, (parts,)."""
+    batch = {key: value.to(device) for key, value in held_out.batch(number).items()}
+    losses: Tensor = objective(batch, each=True).float()
+    return losses
+
+
+@torch.no_grad()
+def held_out_loss(objective: nn.Module, held_out: HeldOutBatches, device: torch.device) -> float:
+    """Return the mean loss on all held-out slices in one process, as `Validation` measures it."""
+    with evaluation_mode(objective):
+        losses = [slice_losses(objective, held_out, number, device) for number in range(len(held_out))]
+    return float(torch.stack(losses).double().mean())
 
 
 def spread(length: int, count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The page of scores in a real browser, opened from disk."""
+"""The pages of scores, of clips and of a run, in a real browser, opened from disk."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.auditions import EVIL
 from support.chromium import SCREENSHOTS
-from support.scores import write_score_page
+from support.scores import write_run_page, write_score_page
 
 pytestmark = pytest.mark.browser
 
@@ -15,9 +15,9 @@ Open = Callable[..., Any]
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
 
-@pytest.fixture(scope="module")
-def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_score_page(tmp_path_factory.mktemp("scores"))
+@pytest.fixture(scope="module", params=[write_score_page, write_run_page], ids=["scores", "run"])
+def scores(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(request.param(tmp_path_factory.mktemp("scores")))
 
 
 def wait(page: Any, condition: str) -> None:
@@ -41,10 +41,13 @@ def test_clips_play_one_at_a_time_by_key_and_texts_do_nothing(opened: Open, scor
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_wider_than_a_phone_and_axe_finds_nothing(opened: Open, scores: Path, scheme: str) -> None:
+def test_nothing_is_wider_than_a_phone_and_axe_finds_nothing(
+    opened: Open, scores: Path, scheme: str, request: pytest.FixtureRequest
+) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    kind = "run-scores" if "run" in request.node.callspec.id else "scores"
     for name, options in (("desktop", {}), ("phone", PHONE)):
         page = opened(scores, color_scheme=scheme, bypass_csp=True, **options)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -52,4 +55,4 @@ def test_nothing_is_wider_than_a_phone_and_axe_finds_nothing(opened: Open, score
         assert results.violations_count == 0, results.generate_report()
         page.evaluate("document.querySelectorAll('img').forEach((image) => { image.loading = 'eager'; })")
         wait(page, "[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
-        page.screenshot(path=SCREENSHOTS / f"scores-{name}-{scheme}.png", full_page=True)
+        page.screenshot(path=SCREENSHOTS / f"{kind}-{name}-{scheme}.png", full_page=True)

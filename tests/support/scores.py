@@ -8,9 +8,19 @@ from support.nano import write_dataset
 
 from riffusion_train.audio.io.read import read_audio
 from riffusion_train.dataset.spectrograms import load_dataset
+from riffusion_train.evaluation.checkpoints import CheckpointScores, choose
 from riffusion_train.evaluation.clips import ClipFile
 from riffusion_train.evaluation.report import ScorePage, write_page
-from riffusion_train.evaluation.results import Evaluation, ScoredClip, rows_of_scores, rows_of_sounds, write_scores
+from riffusion_train.evaluation.results import (
+    Evaluation,
+    ResultRow,
+    ScoredClip,
+    rows_of_scores,
+    rows_of_sounds,
+    write_scores,
+)
+from riffusion_train.evaluation.run_report import RunPage
+from riffusion_train.evaluation.run_report import write_page as write_page_of_run
 from riffusion_train.listening.copies import Nearest
 from riffusion_train.listening.embedder import Heard
 from riffusion_train.listening.heard import HeardClips
@@ -65,3 +75,33 @@ def write_score_page(folder: Path, title: str = f"Scores {EVIL}") -> Path:
     evaluation = Evaluation(folder, rows, scored, ["1 of 8 clips are silent; they count as they are", EVIL], about)
     write_scores(evaluation, "riffusion evaluate score")
     return write_page(ScorePage(evaluation, title, f"riffusion {EVIL}", generated, real, trained, list(range(6))))
+
+
+def write_run_page(folder: Path, title: str = f"Checkpoints {EVIL}") -> Path:
+    """Write the page of a run with five checkpoints, one of whose clips are gone; return its path."""
+    scored, played = [], []
+    for number in range(5):
+        step, kid = 500 * (number + 1), 0.02 + 0.1 / (number + 1) + 0.01 * (number == 4)
+        rows = [
+            ResultRow("kid", "squared distance of embeddings", kid, kid - 0.01, kid + 0.01, 0.001),
+            ResultRow("agreement", "balanced share of words", 0.6 + number / 20, 0.5, 0.9, 0.5),
+            ResultRow("coverage", "share of real clips", 0.2 + number / 10, 0.1, 0.9, 0.97),
+            ResultRow("copies", "share of clips", 0.01 * number, 0.0, 0.08, 0.01),
+            ResultRow("fad_infinity", "squared distance of embeddings", None, None, None, None, needed=200),
+        ]
+        scored.append(CheckpointScores(str(step), step, "ema", f"{number}", "", rows, loss=0.1 + 0.01 * number))
+        for prompt in range(2):
+            write_clip(folder / "clips", f"{step} #{prompt}", level_db=-12.0 - number, seed=number + prompt)
+        sounds = [folder / "clips" / f"{step} #{prompt}.wav" for prompt in range(2)]
+        played.append([sounds[0], None if number == 1 else sounds[1]])
+    about = {
+        "run": EVIL,
+        "weights": "ema",
+        "num_clips": 100,
+        "real": "a dataset",
+        "num_real": 256,
+        "embedder": "musicnn",
+    }
+    about["prompts"] = [CAPTIONS[2], EVIL]
+    page = RunPage(folder, title, f"riffusion evaluate run {EVIL}", about, scored, choose(scored), played)
+    return write_page_of_run(page)

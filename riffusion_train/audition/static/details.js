@@ -8,6 +8,7 @@ const SETTING_NAMES = {
 function facts(cell) {
   const version = versions.get(cell.version), entries = [["version", version.name]];
   if (version.step !== null) entries.push(["training step", version.step.toLocaleString("en")]);
+  if (version.note) entries.push(["figures", version.note]);
   entries.push(["source", version.source]);
   for (const [name, value] of Object.entries(cell.settings)) {
     if (name === "prompt" || value === "" || value === null || value === false) continue;

@@ -2,6 +2,7 @@
 const view = { search: "", seed: "", order: "grid", descending: true, images: true, hidden: new Set(), limits: new Map(), copies: "" };
 const tiles = new Map(); // id of a clip -> its parts on the page
 const tileOf = (cell) => tiles.get(cell.id);
+const noteOf = (cell) => versions.get(cell.version).note;
 
 function visible(cell) {
   if (!cell.settings.prompt.toLowerCase().includes(view.search.trim().toLowerCase())) return false;
@@ -109,6 +110,7 @@ function tile(cell, index) {
     make("div", { class: "head" },
       index !== null && index < 9 ? make("kbd", { "aria-hidden": "true" }, String(index + 1)) : null,
       make("strong", { title: name }, name), blind.on ? null : info),
+    blind.on || !noteOf(cell) ? null : make("p", { class: "of" }, noteOf(cell)),
     view.order === "grid" || blind.on ? null : make("p", { class: "of" }, `${cell.settings.prompt || "(no prompt)"} · seed ${cell.settings.seed}`),
     spectrogram, make("div", { class: "foot" }, button, measures),
     blind.on || !cell.is_copy ? null : make("p", { class: "flag" }, make("strong", {}, "Possible copy: "), cell.nearest));

@@ -82,3 +82,12 @@ def test_two_sets_of_points_are_drawn_apart() -> None:
     blue = np.argwhere(np.abs(drawn - (31, 95, 168)).sum(2) < 30)
     assert len(blue) and blue[:, 1].max() < drawn.shape[1] // 2
     assert scatter_image([(1.0, 1.0)], []) is None and scatter_image([], []) is None
+
+
+def test_a_curve_of_measurements_passes_through_each_of_them() -> None:
+    """Smoothed, the lowest of few values would not be seen."""
+    points = [(0, 1.0), (1, 0.2), (2, 1.0)]
+    smoothed, measured = (rows_of_the_mean(curve_image(points, intervals=one)) for one in (None, {}))
+    assert np.nanmax(measured) > np.nanmax(smoothed) + 20
+    with_interval = pixels(curve_image(points, intervals={1: (0.1, 0.3)}))
+    assert len(np.unique(with_interval.reshape(-1, 3), axis=0)) > 3

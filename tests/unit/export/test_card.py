@@ -109,7 +109,7 @@ def test_the_hub_reads_what_a_model_is(exported: Path, run: Path, lora_run: Path
     assert (parsed.eval_results[0].metric_value, parsed.base_model_relation) == (0.25, "adapter")
 
 
-def _write_scores(path: Path, **about: Any) -> Path:
+def _write_scores(path: Path, step: int = 4, **about: Any) -> Path:
     row = {"unit": "", "ours_min": None, "ours_max": None, "reference": None, "note": ""}
     rows = [
         {**row, "what": "kid", "ours": 0.0213, "ours_min": 0.0181, "ours_max": 0.0249, "reference": 0.0004},
@@ -121,14 +121,14 @@ def _write_scores(path: Path, **about: Any) -> Path:
     ]
     about = {"num_clips": 96, "num_real": 324, "embedder": "musicnn", **about}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"rows": rows, "about": about}), encoding="utf-8")
+    path.write_text(json.dumps({"rows": rows, "about": about, "step": step}), encoding="utf-8")
     return path
 
 
 def test_the_scores_of_the_exported_checkpoint_stand_on_its_card(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
-    _write_scores(tmp_path / "run" / "scores" / "step-000004.json", step=4, weights="ema")
-    _write_scores(tmp_path / "run" / "scores" / "step-000002.json", num_clips=7)
+    _write_scores(tmp_path / "run" / "scores" / "final.json")
+    _write_scores(tmp_path / "run" / "scores" / "step-000002.json", step=2, num_clips=7)
     export_run(tmp_path / "run", tmp_path / "mine")
     card = (tmp_path / "mine" / "README.md").read_text()
     assert "96 clips were compared with 324 real ones" in card
@@ -146,7 +146,12 @@ def test_the_scores_of_the_exported_checkpoint_stand_on_its_card(run: Path, tmp_
     assert json.loads((tmp_path / "mine" / "training.json").read_text())["scores"]["kid"] == 0.0213
     assert "scores   kid 0.0213, agreement 0.71, copies 0.02" in describe(str(tmp_path / "mine")).lines()
     export_run(tmp_path / "run", tmp_path / "raw", weights=ExportWeights.raw)  # other weights than were scored
+    export_run(tmp_path / "run", tmp_path / "early", checkpoint="2")
     assert "How good it is" not in (tmp_path / "raw" / "README.md").read_text()
+    _write_scores(tmp_path / "run" / "scores" / "final.json", step=3)  # scored before the run went on
+    export_run(tmp_path / "run", tmp_path / "later")
+    assert "How good it is" not in (tmp_path / "later" / "README.md").read_text()
+    assert "7 clips were compared" in (tmp_path / "early" / "README.md").read_text()
 
 
 def test_scores_can_be_named_and_bad_ones_are_refused_before_anything_is_written(run: Path, tmp_path: Path) -> None:
