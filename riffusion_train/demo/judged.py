@@ -66,9 +66,10 @@ def judge_demo(folder: DemoFolder, held_out: SpectrogramDataset, trained: Spectr
 
 
 def _row(what: str, row: dict[str, Any], ceiling: float | None = None) -> FigureRow:
-    ends = (row["ours"] if row[name] is None else row[name] for name in ("ours_min", "ours_max"))
+    low, high = (row["ours"] if row[name] is None else row[name] for name in ("ours_min", "ours_max"))
     unit = row["unit"] if what == KID else "share of clips, flagged"
-    return FigureRow(what, unit, row["ours"], *ends, *[row["reference"]] * 3, ceiling=ceiling)
+    control = row["reference"]
+    return FigureRow(what, unit, row["ours"], low, high, control, control, control, ceiling=ceiling)
 
 
 def round_trip_kid(folder: DemoFolder, held_out: SpectrogramDataset, trained: SpectrogramDataset) -> float:
