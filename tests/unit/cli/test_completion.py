@@ -17,7 +17,7 @@ from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
     [
         ("riffusion tr", ["train"]),
         ("riffusion completion ", ["--help", "bash", "fish", "zsh"]),
-        ("riffusion evaluate ", ["--help", "grid"]),
+        ("riffusion evaluate ", ["--help", "grid", "run", "score"]),
         ("riffusion spectrogram de", ["decode"]),
         ("riffusion train optimizer.l", ["optimizer.lr="]),
         ("riffusion train dataset='a b' method=", ["method=full", "method=lora", "method=vae"]),
