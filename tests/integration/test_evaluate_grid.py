@@ -138,7 +138,7 @@ def test_a_model_that_does_not_say_its_codec_is_said_to_be_assumed(
         (["RUN", "--prompt", "x", "checkpoints=best"], "checkpoint=best: RUN kept none"),
         (
             ["RUN", "--prompt", "x", "checkpoints=[]"],
-            "checkpoints=: names none; give all, final, newest, best, or steps",
+            "checkpoints=: names none; give all, final, newest, best, judged, or steps",
         ),
         (["RUN", "--prompt", "x", "seeds=1,x"], "seeds=1,x: 'x' is no seed; write numbers from 0 with commas, or 0-3"),
         (["RUN", "--prompt", "x", "seeds=3-1"], "seeds=3-1: '3-1' is no range of seeds; write the smaller first"),
