@@ -22,6 +22,7 @@ JUDGED = [
     "validation=judge",
     "validation.every_steps=2",
     "validation.num_clips=16",
+    "validation.num_slices=4",
     "validation.num_inference_steps=1",
     "validation.quality=draft",
     "max_train_steps=4",
