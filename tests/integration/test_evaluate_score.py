@@ -173,3 +173,10 @@ def test_wrong_input_is_one_line(world: Path, tmp_path: Path, capsys: pytest.Cap
     for arguments, message in cases.items():
         assert message in refused(capsys, *arguments), message
     assert not (tmp_path / "out" / "scores.json").exists()
+
+
+def test_copies_are_flagged_alike_without_hearing_the_slices(world: Path, scored: Path, tmp_path: Path) -> None:
+    assert score(str(world / "clips"), f"real={world / 'dataset'}", f"out={tmp_path}", "hear_slices=false") == EXIT_DONE
+    flags = [[clip["nearest"]["is_copy"] for clip in read(out)["clips"]] for out in (scored, tmp_path)]
+    assert flags[0] == flags[1] and any(flags[0])
+    assert all(clip["nearest"]["embedding_slice"] is None for clip in read(tmp_path)["clips"])
