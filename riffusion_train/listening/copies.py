@@ -102,8 +102,7 @@ class CopySearch:
         seed: Seed of the choice of slices that are compared with other tracks.
 
     Attributes:
-        threshold: Similarity above which a clip is a copy. From few slices it is only roughly known: with fewer than a
-            hundred it is the greatest similarity of two tracks.
+        threshold: Similarity above which a clip is a copy. From few slices it is only roughly known.
         between_tracks: Similarity of each compared real slice to its nearest slice of another track, in rising order.
 
     Raises:
@@ -140,9 +139,7 @@ class CopySearch:
         self.duplicates = len(nearest) - len(by_chance)
         """Number of compared slices that another track holds too; they are left out of `between_tracks`."""
         self.between_tracks = by_chance
-        self.threshold = (
-            float(np.quantile(by_chance, 1.0 - false_positives, method="higher")) if len(by_chance) else SAME_SOUND
-        )
+        self.threshold = _exceeded_by(by_chance, false_positives) if len(by_chance) else SAME_SOUND
         self._embedding_distances = self._embedding_distances_between_tracks(chosen)
 
     def nearest(self, image: npt.NDArray[np.uint8], embedding: npt.NDArray[np.floating] | None = None) -> Nearest:
@@ -374,6 +371,17 @@ def _correlations(clips: _Spectra, clip_energy: _Floats, slices: _Spectra, slice
 
 def _best_over_shifts(clips: _Spectra, clip_energy: _Floats, slices: _Spectra, slice_energy: _Floats) -> _Floats:
     return np.asarray(_correlations(clips, clip_energy, slices, slice_energy).max(axis=0))
+
+
+def _exceeded_by(values: npt.NDArray[np.float64], share: float) -> float:
+    """Return what only a share of further values exceeds: the quantile, or that of a Gumbel distribution if it is higher.
+
+    Each value is the greatest of many similarities, and such values follow a Gumbel distribution. A few hundred of them say
+    little about their highest hundredth by themselves.
+    """
+    scale = float(values.std()) * np.sqrt(6) / np.pi
+    fitted = float(values.mean()) - np.euler_gamma * scale - scale * np.log(-np.log1p(-share))
+    return min(SAME_SOUND, max(float(np.quantile(values, 1.0 - share, method="higher")), float(fitted)))
 
 
 def _share_below(ascending: npt.NDArray[np.float64], value: float) -> float:
