@@ -5,8 +5,8 @@ together, but no three of a kept-out combination. Both methods train the demo's 
 for each seed, and sample the same prompts with the same noise. A classifier, fitted on real clips of all combinations that
 no model was trained on, says which attributes it finds. Control: the same clips with the prompts in shuffled order.
 
-The work is kept in `runs/benchmark-captions`; the same command continues it. Without tags, prompts are as the demo's are:
-"slow piano melody, low register, no drums".
+Captions and prompts are the demo's: "slow piano melody, low register, no drums". The work is kept in
+`runs/benchmark-captions`; the same command continues it.
 """
 
 import dataclasses
@@ -130,16 +130,21 @@ def _measure(work: Path, scale: _Scale) -> list[Row]:
 
 def _rows(name: str, asked: Sequence[Attributes], ours: Sequence[_Labels], reference: Sequence[_Labels]) -> list[Row]:
     """Return a row for each attribute, and the mean of all; below them, each with shuffled prompts."""
-    rows, means = [], []
+    rows: list[Row] = []
     for shuffled in (False, True):
-        shares = [[_agreement(labels, asked, shuffled=shuffled) for labels in runs] for runs in (ours, reference)]
+        own, other = ([_agreement(labels, asked, shuffled=shuffled) for labels in runs] for runs in (ours, reference))
         title = f"{name}{', shuffled prompts' if shuffled else ''}"
         rows += [
-            Row(f"{title}: {attribute}", "share of clips", *([share[attribute] for share in runs] for runs in shares))
+            Row(
+                f"{title}: {attribute}",
+                "share of clips",
+                [share[attribute] for share in own],
+                [share[attribute] for share in other],
+            )
             for attribute in ATTRIBUTES
         ]
-        means = [[statistics.fmean(share.values()) for share in runs] for runs in shares]
-        rows.append(Row(f"{title}: mean of the four", "share of clips", *means))
+        means = [[statistics.fmean(share.values()) for share in shares] for shares in (own, other)]
+        rows.append(Row(f"{title}: mean of the four", "share of clips", means[0], means[1]))
     return rows
 
 

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 import xxhash
 
-from riffusion_train.dataset.captions import CaptionDraws
 from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.runtime.errors import InputError
@@ -452,19 +451,6 @@ TEXTS = CacheKind(
 )
 
 
-def cached_captions(captions: Sequence[str], draws: CaptionDraws) -> list[str]:
-    """Return the captions that get a row, in the order of the rows: the empty one, and every other once.
-
-    Which of them a step trains with, and whether it is dropped, is drawn in that step: the cache holds no draw.
-
-    Args:
-        captions: The captions as the dataset has them.
-        draws: What is drawn about them: each has a row for each of its variants.
-    """
-    variants = dict.fromkeys(variant for caption in captions for variant in draws.variants(caption))
-    return ["", *(caption for caption in variants if caption)]
-
-
 def text_cache(
     folder: DatasetFolder, captions: Sequence[str], *, text_encoder: str, tokenizer: str, shape: tuple[int, int]
 ) -> RowCache:
@@ -475,7 +461,7 @@ def text_cache(
 
     Args:
         folder: The dataset of the captions.
-        captions: What `cached_captions` returns.
+        captions: What `CaptionDraws.texts` returns.
         text_encoder: Fingerprint of the text encoder.
         tokenizer: Fingerprint of the tokenizer.
         shape: Of the hidden states of a caption, (77, D).

@@ -86,6 +86,17 @@ class CaptionDraws:
             return [caption]
         return list(dict.fromkeys(self._variant(caption, number) for number in range(self.num_variants or 0)))
 
+    def texts(self, captions: Sequence[str]) -> list[str]:
+        """Return every text that can be drawn, each once: the empty one, then the variants of every caption.
+
+        A cache has a row for each. Which one a step trains with is drawn in that step: the cache holds no draw.
+
+        Args:
+            captions: The captions of all slices.
+        """
+        variants = dict.fromkeys(variant for caption in captions for variant in self.variants(caption))
+        return ["", *(text for text in variants if text)]
+
     def _changed(self, caption: str, step: int, position: int) -> str:
         """Return a caption as an address trains with it."""
         if self.num_variants is None:

@@ -11,7 +11,6 @@ from riffusion_train.dataset.cache import (
     Encode,
     JoinedRows,
     RowCache,
-    cached_captions,
     latent_cache,
     slice_keys,
     text_cache,
@@ -74,7 +73,7 @@ def open_caches(
         assert keys is not None  # the first rank has them
         moments = _open(latent_work(components, dataset, distribution.device, keys), distribution)
     if texts is not None:
-        captions = cached_captions(dataset.all_captions(texts.weights), texts)
+        captions = texts.texts(dataset.all_captions(texts.weights))
         rows = _open(text_work(components, dataset, distribution.device, captions), distribution)
         states = CachedTexts(captions, rows)
         components.text_encoder.to("cpu")  # half a gibibyte of GPU memory; a preview moves it back for a while
@@ -96,7 +95,7 @@ def planned_caches(
     """
     works = [latent_work(components, dataset, device, slice_keys(dataset, keep=False))] if latents else []
     if texts is not None:
-        captions = cached_captions(dataset.all_captions(texts.weights), texts)
+        captions = texts.texts(dataset.all_captions(texts.weights))
         works.append(text_work(components, dataset, device, captions))
     for work in works:
         work.cache.plan(work.cache.find_missing())

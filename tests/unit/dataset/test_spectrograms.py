@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.nano import write_dataset
 
-from riffusion_train.dataset.cache import cached_captions, latent_cache, slice_keys
+from riffusion_train.dataset.cache import latent_cache, slice_keys
 from riffusion_train.dataset.captions import CaptionDraws
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.order import Address, AddressedBatches, EpochOrder, generator
@@ -150,7 +150,7 @@ def test_a_split_without_slices_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_caption_gets_one_row_beside_the_empty_one(table: SpectrogramDataset) -> None:
-    captions = cached_captions(table.all_captions(), CaptionDraws(seed=0))
+    captions = CaptionDraws(seed=0).texts(table.all_captions())
     assert captions[:3] == ["", "band 0", "a line, number 0"]
     assert len(captions) == len(set(captions)) == 1 + 2 * len(table)
 
@@ -160,13 +160,13 @@ def test_variants_of_captions_get_rows_and_captions_that_are_never_drawn_get_non
     firsts = table.all_captions(draws.weights)
     assert firsts == [f"band {index}" for index in range(len(table))]
     assert len(table.all_captions([1, 0, 1])) == len(table)
-    assert cached_captions(["a, b", "band 1", "b, a"], draws) == ["", *draws.variants("a, b"), "band 1"]
+    assert draws.texts(["a, b", "band 1", "b, a"]) == ["", *draws.variants("a, b"), "band 1"]
     assert set(draws.variants("a, b")) == {"a, b", "b, a"}
 
 
 def test_every_caption_that_is_drawn_has_a_cached_row(table: SpectrogramDataset) -> None:
     options = {"proportion_empty_prompts": 0.2, "shuffle_tags": True, "tag_dropout": 0.3, "num_variants": 3}
-    rows = cached_captions(table.all_captions(), CaptionDraws(seed=0, **options))
+    rows = CaptionDraws(seed=0, **options).texts(table.all_captions())
 
     class Asked:
         def __init__(self) -> None:
