@@ -151,16 +151,28 @@ def _compose_node(verb: str, root: type, arguments: Sequence[str]) -> Any:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     ConfigStore.instance().store(name=f"{verb}_schema", node=root)
     has_file = (conf_dir() / f"{verb}.yaml").is_file()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            return hydra_compose(config_name=verb if has_file else f"{verb}_schema", overrides=overrides)
+            # A key with the name of another command's group, such as captions of prepare: Hydra would look for a preset.
+            others = [text for text in overrides if _is_other_group(text.partition("=")[0], verb, folders)]
+            own = [text for text in overrides if text not in others]
+            node = hydra_compose(config_name=verb if has_file else f"{verb}_schema", overrides=own)
+            for override in OverridesParser.create().parse_overrides(others):
+                OmegaConf.update(node, override.key_or_group, override.value())
+            return node
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_explain(error, root, folders)) from None
+
+
+def _is_other_group(key: str, verb: str, folders: Sequence[Path]) -> bool:
+    return key not in preset_groups(verb) and bool(group_options(key, folders))
 
 
 def load_saved(path: Path, root: type[Root]) -> Root:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from riffusion_train.config.compose import conf_dir, describe, group_options
+from riffusion_train.config.compose import describe, group_options, preset_groups
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.config.evaluate import RunConfig, ScoreConfig
 from riffusion_train.config.export import ExportConfig, ImportConfig
@@ -86,7 +86,8 @@ def reference() -> str:
     parts = [_HEAD]
     for verb, root in ROOTS.items():
         parts.append(f"\n## riffusion {verb}\n")
-        groups = [field.name for field in dataclasses.fields(root) if (conf_dir() / field.name).is_dir()]
+        fields = {field.name for field in dataclasses.fields(root)}
+        groups = [group for group in preset_groups(verb) if group in fields]
         parts += [f"- `{name}=` {', '.join(f'`{option}`' for option in group_options(name))}" for name in groups]
         parts.append(
             "\n| key | default | meaning |\n|---|---|---|" if groups else "| key | default | meaning |\n|---|---|---|"

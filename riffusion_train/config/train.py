@@ -171,6 +171,25 @@ class ObjectiveConfig:
 
 
 @dataclasses.dataclass
+class CaptionsConfig:
+    """Which caption of a slice a step trains with, and in which form; how often none is in `objective`."""
+
+    weights: list[float] = dataclasses.field(default_factory=list)
+    """How often the first, second, … caption of a slice is taken, in proportion, such as [3, 1]; those after the last weight
+    have it too. 0 takes a caption never, which the first one's cannot be. Empty takes all equally often."""
+    shuffle_tags: bool = False
+    """Put the tags of a caption, which are what its commas divide, in another order each time. A caption that ends with a
+    full stop, `!` or `?` is a sentence, and stays as it is."""
+    keep_first_tags: int = 0
+    """With `shuffle_tags` or `tag_dropout`: leave so many tags at the front as they are, such as a trigger word."""
+    tag_dropout: float = 0.0
+    """How often each tag is left out; one always stays."""
+    num_variants: int = 8
+    """With `cache_text_embeddings`: how many variants of a caption are made and cached, for steps to draw from. Where the text
+    encoder runs in every step, a new one is made each time."""
+
+
+@dataclasses.dataclass
 class EmaConfig:
     """The moving average of the trained weights, in fp32; previews and exports use it."""
 
@@ -266,6 +285,7 @@ class TrainConfig:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    captions: CaptionsConfig = dataclasses.field(default_factory=CaptionsConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     ema: EmaConfig = dataclasses.field(default_factory=EmaConfig)

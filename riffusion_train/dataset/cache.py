@@ -451,14 +451,6 @@ TEXTS = CacheKind(
 )
 
 
-def cached_captions(captions: Sequence[str]) -> list[str]:
-    """Return the captions that get a row, in the order of the rows: the empty one, and every other once.
-
-    Which of them a step trains with, and whether it is dropped, is drawn in that step: the cache holds no draw.
-    """
-    return ["", *(caption for caption in dict.fromkeys(captions) if caption)]
-
-
 def text_cache(
     folder: DatasetFolder, captions: Sequence[str], *, text_encoder: str, tokenizer: str, shape: tuple[int, int]
 ) -> RowCache:
@@ -469,7 +461,7 @@ def text_cache(
 
     Args:
         folder: The dataset of the captions.
-        captions: What `cached_captions` returns.
+        captions: What `CaptionDraws.texts` returns.
         text_encoder: Fingerprint of the text encoder.
         tokenizer: Fingerprint of the tokenizer.
         shape: Of the hidden states of a caption, (77, D).

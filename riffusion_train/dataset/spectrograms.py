@@ -1,6 +1,6 @@
 """A dataset folder as training reads it: images, captions, and items with the random draws of their address."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import torch
 from torch.utils.data import Dataset
 
+from riffusion_train.dataset.captions import CaptionDraws
 from riffusion_train.dataset.layout import SHARD_DIR, DatasetFolder, open_dataset_folder
 from riffusion_train.dataset.order import Address, generator, normal
 from riffusion_train.runtime.errors import InputError, one_line
@@ -109,11 +110,20 @@ class SpectrogramDataset:
             raise InputError(f"{self.folder.path}: the slice {self.slice_name(index)} has no caption; prepare it again")
         return list(captions)
 
-    def all_captions(self) -> list[str]:
-        """Return every caption of the split once, in the order of their first use."""
+    def all_captions(self, weights: Sequence[float] = ()) -> list[str]:
+        """Return every caption of the split once, in the order of their first use.
+
+        Args:
+            weights: As of `CaptionDraws`: captions that have no weight in any slice are left out.
+        """
         captions: dict[str, None] = {}  # a dict keeps the order
         for chunk in self.rows.data.column("caption").chunks:
-            captions.update(dict.fromkeys(pc.unique(pc.list_flatten(chunk)).drop_null().to_pylist()))
+            texts = pc.list_flatten(chunk)
+            if 0 in weights:
+                parents = pc.list_parent_indices(chunk).to_numpy(zero_copy_only=False)
+                numbers = np.arange(len(parents)) - np.searchsorted(parents, parents)  # of the captions in their slices
+                texts = texts.filter(pa.array(np.array(weights)[np.minimum(numbers, len(weights) - 1)] > 0))
+            captions.update(dict.fromkeys(pc.unique(texts).drop_null().to_pylist()))
         return list(captions)
 
     def without_caption(self) -> list[int]:
@@ -182,7 +192,7 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
         latent_shape: tuple[int, int, int],
         seed: int,
         num_train_timesteps: int,
-        proportion_empty_prompts: float,
+        captions: CaptionDraws,
         noise_offset: float,
         input_perturbation: float = 0.0,
         texts: Texts | None = None,
@@ -194,7 +204,7 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
         self.latent_shape = latent_shape
         self.seed = seed
         self.num_train_timesteps = num_train_timesteps
-        self.proportion_empty_prompts = proportion_empty_prompts
+        self.captions = captions
         self.noise_offset = noise_offset
         self.input_perturbation = input_perturbation
 
@@ -209,7 +219,7 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
             "slice_index": torch.tensor(address.slice_index),
             "timestep": torch.tensor(self._timestep(address)),
         }
-        caption = self._caption(address)
+        caption = self.captions.draw(self.dataset.captions(address.slice_index), *at)
         if self.texts is None:
             item["input_ids"] = self.tokenize(caption)
         else:
@@ -230,12 +240,6 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
         # t = floor(T * ((u + position * phi) mod 1)), with u uniform for each step and phi the golden ratio less one.
         start = generator(self.seed, "timestep", address.step).random()
         return int((start + address.position * _GOLDEN_RATIO) % 1 * self.num_train_timesteps)
-
-    def _caption(self, address: Address) -> str:
-        draw = generator(self.seed, "caption", address.step, address.position)
-        captions = self.dataset.captions(address.slice_index)
-        chosen = captions[int(draw.integers(len(captions)))]
-        return "" if draw.random() < self.proportion_empty_prompts else chosen
 
 
 class PixelItems(Dataset[dict[str, torch.Tensor]]):

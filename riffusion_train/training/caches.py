@@ -11,11 +11,11 @@ from riffusion_train.dataset.cache import (
     Encode,
     JoinedRows,
     RowCache,
-    cached_captions,
     latent_cache,
     slice_keys,
     text_cache,
 )
+from riffusion_train.dataset.captions import CaptionDraws
 from riffusion_train.dataset.spectrograms import Moments, SpectrogramDataset, Texts, make_tokenize
 from riffusion_train.model.components import Components, fingerprint
 from riffusion_train.model.tokenizer import tokenizer_fingerprint
@@ -44,7 +44,12 @@ class Caches:
 
 
 def open_caches(
-    distribution: Distribution, components: Components, dataset: SpectrogramDataset, *, latents: bool, texts: bool
+    distribution: Distribution,
+    components: Components,
+    dataset: SpectrogramDataset,
+    *,
+    latents: bool,
+    texts: CaptionDraws | None,
 ) -> Caches:
     """Open the caches that a run reads; all ranks fill together what is missing of them.
 
@@ -53,7 +58,8 @@ def open_caches(
         components: The model, with frozen VAE and text encoder where they are cached.
         dataset: The slices.
         latents: Whether the run reads its latents from a cache.
-        texts: Whether it reads its hidden states from a cache; the text encoder moves to the CPU then.
+        texts: What is drawn about captions, where it reads the hidden states of all that can be from a cache; the text
+            encoder moves to the CPU then.
 
     Raises:
         InputError: If a file of a cache is damaged, if there is too little disk space for a new one, or if a
@@ -66,8 +72,8 @@ def open_caches(
         keys = distribution.from_main(lambda: own)
         assert keys is not None  # the first rank has them
         moments = _open(latent_work(components, dataset, distribution.device, keys), distribution)
-    if texts:
-        captions = cached_captions(dataset.all_captions())
+    if texts is not None:
+        captions = texts.texts(dataset.all_captions(texts.weights))
         rows = _open(text_work(components, dataset, distribution.device, captions), distribution)
         states = CachedTexts(captions, rows)
         components.text_encoder.to("cpu")  # half a gibibyte of GPU memory; a preview moves it back for a while
@@ -75,7 +81,12 @@ def open_caches(
 
 
 def planned_caches(
-    components: Components, dataset: SpectrogramDataset, device: torch.device, *, latents: bool, texts: bool
+    components: Components,
+    dataset: SpectrogramDataset,
+    device: torch.device,
+    *,
+    latents: bool,
+    texts: CaptionDraws | None,
 ) -> list[CacheWork]:
     """Return the caches that a run reads, each with its missing rows planned; arguments as of `open_caches`.
 
@@ -83,8 +94,9 @@ def planned_caches(
         InputError: If a file of a cache is damaged.
     """
     works = [latent_work(components, dataset, device, slice_keys(dataset, keep=False))] if latents else []
-    if texts:
-        works.append(text_work(components, dataset, device, cached_captions(dataset.all_captions())))
+    if texts is not None:
+        captions = texts.texts(dataset.all_captions(texts.weights))
+        works.append(text_work(components, dataset, device, captions))
     for work in works:
         work.cache.plan(work.cache.find_missing())
         if not work.cache.rows:

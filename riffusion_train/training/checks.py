@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset
 from riffusion_train.config.train import (
+    CaptionsConfig,
     MethodName,
     MixedPrecision,
     Monitor,
@@ -39,6 +41,7 @@ _AT_LEAST_ONE = (
     "method.lora_rank",
     "validation.num_slices",
     "validation.num_real",
+    "captions.num_variants",
 )
 _NOT_NEGATIVE = (
     "dataloader_num_workers",
@@ -52,6 +55,7 @@ _NOT_NEGATIVE = (
     "objective.input_perturbation",
     "method.kl_weight",
     "ema.update_after_step",
+    "captions.keep_first_tags",
 )
 _ABOVE_ZERO = (
     "rank_timeout_s",
@@ -65,7 +69,7 @@ _ABOVE_ZERO = (
 )
 _ABOVE_ZERO_OR_NULL = ("method.text_encoder_lr", "objective.snr_gamma")
 _AT_LEAST_ONE_OR_NULL = ("num_threads", "validation.patience")
-_BELOW_ONE = ("optimizer.beta1", "optimizer.beta2", "ema.decay")
+_BELOW_ONE = ("optimizer.beta1", "optimizer.beta2", "ema.decay", "captions.tag_dropout")
 
 
 def check_config(config: TrainConfig) -> None:
@@ -91,6 +95,7 @@ def check_config(config: TrainConfig) -> None:
         raise InputError("method.train_text_encoder=true: method=vae trains on images alone; take method=full or lora")
     if method.text_encoder_lr is not None and not method.train_text_encoder:
         raise InputError("method.text_encoder_lr is set; add method.train_text_encoder=true")
+    _check_captions(config.captions, method.name)
     if not config.validation.every_steps and (config.validation.patience or config.validation.keep_best):
         raise InputError("validation.patience and validation.keep_best need validation.every_steps")
     _check_judge(config)
@@ -108,6 +113,18 @@ def _check_judge(config: TrainConfig) -> None:
         value = getattr(config.validation, key)
         if judged and value < KERNEL_CLIPS:
             raise InputError(f"validation.{key}={value}: KID needs at least {KERNEL_CLIPS}; num_clips=0 is no judge")
+
+
+def _check_captions(captions: CaptionsConfig, method: MethodName) -> None:
+    """Refuse weights that leave a slice without a caption, and captions for a method that has none."""
+    weights = captions.weights
+    if weights and not (weights[0] > 0 and all(0 <= weight < math.inf for weight in weights)):
+        raise InputError(
+            f"captions.weights={weights}: the first must be above 0, since a slice may have a single caption, and the others "
+            "0 or more"
+        )
+    if method is MethodName.vae and captions != CaptionsConfig():
+        raise InputError("captions: method=vae trains on images alone; take captions=default")
 
 
 def _check_range(config: TrainConfig, keys: tuple[str, ...], good: Callable[[Any], bool], rule: str) -> None:

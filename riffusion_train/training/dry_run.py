@@ -115,7 +115,7 @@ def _missing_caches(config: TrainConfig, job: TrainingJob) -> list[CacheWork]:
         job.dataset,
         job.distribution.device,
         latents=method.caches_latents,
-        texts=method.caches_texts,
+        texts=method.caption_draws() if method.caches_texts else None,
     )
     return [work for work in works if work.cache.rows]
 

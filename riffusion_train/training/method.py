@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from riffusion_train.config.export import ExportFormat
 from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.config.train import MethodConfig, MethodName, TrainConfig
+from riffusion_train.dataset.captions import CaptionDraws
 from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.dataset.order import generator
 from riffusion_train.dataset.spectrograms import LatentItems, PixelItems, SpectrogramDataset, make_tokenize
@@ -53,6 +54,19 @@ class FullMethod:
         """Whether the run reads its hidden states from a cache, which a text encoder that is trained would outdate."""
         return self.config.cache_text_embeddings and not self.config.method.train_text_encoder
 
+    def caption_draws(self) -> CaptionDraws:
+        """Return what is drawn about the captions."""
+        captions = self.config.captions
+        return CaptionDraws(
+            seed=self.config.seed,
+            proportion_empty_prompts=self.config.objective.proportion_empty_prompts,
+            weights=captions.weights,
+            shuffle_tags=captions.shuffle_tags,
+            keep_first_tags=captions.keep_first_tags,
+            tag_dropout=captions.tag_dropout,
+            num_variants=captions.num_variants if self.caches_texts else None,
+        )
+
     def main_network(self, components: Components) -> Any:
         """Return the network that takes most of the memory and time of a step."""
         return components.unet
@@ -92,7 +106,7 @@ class FullMethod:
             latent_shape=components.latent_shape(dataset.folder.spectrogram),
             seed=self.config.seed,
             num_train_timesteps=int(components.scheduler.config.num_train_timesteps),
-            proportion_empty_prompts=objective.proportion_empty_prompts,
+            captions=self.caption_draws(),
             noise_offset=objective.noise_offset,
             input_perturbation=objective.input_perturbation,
         )

@@ -194,7 +194,8 @@ def _make_learning(
     dataset: SpectrogramDataset,
 ) -> Learning:
     """Return what is trained, of a model whose trainable weights are chosen; the caches are opened or filled here."""
-    caches = open_caches(distribution, components, dataset, latents=method.caches_latents, texts=method.caches_texts)
+    texts = method.caption_draws() if method.caches_texts else None
+    caches = open_caches(distribution, components, dataset, latents=method.caches_latents, texts=texts)
     objective = method.make_objective(components)
     groups = parameter_groups(objective, config.optimizer.lr, config.method.text_encoder_lr)
     optimizer = make_optimizer(config.optimizer, groups)

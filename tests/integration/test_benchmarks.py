@@ -1,13 +1,17 @@
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import captions
 from benchmarks.__main__ import main
 from benchmarks.codec_table import CODEC_RESULTS, fill
 from benchmarks.report import Goal, Row
+from data_prep.corpus.score import attributes_of
+from riffusion_train.evaluation.classifier import ATTRIBUTES
 
 ROOT = Path(__file__).parents[2]
 ROW_KEYS = {
@@ -145,3 +149,24 @@ def test_the_listening_benchmark_measures_speed_and_tags(tmp_path: Path):
     rows = json.loads((tmp_path / "listening.json").read_text())["rows"]
     assert [row["target"] for row in rows[:2]] == ["ours >= 25"] * 2
     assert all(row["ours"] > 0 for row in rows)
+
+
+def test_the_captions_benchmark_asks_for_unseen_combinations_and_as_many_seen_ones_evenly():
+    unseen, seen = (captions.prompts_of(unseen=one, count=54) for one in (True, False))
+    assert all(captions.is_unseen(one) for one in unseen) and not any(captions.is_unseen(one) for one in seen)
+    assert sum(captions.is_unseen(attributes_of(0, clip)) for clip in range(486)) == 486 // 3
+    for asked in (unseen, seen):
+        for name in (*ATTRIBUTES, "pattern"):
+            counts = Counter(getattr(one, name) for one in asked)
+            assert len(set(counts.values())) == 1, counts
+
+
+def test_the_captions_benchmark_compares_agreement_with_shuffled_prompts():
+    asked = captions.prompts_of(unseen=True, count=54)
+    right = {name: [getattr(one, name) for one in asked] for name in ATTRIBUTES}
+    constant = {name: [values[0]] * len(values) for name, values in right.items()}
+    rows = {row.what: row for row in captions._rows("unseen", asked, [right], [constant])}
+    assert rows["unseen: mean of the four"].value == 1
+    assert rows["unseen: instrument"].reference_value == pytest.approx(1 / 6)
+    assert rows["unseen, shuffled prompts: drums"].value == pytest.approx(1 / 3, abs=0.03)
+    assert rows["unseen, shuffled prompts: drums"].reference_value == pytest.approx(1 / 3)

@@ -11,7 +11,7 @@ from riffusion_train.config.compose import compose, conf_dir, config_keys, load_
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.config.export import ExportConfig, ImportConfig
 from riffusion_train.config.model import ModelName
-from riffusion_train.config.prepare import MergeConfig, PrepareConfig
+from riffusion_train.config.prepare import CaptionSource, MergeConfig, PrepareConfig
 from riffusion_train.config.reference import key_rows
 from riffusion_train.config.sample import GridConfig, PlayConfig, SampleConfig, SamplerConfig
 from riffusion_train.config.train import MethodName, TrainConfig
@@ -143,6 +143,18 @@ def test_a_path_is_taken_literally(path: str) -> None:
     if path in ("null", "???") or (path[0] == path[-1] and path[0] in "'\""):
         return
     assert compose("train", TrainConfig, [f"dataset={path}"]).dataset == path
+
+
+def test_a_key_may_have_the_name_of_another_commands_group() -> None:
+    """captions is a key of prepare and a group of train."""
+    words = ["audio=a", "out=o"]
+    assert compose("prepare", PrepareConfig, [*words, "captions=tags"]).captions is CaptionSource.tags
+    assert (
+        compose("prepare", PrepareConfig, [*words, "captions=tags", "++captions=table"]).captions is CaptionSource.table
+    )
+    with pytest.raises(InputError, match="'default'"):
+        compose("prepare", PrepareConfig, [*words, "captions=default"])
+    assert compose("train", TrainConfig, ["dataset=d", "captions=tags", "captions.tag_dropout=0"]).captions.shuffle_tags
 
 
 def test_model_takes_a_preset_or_a_path() -> None:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -6,9 +7,10 @@ import pytest
 import torch
 from support.nano import write_dataset
 
-from riffusion_train.dataset.cache import cached_captions, latent_cache, slice_keys
+from riffusion_train.dataset.cache import latent_cache, slice_keys
+from riffusion_train.dataset.captions import CaptionDraws
 from riffusion_train.dataset.layout import open_dataset_folder
-from riffusion_train.dataset.order import Address
+from riffusion_train.dataset.order import Address, AddressedBatches, EpochOrder, generator
 from riffusion_train.dataset.spectrograms import LatentItems, SpectrogramDataset, Texts
 from riffusion_train.runtime.errors import InputError
 
@@ -18,8 +20,9 @@ def table(tmp_path: Path) -> SpectrogramDataset:
     return SpectrogramDataset(open_dataset_folder(write_dataset(tmp_path / "dataset")), "train")
 
 
-def slices(table: SpectrogramDataset, texts: Texts | None = None, **options: float) -> LatentItems:
-    settings = {"proportion_empty_prompts": 0.0, "noise_offset": 0.0} | options
+def slices(
+    table: SpectrogramDataset, texts: Texts | None = None, *, noise_offset: float = 0.0, **captions: Any
+) -> LatentItems:
     return LatentItems(
         table,
         lambda text: torch.tensor([len(text)]),
@@ -28,7 +31,8 @@ def slices(table: SpectrogramDataset, texts: Texts | None = None, **options: flo
         latent_shape=(4, 8, 8),
         seed=0,
         num_train_timesteps=1000,
-        **settings,
+        captions=CaptionDraws(seed=0, **captions),
+        noise_offset=noise_offset,
     )
 
 
@@ -82,6 +86,40 @@ def test_every_caption_of_a_slice_is_used_and_some_are_dropped(table: Spectrogra
     assert abs(counts[len("band 1")] - counts[len("a line, number 1")]) < 60
 
 
+def test_without_augmentation_captions_are_drawn_as_they_always_were(table: SpectrogramDataset) -> None:
+    items = slices(table, proportion_empty_prompts=0.3)
+    for step in range(50):
+        draw = generator(0, "caption", step, 2)
+        chosen = ["band 4", "a line, number 4"][int(draw.integers(2))]
+        text = "" if draw.random() < 0.3 else chosen
+        assert int(items[Address(4, step, 2)]["input_ids"]) == len(text)
+
+
+@pytest.mark.parametrize("num_variants", [None, 3])
+def test_the_captions_of_a_step_are_the_same_for_any_number_of_processes_and_any_first_step(
+    table: SpectrogramDataset, num_variants: int | None
+) -> None:
+    draws = CaptionDraws(0, 0.2, [3, 1], True, 0, 0.2, num_variants)
+
+    def texts(world_size: int, first_step: int = 0) -> dict[tuple[int, int], str]:
+        """Return the texts of ten steps of eight items, by step and position, read through the batches of every rank."""
+        order = EpochOrder(len(table), 0)
+        options = {"batch_size": 8 // world_size, "accumulation": 1, "first_step": first_step, "last_step": 10}
+        ranks = [AddressedBatches(order, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
+        return {
+            (at.step, at.position): draws.draw([f"a {at.slice_index}, b, c, d", "e, f"], at.step, at.position)
+            for batches in ranks
+            for batch in batches
+            for at in batch
+        }
+
+    whole = texts(1)
+    assert len(whole) == 80 and len(set(whole.values())) > 20
+    assert texts(8) == texts(2) == whole
+    half = {at: text for at, text in whole.items() if at[0] < 5}
+    assert half | texts(8, first_step=5) == whole
+
+
 def test_timesteps_cover_the_whole_range(table: SpectrogramDataset) -> None:
     items = slices(table)
     steps = [int(items[Address(0, step, 0)]["timestep"]) for step in range(300)]
@@ -112,9 +150,37 @@ def test_a_split_without_slices_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_caption_gets_one_row_beside_the_empty_one(table: SpectrogramDataset) -> None:
-    captions = cached_captions(table.all_captions())
+    captions = CaptionDraws(seed=0).texts(table.all_captions())
     assert captions[:3] == ["", "band 0", "a line, number 0"]
     assert len(captions) == len(set(captions)) == 1 + 2 * len(table)
+
+
+def test_variants_of_captions_get_rows_and_captions_that_are_never_drawn_get_none(table: SpectrogramDataset) -> None:
+    draws = CaptionDraws(seed=0, weights=[1, 0], shuffle_tags=True, num_variants=20)
+    firsts = table.all_captions(draws.weights)
+    assert firsts == [f"band {index}" for index in range(len(table))]
+    assert len(table.all_captions([1, 0, 1])) == len(table)
+    assert draws.texts(["a, b", "band 1", "b, a"]) == ["", *draws.variants("a, b"), "band 1"]
+    assert set(draws.variants("a, b")) == {"a, b", "b, a"}
+
+
+def test_every_caption_that_is_drawn_has_a_cached_row(table: SpectrogramDataset) -> None:
+    options = {"proportion_empty_prompts": 0.2, "shuffle_tags": True, "tag_dropout": 0.3, "num_variants": 3}
+    rows = CaptionDraws(seed=0, **options).texts(table.all_captions())
+
+    class Asked:
+        def __init__(self) -> None:
+            self.captions: set[str] = set()
+
+        def __getitem__(self, caption: str) -> np.ndarray:
+            self.captions.add(caption)
+            return np.zeros((77, 4), np.float32)
+
+    asked = Asked()
+    items = slices(table, asked, **options)
+    for step in range(60):
+        items[Address(step % len(table), step, step % 5)]
+    assert asked.captions <= set(rows) and "a line" in asked.captions and "" in asked.captions
 
 
 def test_cached_hidden_states_are_those_of_the_caption_that_would_be_tokenized(table: SpectrogramDataset) -> None:

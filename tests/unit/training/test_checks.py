@@ -57,6 +57,13 @@ def with_rows(folder: Path, change: object) -> Path:
         (["optimizer.beta2=1"], r"optimizer\.beta2=1\.0: must be from 0 to below 1"),
         (["objective.snr_gamma=0"], r"objective\.snr_gamma=0\.0: must be above 0, or null"),
         (["objective.proportion_empty_prompts=2"], "must be from 0 to 1"),
+        (["captions.tag_dropout=1"], r"captions\.tag_dropout=1\.0: must be from 0 to below 1"),
+        (["captions.keep_first_tags=-1"], r"captions\.keep_first_tags=-1: must be 0 or more"),
+        (["captions.num_variants=0"], r"captions\.num_variants=0: must be 1 or more"),
+        (["captions.weights=[0,1]"], r"captions\.weights=\[0\.0, 1\.0\]: the first must be above 0"),
+        (["captions.weights=[1,-1]"], "the others 0 or more"),
+        (["captions.weights=[1,inf]"], "the others 0 or more"),
+        (["captions=tags", "method=vae"], "trains on images alone; take captions=default"),
         (["objective.rescale_betas_zero_snr=true"], r"take objective\.prediction_type=v_prediction"),
         (["method=vae", "method.train_text_encoder=true"], "take method=full or lora"),
         (["method.text_encoder_lr=1e-5"], r"add method\.train_text_encoder=true"),
@@ -71,6 +78,7 @@ def test_settings_that_cannot_work_are_refused_by_name(dataset: Path, words: lis
 
 def test_the_settings_of_every_preset_are_in_range(dataset: Path) -> None:
     check_config(train_config(dataset, Path("run")))
+    check_config(train_config(dataset, Path("run"), "captions=tags_with_trigger"))
     for words in (["objective=zero_snr"], ["optimizer=prodigy"], ["validation=early_stopping"], ["method=lora"]):
         check_config(train_config(dataset, Path("run"), *words))
 
