@@ -4,9 +4,15 @@ import random
 
 from data_prep.corpus.music.instruments import INSTRUMENTS, REGISTERS
 from data_prep.corpus.music.piece import Piece
-from data_prep.corpus.music.styles import STYLES, TEMPO_WORDS
+from data_prep.corpus.music.styles import STYLES
 
 NO_DRUMS: tuple[str, ...] = ("no drums", "without drums", "drumless", "no percussion")
+
+TEMPO_WORDS: dict[str, tuple[str, ...]] = {
+    "slow": ("slow", "slow tempo", "unhurried", "slow-paced"),
+    "medium": ("mid-tempo", "medium tempo", "moderate", "walking-pace"),
+    "fast": ("fast", "fast-paced", "up-tempo", "quick"),
+}
 
 _SHORT: tuple[str, ...] = ("{style}, {lead}", "{mood} {style}", "{lead} {style}", "{tempo} {style}")
 _MEDIUM: tuple[str, ...] = (

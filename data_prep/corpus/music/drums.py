@@ -86,7 +86,8 @@ PATTERNS: dict[str, tuple[Drums, ...]] = {
         Drums("funk", ("funk beat", "funky drums", "tight syncopated drums"),
               {"kick": "X.x...x...x..x..", "snare": "....X..o.o..X..o", "hat": "x.x.x.x.x.x.x.x."}),
         Drums("funk", ("funk beat", "funky drums", "groovy drums"),
-              {"kick": "X..x..x.x.x.....", "snare": "....X.o..o..X.oo", "hat": "xoxoxoxoxoxoxoxo", "cowbell": "x...x...x...x..."}),
+              {"kick": "X..x..x.x.x.....", "snare": "....X.o..o..X.oo", "hat": "xoxoxoxoxoxoxoxo",
+               "cowbell": "x...x...x...x..."}),
     ),
     "swing": (
         Drums("swing", _SWING, {"ride": "x..x.xx..x.x", "pedal": "...x.....x..", "kick": "o.....o....."}),
@@ -152,7 +153,8 @@ PATTERNS: dict[str, tuple[Drums, ...]] = {
     ),
     "samba": (
         Drums("latin", ("latin percussion", "congas and claves", "salsa percussion"),
-              {"clave": "x..x..x...x.x...", "conga": "..x...xx..x...xx", "cowbell": "x...x.x.x...x.x.", "kick": "x..x....x..x...."}),
+              {"clave": "x..x..x...x.x...", "conga": "..x...xx..x...xx", "cowbell": "x...x.x.x...x.x.",
+               "kick": "x..x....x..x...."}),
     ),
     "disco": (
         Drums("four on the floor", _FOUR, {"kick": "X...X...X...X...", "snare": "....X.......X...", "open": "..x...x...x...x.",

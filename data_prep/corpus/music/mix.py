@@ -1,5 +1,6 @@
 """Mixing the tracks of a piece: levels, saturation, ducking, reverberation, tone, compression, and the level of the whole."""
 
+import dataclasses
 import functools
 import random
 
@@ -7,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.corpus.music.notes import Part
-from data_prep.corpus.music.styles import Sound
 
 Stereo = npt.NDArray[np.float32]
 
@@ -16,7 +16,31 @@ _LEVELS_DB: dict[str, float] = {"lead": -15.0, "drums": -15.0, "bass": -16.5, "c
 _LOUDNESS_DB = -15.0
 _PEAK = 0.89
 _KICKS = (35, 36)
+_CABINET_DRIVE = 0.8
 _DECAYS_S = (0.5, 0.7, 0.9, 1.2, 1.6, 2.0, 2.6, 3.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sound:
+    """How a style is mixed.
+
+    Attributes:
+        reverb: Amount of reverberation, 0 to 1.
+        decay_s: Its length, to -60 dB.
+        pump: How much the kick drum ducks everything else, 0 to 1.
+        drive: Saturation of the mix.
+        highest_hz: Where the mix rolls off.
+        tilt_db: Treble against bass.
+        noise: Level of crackle and hiss.
+    """
+
+    reverb: float = 0.2
+    decay_s: float = 1.2
+    pump: float = 0.0
+    drive: float = 0.3
+    highest_hz: float = 16000.0
+    tilt_db: float = 0.0
+    noise: float = 0.0
 
 
 def mix(tracks: npt.NDArray[np.float32], parts: list[Part], sound: Sound, rng: random.Random, rate_hz: int) -> Stereo:
@@ -42,6 +66,8 @@ def mix(tracks: npt.NDArray[np.float32], parts: list[Part], sound: Sound, rng: r
         track *= np.float32(10 ** (target_db / 20) / level / count**0.5)
         if part.drive > 0:
             _saturate(track, part.drive)
+            if part.drive >= _CABINET_DRIVE:
+                track = _cabinet(track, rate_hz)
         if duck is not None and part.role != "drums":
             track *= duck
         dry += track
@@ -66,6 +92,17 @@ def _saturate(track: Stereo, drive: float) -> None:
     np.multiply(track, gain, out=track)
     np.tanh(track, out=track)
     track *= np.float32(1 / gain**0.8)
+
+
+def _cabinet(track: Stereo, rate_hz: int) -> Stereo:
+    """Return a distorted guitar as a loudspeaker of 12 inches plays it: little above 4.5 kHz and below 90 Hz."""
+    import scipy.signal  # type: ignore[import-untyped]
+
+    sos = np.concatenate([
+        scipy.signal.butter(4, 4500, fs=rate_hz, output="sos"),
+        scipy.signal.butter(2, 90, "highpass", fs=rate_hz, output="sos"),
+    ])  # fmt: skip
+    return scipy.signal.sosfilt(sos.astype(np.float32), track, axis=1)
 
 
 def _duck_curve(parts: list[Part], samples: int, depth: float, rate_hz: int) -> npt.NDArray[np.float32] | None:

@@ -24,9 +24,9 @@ class Part:
         notes: In order of their onsets.
         gain_db: Loudness relative to the other parts.
         pan: -1 (left) to 1 (right).
-        width: How much of the stereo picture of the samples is kept, 0 to 1.
+        width: How much of the stereo picture of the samples is kept, 0 to 1; at 0 one channel of stereo samples plays.
         reverb: Share sent to the reverberation.
-        drive: Saturation, 0 for none.
+        drive: Saturation, 0 for none; from 0.8 on through a loudspeaker cabinet.
         cutoff_cents: Upper bound of the low pass filter, in the cents of the SoundFont standard.
         softness_cents: How much the filter falls from the loudest to the softest note.
         detune_cents: Deviation from the pitch.
@@ -40,7 +40,7 @@ class Part:
     notes: list[Note]
     gain_db: float = 0.0
     pan: float = 0.0
-    width: float = 0.6
+    width: float = 0.0
     reverb: float = 0.15
     drive: float = 0.0
     cutoff_cents: float = 13500.0

@@ -112,7 +112,7 @@ def compose_piece(seed: int, index: int, styles: Sequence[str], length_s: float)
     tonic = rng.randrange(12)
     mode = rng.choice(style.modes)
     bass, chords, pad = rng.choice(style.basses), rng.choice(style.comps), rng.choice(style.pads or ("none",))
-    has_bass = section == "full" and rng.random() < 0.95 or section == "no drums" and rng.random() < 0.8
+    has_bass = (section == "full" and rng.random() < 0.95) or (section == "no drums" and rng.random() < 0.8)
     has_pad = section in ("full", "no drums") and rng.random() < 0.55
     attributes = Attributes(
         style=style_name,
@@ -267,7 +267,6 @@ def _grid_notes(grid: str) -> list[tuple[int, int, str]]:
 def _bass(name: str, frame: _Frame, rng: random.Random) -> Part:
     style = frame.style
     part = _part("bass", name, 0.0, 0.02)
-    part.width = 0.2
     grid = rng.choice(style.bass)
     lowest = INSTRUMENTS[name].lowest
     per_beat = len(grid) / style.beats

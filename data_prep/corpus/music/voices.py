@@ -15,7 +15,8 @@ from data_prep.corpus.music.soundfont import COLUMNS, DRUM_BANK, SoundFont
 
 _BLOCK = 32
 """Samples for which envelope, filter and pitch are computed at once; levels are interpolated in between."""
-_SILENT = 1e-4
+_SILENT = 1e-3
+"""Level at which a released note ends."""
 _EXTRA = ("begin_s", "hold_s_of_note", "step", "left", "right", "part")
 _COLUMN = {name: index for index, name in enumerate(COLUMNS)}
 _WIDTH = len(COLUMNS) + len(_EXTRA)
@@ -40,6 +41,8 @@ def _voices(font: SoundFont, part: Part, index: int, rate_hz: int) -> npt.NDArra
     hats = sorted(note.start_s for note in part.notes if note.pitch in _HATS) if is_drum else []
     for note in part.notes:
         zones = preset.sounding(note.pitch, note.velocity)
+        if part.width == 0:
+            zones = _one_side(zones)
         duration_s = note.duration_s
         if is_drum:
             duration_s = _DRUM_TAIL_S
@@ -71,6 +74,12 @@ def _voices(font: SoundFont, part: Part, index: int, rate_hz: int) -> npt.NDArra
         if part.attack_s:
             row[:, _COLUMN["attack_s"]] = np.maximum(row[:, _COLUMN["attack_s"]], part.attack_s)
     return np.concatenate(rows) if rows else np.zeros((0, _WIDTH))
+
+
+def _one_side(zones: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the zones without the right channels of stereo samples, which cost as much as the left ones."""
+    pan = zones[:, _COLUMN["pan"]]
+    return zones[pan < 0.9] if (pan < -0.9).any() else zones
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
