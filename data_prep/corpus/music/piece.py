@@ -8,9 +8,9 @@ from data_prep.corpus.music import drums as percussion
 from data_prep.corpus.music.harmony import TONICS, Chord, melody_classes, progression_of, quality_of, voicing
 from data_prep.corpus.music.instruments import INSTRUMENTS, REGISTERS, registers_of
 from data_prep.corpus.music.melody import riff, sing
-from data_prep.corpus.music.notes import Note, Part
 from data_prep.corpus.music.soundfont import DRUM_BANK
 from data_prep.corpus.music.styles import STYLES, Style
+from data_prep.corpus.music.voices import Note, Part
 
 LEAD_IN_S = 0.7
 """Music before the clip, so that tails sound into it; it is cut off."""

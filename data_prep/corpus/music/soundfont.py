@@ -88,9 +88,15 @@ class SoundFont:
             raise InputError(f"soundfont={path}: {getattr(error, 'strerror', None) or 'empty file'}") from None
         if data[:4] != b"RIFF" or data[8:12] != b"sfbk":
             raise InputError(f"soundfont={path}: not a SoundFont; give an .sf2 file")
-        chunks = _chunks(data)
+        try:
+            self._read(_chunks(data))
+        except (KeyError, ValueError):
+            raise InputError(f"soundfont={path}: damaged or incomplete; give a whole General MIDI .sf2") from None
+        self._presets: dict[tuple[int, int], Preset] = {}
+
+    def _read(self, chunks: dict[str, memoryview]) -> None:
         if int.from_bytes(chunks["ifil"][:2], "little") >= 3:
-            raise InputError(f"soundfont={path}: an SF3 (compressed samples) cannot be played; give an .sf2 file")
+            raise InputError(f"soundfont={self._path}: an SF3 (compressed samples) cannot be played; give an .sf2 file")
         self.samples = np.frombuffer(chunks["smpl"], "<i2")
         self.licence = "; ".join(
             bytes(chunks[name]).split(b"\0")[0].decode("latin-1") for name in ("ICOP", "ICMT") if name in chunks
@@ -105,7 +111,6 @@ class SoundFont:
             )
             for name in ("p", "i")
         }
-        self._presets: dict[tuple[int, int], Preset] = {}
 
     def preset(self, bank: int, program: int) -> Preset:
         """Return a program; of a bank without it, that of bank 0, and of the drum bank the standard kit.
@@ -169,12 +174,13 @@ class SoundFont:
             cents = amount(kind)
             return 0.0 if cents <= -12000 else float(2 ** (cents / 1200))
 
+        def place(name: str, fine: int, coarse: int) -> float:
+            # Interpolation reads one sample before and two after; a font that points elsewhere must not crash.
+            return float(min(max(1, int(sample[name]) + amount(fine) + 32768 * amount(coarse)), len(self.samples) - 3))
+
         root = amount(58)
         return [
-            float(sample["start"]) + amount(0) + 32768 * amount(4),
-            float(sample["end"]) + amount(1) + 32768 * amount(12),
-            float(sample["loop_start"]) + amount(2) + 32768 * amount(45),
-            float(sample["loop_end"]) + amount(3) + 32768 * amount(50),
+            place("start", 0, 4), place("end", 1, 12), place("loop_start", 2, 45), place("loop_end", 3, 50),
             float(amount(54) & 1),
             float(sample["rate_hz"]),
             float(root if 0 <= root <= 127 else sample["root"]),

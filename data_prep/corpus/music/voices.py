@@ -4,13 +4,13 @@ The inner loop is compiled by numba: at 90 ms to read a font of 148 MB again for
 renderer of the exercises is five times too slow for an endless corpus, and returns one mix instead of tracks.
 """
 
+import dataclasses
 from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.corpus.music.notes import Part
 from data_prep.corpus.music.soundfont import COLUMNS, DRUM_BANK, SoundFont
 
 _BLOCK = 32
@@ -22,6 +22,53 @@ _COLUMN = {name: index for index, name in enumerate(COLUMNS)}
 _WIDTH = len(COLUMNS) + len(_EXTRA)
 _OPEN_HAT, _HATS = 46, (42, 44, 46)
 _DRUM_TAIL_S = 1.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """One note: onset and length in seconds from the start of the sound, MIDI note number, velocity (1-127)."""
+
+    start_s: float
+    duration_s: float
+    pitch: int
+    velocity: int
+
+
+@dataclasses.dataclass
+class Part:
+    """What one instrument plays, and how it stands in the mix.
+
+    Attributes:
+        role: "drums", "bass", "chords", "pad" or "lead".
+        bank: Bank of the SoundFont; 128 for drums.
+        program: General MIDI program, counted from 0.
+        notes: In order of their onsets.
+        gain_db: Loudness relative to the other parts.
+        pan: -1 (left) to 1 (right).
+        width: How much of the stereo picture of the samples is kept, 0 to 1; at 0 one channel of stereo samples plays.
+        reverb: Share sent to the reverberation.
+        drive: Saturation, 0 for none; from 0.8 on through a loudspeaker cabinet.
+        cutoff_cents: Upper bound of the low pass filter, in the cents of the SoundFont standard.
+        softness_cents: How much the filter falls from the loudest to the softest note.
+        detune_cents: Deviation from the pitch.
+        vibrato_cents: Vibrato of long notes; 0 leaves that of the font.
+        attack_s: The least time in which notes swell.
+    """
+
+    role: str
+    bank: int
+    program: int
+    notes: list[Note]
+    gain_db: float = 0.0
+    pan: float = 0.0
+    width: float = 0.0
+    reverb: float = 0.15
+    drive: float = 0.0
+    cutoff_cents: float = 13500.0
+    softness_cents: float = 1200.0
+    detune_cents: float = 0.0
+    vibrato_cents: float = 0.0
+    attack_s: float = 0.0
 
 
 def render_parts(font: SoundFont, parts: list[Part], length_s: float, rate_hz: int) -> npt.NDArray[np.float32]:
@@ -103,6 +150,27 @@ def _envelope(time_s: float, off_s: float, voice: Any) -> float:
     return level
 
 
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _low_pass(time_s: float, voice: Any, rate_hz: float) -> Any:
+    """Return the coefficients b0 = b2, b1, a1, a2 of a low pass of second order whose cutoff follows the modulation envelope.
+
+    R. Bristow-Johnson, "Cookbook formulae for audio EQ biquad filter coefficients".
+    """
+    cutoff_cents, resonance_db, envelope_cents, attack, decay, sustain = voice[17:23]
+    if envelope_cents != 0:
+        reached = sustain
+        if time_s < attack:
+            reached = time_s / attack
+        elif decay > 0:
+            reached = max(sustain, 1 - (time_s - attack) / decay)
+        cutoff_cents += envelope_cents * reached
+    omega = 2 * np.pi * min(440 * 2 ** ((cutoff_cents - 6900) / 1200), 0.45 * rate_hz) / rate_hz
+    alpha = np.sin(omega) / (2 * 0.7071 * 10 ** (resonance_db / 20))
+    scale = 1 / (1 + alpha)
+    b1 = (1 - np.cos(omega)) * scale
+    return np.float32(b1 / 2), np.float32(b1), np.float32(-2 * np.cos(omega) * scale), np.float32((1 - alpha) * scale)
+
+
 @numba.njit(cache=True, fastmath=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def _play(samples: Any, voices: Any, tracks: Any, rate_hz: float) -> None:
     """Add every voice to the track of its part."""
@@ -137,23 +205,7 @@ def _play(samples: Any, voices: Any, tracks: Any, rate_hz: float) -> None:
             if voice[23] != 0 and time_s > voice[24]:
                 speed *= 2 ** (voice[23] * np.sin(2 * np.pi * voice[25] * (time_s - voice[24])) / 1200)
             if is_filtered and (elapsed == 0 or voice[19] != 0):
-                cents = voice[17]
-                if voice[19] != 0:
-                    if time_s < voice[20]:
-                        reached = time_s / voice[20]
-                    elif voice[21] > 0:
-                        reached = max(voice[22], 1 - (time_s - voice[20]) / voice[21])
-                    else:
-                        reached = voice[22]
-                    cents += voice[19] * reached
-                cutoff = min(440 * 2 ** ((cents - 6900) / 1200), 0.45 * rate_hz)
-                # A low pass of second order (R. Bristow-Johnson, Cookbook formulae for audio EQ).
-                omega = 2 * np.pi * cutoff / rate_hz
-                alpha = np.sin(omega) / (2 * 0.7071 * 10 ** (voice[18] / 20))
-                scale = 1 / (1 + alpha)
-                b1 = np.float32((1 - np.cos(omega)) * scale)
-                b0 = half * b1
-                a1, a2 = np.float32(-2 * np.cos(omega) * scale), np.float32((1 - alpha) * scale)
+                b0, b1, a1, a2 = _low_pass(time_s, voice, rate_hz)
             slope = (target - level) / _BLOCK
             done = 0
             while done < _BLOCK:

@@ -182,6 +182,9 @@ def test_wrong_options_are_refused_in_one_line(tmp_path, capsys):
         assert main([f"out={tmp_path / 'x'}", *arguments]) == 2
         error = capsys.readouterr().err
         assert message in error and len(error.splitlines()) == 1
+    (tmp_path / "cut.sf2").write_bytes(default_soundfont().read_bytes()[:4096])
+    with pytest.raises(InputError, match=r"cut\.sf2: damaged"):
+        Composer(tmp_path / "cut.sf2")
     with pytest.raises(InputError, match="no style is left"):
         chosen_styles(["folk"], ["folk"])
 
