@@ -1,1 +1,1 @@
-"""The demo's corpus: short clips, composed by rule, rendered with sampled instruments, and captioned."""
+"""Corpora composed by rule: short captioned clips, the exercises of the demo, and music in many styles (music/)."""
