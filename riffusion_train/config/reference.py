@@ -19,13 +19,14 @@ from typing import Any
 from riffusion_train.config.compose import conf_dir, describe, group_options
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.config.export import ExportConfig, ImportConfig
-from riffusion_train.config.prepare import MergeConfig, PrepareConfig
+from riffusion_train.config.prepare import MergeConfig, PageConfig, PrepareConfig
 from riffusion_train.config.sample import GridConfig, PlayConfig, SampleConfig
 from riffusion_train.config.train import TrainConfig
 
 ROOTS: dict[str, type] = {
     "prepare": PrepareConfig,
     "prepare merge": MergeConfig,
+    "prepare page": PageConfig,
     "train": TrainConfig,
     "export": ExportConfig,
     "import": ImportConfig,
