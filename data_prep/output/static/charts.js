@@ -2,7 +2,9 @@
 const MOST_BARS = 12;
 const MOST_COLUMNS = 11;
 const STOP_WORDS = new Set("a an and as at by for from in into is it its of on or the this to with without that are be no".split(" "));
-const UNITS = { lufs: "LUFS", bpm: "bpm", tempo: "bpm" };
+const LABELS = { bpm: "Tempo", tempo: "Tempo", loudness: "Loudness in words" };
+const UNITS = { bpm: "bpm", tempo: "bpm" };
+const labelOf = (name) => LABELS[name] || name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
 const chosen = new Map(); // chart -> the keys of its pressed bars
 const view = { search: "", group: "" };
 
@@ -49,10 +51,10 @@ const tagsOf = (value) => (Array.isArray(value) ? value.map(String) : typeof val
 function columnChart(name) {
   const values = site.tracks.map((track) => track.columns[name]).filter((value) => value !== null && value !== undefined);
   if (!values.length) return null;
-  if (values.every((value) => typeof value === "number")) return numberChart(name, name, UNITS[name] || "", (track) => track.columns[name] ?? NaN);
+  if (values.every((value) => typeof value === "number")) return numberChart(`column ${name}`, labelOf(name), UNITS[name] || "", (track) => track.columns[name] ?? NaN);
   const tags = values.flatMap(tagsOf), distinct = new Set(tags).size;
   if (distinct > MOST_BARS && distinct > 0.7 * tags.length) return null; // titles and the like: nothing to count
-  return listChart(name, name, (track) => tagsOf(track.columns[name]));
+  return listChart(`column ${name}`, labelOf(name), (track) => tagsOf(track.columns[name]));
 }
 
 const wordsOf = (track) => captionsOf(track).join(" ").toLowerCase().match(/[\p{L}][\p{L}\p{N}'’#-]*/gu)?.filter((word) => word.length > 1 && !STOP_WORDS.has(word)) || [];
