@@ -97,7 +97,7 @@ def test_a_small_budget_shows_fewer_slices(dataset, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(dataset.path, copy)
     html_mb = (copy / "index.html").stat().st_size / 1e6
-    limit_mb = round(html_mb + 0.08, 3)
+    limit_mb = round(html_mb + 0.03, 3)
     write_page(open_dataset_folder(copy), PageOptions(megabytes=limit_mb))
     size = sum(len(content) for name, content in page_files(copy).items() if name != "made.json")
     assert size <= limit_mb * 1e6
