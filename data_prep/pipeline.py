@@ -6,6 +6,7 @@ command.
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from data_prep.captions.sidecars import TAG_COLUMNS
 from data_prep.engine.array_jobs import run_part
@@ -23,12 +24,21 @@ from data_prep.inputs.sources import find_sources
 from data_prep.inputs.tracks import Sources
 from data_prep.output.finish import find_complete, finish_dataset, push_dataset
 from data_prep.output.folder import OutputFolder, restore_tracks
+from data_prep.output.page import PageOptions, page_line, write_page
 from data_prep.output.stats import estimate_lines
 from data_prep.run import make_run
 from data_prep.tracks.measuring import parse_attributes
 from data_prep.writers import check_columns
-from riffusion_train.config.prepare import CaptionSource, Engine, PrepareConfig, check_prepare
+from riffusion_train.config.prepare import (
+    CaptionSource,
+    Engine,
+    PageConfig,
+    PrepareConfig,
+    check_page,
+    check_prepare,
+)
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder, read_stats
+from riffusion_train.runtime.files import refuse_url
 from riffusion_train.runtime.hub import check_repository
 
 
@@ -56,7 +66,11 @@ def run(config: PrepareConfig, arguments: Sequence[str] = (), endpoint: str | No
     else:
         folder = prepare(config, arguments)
         if config.push_to_hub is not None:
-            print(push_dataset(folder, config.push_to_hub, private=config.private, endpoint=endpoint))
+            print(
+                push_dataset(
+                    folder, config.push_to_hub, private=config.private, page=config.push_page, endpoint=endpoint
+                )
+            )
 
 
 def check_packages(config: PrepareConfig) -> None:
@@ -117,3 +131,19 @@ def _with_reviewed_table(config: PrepareConfig) -> PrepareConfig:
     if config.captions is not CaptionSource.review:
         return config
     return dataclasses.replace(config, captions=CaptionSource.table, table=str(review_path(config)))
+
+
+def make_page(config: PageConfig) -> Path:
+    """Write the page of a finished dataset anew, of any version. Returns its path.
+
+    Raises:
+        InputError: If the folder is not a finished dataset, or an image is damaged.
+        StoppedError: On SIGINT or SIGTERM; the same command continues.
+        OSError: If the disk is full.
+    """
+    refuse_url("out=", config.out, "copy the dataset here")
+    check_page(config)
+    folder = open_dataset_folder(config.out)
+    path = write_page(folder, PageOptions.from_config(config))
+    print(page_line(folder))
+    return path

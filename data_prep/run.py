@@ -17,9 +17,14 @@ from riffusion_train.config.spectrogram import to_data
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import is_url
 
-_HOW_IT_RUNS = ("num_workers", "engine", "ray_address", "dry_run", "overwrite", "push_to_hub", "private", "part")
+_HOW_IT_RUNS = (
+    *("num_workers", "engine", "ray_address", "dry_run", "overwrite", "push_to_hub", "private", "part"),
+    *("page", "page_slices", "page_audio", "page_mb", "push_page"),
+)
 _NOT_SETTINGS = ("out", *_HOW_IT_RUNS, "license", "language", "spectrogram")
 """Keys that do not change the dataset, two that change its card only, and the one that is listed field by field."""
+_READ_BEFORE_CUTTING = {"auto", "sidecar", "table", "review"}
+"""Sources of captions for which nothing is read from the sound."""
 _FIX = "choose another out=, or replace it with overwrite=true"
 
 
@@ -103,6 +108,18 @@ def refuse_differences(made: Mapping[str, Any], asked: Mapping[str, Any], where:
     shown = ", ".join(f"{key}={_typed(made.get(key))} (now {_typed(asked[key])})" for key in differing[:3])
     more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
     raise InputError(f"{where} was made with {shown}{more}; {fix}")
+
+
+def with_new_table(made: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a finished dataset, except that a table of captions that is named now may be another one.
+
+    Captions are then written anew, and no audio is decoded: `captions.csv` of the dataset page comes back in this way. The
+    source of the captions may change with it as long as the audio is cut in the same manner.
+    """
+    replaced = ["table"] if asked.get("table") is not None else []
+    if replaced and {made.get("captions"), asked.get("captions")} <= _READ_BEFORE_CUTTING:
+        replaced.append("captions")
+    return {**made, **{key: asked[key] for key in replaced}}
 
 
 def read_parameters(path: Path) -> dict[str, Any] | None:

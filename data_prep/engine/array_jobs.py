@@ -165,7 +165,9 @@ def run_merge(config: MergeConfig, folders: Sequence[str] = (), endpoint: str | 
     check_parts(parts)
     folder = merge_parts(parts, config)
     if config.push_to_hub is not None:
-        print(push_dataset(folder, config.push_to_hub, private=config.private, endpoint=endpoint))
+        print(
+            push_dataset(folder, config.push_to_hub, private=config.private, page=config.push_page, endpoint=endpoint)
+        )
     return folder
 
 

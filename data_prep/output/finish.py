@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from data_prep.inputs.tracks import Track, with_columns
 from data_prep.output.card import card_text
 from data_prep.output.filters import PreparedTrack, apply_filters, likeness_keys
 from data_prep.output.folder import PICTURES_DIR, OutputFolder
+from data_prep.output.page import PageOptions, is_current, page_line, write_page
 from data_prep.output.splits import SplitMember, assign_splits, choose_slices, used_splits, with_chosen
 from data_prep.output.stats import TEMPO, counts_text, report_lines, summarise
 from data_prep.run import PrepareRun
@@ -20,7 +22,7 @@ from riffusion_train.audio.plots import contact_sheet, histogram_image
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.config.spectrogram import write_spectrogram
 from riffusion_train.dataset import layout
-from riffusion_train.dataset.layout import SHARD_DIR, DatasetFolder, open_dataset_folder
+from riffusion_train.dataset.layout import PAGE_DIR, PAGE_FILE, SHARD_DIR, DatasetFolder, open_dataset_folder
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import write_atomically, write_json
 from riffusion_train.runtime.hub import push
@@ -43,6 +45,7 @@ def find_complete(run: PrepareRun, output: OutputFolder) -> DatasetFolder | None
             output.clear()
     folder = open_dataset_folder(output.folder)
     print(f"{output.folder} is complete: {counts_text(folder.stats['totals'])}; nothing to do")
+    _update_page(folder, run.config)
     return folder
 
 
@@ -70,16 +73,37 @@ def finish_dataset(run: PrepareRun, results: Sequence[TrackResult], output: Outp
     output.finish()
     folder = open_dataset_folder(output.folder)
     print("\n".join(report_lines(folder)))
+    _update_page(folder, run.config)
     return folder
 
 
-def push_dataset(folder: DatasetFolder, repository: str, *, private: bool, endpoint: str | None = None) -> str:
-    """Upload a finished dataset, replacing an earlier one in the repository; see `hub.push`."""
+def _update_page(folder: DatasetFolder, config: PrepareConfig) -> None:
+    """Write the dataset page if the config asks for one and it is not there yet."""
+    options = PageOptions.from_config(config)
+    if not config.page:
+        shutil.rmtree(folder.path / PAGE_DIR, ignore_errors=True)
+        (folder.path / PAGE_FILE).unlink(missing_ok=True)
+    elif not is_current(folder, options):
+        write_page(folder, options)
+        print(page_line(folder))
+
+
+def push_dataset(
+    folder: DatasetFolder, repository: str, *, private: bool, page: bool = False, endpoint: str | None = None
+) -> str:
+    """Upload a finished dataset, replacing an earlier one in the repository, with its page or not; see `hub.push`."""
     stays = f"{folder.path} stays, run the same command again to push it"
     # A shard of an earlier, larger dataset would be read along with the new ones.
     replaces = [f"{SHARD_DIR}/*", f"{PICTURES_DIR}/*"]
+    page_files = [PAGE_FILE, f"{PAGE_DIR}/*"]
     return push(
-        folder.path, repository, private=private, kind="dataset", replaces=replaces, stays=stays, endpoint=endpoint
+        *(folder.path, repository),
+        private=private,
+        kind="dataset",
+        replaces=[*replaces, *page_files] if page else replaces,
+        leaves_out=() if page else page_files,
+        stays=stays,
+        endpoint=endpoint,
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_prep.run import PrepareRun, read_parameters, refuse_differences
+from data_prep.run import PrepareRun, read_parameters, refuse_differences, with_new_table
 from data_prep.tracks.track_store import Slice, TrackResult, TrackStore
 from data_prep.writers import read_rows
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE
@@ -73,7 +73,7 @@ class OutputFolder:
             else:
                 refuse_differences(begun, run.parameters, self.folder)
             return False
-        refuse_differences(stats["parameters"], run.parameters, self.folder)
+        refuse_differences(with_new_table(stats["parameters"], run.parameters), run.parameters, self.folder)
         # With other sources the dataset is extended; with another licence or language only its card is written again.
         same_license = stats.get("license", run.config.license) == run.config.license
         same_language = stats.get("language") == run.config.language
@@ -139,6 +139,9 @@ class OutputFolder:
     def finish(self) -> None:
         """Move the assembled dataset into place, and delete the working folder."""
         (self.folder / layout.STATS_FILE).unlink(missing_ok=True)
+        (self.folder / layout.PAGE_FILE).unlink(
+            missing_ok=True
+        )  # it shows the old dataset; its sounds can be of use again
         for name in _OURS:
             old, new = self.folder / name, self.assembled / name
             if old.is_dir():

@@ -1,13 +1,9 @@
 """The audition site: the clips of a folder as one HTML page that opens from disk, and as JSON for other programs."""
 
-import base64
 import dataclasses
 import hashlib
-import html
 import json
-import string
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,6 +18,7 @@ from riffusion_train.audition.measures import (
 from riffusion_train.audition.scores import read_scores, score_metrics, scores_of
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import write_atomically, write_json
+from riffusion_train.runtime.pages import static_page
 
 SCRIPTS = ("elements.js", "ratings.js", "player.js", "grid.js", "details.js", "link.js", "main.js")
 """The parts of the page's script, in order; they share one scope."""
@@ -29,38 +26,7 @@ SCRIPTS = ("elements.js", "ratings.js", "player.js", "grid.js", "details.js", "l
 
 def page_html(data: Mapping[str, Any]) -> str:
     """Return the page of a site's data; all texts in it are data, and none becomes markup."""
-    static = files("riffusion_train.audition") / "static"
-
-    def read(name: str) -> str:
-        return (static / name).read_text(encoding="utf-8")
-
-    style = read("page.css")
-    script = '"use strict";\n(() => {\n' + "\n".join(read(name) for name in SCRIPTS) + "})();\n"
-    return string.Template(read("page.html")).substitute(
-        title=html.escape(str(data["title"])),
-        policy=content_policy(style, script),
-        style=style,
-        script=script,
-        data=_as_data(data),
-    )
-
-
-def content_policy(style: str, script: str) -> str:
-    """Return the page's content security policy: its own style and script, images and sound beside it, nothing else."""
-    return (
-        "default-src 'none'; base-uri 'none'; form-action 'none'; img-src 'self' data:; media-src 'self'; "
-        f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
-    )
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _as_data(data: Mapping[str, Any]) -> str:
-    """Return JSON in which nothing can end the element that holds it."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return static_page("riffusion_train.audition", SCRIPTS, str(data["title"]), data)
 
 
 PAGE_FILE = "index.html"

@@ -200,8 +200,18 @@ class PrepareConfig:
     """Licence of the audio for the card, as the Hub names it: `cc-by-4.0`, `cc0-1.0`, `mit`, `other`, …"""
     language: str | None = None
     """Language of the captions for the card, as the Hub names it: `en`, `de`, …; null leaves it out."""
+    page: bool = True
+    """Whether to write the dataset page, `index.html`, to see and hear the dataset and to edit its captions."""
+    page_slices: int = 200
+    """Most slices with image and sound on the page, evenly spread over the tracks."""
+    page_audio: bool = False
+    """Whether the page also plays the same seconds of the audio files, beside the sound of the images."""
+    page_mb: float = 30.0
+    """Most megabytes of the page with its images and sounds; it has fewer slices if need be."""
     push_to_hub: str | None = None
     """Repository to upload the finished dataset to, `user/name`."""
+    push_page: bool = False
+    """Whether `push_to_hub` uploads the page as well, with its sounds."""
     private: bool = False
     """Whether a repository that `push_to_hub` makes is private."""
     part: str | None = None
@@ -235,8 +245,38 @@ class MergeConfig:
     """Replace a dataset that was made with other settings."""
     push_to_hub: str | None = None
     """Repository to upload the finished dataset to, `user/name`."""
+    push_page: bool = False
+    """Whether `push_to_hub` uploads the page as well, with its sounds."""
     private: bool = False
     """Whether a repository that `push_to_hub` makes is private."""
+
+
+@dataclasses.dataclass
+class PageConfig:
+    """Which dataset gets a page, and how large it is."""
+
+    out: str = MISSING
+    """The finished dataset folder; its `index.html` is written anew."""
+    page_slices: int = 200
+    """Most slices with image and sound on the page, evenly spread over the tracks."""
+    page_audio: bool = False
+    """Whether the page also plays the same seconds of the audio files, beside the sound of the images."""
+    page_mb: float = 30.0
+    """Most megabytes of the page with its images and sounds; it has fewer slices if need be."""
+    num_workers: int | None = None
+    """Number of threads; null is one for each available core."""
+
+
+def check_page(config: PrepareConfig | PageConfig) -> None:
+    """Check the size of the dataset page.
+
+    Raises:
+        InputError: With the first key whose value cannot be used.
+    """
+    if config.page_slices < 0:
+        raise InputError(f"page_slices={config.page_slices}: give 0 or more")
+    if not (math.isfinite(config.page_mb) and config.page_mb > 0):
+        raise InputError(f"page_mb={config.page_mb}: give a number of megabytes above 0")
 
 
 def check_prepare(config: PrepareConfig) -> None:
@@ -283,6 +323,7 @@ def check_prepare(config: PrepareConfig) -> None:
         raise InputError(f"near_duplicate_similarity={config.near_duplicate_similarity}: give a number from 0.7 to 1")
     if config.max_clipped is not None and not 0 <= config.max_clipped < 1:
         raise InputError(f"max_clipped={config.max_clipped}: give a share from 0 to below 1, or null")
+    check_page(config)
     if config.random_crops < 0:
         raise InputError(f"random_crops={config.random_crops}: give 0 or more")
     if config.max_slices_per_track is not None and config.max_slices_per_track < 1:

@@ -20,13 +20,14 @@ from riffusion_train.config.compose import describe, group_options, preset_group
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.config.evaluate import RunConfig, ScoreConfig
 from riffusion_train.config.export import ExportConfig, ImportConfig
-from riffusion_train.config.prepare import MergeConfig, PrepareConfig
+from riffusion_train.config.prepare import MergeConfig, PageConfig, PrepareConfig
 from riffusion_train.config.sample import GridConfig, PlayConfig, SampleConfig
 from riffusion_train.config.train import TrainConfig
 
 ROOTS: dict[str, type] = {
     "prepare": PrepareConfig,
     "prepare merge": MergeConfig,
+    "prepare page": PageConfig,
     "train": TrainConfig,
     "export": ExportConfig,
     "import": ImportConfig,

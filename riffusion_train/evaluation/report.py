@@ -12,7 +12,6 @@ from urllib.parse import quote
 import numpy as np
 
 from riffusion_train.audio.plots import compared_histogram_image, scatter_image
-from riffusion_train.audition.site import content_policy
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.evaluation.exhibits import CopyPair, Exhibit, Exhibits, Ranking
 from riffusion_train.evaluation.results import SCORES_FILE, Evaluation, ResultRow, shown
@@ -20,6 +19,7 @@ from riffusion_train.listening.figures import MEANINGS, Meaning
 from riffusion_train.listening.heard import HeardClips
 from riffusion_train.listening.sound import MEASURES
 from riffusion_train.runtime.files import write_atomically
+from riffusion_train.runtime.pages import content_policy
 from riffusion_train.runtime.provenance import machine, versions
 
 _GROUPS = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from riffusion_train.audio.plots import curve_image
-from riffusion_train.audition.site import PAGE_FILE, content_policy
+from riffusion_train.audition.site import PAGE_FILE
 from riffusion_train.evaluation.checkpoints import LOSS, CheckpointScores, Choice
 from riffusion_train.evaluation.exhibits import FOLDER, Exhibit
 from riffusion_train.evaluation.report import pane, picture

@@ -46,6 +46,7 @@ def push(
     private: bool,
     kind: str = "model",
     replaces: Sequence[str] = (),
+    leaves_out: Sequence[str] = (),
     stays: str = "the exported files stay, push again with hf upload",
     endpoint: str | None = None,
 ) -> str:
@@ -57,6 +58,7 @@ def push(
         private: Whether a new repository is private.
         kind: `model` or `dataset`.
         replaces: Patterns of files to delete from the repository if the folder no longer has them.
+        leaves_out: Patterns of files that are not uploaded.
         stays: What is left after a failure and how to continue, for the message.
         endpoint: The hub's address; None takes `HF_ENDPOINT` or huggingface.co.
 
@@ -77,7 +79,7 @@ def push(
             repo_type=kind,
             folder_path=folder,
             commit_message=f"Upload the {kind} with riffusion-train",
-            ignore_patterns=[".*"],
+            ignore_patterns=[".*", *leaves_out],
             delete_patterns=list(replaces) or None,
         )
     except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError) as error:

@@ -31,7 +31,9 @@ _TAG_WRITERS = {".wav": add_riff_tags, ".mp3": add_id3_tags}
 _BLOCK_SAMPLES = 1 << 16
 
 
-def write_audio(path: Path, wav: np.ndarray, rate_hz: int, tags: dict[str, str] | None = None) -> None:
+def write_audio(
+    path: Path, wav: np.ndarray, rate_hz: int, tags: dict[str, str] | None = None, compression: float | None = None
+) -> None:
     """Write samples in [-1, 1], (channels, samples), in the format that the suffix names; beyond 1 they are clipped.
 
     Opus and MP3 support only some sample rates; others are resampled. The file appears only when it is complete.
@@ -41,18 +43,26 @@ def write_audio(path: Path, wav: np.ndarray, rate_hz: int, tags: dict[str, str] 
         wav: The samples.
         rate_hz: Their sample rate.
         tags: Texts by name, of `tags.TAGS`: title, artist, comment, copyright, album, genre, date.
+        compression: From 0, the largest and best file of a format, to 1, the smallest; None is the format's default.
 
     Raises:
         InputError: If the suffix is unknown.
     """
-    with AudioWriter(path, rate_hz, wav.shape[0], tags) as writer:
+    with AudioWriter(path, rate_hz, wav.shape[0], tags, compression) as writer:
         writer.write(wav)
 
 
 class AudioWriter:
     """Writes an audio file block by block; use as a context manager. Arguments and errors as of `write_audio`."""
 
-    def __init__(self, path: Path, rate_hz: int, channels: int, tags: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        rate_hz: int,
+        channels: int,
+        tags: dict[str, str] | None = None,
+        compression: float | None = None,
+    ) -> None:
         suffix = path.suffix.lower()
         self._tags = tags or {}
         if unknown := set(self._tags) - set(TAGS):
@@ -65,6 +75,7 @@ class AudioWriter:
         if self._rate_hz != rate_hz:
             self._resampler = soxr.ResampleStream(rate_hz, self._rate_hz, channels, dtype="float32", quality="HQ")
         self._path, self._suffix, self._channels = path, suffix, channels
+        self._compression = compression
         self._stack = contextlib.ExitStack()
         self._partial: Path | None = None
         self._file: soundfile.SoundFile | None = None
@@ -75,7 +86,9 @@ class AudioWriter:
             self._partial = stack.enter_context(written_beside(self._path))
             try:
                 self._file = soundfile.SoundFile(
-                    self._partial, "w", self._rate_hz, self._channels, subtype, format=kind
+                    *(self._partial, "w", self._rate_hz, self._channels, subtype),
+                    format=kind,
+                    compression_level=self._compression,
                 )
             except soundfile.SoundFileError as error:
                 raise self._unwritable(error) from None

@@ -11,7 +11,7 @@ from riffusion_train.config.compose import compose, conf_dir, config_keys, load_
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.config.export import ExportConfig, ImportConfig
 from riffusion_train.config.model import ModelName
-from riffusion_train.config.prepare import CaptionSource, MergeConfig, PrepareConfig
+from riffusion_train.config.prepare import CaptionSource, MergeConfig, PageConfig, PrepareConfig
 from riffusion_train.config.reference import key_rows
 from riffusion_train.config.sample import GridConfig, PlayConfig, SampleConfig, SamplerConfig
 from riffusion_train.config.train import MethodName, TrainConfig
@@ -21,6 +21,7 @@ ROOTS = {
     "train": (TrainConfig, ["dataset=d"]),
     "prepare": (PrepareConfig, ["audio=a", "out=o"]),
     "merge": (MergeConfig, ["out=o"]),
+    "page": (PageConfig, ["out=o"]),
     "sample": (SampleConfig, ["out=o"]),
     "export": (ExportConfig, ["run=r", "out=o"]),
     "import": (ImportConfig, ["out=o"]),
