@@ -194,7 +194,8 @@ def _make_learning(
 ) -> Learning:
     """Return what is trained, of a model whose trainable weights are chosen; the caches are opened or filled here."""
     caches = open_caches(distribution, components, dataset, latents=method.caches_latents, texts=method.caches_texts)
-    objective = method.make_objective(components)
+    adversary = method.make_adversary(components)
+    objective = method.make_objective(components, adversary)
     groups = parameter_groups(objective, config.optimizer.lr, config.method.text_encoder_lr)
     optimizer = make_optimizer(config.optimizer, groups)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
@@ -209,6 +210,7 @@ def _make_learning(
         global_batch_size=config.train_batch_size * config.gradient_accumulation_steps * distribution.world_size,
         accumulation=config.gradient_accumulation_steps,
         max_grad_norm=config.max_grad_norm,
+        adversary=adversary,
     )
 
 
