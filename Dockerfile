@@ -7,7 +7,7 @@ COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY conf conf
 COPY data_prep data_prep
 COPY riffusion_train riffusion_train
-RUN pip install --no-cache-dir --constraint constraints.txt --extra-index-url "$INDEX" ".[demo,measure,play]" \
+RUN pip install --no-cache-dir --constraint constraints.txt --extra-index-url "$INDEX" ".[demo,play]" \
     && useradd --create-home musician \
     && chmod 1777 /home/musician
 USER musician

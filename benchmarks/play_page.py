@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
-_START_TIMEOUT_S = 20.0
+_START_TIMEOUT_S = 60.0
 _POLL_MS = 100
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

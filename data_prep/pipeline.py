@@ -26,9 +26,8 @@ from data_prep.output.folder import OutputFolder, restore_tracks
 from data_prep.output.stats import estimate_lines
 from data_prep.run import make_run
 from data_prep.tracks.measuring import parse_attributes
-from data_prep.tracks.windows import check_librosa
 from data_prep.writers import check_columns
-from riffusion_train.config.prepare import CaptionSource, Engine, PrepareConfig, Windows, check_prepare
+from riffusion_train.config.prepare import CaptionSource, Engine, PrepareConfig, check_prepare
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder, read_stats
 from riffusion_train.runtime.hub import check_repository
 
@@ -66,8 +65,6 @@ def check_packages(config: PrepareConfig) -> None:
     Raises:
         InputError: Naming the package and how to install it.
     """
-    if config.windows is not Windows.fixed:
-        check_librosa()
     if config.engine is Engine.ray:
         check_ray()
 

@@ -7,17 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.captions.tables import Value
+from riffusion_train.listening.attributes import RATE_HZ, key_of, magnitudes, middle_mono, separate, tempo_of
 from riffusion_train.runtime.errors import InputError
 
 ATTRIBUTES = ("bpm", "key", "loudness", "brightness", "drums")
-RATE_HZ = 22050
-LONGEST_S = 60.0
-"""Only the middle of longer tracks is measured: it represents the whole well, and bounds the cost."""
-_HOP_LENGTH = 512
-_NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-# Krumhansl & Kessler 1982, "Tracing the dynamic changes in perceived tonal organization", their probe-tone profiles.
-_MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
-_MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
 _LOUDNESS_LUFS = (("quiet", -23.0), ("moderately loud", -13.0), ("loud", np.inf))
 """Names of integrated loudness, with their upper limits."""
 _DRUMS_HZ = 6000
@@ -38,18 +31,13 @@ def parse_attributes(text: str | None) -> tuple[str, ...]:
     """Return the attributes that `measure=` names: `bpm,key`, or `all`.
 
     Raises:
-        InputError: If a name is unknown, or librosa is not installed.
+        InputError: If a name is unknown.
     """
     names = [name.strip() for name in (text or "").split(",") if name.strip()]
     chosen = ATTRIBUTES if names == ["all"] else tuple(dict.fromkeys(names))
     for name in chosen:
         if name not in ATTRIBUTES:
             raise InputError(f"measure={text}: unknown attribute '{name}'; choose from: all, {', '.join(ATTRIBUTES)}")
-    if set(chosen) - {"loudness"}:
-        import importlib.util
-
-        if importlib.util.find_spec("librosa") is None:
-            raise InputError("measure= needs librosa; pip install 'riffusion-train[measure]'")
     return chosen
 
 
@@ -70,17 +58,12 @@ def measure(
     if not set(attributes) - {"loudness"}:
         return measured
     import librosa
-    import soxr
-    from librosa.decompose import hpss
 
-    mono = _middle(wav.mean(axis=0), rate_hz)
-    mono = np.asarray(soxr.resample(mono, rate_hz, RATE_HZ) if rate_hz != RATE_HZ else mono, np.float32)
-    spectrum = np.abs(librosa.stft(mono, n_fft=2048, hop_length=_HOP_LENGTH))  # (1025, frames)
-    # Harmonic-percussive separation: beats are mostly in the percussive part, and some in the onsets of notes.
-    harmonic, percussive = hpss(spectrum)
-    if "bpm" in attributes and (bpm := measure_bpm(percussive + 0.3 * harmonic)) is not None:
+    mono = middle_mono(wav, rate_hz)
+    spectrum = magnitudes(mono)  # (1025, frames)
+    if "bpm" in attributes and (bpm := tempo_of(*separate(spectrum))) is not None:
         measured["bpm"] = bpm
-    if "key" in attributes and (key := measure_key(mono)) is not None:
+    if "key" in attributes and (key := key_of(mono)) is not None:
         measured["key"] = key
     if "brightness" in attributes:
         weights = spectrum.sum(axis=1)
@@ -91,44 +74,6 @@ def measure(
     if "drums" in attributes:
         measured["drums"] = has_drums(mono)
     return measured
-
-
-def measure_bpm(spectrum: npt.NDArray[np.float32]) -> float | None:
-    """Return the tempo in beats per minute, to a tenth, by librosa's autocorrelation of onsets; None without onsets.
-
-    Args:
-        spectrum: Magnitudes of an STFT at `RATE_HZ`, shape (frequencies, frames).
-    """
-    import librosa
-    from librosa.onset import onset_strength
-
-    onsets = onset_strength(S=librosa.amplitude_to_db(spectrum, ref=np.max), sr=RATE_HZ)
-    if not onsets.any():
-        return None
-    tempo = float(np.ravel(librosa.feature.tempo(onset_envelope=onsets, sr=RATE_HZ, hop_length=_HOP_LENGTH))[0])
-    return round(tempo, 1) if tempo > 0 else None
-
-
-def measure_key(mono: npt.NDArray[np.float32]) -> str | None:
-    """Return the key, for example `A minor`; None without pitch.
-
-    It is the key whose profile of Krumhansl & Kessler (1982) correlates best with the mean chroma.
-
-    Args:
-        mono: Sound at `RATE_HZ`, shape (samples,).
-    """
-    from librosa.feature import chroma_cqt
-
-    chroma = chroma_cqt(y=mono, sr=RATE_HZ).mean(axis=1)  # (12,)
-    if not chroma.std() > 0:
-        return None
-    # All 24 keys: the profiles of C major and C minor, rotated to each tonic.
-    best = max(
-        (float(np.corrcoef(np.roll(profile, tonic), chroma)[0, 1]), f"{_NOTES[tonic]} {mode}")
-        for profile, mode in ((_MAJOR, "major"), (_MINOR, "minor"))
-        for tonic in range(12)
-    )
-    return best[1]
 
 
 def has_drums(mono: npt.NDArray[np.float32]) -> bool:
@@ -151,12 +96,6 @@ def has_drums(mono: npt.NDArray[np.float32]) -> bool:
     if whole <= _DRUMS_LEAST_SHARE * float((spectrum**2).sum()):
         return False
     return float((percussive[above] ** 2).sum()) > _DRUM_SHARE * whole
-
-
-def _middle(mono: npt.NDArray[np.float32], rate_hz: int) -> npt.NDArray[np.float32]:
-    """Return the middle `LONGEST_S` seconds of a sound."""
-    spare = max(0, len(mono) - round(LONGEST_S * rate_hz))
-    return mono[spare // 2 : len(mono) - (spare - spare // 2)]
 
 
 class Extremes(NamedTuple):

@@ -71,7 +71,7 @@ class CutParameters:
         """Return the cutting parameters of a config.
 
         Raises:
-            InputError: If `measure` names an unknown attribute, or librosa is missing.
+            InputError: If `measure` names an unknown attribute.
         """
         return cls(
             spectrogram=config.spectrogram,

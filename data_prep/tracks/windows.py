@@ -7,8 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from riffusion_train.runtime.errors import InputError
-
 _FRAME_S = 0.05
 _PAUSE_S = 0.5
 """Shorter silences do not split a stretch of sound."""
@@ -115,18 +113,6 @@ def sounding_stretches(wav: npt.NDArray[np.float32], rate_hz: int, silence_dbfs:
     firsts, lasts = loud[np.r_[0, breaks + 1]], loud[np.r_[breaks, len(loud) - 1]]
     ends = np.minimum((lasts + 1) * frame, wav.shape[1])
     return [Window(int(start), int(end - start)) for start, end in zip(firsts * frame, ends, strict=True)]
-
-
-def check_librosa() -> None:
-    """Check that librosa, which finds beats, is installed.
-
-    Raises:
-        InputError: If it is not.
-    """
-    import importlib.util
-
-    if importlib.util.find_spec("librosa") is None:
-        raise InputError("windows=beats and windows=bars need librosa; pip install 'riffusion-train[measure]'")
 
 
 def find_beats(wav: npt.NDArray[np.float32], rate_hz: int, bars: bool = False) -> list[int]:

@@ -145,7 +145,7 @@ class PrepareConfig:
     stride_s: float | None = None
     """Seconds between the starts of two windows; null is the length of a clip, so that windows adjoin."""
     windows: Windows = Windows.fixed
-    """Where windows begin; beats and bars need librosa."""
+    """Where windows begin."""
     skip_silence: bool = False
     """Place windows between silences of half a second and more, so that they begin with sound."""
     random_crops: int = 0

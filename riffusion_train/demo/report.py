@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from riffusion_train.audio.plots import curve_image
 from riffusion_train.demo.steps import StepResult
-from riffusion_train.evaluation.classifier import Agreement
+from riffusion_train.listening.words import Agreement
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import write_atomically, write_json
 from riffusion_train.runtime.provenance import git_state, machine, versions

@@ -1,13 +1,13 @@
 """Does a model follow its captions? A classifier fitted on real clips labels the generated ones."""
 
-import dataclasses
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from riffusion_train.listening.words import Agreement, Labels, measure_agreement
 from riffusion_train.runtime.errors import InputError
 
 _BAND_GROUPS = 4
@@ -105,25 +105,6 @@ _MAX_ITERATIONS = 1000
 _BLURS = (1, 3)
 
 Images = Sequence[npt.NDArray[np.uint8]]
-Labels = Mapping[str, Sequence[str]]
-"""For every attribute, its value for each image."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Agreement:
-    """How often the classifier finds in generated clips what their captions ask for; all shares are from 0 to 1."""
-
-    attribute: str
-    agreement: float
-    """With its own caption."""
-    shuffled: float
-    """With the captions in shuffled order: the median of all shuffles."""
-    shuffled_min: float
-    shuffled_max: float
-    real: float
-    """The accuracy on real clips that were not fitted: what a perfect model could reach."""
-    clips: int
-    """Number of generated clips."""
 
 
 class CaptionClassifier:
@@ -202,41 +183,6 @@ class CaptionClassifier:
         if not len(images):
             raise InputError("there are no images to classify")
         return np.stack([image_features(image) for image in images])
-
-
-def measure_agreement(
-    predicted: Labels, captions: Labels, real: Mapping[str, float], shuffles: int = 1000, seed: int = 0
-) -> list[Agreement]:
-    """Compare predicted labels with captions, and with the captions in shuffled order.
-
-    Args:
-        predicted: The classifier's labels of the clips.
-        captions: What the captions ask for, in the same order. A caption is shuffled as a whole.
-        real: The classifier's accuracy on real clips, for every attribute.
-        shuffles: Number of random orders.
-        seed: Seed of the orders.
-    """
-    if shuffles < 1:
-        raise ValueError(f"shuffles must be at least 1, not {shuffles}")
-    clips = len(captions[ATTRIBUTES[0]])
-    rng = np.random.default_rng(seed)
-    orders = [rng.permutation(clips) for _ in range(shuffles)]
-    agreements = []
-    for name in ATTRIBUTES:
-        labels, asked = np.asarray(predicted[name]), np.asarray(captions[name])
-        control = np.array([np.mean(labels == asked[order]) for order in orders])
-        agreements.append(
-            Agreement(
-                attribute=name,
-                agreement=_share(predicted[name], captions[name]),
-                shuffled=float(np.median(control)),
-                shuffled_min=float(control.min()),
-                shuffled_max=float(control.max()),
-                real=real[name],
-                clips=clips,
-            )
-        )
-    return agreements
 
 
 def _share(predicted: Sequence[str], labels: Sequence[str]) -> float:

@@ -310,7 +310,8 @@ def test_settings_and_your_own_file_steer_the_music(opened: Open, player: Player
     page.locator("#negative_prompt").fill("noise")
     page.locator("#seed").fill("77")
     page.keyboard.press("Tab")
-    assert page.inner_text("#clips-value") == "2 clips, 2 s" and page.inner_text("#guidance_scale-value") == "loosely"
+    shown = (page.inner_text("#clips-value"), page.inner_text("#guidance_scale-value"), page.input_value("#seed"))
+    assert shown == ("2 clips, 2 s", "loosely", "77")
     wait(page, lambda: announced[-1]["share"].get("seed_image") == "beats" and announced[-1]["seed"] >= 77)
     share = announced[-1]["share"]
     assert (share["guidance_scale"], share["clips"], share["negative_prompt"]) == (2, 2, "noise")
@@ -323,6 +324,34 @@ def test_settings_and_your_own_file_steer_the_music(opened: Open, player: Player
     page.set_input_files("#file", tmp_path / "not.wav")
     wait(page, lambda: page.inner_text("#status") not in ("Riffing on mine.wav", "Reading not.wav …", ""))
     assert "\n" not in page.inner_text("#status")
+
+
+def test_a_late_answer_does_not_undo_a_newer_choice(opened: Open, player: Player) -> None:
+    page = open_player(opened, player.address)
+    announced, _ = frames_of(page)
+    press_play(page)
+    page.keyboard.press("s")
+    late: list[Any] = []
+
+    def delay_the_first_change(route: Any) -> None:
+        if route.request.method == "PATCH" and not late:
+            late.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/api/sessions/*", delay_the_first_change)
+    page.locator("#guidance_scale").fill("2")
+    wait(page, lambda: late)
+    page.locator("#clips").fill("2")
+    page.locator("#seed").fill("77")
+    page.keyboard.press("Tab")
+    late[0].continue_()
+    seen = set()
+    for _ in range(40):
+        seen.add((page.input_value("#guidance_scale"), page.input_value("#clips"), page.input_value("#seed")))
+        page.wait_for_timeout(25)
+    assert seen == {("2", "2", "77")}
+    wait(page, lambda: [announced[-1]["share"][name] for name in ("guidance_scale", "clips")] == [2, 2])
 
 
 def test_a_file_dropped_on_the_page_is_riffed_on(opened: Open, player: Player) -> None:

@@ -138,3 +138,10 @@ def test_a_goal_is_met_or_missed_by_the_median_or_mean(goal: Goal, limit: float,
 def test_times_are_compared_repeat_by_repeat():
     row = Row("it", "s", [1.0, 2.0, 30.0], [2.0, 8.0, 90.0], median=True)
     assert (row.value, row.reference_value, row.ratio) == (2.0, 8.0, pytest.approx(1 / 3))
+
+
+def test_the_listening_benchmark_measures_speed_and_tags(tmp_path: Path):
+    assert main(["listening", "--quick", f"out={tmp_path}"]) == 0
+    rows = json.loads((tmp_path / "listening.json").read_text())["rows"]
+    assert [row["target"] for row in rows[:2]] == ["ours >= 25"] * 2
+    assert all(row["ours"] > 0 for row in rows)

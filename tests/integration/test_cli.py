@@ -215,7 +215,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(tmp_path: Path) 
         subprocess.run(["umount", disk], check=True)
 
 
-def test_the_wheel_holds_presets_page_and_vocabulary(tmp_path: Path) -> None:
+def test_the_wheel_holds_presets_page_vocabulary_and_taggers(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path], cwd=ROOT, check=True)
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     presets = [path.relative_to(ROOT) for path in (ROOT / "conf").rglob("*.yaml")]
@@ -223,6 +223,9 @@ def test_the_wheel_holds_presets_page_and_vocabulary(tmp_path: Path) -> None:
     assert "riffusion_train/demo/static/page.html" in names
     assert {"riffusion_train/player/static/page.html", "riffusion_train/player/static/worklet.js"} <= set(names)
     assert "riffusion_train/runtime/vocabulary/bpe_simple_vocab_16e6.txt.gz" in names
+    weights = [f"riffusion_train/listening/weights/{name}" for name in ("musicnn_mtt.safetensors", "LICENSE")]
+    assert {*weights, "riffusion_train/listening/weights/musicnn_msd.safetensors"} <= set(names)
+    assert any(name.endswith("licenses/riffusion_train/listening/weights/LICENSE") for name in names)
     assert "riffusion_train/py.typed" in names
     assert not [name for name in names if name.startswith("tests")]
 

@@ -110,7 +110,6 @@ def test_captions_longer_than_the_model_sees_are_counted(tmp_path, capsys):
 
 
 def test_measured_attributes_fill_what_the_table_leaves_open(tmp_path):
-    pytest.importorskip("librosa")
     audio = write_tones(tmp_path / "audio", 2)
     (audio / "captions.csv").write_text("file,key\ntone-000.wav,B minor\n")
     arguments = ("measure=key,loudness,brightness", "caption_template={brightness} tone, in {key}")
@@ -130,7 +129,6 @@ WRONG = {
 
 @pytest.mark.parametrize("argument", WRONG)
 def test_templates_and_columns_are_checked_before_anything_is_decoded(argument, tmp_path, monkeypatch):
-    pytest.importorskip("librosa")
     audio = write_tones(tmp_path / "audio", 2)
     (audio / "captions.csv").write_text("file,caption,genre\ntone-000.wav,a tone,dub\n")
     with monkeypatch.context() as patched, pytest.raises(InputError, match=re.escape(WRONG[argument])):

@@ -61,7 +61,6 @@ def test_a_column_is_balanced_in_the_train_split(tmp_path):
 
 
 def test_windows_begin_on_beats_and_bars(tmp_path):
-    pytest.importorskip("librosa")
     rate_hz, bpm = 22050, 120
     wav = np.zeros((1, 20 * rate_hz), np.float32)
     burst = np.random.default_rng(0).standard_normal(600) * np.exp(-np.arange(600) / 100)

