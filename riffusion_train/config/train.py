@@ -119,7 +119,7 @@ class MethodConfig:
     discriminator_channels: int = 64
     """With a discriminator: channels of its first layer; each further one has twice as many, up to eight times."""
     discriminator_layers: int = 3
-    """With a discriminator: its layers that halve the image. With 3, it looks at patches of 70 x 70 pixels, with 2 at 34 x 34."""
+    """With a discriminator: its layers that halve the image. With 3, a patch is 70 pixels wide, with 2 it is 34."""
     latent_std: float = 1.0
     """With a trained encoder: the standard deviation to scale latents to. Below 1, noise hides an image at more timesteps,
     so that the caption decides more of it."""

@@ -72,7 +72,9 @@ def test_its_loss_has_the_value_and_the_slope_of_the_discriminators_score() -> N
     decoded = decoder.layer(0.5 * images(1))
     direct = -adversary._weight * adversary.network(decoded).mean()
     assert added.item() == pytest.approx(direct.item(), rel=1e-5)
-    for ours, theirs in zip(*(torch.autograd.grad(loss, decoder.layer.weight) for loss in (added, direct)), strict=True):
+    for ours, theirs in zip(
+        *(torch.autograd.grad(loss, decoder.layer.weight) for loss in (added, direct)), strict=True
+    ):
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
@@ -81,7 +83,10 @@ def test_it_learns_to_tell_decoded_images_from_real_ones() -> None:
     for step in range(60):
         decoder.train_step(adversary, step, [images(step)])
     with torch.no_grad():
-        real, decoded = adversary.network(images(1000)).mean(), adversary.network(decoder.layer(0.5 * images(1001))).mean()
+        real, decoded = (
+            adversary.network(images(1000)).mean(),
+            adversary.network(decoder.layer(0.5 * images(1001))).mean(),
+        )
     assert real > 0.5 > -0.5 > decoded
 
 
