@@ -118,6 +118,19 @@ class MethodConfig:
     """With `vae`: train the encoder too and measure the scale of the latents again, as a VAE trained from scratch needs."""
     kl_weight: float = 1e-6
     """With `vae` and a trained encoder: weight of the KL divergence."""
+    perceptual_weight: float = 0.0
+    """With `vae`: weight of a loss that compares edges and textures at three scales, for sharper images; 0 is off."""
+    discriminator_weight: float = 0.0
+    """With `vae`: strength of a patch discriminator (Esser et al. 2021), relative to the gradient of the other losses at the
+    last layer; 0 is off, 0.5 to 1 is usual."""
+    discriminator_start_step: int = 0
+    """With a discriminator: train without it before this step."""
+    discriminator_lr: float = 1e-4
+    """With a discriminator: its learning rate, which stays constant."""
+    discriminator_channels: int = 64
+    """With a discriminator: channels of its first layer; each further one has twice as many, up to eight times."""
+    discriminator_layers: int = 3
+    """With a discriminator: its layers that halve the image. With 3, a patch is 70 pixels wide, with 2 it is 34."""
     latent_std: float = 1.0
     """With a trained encoder: the standard deviation to scale latents to. Below 1, noise hides an image at more timesteps,
     so that the caption decides more of it."""

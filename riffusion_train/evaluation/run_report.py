@@ -16,6 +16,7 @@ from riffusion_train.evaluation.report import pane, picture
 from riffusion_train.evaluation.results import shown
 from riffusion_train.listening.figures import MEANINGS
 from riffusion_train.runtime.files import link_or_copy, write_atomically
+from riffusion_train.runtime.pages import content_policy
 from riffusion_train.runtime.provenance import machine, versions
 
 _TABLE = (LOSS, "kid", "agreement", "retrieval", "coverage", "copies")

@@ -39,6 +39,8 @@ _AT_LEAST_ONE = (
     "checkpointing_steps",
     "checkpoints_total_limit",
     "method.lora_rank",
+    "method.discriminator_channels",
+    "method.discriminator_layers",
     "validation.num_slices",
     "validation.num_real",
     "captions.num_variants",
@@ -54,6 +56,9 @@ _NOT_NEGATIVE = (
     "objective.noise_offset",
     "objective.input_perturbation",
     "method.kl_weight",
+    "method.perceptual_weight",
+    "method.discriminator_weight",
+    "method.discriminator_start_step",
     "ema.update_after_step",
     "captions.keep_first_tags",
 )
@@ -64,6 +69,7 @@ _ABOVE_ZERO = (
     "max_grad_norm",
     "method.lora_alpha",
     "method.latent_std",
+    "method.discriminator_lr",
     "ema.inv_gamma",
     "ema.power",
 )
@@ -93,6 +99,7 @@ def check_config(config: TrainConfig) -> None:
         )
     if method.train_text_encoder and method.name is MethodName.vae:
         raise InputError("method.train_text_encoder=true: method=vae trains on images alone; take method=full or lora")
+    _check_vae_losses(config)
     if method.text_encoder_lr is not None and not method.train_text_encoder:
         raise InputError("method.text_encoder_lr is set; add method.train_text_encoder=true")
     _check_captions(config.captions, method.name)
@@ -125,6 +132,19 @@ def _check_captions(captions: CaptionsConfig, method: MethodName) -> None:
         )
     if method is MethodName.vae and captions != CaptionsConfig():
         raise InputError("captions: method=vae trains on images alone; take captions=default")
+
+
+def _check_vae_losses(config: TrainConfig) -> None:
+    """Refuse losses of the VAE where no VAE is trained, or that would never be used."""
+    method = config.method
+    for key in ("perceptual_weight", "discriminator_weight"):
+        if getattr(method, key) and method.name is not MethodName.vae:
+            raise InputError(f"method.{key}={getattr(method, key)}: is of method=vae; leave it out, or take method=vae")
+    if method.discriminator_weight and method.discriminator_start_step >= config.max_train_steps:
+        raise InputError(
+            f"method.discriminator_start_step={method.discriminator_start_step}: the run ends before, at "
+            f"max_train_steps={config.max_train_steps}; take an earlier step, or method.discriminator_weight=0"
+        )
 
 
 def _check_range(config: TrainConfig, keys: tuple[str, ...], good: Callable[[Any], bool], rule: str) -> None:
@@ -216,6 +236,11 @@ def check_launch(config: TrainConfig) -> None:
     if config.optimizer.name is not OptimizerName.adamw:
         raise InputError(
             f"optimizer={config.optimizer.name.value} needs whole weights, which FSDP shards; take optimizer=adamw, or "
+            "launch/multi_gpu.yaml"
+        )
+    if config.method.discriminator_weight:
+        raise InputError(
+            "method.discriminator_weight needs whole weights, which FSDP shards; take method.discriminator_weight=0, or "
             "launch/multi_gpu.yaml"
         )
     if config.compile:

@@ -24,6 +24,7 @@ from riffusion_train.model.loading import write_model_files
 from riffusion_train.model.lora import Lora, adapter_weights, add_lora, from_peft, lora_scale_alpha
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import remove_partials, written_beside
+from riffusion_train.training.adversary import Adversary, PatchDiscriminator
 from riffusion_train.training.caches import Caches
 from riffusion_train.training.checks import check_image_size
 from riffusion_train.training.objective import DiffusionObjective, VaeObjective, encode_moments
@@ -82,7 +83,11 @@ class FullMethod:
         """Compile the main network in place, so that the names of its weights stay."""
         components.unet.compile(fullgraph=True)
 
-    def make_objective(self, components: Components) -> nn.Module:
+    def make_adversary(self, components: Components) -> Adversary | None:
+        """Return what the objective is trained against; None for methods without it."""
+        return None
+
+    def make_objective(self, components: Components, adversary: Adversary | None) -> nn.Module:
         """Return the network from batch to loss."""
         from diffusers import DDPMScheduler
 
@@ -200,10 +205,31 @@ class VaeMethod(FullMethod):
     def compile(self, components: Components) -> None:
         """Do nothing: the VAE is entered by `encode` and `decode`, which `compile` does not see."""
 
-    def make_objective(self, components: Components) -> nn.Module:
-        """Return the network from batch to reconstruction loss."""
+    def make_adversary(self, components: Components) -> Adversary | None:
+        """Return the discriminator of decoded images, where one is asked for."""
+        method, vae = self.config.method, components.vae
+        if not method.discriminator_weight:
+            return None
+        network = PatchDiscriminator(
+            int(vae.config.out_channels), method.discriminator_channels, method.discriminator_layers, self.config.seed
+        )
+        return Adversary(
+            network.to(vae.device),
+            lr=method.discriminator_lr,
+            weight=method.discriminator_weight,
+            start_step=method.discriminator_start_step,
+        )
+
+    def make_objective(self, components: Components, adversary: Adversary | None) -> nn.Module:
+        """Return the network from batch to the VAE's loss."""
         method = self.config.method
-        return VaeObjective(components.vae, kl_weight=method.kl_weight, train_encoder=method.train_vae_encoder)
+        return VaeObjective(
+            components.vae,
+            kl_weight=method.kl_weight,
+            train_encoder=method.train_vae_encoder,
+            perceptual_weight=method.perceptual_weight,
+            adversary=adversary,
+        )
 
     def make_items(self, components: Components, dataset: SpectrogramDataset, caches: Caches) -> Dataset[Any]:
         """Return the images of the training split, looked up by address."""

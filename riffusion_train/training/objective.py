@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from riffusion_train.training.adversary import Adversary
+from riffusion_train.training.perceptual import perceptual_loss
+
 Batch = Mapping[str, Tensor]
 
 
@@ -94,19 +97,31 @@ class DiffusionObjective(nn.Module):
 
 
 class VaeObjective(nn.Module):
-    """Reconstruction loss of the VAE: mean absolute error, and the KL divergence where the encoder is trained.
+    """Loss of the VAE: mean absolute error, the KL divergence where the encoder is trained, and what else is asked for.
 
     Args:
         vae: The autoencoder.
         kl_weight: Weight of the KL divergence, averaged over latents.
         train_encoder: Whether gradients reach the encoder.
+        perceptual_weight: Weight of the perceptual loss; 0 leaves it out.
+        adversary: Adds its loss in training; None is none.
     """
 
-    def __init__(self, vae: Any, *, kl_weight: float, train_encoder: bool) -> None:
+    def __init__(
+        self,
+        vae: Any,
+        *,
+        kl_weight: float,
+        train_encoder: bool,
+        perceptual_weight: float = 0.0,
+        adversary: Adversary | None = None,
+    ) -> None:
         super().__init__()
         self.vae = vae
         self.kl_weight = kl_weight
         self.train_encoder = train_encoder
+        self.perceptual_weight = perceptual_weight
+        self.adversary = adversary
 
     def forward(self, batch: Batch, *, each: bool = False) -> Tensor:
         """Return the mean loss of a batch of `PixelItems`: a scalar; or the mean error of each image (B,)."""
@@ -117,6 +132,10 @@ class VaeObjective(nn.Module):
         if each:
             return F.l1_loss(decoded.float(), pixels, reduction="none").mean(dim=(1, 2, 3))
         loss = F.l1_loss(decoded.float(), pixels)
+        if self.perceptual_weight:
+            loss = loss + self.perceptual_weight * perceptual_loss(decoded, pixels)
+        if self.adversary is not None:
+            loss = loss + self.adversary.loss(loss, decoded, pixels, self.vae.decoder.conv_out.weight)
         if not self.train_encoder:
             return loss
         # KL of N(mean, variance) from N(0, 1), (mean^2 + variance - 1 - log variance) / 2 for each latent (Kingma and Welling

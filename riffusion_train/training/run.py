@@ -196,7 +196,8 @@ def _make_learning(
     """Return what is trained, of a model whose trainable weights are chosen; the caches are opened or filled here."""
     texts = method.caption_draws() if method.caches_texts else None
     caches = open_caches(distribution, components, dataset, latents=method.caches_latents, texts=texts)
-    objective = method.make_objective(components)
+    adversary = method.make_adversary(components)
+    objective = method.make_objective(components, adversary)
     groups = parameter_groups(objective, config.optimizer.lr, config.method.text_encoder_lr)
     optimizer = make_optimizer(config.optimizer, groups)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
@@ -211,6 +212,7 @@ def _make_learning(
         global_batch_size=config.train_batch_size * config.gradient_accumulation_steps * distribution.world_size,
         accumulation=config.gradient_accumulation_steps,
         max_grad_norm=config.max_grad_norm,
+        adversary=adversary,
     )
 
 

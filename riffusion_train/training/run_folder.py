@@ -30,6 +30,8 @@ METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_SCHEMA = 1
 _STATE_FILE = "state.json"
 _TENSOR_FILES = ("trained", "ema", "optimizer")
+_ADVERSARY = "adversary"
+"""The tensor file that only the checkpoints of a run with an adversary have."""
 _DAMAGED_PREFIX = "damaged-"
 _BEST_FILE = "best.json"
 _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)
@@ -218,6 +220,8 @@ class TrainingState:
     """The optimizer's groups, the schedule, the scaler, the EMA's count: plain JSON data."""
     global_batch_size: int
     """Slices in one optimizer step; a resumed run must have the same."""
+    adversary: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    """Weights and moments of the adversary; empty where there is none."""
 
 
 class Checkpoints:
@@ -246,16 +250,15 @@ class Checkpoints:
             self._remove_partials()
             with written_beside(target, sync=True, replace=True) as partial:
                 partial.mkdir()
-                for name in _TENSOR_FILES:
+                files = (*_TENSOR_FILES, _ADVERSARY) if state.adversary else _TENSOR_FILES
+                for name in files:
                     save_file(_separate(getattr(state, name)), partial / f"{name}.safetensors")
                 data = {
                     "schema_version": CHECKPOINT_SCHEMA,
                     "step": state.step,
                     "global_batch_size": state.global_batch_size,
                     "scalars": state.scalars,
-                    "hashes": {
-                        f"{name}.safetensors": _hash_file(partial / f"{name}.safetensors") for name in _TENSOR_FILES
-                    },
+                    "hashes": {f"{name}.safetensors": _hash_file(partial / f"{name}.safetensors") for name in files},
                 }
                 write_json(partial / _STATE_FILE, {**data, "hash": _hash_data(data)}, ascii_only=True)
             self._rotate()
@@ -331,6 +334,7 @@ class Checkpoints:
         if data["step"] != step_of(folder):
             raise ValueError(f"{_STATE_FILE} is of step {data['step']}")
         tensors = {name: load_file(folder / f"{name}.safetensors") for name in _TENSOR_FILES}
+        adversary = folder / f"{_ADVERSARY}.safetensors"
         return TrainingState(
             step=data["step"],
             trained=tensors["trained"],
@@ -338,6 +342,7 @@ class Checkpoints:
             optimizer=tensors["optimizer"],
             scalars=data["scalars"],
             global_batch_size=data["global_batch_size"],
+            adversary=load_file(adversary) if adversary.is_file() else {},
         )
 
     def _entries(self) -> list[Path]:

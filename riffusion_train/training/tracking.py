@@ -62,11 +62,12 @@ class MetricsLog:
         """Take the loss of one step, a scalar on any device."""
         self._losses.append(loss.detach())
 
-    def write(self, step: int, lr: float, grad_norm: Tensor) -> None:
-        """Average what was added since the last call over steps and ranks, and write it."""
+    def write(self, step: int, lr: float, grad_norm: Tensor, others: Mapping[str, Tensor]) -> None:
+        """Average what was added since the last call over steps and ranks, and write it, with other figures of the step."""
         mean = self.distribution.mean(torch.stack(self._losses).mean())
         # Reading the loss waits for the device; only then does the clock say how long the steps took.
         values = {"loss": float(mean), "lr": lr, "grad_norm": float(grad_norm), **self.speed.read(len(self._losses))}
+        values |= {name: float(figure) for name, figure in others.items()}
         self.last = values
         self._losses.clear()
         if self.distribution.is_main:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.runtime.signals import StopRequest
+from riffusion_train.training.adversary import Adversary
 from riffusion_train.training.distribution import Distribution
 from riffusion_train.training.optimizer import (
     averaged_weights,
@@ -65,6 +66,8 @@ class Learning:
     """Forward passes of each rank in one optimizer step."""
     max_grad_norm: float
     """Gradients are scaled down to this norm."""
+    adversary: Adversary | None = None
+    """What the objective is trained against, with an optimizer of its own; None for most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +96,7 @@ class Trainer:
         self.distribution = distribution
         self.learning = learning
         self.ema = learning.ema
+        self.adversary = learning.adversary
         self.schedule = learning.schedule
         self.checkpoints = outputs.checkpoints
         self.metrics = outputs.metrics
@@ -167,6 +171,8 @@ class Trainer:
     def _backward(self, fetched: list[dict[str, Tensor]], stop: StopRequest) -> list[Tensor]:
         """Run forward and backward passes over one step's batches; return their losses, scalars."""
         losses: list[Tensor] = []
+        if self.adversary is not None:
+            self.adversary.begin(self.step)
         for index, batch in enumerate(fetched):
             last = index == len(fetched) - 1
             with self.distribution.gradient_sync(self.objective, wanted=last):
@@ -218,6 +224,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             update_ema(self.ema, self._local_parameters())
+        if self.adversary is not None:
+            self.adversary.update(self.distribution.mean)
         self.step += 1
 
     def _validate_if_due(self) -> None:
@@ -234,7 +242,8 @@ class Trainer:
     def _log_if_due(self, loss: Tensor, grad_norm: Tensor) -> None:
         self.metrics.add(loss)
         if self._due(self.intervals.logging_steps):
-            self.metrics.write(self.step, float(self.schedule.get_last_lr()[0]), grad_norm)
+            others = {} if self.adversary is None else self.adversary.last
+            self.metrics.write(self.step, float(self.schedule.get_last_lr()[0]), grad_norm, others)
 
     def _preview_base(self) -> None:
         """Preview the model that training begins with."""
@@ -278,6 +287,7 @@ class Trainer:
         tensors, groups = optimizer_tensors(self._plain_optimizer, self.names)
         scaler = self.distribution.scaler
         means = averages(self._local_parameters(), self.ema, self._plain_optimizer)
+        adversary, adversary_scalars = ({}, {}) if self.adversary is None else self.adversary.state()
         return TrainingState(
             step=self.step,
             trained=self.distribution.collect(dict(zip(self.names, self.parameters, strict=True))),
@@ -289,7 +299,9 @@ class Trainer:
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "ema_step": 0 if self.ema is None else self.ema.optimization_step,
                 "validation": None if self.validation is None else self.validation.state(),
+                **({} if self.adversary is None else {"adversary": adversary_scalars}),
             },
+            adversary=adversary,
             global_batch_size=self.learning.global_batch_size,
         )
 
@@ -350,6 +362,8 @@ class Trainer:
             ]
         groups = state.scalars["optimizer_groups"]
         restore_optimizer(self._plain_optimizer, self.names, state.optimizer, groups, like_weight=like_weight)
+        if self.adversary is not None:
+            self.adversary.restore(state.adversary, state.scalars["adversary"])
 
     def _take_scalars(self, scalars: dict[str, Any]) -> None:
         if self.ema is not None:
