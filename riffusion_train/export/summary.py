@@ -6,7 +6,9 @@ import datetime
 import io
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from riffusion_train.config.compose import conf_dir, group_options
 from riffusion_train.config.export import ExportFormat
@@ -53,10 +55,17 @@ class Summary:
     dataset_slices: dict[str, int]
     """Slices of every split; empty if the dataset is no longer there."""
     codec: str | None
+    sampling: dict[str, Any]
+    """The options that are recommended to sample it with, as JSON data; empty if none are."""
 
 
-def summarise(model: RunModel) -> Summary:
-    """Collect what the run folder and its dataset say about a model."""
+def summarise(model: RunModel, sampling: Mapping[str, Any] | None = None) -> Summary:
+    """Collect what the run folder and its dataset say about a model.
+
+    Args:
+        model: The model.
+        sampling: The options that are recommended to sample it with, as JSON data.
+    """
     config, manifest = model.config, model.manifest
     dataset = Path(config.dataset).expanduser()
     stats = (read_stats(dataset) or {}) if dataset.is_dir() else {}
@@ -82,6 +91,7 @@ def summarise(model: RunModel) -> Summary:
         dataset_fingerprint=manifest["dataset"]["fingerprint"],
         dataset_slices=slices,
         codec=None if codec is None else codec.name,
+        sampling=dict(sampling or {}),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from riffusion_train.config.denoising import RecommendedConfig, recommended_data
 from riffusion_train.config.export import ExportDtype, ExportFormat, ExportWeights, LoraLayout
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset, write_spectrogram
@@ -46,6 +47,7 @@ def export_run(
     push_to_hub: str | None = None,
     private: bool = False,
     endpoint: str | None = None,
+    recommended: RecommendedConfig | None = None,
 ) -> RunModel:
     """Write the model of a run to `out`; the adapters of a LoRA run are merged unless asked for alone.
 
@@ -62,6 +64,7 @@ def export_run(
         push_to_hub: A repository to upload to as well.
         private: Whether a new repository is private.
         endpoint: The hub's address.
+        recommended: How the model is best sampled; it is written into the model, and sampler and player go by it.
 
     Returns:
         What was exported.
@@ -70,6 +73,7 @@ def export_run(
         InputError: If the run or the target cannot be used; nothing is left behind then.
     """
     check_target(out, kind, layout)
+    sampling = {} if recommended is None else recommended_data(recommended)
     if push_to_hub is not None:
         check_repository(push_to_hub)
     model = open_run_model(run, checkpoint, weights, base)
@@ -78,7 +82,7 @@ def export_run(
             f"run={run}: method={model.config.method.name.value} trains no adapters; choose another format"
         )
     author = author or (push_to_hub.partition("/")[0] if push_to_hub else None)
-    summary = summarise(model)
+    summary = summarise(model, sampling)
     files = _Files(out, kind, layout, dtype)
     card = card_of(model, summary, files.form(push_to_hub))
     texts = metadata(summary, model, kind, title=out.stem, author=author)

@@ -11,7 +11,7 @@ from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.audio.codec.image_file import load_image
 from riffusion_train.audio.io.read import read_audio
 from riffusion_train.cli.main import main
-from riffusion_train.config.sample import SchedulerName
+from riffusion_train.config.denoising import SchedulerName
 from riffusion_train.export.write import export_run
 from riffusion_train.runtime.errors import EXIT_INPUT
 from riffusion_train.sampling.noise import initial_noise

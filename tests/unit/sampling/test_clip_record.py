@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from support.models import nano_components
 
-from riffusion_train.config.sample import Dtype, Quality, SchedulerName
+from riffusion_train.config.denoising import SchedulerName
+from riffusion_train.config.sample import Dtype, Quality
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.clip import ClipRecord, load_record
 from riffusion_train.sampling.modes.long import LongRequest
