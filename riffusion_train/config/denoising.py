@@ -63,7 +63,7 @@ class DenoisingConfig:
     scheduler: SchedulerName | None = None
     """The solver; usually `dpmsolver`."""
     timesteps: TimestepSpacing | None = None
-    """Where the steps are; usually `karras` for `dpmsolver` and `unipc` from 10 steps on, below that `trailing`, and `model`
+    """Where the steps are; usually `karras` for `dpmsolver` and `unipc` from 8 steps on, below that `trailing`, and `model`
     for the others."""
     guidance: GuidanceName | None = None
     """How predictions with and without the prompt are combined; usually `cfg`."""
@@ -103,7 +103,7 @@ USUAL: Mapping[str, Any] = types.MappingProxyType(
 """What is taken where neither the user nor the model says something; those of Stable Diffusion 1.5. `timesteps` depends on the
 solver and the number of steps, `usual_timesteps`."""
 
-_FEWEST_KARRAS_STEPS = 10
+_FEWEST_KARRAS_STEPS = 8
 
 
 def usual_timesteps(scheduler: SchedulerName, num_inference_steps: int) -> TimestepSpacing:
