@@ -141,8 +141,10 @@ def adaptive_projected(
     update = average
     if norm_threshold > 0:
         limit = norm_threshold * math.sqrt(update[0].numel() / _NORM_ELEMENTS)
-        update = update * (limit / update.norm(dim=axes, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
-    direction = towards / towards.norm(dim=axes, keepdim=True).clamp(min=1e-12)
+        update = update * (limit / torch.linalg.vector_norm(update, dim=axes, keepdim=True).clamp(min=1e-12)).clamp(
+            max=1.0
+        )
+    direction = towards / torch.linalg.vector_norm(towards, dim=axes, keepdim=True).clamp(min=1e-12)
     along = (update * direction).sum(axes, keepdim=True) * direction
     return towards + (scale - 1) * (update - along + eta * along), average
 

@@ -53,19 +53,19 @@ def make_scheduler(name: SchedulerName, trained: Any, spacing: TimestepSpacing =
 
     check_spacing(name, spacing)
     config = dict(trained.config)
-    if spacing in (TimestepSpacing.leading, TimestepSpacing.trailing, TimestepSpacing.linspace):
-        config["timestep_spacing"] = spacing.value
+    # Given apart from the config: what that holds only because it is a default, diffusers replaces by defaults of its own.
+    even = spacing in (TimestepSpacing.leading, TimestepSpacing.trailing, TimestepSpacing.linspace)
+    options: dict[str, Any] = {"timestep_spacing": spacing.value} if even else {}
     # With zero terminal SNR the first sigma is infinite in effect: Karras et al.'s spacing (arXiv:2206.00364, eq. 5) would
     # spend nearly all steps on pure noise.
-    karras = {
-        "use_karras_sigmas": spacing is TimestepSpacing.karras and not config.get("rescale_betas_zero_snr", False)
-    }
+    zero_snr = config.get("rescale_betas_zero_snr", False)
+    karras = {"use_karras_sigmas": spacing is TimestepSpacing.karras and not zero_snr, **options}
     if name is SchedulerName.ddim:
-        return diffusers.DDIMScheduler.from_config(config, clip_sample=False)
+        return diffusers.DDIMScheduler.from_config(config, clip_sample=False, **options)
     if name is SchedulerName.euler:
         return diffusers.EulerDiscreteScheduler.from_config(config, **karras)
     if name is SchedulerName.euler_a:
-        return diffusers.EulerAncestralDiscreteScheduler.from_config(config)
+        return diffusers.EulerAncestralDiscreteScheduler.from_config(config, **options)
     if name is SchedulerName.unipc:
         return diffusers.UniPCMultistepScheduler.from_config(config, **karras)
     if name is SchedulerName.lcm:
@@ -93,7 +93,12 @@ def ays_timesteps(alphas_cumprod: Tensor, num_inference_steps: int) -> list[int]
     Args:
         alphas_cumprod: alpha² at every timestep, (timesteps,).
         num_inference_steps: Number of steps.
+
+    Raises:
+        InputError: If there are more steps than timesteps.
     """
+    if num_inference_steps > len(alphas_cumprod):
+        raise InputError(f"num_inference_steps={num_inference_steps}: must be at most {len(alphas_cumprod)}")
     places = np.linspace(0, 1, num_inference_steps + 1)[:-1]
     logs = np.interp(places, np.linspace(0, 1, len(AYS_SIGMAS)), np.log(AYS_SIGMAS))
     squares = alphas_cumprod.double().cpu().numpy().clip(1e-12, 1 - 1e-12)
@@ -102,9 +107,8 @@ def ays_timesteps(alphas_cumprod: Tensor, num_inference_steps: int) -> list[int]
     timesteps[0] = len(known) - 1  # all noise, whatever the last noise level of this model is
     # Very many steps would share timesteps; every one must be below the one before.
     for index in range(1, len(timesteps)):
-        timesteps[index] = max(min(timesteps[index], timesteps[index - 1] - 1), 0)
-    if len(set(timesteps.tolist())) < len(timesteps):
-        raise InputError(f"num_inference_steps={num_inference_steps}: timesteps=ays has fewer places; take fewer steps")
+        lowest = len(timesteps) - 1 - index  # leaves one timestep for each of the steps to come
+        timesteps[index] = min(max(timesteps[index], lowest), timesteps[index - 1] - 1)
     return timesteps.tolist()
 
 

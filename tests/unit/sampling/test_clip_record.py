@@ -48,7 +48,7 @@ def sampler(**options: Any) -> Sampler:
 OTHERS = {
     "num_inference_steps": 3,
     "scheduler": SchedulerName.ddim,
-    "timesteps": TimestepSpacing.trailing,
+    "timesteps": TimestepSpacing.karras,
     "guidance": GuidanceName.apg,
     "guidance_interval": (300.0, 1000.0),
     "guidance_rescale": 0.7,
