@@ -61,7 +61,7 @@ class DenoisingConfig:
     num_inference_steps: int | None = None
     """Denoising steps; usually 20."""
     scheduler: SchedulerName | None = None
-    """The solver; usually `dpmsolver`."""
+    """The solver. Usually `dpmsolver`."""
     timesteps: TimestepSpacing | None = None
     """Where the steps are; usually `karras` for `dpmsolver` and `unipc` from 8 steps on, below that `trailing`, and `model`
     for the others."""
