@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from riffusion_train.cli.arguments import HELP_FLAGS, NO_PROMPT, Arguments, Command, Flag, read_prompts
+from riffusion_train.config.denoising import check_denoising
 from riffusion_train.config.evaluate import RunConfig, ScoreConfig
 from riffusion_train.config.sample import GridConfig
 from riffusion_train.runtime.errors import InputError
@@ -109,6 +110,7 @@ def _make_grid(parsed: Arguments[GridConfig], command: str) -> None:
     if not prompts:
         raise InputError(NO_PROMPT)
     seeds = parse_seeds(config.seeds)
+    check_denoising(config)
     for model in parsed.positionals:
         check_source(model)
     import torch

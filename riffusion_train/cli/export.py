@@ -5,6 +5,7 @@ from pathlib import Path
 from shlex import quote
 
 from riffusion_train.cli.arguments import Command
+from riffusion_train.config.denoising import recommended_data
 from riffusion_train.config.export import ExportConfig, ExportFormat, ImportConfig
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.hub import check_source
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     if not Path(parsed.config.run).expanduser().exists():
         raise InputError(f"{parsed.config.run}: not a run folder (there is nothing); give the folder that train wrote")
+    recommended_data(parsed.config.recommended)
     from riffusion_train.cli.model import quieten_libraries
     from riffusion_train.export.write import export_run
 
@@ -40,6 +42,7 @@ def main(arguments: Sequence[str]) -> None:
         scores=None if config.scores is None else Path(config.scores).expanduser(),
         push_to_hub=config.push_to_hub,
         private=config.private,
+        recommended=config.recommended,
     )
     note = "" if model.weights is config.weights else "; the run keeps no moving average"
     print(f"exported: {config.out} (step {model.step}, {model.weights.value} weights{note})")

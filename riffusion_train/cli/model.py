@@ -49,6 +49,10 @@ def load_sampler(model: str, loras: Sequence[str], num_threads: int | None, **op
     quieten_libraries()
     if num_threads is not None:
         torch.set_num_threads(num_threads)
+    if options.get("guide") is not None:
+        from riffusion_train.training.run_model import load_guide
+
+        options["guide"] = load_guide(options["guide"])
     sampler = Sampler.load(model, loras=loras, **options)
     if sampler.codec_notice is not None:
         print(sampler.codec_notice, file=sys.stderr)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from riffusion_train.cli.arguments import Command, Flag
+from riffusion_train.config.denoising import check_denoising
 from riffusion_train.config.sample import PlayConfig, sampler_options
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.hub import check_source
@@ -48,8 +49,10 @@ def _play(config: PlayConfig, model: str, loras: Sequence[str]) -> None:
 
         token = client_token(config.token, config.host)
         limits = Limits(sockets_per_address=config.sockets_per_address)
-        defaults = make_settings(config)
+        make_settings(config)  # refuses what cannot be used before the model is loaded
+        check_denoising(config)
         sampler = load_sampler(model, loras, config.num_threads, **sampler_options(config))
+        defaults = make_settings(config, sampler)
         print("warming up: two short clips, which also measure this machine", file=sys.stderr)
         application = make_app(config, sampler, defaults, limits, token)
         print(f"playing: open {page_address(config.host, listening, token)} in a browser; Ctrl-C ends it", flush=True)

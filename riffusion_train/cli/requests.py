@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from riffusion_train.cli.arguments import parse_range, parse_schedule, parse_seconds, read_all_prompts, read_prompts
+from riffusion_train.config.denoising import USUAL
 from riffusion_train.config.sample import ModeName, SampleConfig
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.modes.audio import AudioRequest
@@ -25,13 +26,14 @@ RequestMaker = Callable[[], Request]
 
 
 def make_requests(flags: argparse.Namespace, config: SampleConfig) -> list[RequestMaker]:
-    """Return the makers of all requests: every prompt with every source, seed and guidance.
+    """Return the makers of all requests: every prompt with every source, seed and guidance, the usual one where none is given.
 
     Raises:
         InputError: If the arguments contradict each other or say too little.
     """
     prompts = read_all_prompts(flags, config)
-    scales = [1.0] if config.unconditional else config.guidance_scales or [config.guidance_scale]
+    usual = USUAL["guidance_scale"] if config.guidance_scale is None else config.guidance_scale
+    scales = [1.0] if config.unconditional else config.guidance_scales or [usual]
     variations = config.num_variations
     makers: list[RequestMaker] = []
     for index, prompt in enumerate(prompts):

@@ -17,6 +17,7 @@ from riffusion_train.cli.arguments import (
     read_all_prompts,
 )
 from riffusion_train.config.convert import SeedImagesConfig
+from riffusion_train.config.denoising import check_denoising
 from riffusion_train.config.sample import AudioFormat, ModeName, SampleConfig, sampler_options
 from riffusion_train.config.spectrogram import find_preset
 from riffusion_train.runtime.errors import InputError
@@ -125,6 +126,8 @@ def main(arguments: Sequence[str]) -> None:
 
     requests, failed = _resolve(make_requests(parsed.flags, parsed.config))
     sampler = _load(models[0], parsed.flags.lora, parsed.config)
+    if not (parsed.config.guidance_scale is not None or parsed.config.guidance_scales or parsed.config.unconditional):
+        requests = [dataclasses.replace(request, guidance_scale=sampler.guidance_scale) for request in requests]
     out = Path(parsed.config.out).expanduser()
     if parsed.config.pick:
         from riffusion_train.sampling.clip import new_stem
@@ -186,6 +189,7 @@ def _check_texts(flags: argparse.Namespace, config: SampleConfig) -> None:
     parse_schedule(flags.schedule, "--schedule")
     if config.duration is not None:
         parse_seconds(config.duration, f"duration={config.duration}")
+    check_denoising(config)
 
 
 def _resolve(makers: Sequence["RequestMaker"]) -> tuple[list["Request"], list[str]]:
@@ -280,6 +284,14 @@ def _config_of_record(config: SampleConfig, record: "ClipRecord") -> SampleConfi
         mode=ModeName(record.request.mode),
         num_inference_steps=before.num_inference_steps,
         scheduler=before.scheduler,
+        timesteps=before.timesteps,
+        guidance=before.guidance,
+        guidance_interval=list(before.guidance_interval),
+        guidance_rescale=before.guidance_rescale,
+        apg_momentum=before.apg_momentum,
+        apg_norm_threshold=before.apg_norm_threshold,
+        apg_eta=before.apg_eta,
+        guide=before.guide,
         quality=before.quality,
         dtype=before.dtype,
         target_lufs=before.target_lufs,

@@ -5,6 +5,8 @@ import enum
 
 from omegaconf import MISSING
 
+from riffusion_train.config.denoising import RecommendedConfig
+
 
 class ExportFormat(enum.Enum):
     """The layout of a model on disk."""
@@ -76,6 +78,8 @@ class ExportConfig:
     """Also upload to this repository of the Hugging Face hub, `user/name`."""
     private: bool = False
     """With `push_to_hub`: whether a new repository is private."""
+    recommended: RecommendedConfig = dataclasses.field(default_factory=RecommendedConfig)
+    """How the model is best sampled: written into it, and taken by sample, play, grid and previews where a key is not given."""
 
 
 @dataclasses.dataclass

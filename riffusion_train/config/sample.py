@@ -6,24 +6,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from riffusion_train.config.denoising import DenoisingConfig
 from riffusion_train.config.export import ExportWeights
-
-
-class SchedulerName(enum.Enum):
-    """The solver of the denoising equation."""
-
-    dpmsolver = "dpmsolver"
-    """DPM-Solver++ 2M with Karras sigmas (Lu et al. 2022)."""
-    ddim = "ddim"
-    """DDIM (Song et al. 2020)."""
-    euler = "euler"
-    """Euler steps on the probability-flow ODE with Karras et al.'s parametrisation (2022)."""
-    euler_a = "euler_a"
-    """Euler steps with new noise after each (ancestral sampling)."""
-    unipc = "unipc"
-    """UniPC, a predictor and corrector (Zhao et al. 2023)."""
-    lcm = "lcm"
-    """For models and LoRAs distilled to latent consistency (Luo et al. 2023): four to eight steps, guidance 1 to 2."""
 
 
 class AudioFormat(enum.Enum):
@@ -85,13 +69,9 @@ class Quality(enum.Enum):
 
 
 @dataclasses.dataclass
-class ClipConfig:
+class ClipConfig(DenoisingConfig):
     """How clips are sampled, by any command and while training."""
 
-    num_inference_steps: int = 20
-    """Denoising steps."""
-    scheduler: SchedulerName = SchedulerName.dpmsolver
-    """The solver."""
     quality: Quality = Quality.normal
     """How long to search for the phase of the sound."""
     target_lufs: float | None = -14.0
@@ -102,8 +82,11 @@ class ClipConfig:
 class SamplerConfig(ClipConfig):
     """All options of the sampler, shared by the commands that sample a model."""
 
-    guidance_scale: float = 7.0
-    """Classifier-free guidance; 1 is none."""
+    guidance_scale: float | None = None
+    """Strength of guidance; 1 is none; null takes what the model recommends, usually 7."""
+    guide: str | None = None
+    """Autoguidance (Karras et al. 2024): a weaker model, or a checkpoint of the same run, to lead away from; it takes the
+    place of the negative prompt."""
     unet_batch_size: int | None = None
     """Windows in one call of the UNet, whatever the number of clips; null is 1 on a CPU and 4 elsewhere."""
     dtype: Dtype = Dtype.fp32
@@ -118,6 +101,11 @@ class SamplerConfig(ClipConfig):
     """`cpu`, `cuda`, `mps`; null takes the fastest."""
     num_threads: int | None = None
     """CPU threads; null leaves it to torch."""
+
+
+def clip_options(config: ClipConfig) -> dict[str, Any]:
+    """Return how clips are sampled as keyword arguments of `Sampler`."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(ClipConfig)}
 
 
 def sampler_options(config: SamplerConfig) -> dict[str, Any]:
@@ -219,8 +207,8 @@ class PlayConfig(SamplerConfig):
     """The first prompt; null takes one of ours."""
     seed_image: str | None = None
     """The seed image that sessions begin with; null for none."""
-    num_inference_steps: int = 20
-    """Denoising steps at most; fewer are done if time is short."""
+    num_inference_steps: int | None = None
+    """Denoising steps at most; fewer are done if time is short; null takes what the model recommends, usually 20."""
     max_streams: int | None = None
     """Sessions that play at once; null allows as many as the measured speed of this machine permits."""
     sockets_per_address: int = 64

@@ -28,7 +28,7 @@ from riffusion_train.demo.report import (
     write_figures,
     write_page,
 )
-from riffusion_train.demo.steps import GUIDANCE_SCALE, DemoFolder, StepRunner, num_samples, plan_steps
+from riffusion_train.demo.steps import RECOMMENDED, DemoFolder, StepRunner, num_samples, plan_steps
 from riffusion_train.evaluation.classifier import ATTRIBUTES, CaptionClassifier
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.provenance import machine, versions
@@ -241,6 +241,7 @@ def _facts(folder: DemoFolder, dataset: SpectrogramDataset, samples: Sequence[Sa
         ),
         "slices": f"{dataset.folder.num_slices('train')} for training, {len(dataset)} held out",
         "images": f"{spectrogram.width_px} × {spectrogram.n_mels} pixels for {spectrogram.clip_s:.2f} s",
-        "sampled": f"{len(samples)} prompts from {captions}, guidance {GUIDANCE_SCALE:g}",
+        "sampled": f"{len(samples)} prompts from {captions}, {RECOMMENDED['num_inference_steps']} steps of "
+        f"{RECOMMENDED['scheduler']}, guidance {RECOMMENDED['guidance_scale']}",
         "model": str(folder.model),
     }

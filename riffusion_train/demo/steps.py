@@ -35,8 +35,8 @@ _IMPORTED_ONCE = (
 
 NUM_CLIPS = 1800
 NUM_SAMPLES = 96
-GUIDANCE_SCALE = 5.0
-NUM_INFERENCE_STEPS = 20
+RECOMMENDED = {"guidance_scale": 2, "scheduler": "euler", "num_inference_steps": 8}
+"""How the demo's model is best sampled; docs/sampling.md has the measurement."""
 VALIDATION_RATIO = 0.18
 NUM_REAL = 128
 """Held-out slices that the clips are compared with: enough for KID, and heard in half a minute."""
@@ -107,17 +107,18 @@ def plan_steps(config: DemoConfig, folder: DemoFolder, write_prompts: Callable[[
     train = ["experiment=demo", f"model={folder.vae_run / 'final'}", f"dataset={folder.dataset}", f"run={folder.run}"]
     train += [f"max_train_steps={unet_steps}", "resume=auto", seed, threads]
     sample = [str(folder.model), "--prompts", str(folder.prompts), f"out={folder.samples}"]
-    sample += [f"guidance_scale={GUIDANCE_SCALE}", f"num_inference_steps={NUM_INFERENCE_STEPS}", "batch_size=16"]
-    sample += ["unet_batch_size=16", "vary_seed=true", seed, threads]
+    sample += ["batch_size=16", "unet_batch_size=16", "vary_seed=true", seed, threads]
     # Copies are flagged by their images: hearing all training slices as well would take minutes.
     score = [str(folder.samples), f"real={folder.dataset}", f"out={folder.scores}", f"num_real={NUM_REAL}"]
     score += ["hear_slices=false", seed, threads]
+    export = [f"run={folder.run}", f"out={folder.model}"]
+    export += [f"recommended.{name}={value}" for name, value in RECOMMENDED.items()]
     return [
         *([_corpus_step(config, folder)] if config.audio_dir is None else []),
         _step("prepare the dataset", "prepare", prepare, folder.dataset / "stats.json"),
         _step("train the VAE", "train", train_vae, folder.vae_run / "final"),
         _step("train the UNet and the text encoder", "train", train, folder.run / "final"),
-        _step("export the model", "export", [f"run={folder.run}", f"out={folder.model}"], folder.model),
+        _step("export the model", "export", export, folder.model),
         _step("sample prompts and invert them to sound", "sample", sample, folder.samples, before=write_prompts),
         _step(
             "compare the clips with real music and search for copies", "evaluate", ["score", *score], folder.scores_file

@@ -7,12 +7,13 @@ import shlex
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from riffusion_train.audition.site import PAGE_FILE, Cell, Site, Version, write_site
 from riffusion_train.config.compose import describe
+from riffusion_train.config.denoising import choose_denoising
 from riffusion_train.config.export import ExportWeights
 from riffusion_train.config.sample import SamplerConfig, sampler_options
 from riffusion_train.model.components import freeze
@@ -25,7 +26,7 @@ from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.sampler import Sampler
 from riffusion_train.training.run_folder import Checkpoints, RunFolder
-from riffusion_train.training.run_model import FINAL, open_run_model
+from riffusion_train.training.run_model import FINAL, load_guide, open_run_model
 
 CLIPS_DIR = "clips"
 
@@ -36,17 +37,30 @@ _ALWAYS_NAMED = ("guidance_scale", "num_inference_steps", "scheduler", "quality"
 """Options that a clip's command and its file name hold even at their defaults; the others only where they differ."""
 
 
-def option_arguments(settings: SamplerConfig) -> list[str]:
-    """Return the options that decide a clip as `key=value` arguments of a command."""
-    usual = SamplerConfig()
-    others = [name for name in sampler_options(usual) if name not in (*_ALWAYS_NAMED, "device")]
-    changed = [name for name in others if getattr(settings, name) != getattr(usual, name)]
-    return [f"{name}={_as_typed(getattr(settings, name))}" for name in (*_ALWAYS_NAMED, *changed)]
+def option_arguments(settings: SamplerConfig, recommended: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the options that decide a clip as `key=value` arguments of a command.
+
+    Args:
+        settings: The user's options.
+        recommended: What the model recommends where the user gave none.
+    """
+    usual = _resolved(SamplerConfig(), {})
+    chosen = _resolved(settings, recommended or {})
+    others = [name for name in usual if name not in (*_ALWAYS_NAMED, "device")]
+    changed = [name for name in others if chosen[name] != usual[name]]
+    return [f"{name}={_as_typed(chosen[name])}" for name in (*_ALWAYS_NAMED, *changed)]
+
+
+def _resolved(settings: SamplerConfig, recommended: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options of a sampler, with those of the model or the usual ones where the user gave none."""
+    return {**sampler_options(settings), **choose_denoising(vars(settings), recommended)}
 
 
 def _as_typed(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{','.join(f'{one:g}' for one in value)}]"
     return f"{value:g}" if isinstance(value, float) else describe(value)
 
 
@@ -66,6 +80,8 @@ class GridModel:
     """Loads the model; called with the sampler's options."""
     checkpoint: tuple[str, ...] | None = None
     """The arguments that select this model from a run; None if `source` is the model itself."""
+    recommended: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The options that it recommends to sample it with."""
 
     def command(self, prompt: str, negative: str, seed: int, settings: SamplerConfig) -> str:
         """Return the command that makes one clip with this model."""
@@ -74,7 +90,7 @@ class GridModel:
             arguments = ["sample", self.source, *texts, f"seed={seed}"]
         else:
             arguments = ["evaluate", "grid", self.source, *texts, *self.checkpoint, f"seeds={seed}"]
-        return shlex.join(["riffusion", *arguments, *option_arguments(settings), "out=clips"])
+        return shlex.join(["riffusion", *arguments, *option_arguments(settings, self.recommended), "out=clips"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +211,10 @@ class Grid:
         return write_site(self.folder, Site(self.title, self.command, versions, cells))
 
     def _sample(self, model: GridModel, entries: Sequence[GridClip], batch_size: int) -> Iterator[GridClip]:
-        sampler = model.load(**sampler_options(self.settings))
+        options = sampler_options(self.settings)
+        if options["guide"] is not None:
+            options["guide"] = load_guide(options["guide"])
+        sampler = model.load(**options)
         if sampler.codec_notice is not None:
             print(sampler.codec_notice, file=sys.stderr)
         texts = [(entry.prompt, self.negative, entry.seed) for entry in entries]
@@ -205,7 +224,8 @@ class Grid:
 
     def _stem(self, model: GridModel, prompt: str, seed: int) -> str:
         """Return the stem of a clip's files, which holds a hash of everything that decides the clip."""
-        deciding = json.dumps([model.fingerprint, prompt, self.negative, seed, option_arguments(self.settings)])
+        arguments = option_arguments(self.settings, model.recommended)
+        deciding = json.dumps([model.fingerprint, prompt, self.negative, seed, arguments])
         digest = hashlib.blake2b(deciding.encode(), digest_size=5).hexdigest()
         # Not by the model's name on the page, which changes with the models beside it.
         parts = [
@@ -312,6 +332,7 @@ def _checkpoint(source: str, name: str, weights: ExportWeights) -> GridModel:
         fingerprint=_fingerprint(opened.whole()),
         load=load,
         checkpoint=(f"checkpoints={name if name == FINAL else opened.step}", f"weights={weights.value}"),
+        recommended=opened.base.skeleton.sampling,
     )
 
 
@@ -327,6 +348,7 @@ def _model(source: str) -> GridModel:
         step=_trained_steps(folder),
         fingerprint=_fingerprint(opened),
         load=load,
+        recommended=opened.skeleton.sampling,
     )
 
 

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from riffusion_train.config.compose import conf_dir, group_options
 from riffusion_train.config.export import ExportFormat
@@ -54,16 +55,21 @@ class Summary:
     dataset_slices: dict[str, int]
     """Slices of every split; empty if the dataset is no longer there."""
     codec: str | None
+    sampling: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The options that are recommended to sample it with, as JSON data; empty if none are."""
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
     """Figures of `riffusion evaluate` by name; empty if the model was not scored."""
 
 
-def summarise(model: RunModel, scores: Mapping[str, float] | None = None) -> Summary:
+def summarise(
+    model: RunModel, scores: Mapping[str, float] | None = None, sampling: Mapping[str, Any] | None = None
+) -> Summary:
     """Collect what the run folder and its dataset say about a model.
 
     Args:
         model: The model.
         scores: Figures of `riffusion evaluate`, if it was scored.
+        sampling: The options that are recommended to sample it with, as JSON data.
     """
     config, manifest = model.config, model.manifest
     dataset = Path(config.dataset).expanduser()
@@ -90,6 +96,7 @@ def summarise(model: RunModel, scores: Mapping[str, float] | None = None) -> Sum
         dataset_fingerprint=manifest["dataset"]["fingerprint"],
         dataset_slices=slices,
         codec=None if codec is None else codec.name,
+        sampling=dict(sampling or {}),
         scores=dict(scores or {}),
     )
 

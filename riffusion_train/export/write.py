@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from riffusion_train.config.denoising import RecommendedConfig, recommended_data
 from riffusion_train.config.export import ExportDtype, ExportFormat, ExportWeights, LoraLayout
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset, write_spectrogram
@@ -48,6 +49,7 @@ def export_run(
     push_to_hub: str | None = None,
     private: bool = False,
     endpoint: str | None = None,
+    recommended: RecommendedConfig | None = None,
 ) -> RunModel:
     """Write the model of a run to `out`; the adapters of a LoRA run are merged unless asked for alone.
 
@@ -65,6 +67,7 @@ def export_run(
         push_to_hub: A repository to upload to as well.
         private: Whether a new repository is private.
         endpoint: The hub's address.
+        recommended: How the model is best sampled; it is written into the model, and sampler and player go by it.
 
     Returns:
         What was exported.
@@ -73,6 +76,7 @@ def export_run(
         InputError: If the run or the target cannot be used; nothing is left behind then.
     """
     check_target(out, kind, layout)
+    sampling = {} if recommended is None else recommended_data(recommended)
     if push_to_hub is not None:
         check_repository(push_to_hub)
     model = open_run_model(run, checkpoint, weights, base)
@@ -87,7 +91,7 @@ def export_run(
             f"scores={scores}: goes onto the model card, and out={out} is one file without a card; name a folder"
         )
     measured = scores_of_run(model) if scores is None else read_scores(scores)
-    summary = summarise(model, None if measured is None else measured.values())
+    summary = summarise(model, None if measured is None else measured.values(), sampling)
     card = card_of(model, summary, files.form(push_to_hub), measured)
     texts = metadata(summary, model, kind, title=out.stem, author=author)
     with written_beside(out, parents=True) as partial:

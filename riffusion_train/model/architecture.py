@@ -166,7 +166,7 @@ def trained_scheduler(scheduler: Any, *, prediction_type: str, rescale_betas_zer
 def build_skeleton(
     configs: Mapping[str, Mapping[str, Any]], tokenizer: Any, scheduler: Any, **details: Any
 ) -> Components:
-    """Build the three networks on the meta device from their configs; `details` are `spectrogram` and `source`."""
+    """Build the three networks on the meta device from their configs; `details` are other fields of `Components`."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 

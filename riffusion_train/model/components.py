@@ -1,8 +1,8 @@
 """The parts of a Stable Diffusion 1.5 model in memory, which of their weights are trained, and their fingerprint."""
 
 import dataclasses
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 import xxhash
@@ -28,6 +28,8 @@ class Components:
     """What the images mean, the codec parameters; None where the model does not say."""
     source: str
     """Where the model came from, for messages and cards."""
+    sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The options that it recommends to sample it with, as `read_recommended` returns them."""
 
     @property
     def downsampling(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from riffusion_train.config.denoising import read_recommended
 from riffusion_train.config.spectrogram import load_spectrogram, write_spectrogram
 from riffusion_train.model.architecture import build_skeleton
 from riffusion_train.model.components import Components
@@ -122,8 +123,19 @@ def _folder_skeleton(folder: Path, source: str) -> Components:
             load("scheduler", lambda: PNDMScheduler.from_pretrained(str(folder), subfolder="scheduler")),
             spectrogram=load_spectrogram(folder),
             source=source,
+            sampling=_recommended(folder),
         ),
     )
+
+
+def _recommended(folder: Path) -> dict[str, Any]:
+    """Return the options of sampling that an exported model recommends.
+
+    Raises:
+        InputError: If they cannot be used.
+    """
+    file = folder / SUMMARY_FILE
+    return read_recommended(read_json(file).get("sampling"), str(file)) if file.is_file() else {}
 
 
 def _folder_tensors(folder: Path, part: str, allow_pickle: bool) -> dict[str, LazyTensor]:

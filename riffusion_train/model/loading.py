@@ -14,7 +14,7 @@ from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, write_spectrogr
 from riffusion_train.model.architecture import build_components
 from riffusion_train.model.components import Components
 from riffusion_train.model.detect import LORAS, detect_file, lora_advice
-from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, open_folder, write_model
+from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, SUMMARY_FILE, open_folder, write_model
 from riffusion_train.model.lazy import PICKLE_STEMS, WEIGHT_STEMS, LazyModel, load_lazy_model, match_weights
 from riffusion_train.model.lora import (
     LORA_FILE,
@@ -142,7 +142,7 @@ def _fetch(source: str, revision: str | None, allow_pickle: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = [MODEL_INDEX_FILE, SPECTROGRAM_FILE, "tokenizer/*", "scheduler/*"]
+    patterns = [MODEL_INDEX_FILE, SPECTROGRAM_FILE, SUMMARY_FILE, "tokenizer/*", "scheduler/*"]
     for part in WEIGHT_STEMS:
         patterns += [f"{part}/config.json", f"{part}/*.safetensors", f"{part}/*.safetensors.index.json"]
         patterns += [f"{part}/{PICKLE_STEMS[part]}.bin"] if allow_pickle else []

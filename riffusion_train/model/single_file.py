@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 
+from riffusion_train.config.denoising import read_recommended
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, from_data, to_data
 from riffusion_train.model.architecture import build_components, build_scheduler, build_skeleton, trained_scheduler
 from riffusion_train.model.components import Components
 from riffusion_train.model.detect import detect_file, require_sd1
+from riffusion_train.model.diffusers_folder import SUMMARY_KEY
 from riffusion_train.model.lazy import LazyModel, match_weights, shortened
 from riffusion_train.model.safetensors_io import (
     LazyTensor,
@@ -370,7 +372,13 @@ def read_metadata_spectrogram(path: Path, metadata: Mapping[str, str]) -> Spectr
 def _skeleton(path: Path, metadata: Mapping[str, str], marks: Collection[str]) -> Components:
     from diffusers import PNDMScheduler
 
-    details = {"spectrogram": read_metadata_spectrogram(path, metadata), "source": str(path)}
+    summary = _json(path, SUMMARY_KEY, metadata.get(SUMMARY_KEY, "{}"))
+    recommended = summary.get("sampling") if isinstance(summary, dict) else None
+    details: dict[str, Any] = {
+        "spectrogram": read_metadata_spectrogram(path, metadata),
+        "source": str(path),
+        "sampling": read_recommended(recommended, f"{path} (metadata)"),
+    }
     if CONFIGS_KEY in metadata:
         configs = _json(path, CONFIGS_KEY, metadata[CONFIGS_KEY])
         try:
@@ -386,8 +394,7 @@ def _skeleton(path: Path, metadata: Mapping[str, str], marks: Collection[str]) -
         prediction_type="v_prediction" if velocity else "epsilon",
         rescale_betas_zero_snr=ZERO_SNR_MARK in marks,
     )
-    built.spectrogram, built.source = details["spectrogram"], str(path)  # type: ignore[assignment]
-    return built
+    return dataclasses.replace(built, **details)
 
 
 def _yaml_says_velocity(path: Path) -> bool:

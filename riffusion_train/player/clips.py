@@ -130,6 +130,11 @@ class ClipMaker:
             strength=spec.strength,
             num_inference_steps=spec.num_inference_steps,
             seed=seed,
+            guidance=dataclasses.replace(
+                pipeline.guidance,
+                interval=(float(spec.guidance_from), pipeline.guidance.interval[1]),
+                rescale=spec.guidance_rescale,
+            ),
             report=report,
         )
 

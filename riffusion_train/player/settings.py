@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -27,6 +27,9 @@ from riffusion_train.config.sample import PlayConfig
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.seed_images import SEED_IMAGES
 from riffusion_train.sampling.text import parse_weights
+
+if TYPE_CHECKING:
+    from riffusion_train.sampling.sampler import Sampler
 
 MAX_SEED = 2**53 - 1
 """The largest whole number that JavaScript keeps exactly."""
@@ -166,6 +169,16 @@ class ClipSpec(PromptSettings):
     seed_image: SeedImage | None = Field(
         default=None, title="Groove", description="A seed image by name; null for none.",
         json_schema_extra=_control(0, "groove"),
+    )  # fmt: skip
+    guidance_from: Whole = Field(
+        default=0, ge=0, le=1000, title="Follows it in the first steps only",
+        description="The lowest timestep that is guided: 0 guides all steps, 300 those that decide what is heard.",
+        json_schema_extra=_control(7, "slider", minimum=0, maximum=900, step=50),
+    )  # fmt: skip
+    guidance_rescale: float = Field(
+        default=0.0, ge=0, le=1, title="Evens out strong guidance",
+        description="Share by which a guided step gets the spread of an unguided one.",
+        json_schema_extra=_control(8, "slider", minimum=0, maximum=1, step=0.05),
     )  # fmt: skip
     seed_upload: UploadId | None = Field(
         default=None, description="The id of an upload to riff on, instead of `seed_image`; null for none."
@@ -325,19 +338,33 @@ def apply_changes(settings: Model, data: Mapping[str, Any], has_upload: Callable
     return settings.model_copy(update={name: getattr(read, name) for name in read.model_fields_set})
 
 
-def make_settings(config: PlayConfig) -> Settings:
+def make_settings(config: PlayConfig, sampler: "Sampler | None" = None) -> Settings:
     """Return the settings that sessions begin with.
+
+    Args:
+        config: The options of the command.
+        sampler: The loaded model, whose options are taken where the command gave none; None leaves those at ours.
 
     Raises:
         InputError: If a value cannot be used.
     """
-    chosen = {
-        "prompt": config.prompt or DEFAULT_PROMPT,
-        "seed_image": config.seed_image,
-        "guidance_scale": config.guidance_scale,
-        "num_inference_steps": config.num_inference_steps,
-    }
+    chosen: dict[str, Any] = {"prompt": config.prompt or DEFAULT_PROMPT, "seed_image": config.seed_image}
+    if sampler is None:
+        names = ("guidance_scale", "num_inference_steps", "guidance_rescale")
+        chosen |= {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    else:
+        chosen |= settings_of(sampler)
     return apply_changes(Settings(), chosen, lambda id: False)
+
+
+def settings_of(sampler: "Sampler") -> dict[str, Any]:
+    """Return the settings that a sampler's options decide."""
+    return {
+        "guidance_scale": sampler.guidance_scale,
+        "num_inference_steps": sampler.num_inference_steps,
+        "guidance_rescale": sampler.guidance.rescale,
+        "guidance_from": round(min(sampler.guidance.interval[0], 1000)),
+    }
 
 
 def describe_errors(errors: Sequence[Any], model: type[BaseModel] | None = None) -> str:

@@ -25,7 +25,8 @@ from riffusion_train.audio.io.loudness import LoudnessMeter, loudness_gain
 from riffusion_train.audio.io.tags import read_tags
 from riffusion_train.audio.io.write import FORMATS, AudioWriter, write_audio
 from riffusion_train.config.compose import describe
-from riffusion_train.config.sample import Dtype, Quality, SchedulerName
+from riffusion_train.config.denoising import USUAL, GuidanceName, SchedulerName, TimestepSpacing
+from riffusion_train.config.sample import Dtype, Quality
 from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import slug, write_json
@@ -37,8 +38,9 @@ RECORD_KEY = "riffusion"
 
 _SLUG_LENGTH = 40
 
-SCHEMA_VERSION = 3
-"""Of a clip's record. 2 is version 0.1.0: `lane`, `energy`, and fewer options of the sampler."""
+SCHEMA_VERSION = 4
+"""Of a clip's record. 2 is version 0.1.0: `lane`, `energy`, and fewer options of the sampler. 3 has no options of guidance
+besides its strength, and not where the steps are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,16 @@ class SamplerRecord:
 
     num_inference_steps: int
     scheduler: SchedulerName
+    timesteps: TimestepSpacing
+    guidance: GuidanceName
+    guidance_interval: tuple[float, float]
+    guidance_rescale: float
+    apg_momentum: float
+    apg_norm_threshold: float
+    apg_eta: float
+    guide: str | None
+    """Where the weaker model of autoguidance came from."""
+    guide_fingerprint: str | None
     quality: Quality
     target_lufs: float | None
     unet_batch_size: int
@@ -92,10 +104,13 @@ class ClipRecord:
         Raises:
             KeyError, TypeError, ValueError: If it is not one.
         """
-        if data["schema_version"] == 2:
-            data = _from_schema_2(data)
-        elif data["schema_version"] != SCHEMA_VERSION:
+        version = data["schema_version"]
+        if version not in (2, 3, SCHEMA_VERSION):
             raise ValueError("another schema")
+        if version == 2:
+            data = _from_schema_2(data)
+        if version != SCHEMA_VERSION:
+            data = _from_schema_3(data)
         return cls(_build(REQUESTS[data["mode"]], data), _build(SamplerRecord, data))
 
     def check(self, file: str | Path, options: Mapping[str, Any]) -> None:
@@ -112,7 +127,7 @@ class ClipRecord:
         for name, value in options.items():
             if name not in recorded:
                 raise InputError(f"{file}: {name}= has no effect when this clip is made again; leave it out")
-            if _plain(value) != recorded[name]:
+            if _plain(value) != _plain(recorded[name]):
                 made_with = f"{name}={describe(recorded[name])}"
                 raise InputError(
                     f"{file}: was made with {made_with}, not {name}={describe(value)}; the same clip needs {made_with}"
@@ -193,7 +208,17 @@ def _from_schema_2(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, **unrecorded, "unet_batch_size": data["lane"], "volume": data.get("energy", ())}
 
 
+def _from_schema_3(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a record with the options that sampling did not have yet, at the values that make the same clip."""
+    karras = data["scheduler"] in (SchedulerName.dpmsolver.value, SchedulerName.unipc.value)
+    spacing = TimestepSpacing.karras if karras else TimestepSpacing.model
+    options = {name: _plain(USUAL[name]) for name in USUAL if name.startswith(("guidance", "apg_"))}
+    return {**options, "timesteps": spacing.value, "guide": None, "guide_fingerprint": None, **data}
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
     return value.value if isinstance(value, enum.Enum) else value
 
 

@@ -1,14 +1,15 @@
-"""The denoising loop over a canvas of any width: overlapping windows blended in every step, guidance, and the solvers."""
+"""The denoising loop over a canvas of any width: overlapping windows blended in every step, and the steps."""
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from riffusion_train.config.sample import SchedulerName
+from riffusion_train.config.denoising import TimestepSpacing
+from riffusion_train.sampling.guidance import Guidance, NoiseLevel, guide
+from riffusion_train.sampling.schedulers import set_steps, takes_generator, takes_noise
 from riffusion_train.sampling.text import Condition
 
 StepReport = Callable[[int, int], None]
@@ -16,6 +17,9 @@ StepReport = Callable[[int, int], None]
 
 StepHook = Callable[[Tensor, Tensor | None], Tensor]
 """Takes the latents after a step and the next timestep (None after the last); returns the latents to continue with."""
+
+Averages = Mapping[tuple[int, int], Tensor]
+"""The running averages of adaptive projected guidance, (C, h, window), by a window's row and first column."""
 
 _MIN_WEIGHT = 0.02
 """Of a window's outermost column: a column that only one window covers must have some weight."""
@@ -52,18 +56,31 @@ def window_starts(width: int, window: int, *, circular: bool = False, overlap: f
     return [*range(0, width - window, step), width - window]
 
 
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+    """What predicts: the model's UNet, how it is guided, and the weaker UNet of autoguidance."""
+
+    unet: Any
+    guidance: Guidance
+    guide: Any = None
+    """The UNet that `negative` of a condition goes to; None is the same one."""
+    unet_batch_size: int = 1
+    """Windows in one call of a UNet, always as many, so that a clip does not depend on its batch."""
+
+
 def run_denoising(
-    unet: Any,
+    denoiser: Denoiser,
     scheduler: Any,
     latents: Tensor,
     windows: Sequence[Window],
     window_width: int,
     *,
     num_inference_steps: int,
+    spacing: TimestepSpacing = TimestepSpacing.model,
     strength: float = 1.0,
     noise: Tensor | None = None,
     generators: Sequence[torch.Generator] | None = None,
-    unet_batch_size: int = 1,
+    noise_at: Callable[[int], Tensor] | None = None,
     hook: StepHook | None = None,
     report: StepReport | None = None,
 ) -> Tensor:
@@ -74,23 +91,24 @@ def run_denoising(
     batch: in a batch of another size, sums are rounded differently.
 
     Args:
-        unet: The denoiser.
+        denoiser: What predicts.
         scheduler: A diffusers scheduler; its state is reset.
         latents: Standard normal noise, or what to change if `noise` is given, float32 (B, C, h, width).
         windows: The windows that cover the canvases.
         window_width: Columns of a window, at most `width`.
         num_inference_steps: Steps from pure noise to the image.
+        spacing: Where on the noise schedule they are.
         strength: Share of these steps that is done, the last ones (SDEdit, Meng et al. 2021, arXiv:2108.01073).
         noise: What is added to the latents at the first of the steps that are done.
-        generators: One for each canvas, for schedulers that add noise of their own.
-        unet_batch_size: Windows in one call of the UNet.
+        generators: One for each canvas, for schedulers that draw noise of their own.
+        noise_at: Returns the noise of a step, (B, C, h, width), for schedulers that can be given theirs.
         hook: May change the latents after every step.
         report: Called after every step.
 
     Returns:
         Latents, float32 (B, C, h, width), in the UNet's scale.
     """
-    scheduler.set_timesteps(num_inference_steps, device=latents.device)
+    set_steps(scheduler, num_inference_steps, spacing, latents.device)
     skipped = num_inference_steps - min(int(num_inference_steps * strength + 1e-6), num_inference_steps)
     timesteps = scheduler.timesteps[skipped:]
     if noise is None:
@@ -104,11 +122,15 @@ def run_denoising(
             scheduler.set_begin_index(skipped)
         canvas = scheduler.add_noise(latents, noise, timesteps[:1])
     extra: dict[str, Any] = {}
-    if generators is not None and "generator" in inspect.signature(scheduler.step).parameters:
+    if generators is not None and takes_generator(scheduler):
         extra["generator"] = list(generators)
+    averages: Averages = {}
     for done, timestep in enumerate(timesteps, start=1):
+        if noise_at is not None and takes_noise(scheduler):
+            extra["variance_noise"] = noise_at(skipped + done - 1).to(canvas)
         scaled = scheduler.scale_model_input(canvas, timestep)  # (B, C, h, width)
-        prediction = predict(unet, scaled, timestep, windows, window_width, unet_batch_size)
+        level = NoiseLevel.at(scheduler.alphas_cumprod, float(timestep), scheduler.config.prediction_type)
+        prediction, averages = predict(denoiser, scaled, timestep, windows, window_width, level, averages)
         canvas = scheduler.step(prediction, timestep, canvas, **extra).prev_sample
         if hook is not None:
             canvas = hook(canvas, timesteps[done] if done < len(timesteps) else None)
@@ -119,28 +141,53 @@ def run_denoising(
 
 @torch.no_grad()
 def predict(
-    unet: Any, canvas: Tensor, timestep: Tensor, windows: Sequence[Window], window_width: int, unet_batch_size: int
-) -> Tensor:
-    """Return what the UNet predicts for canvases (B, C, h, width): the weighted mean of all windows, least at their edges."""
+    denoiser: Denoiser,
+    canvas: Tensor,
+    timestep: Tensor,
+    windows: Sequence[Window],
+    window_width: int,
+    level: NoiseLevel,
+    averages: Averages,
+) -> tuple[Tensor, Averages]:
+    """Return the guided prediction for canvases (B, C, h, width): the weighted mean of all windows, least at their edges.
+
+    It is a pure function: what one step hands to the next is `averages`, which it returns anew.
+
+    Args:
+        denoiser: What predicts.
+        canvas: What the UNet sees.
+        timestep: The step's timestep.
+        windows: The windows that cover the canvases.
+        window_width: Columns of a window.
+        level: How noisy the canvases are.
+        averages: The running averages of guidance that the step before returned; empty at the first.
+    """
     width = canvas.shape[-1]
     total = torch.zeros_like(canvas)
     weight = canvas.new_zeros(len(canvas), width)
     bell = _bell(window_width).to(canvas.device) if width > window_width else canvas.new_ones(window_width)
-    for batch in _unet_batches(windows, unet_batch_size):
-        parts = _guided(unet, _cut(canvas, batch, window_width), timestep, batch, unet_batch_size)  # (n, C, h, window)
-        for window, part in zip(batch, parts, strict=True):
+    acts = denoiser.guidance.acts_at(float(timestep))
+    updated: dict[tuple[int, int], Tensor] = {}
+    for batch in _unet_batches(windows, denoiser.unet_batch_size, acts=acts):
+        parts = _cut(canvas, batch, window_width)  # (n, C, h, window)
+        if not acts or batch[0].condition.guidance_scale == 1:
+            predicted = _unguided(denoiser, parts, timestep, batch)
+        else:
+            predicted, kept = _guided(denoiser, parts, timestep, batch, level, averages)
+            updated.update(kept)
+        for window, part in zip(batch, predicted, strict=True):
             columns = torch.arange(window.start, window.start + window_width, device=canvas.device) % width
             total[window.row].index_add_(-1, columns, part * bell)
             weight[window.row].index_add_(0, columns, bell)
-    return total if width == window_width else total / weight[:, None, None]
+    return (total if width == window_width else total / weight[:, None, None]), updated
 
 
-def _unet_batches(windows: Sequence[Window], unet_batch_size: int) -> Iterator[list[Window]]:
+def _unet_batches(windows: Sequence[Window], unet_batch_size: int, *, acts: bool) -> Iterator[list[Window]]:
     """Yield windows that fit into one call of the UNet: all guided or none, with prompts of one length."""
     kinds: dict[tuple[bool, int], list[Window]] = {}
     for window in windows:
         condition = window.condition
-        kinds.setdefault((condition.guidance_scale != 1, len(condition.positive)), []).append(window)
+        kinds.setdefault((acts and condition.guidance_scale != 1, len(condition.positive)), []).append(window)
     for alike in kinds.values():
         for first in range(0, len(alike), unet_batch_size):
             yield alike[first : first + unet_batch_size]
@@ -152,61 +199,47 @@ def _cut(canvas: Tensor, windows: Sequence[Window], window_width: int) -> Tensor
     return torch.stack([canvas[window.row][..., (columns + window.start) % canvas.shape[-1]] for window in windows])
 
 
-def _guided(unet: Any, parts: Tensor, timestep: Tensor, windows: Sequence[Window], unet_batch_size: int) -> Tensor:
-    """Return the guided predictions of windows, float32; a batch that is not full is filled with its first window."""
-    filled = [*windows, *[windows[0]] * (unet_batch_size - len(windows))]
-    x = torch.cat([parts, *[parts[:1]] * (unet_batch_size - len(windows))]).to(unet.dtype)
+def _filled(denoiser: Denoiser, parts: Tensor, windows: Sequence[Window]) -> tuple[Tensor, list[Window]]:
+    """Return windows in the number that the UNet always sees; a batch that is not full is filled with its first window."""
+    missing = denoiser.unet_batch_size - len(windows)
+    x = torch.cat([parts, *[parts[:1]] * missing]).to(denoiser.unet.dtype)
+    return x, [*windows, *[windows[0]] * missing]
+
+
+def _unguided(denoiser: Denoiser, parts: Tensor, timestep: Tensor, windows: Sequence[Window]) -> Tensor:
+    """Return the predictions of windows with their prompts alone, float32."""
+    x, filled = _filled(denoiser, parts, windows)
     positive = torch.stack([window.condition.positive for window in filled]).to(x)
-    if windows[0].condition.guidance_scale == 1:
-        return unet(x, timestep, positive).sample.float()[: len(windows)]
+    return denoiser.unet(x, timestep, positive).sample.float()[: len(windows)]
+
+
+def _guided(
+    denoiser: Denoiser,
+    parts: Tensor,
+    timestep: Tensor,
+    windows: Sequence[Window],
+    level: NoiseLevel,
+    averages: Averages,
+) -> tuple[Tensor, Averages]:
+    """Return the guided predictions of windows, float32, and their running averages."""
+    x, filled = _filled(denoiser, parts, windows)
+    positive = torch.stack([window.condition.positive for window in filled]).to(x)
     negative = torch.stack([window.condition.negative for window in filled]).to(x)
-    # Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598), equation 6: both predictions in one call.
-    away, towards = unet(torch.cat([x, x]), timestep, torch.cat([negative, positive])).sample.float().chunk(2)
+    if denoiser.guide is None:  # both predictions in one call
+        both = denoiser.unet(torch.cat([x, x]), timestep, torch.cat([negative, positive])).sample.float()
+        away, towards = both.chunk(2)
+    else:
+        towards = denoiser.unet(x, timestep, positive).sample.float()
+        away = denoiser.guide(x, timestep, negative).sample.float()
     scales = torch.tensor([window.condition.guidance_scale for window in filled], device=x.device)
-    return (away + scales[:, None, None, None] * (towards - away))[: len(windows)]
+    known = [averages.get((window.row, window.start)) for window in filled]
+    average = None if known[0] is None else torch.stack([one for one in known if one is not None])
+    guided, average = guide(denoiser.guidance, away, towards, scales[:, None, None, None], x.float(), level, average)
+    count = len(windows)
+    kept = {} if average is None else {(one.row, one.start): average[index] for index, one in enumerate(windows)}
+    return guided[:count], kept
 
 
 def _bell(width: int) -> Tensor:
     """Return the weights of a window's columns, (width,): a raised cosine with a floor."""
     return (torch.hann_window(width + 2, periodic=False)[1:-1]).clamp(min=_MIN_WEIGHT)
-
-
-def make_scheduler(name: SchedulerName, trained: Any) -> Any:
-    """Build a scheduler of diffusers on the noise schedule that the model was trained with.
-
-    Args:
-        name: Which one; `SchedulerName` names the papers.
-        trained: The model's own scheduler, whose config holds the noise schedule.
-    """
-    import diffusers
-
-    config = dict(trained.config)
-    # With zero terminal SNR the first sigma is infinite in effect: Karras et al.'s spacing (arXiv:2206.00364, eq. 5) would
-    # spend nearly all steps on pure noise.
-    karras = not config.get("rescale_betas_zero_snr", False)
-    if name is SchedulerName.ddim:
-        return diffusers.DDIMScheduler.from_config(config, clip_sample=False)
-    if name is SchedulerName.euler:
-        return diffusers.EulerDiscreteScheduler.from_config(config)
-    if name is SchedulerName.euler_a:
-        return diffusers.EulerAncestralDiscreteScheduler.from_config(config)
-    if name is SchedulerName.unipc:
-        return diffusers.UniPCMultistepScheduler.from_config(config, use_karras_sigmas=karras)
-    if name is SchedulerName.lcm:
-        return diffusers.LCMScheduler.from_config(config, clip_sample=False)
-    return diffusers.DPMSolverMultistepScheduler.from_config(
-        config, algorithm_type="dpmsolver++", use_karras_sigmas=karras
-    )
-
-
-def make_ddim_pair(trained: Any) -> tuple[Any, Any]:
-    """Return the DDIM schedulers from noise to image and back (Song et al. 2020, arXiv:2010.02502).
-
-    Args:
-        trained: The model's own scheduler, whose config holds the noise schedule.
-    """
-    import diffusers
-
-    config = dict(trained.config)
-    forwards = diffusers.DDIMScheduler.from_config(config, clip_sample=False)
-    return forwards, diffusers.DDIMInverseScheduler.from_config(config, clip_sample=False)

@@ -35,6 +35,22 @@ def long_noise(seed: int, shape: tuple[int, int, int], width: int, *, first: int
     return torch.cat(drawn, -1)[..., start : start + width]
 
 
+def step_noise(seed: int, step: int, shape: tuple[int, int, int], width: int) -> Tensor:
+    """Return the noise that a solver adds in a step, (C, h, width): a function of the seed, the step and the column.
+
+    So a step is the same in a batch, in a stream, and at the beginning of a longer canvas.
+
+    Args:
+        seed: The seed.
+        step: The step's number among all from pure noise to the image.
+        shape: Shape of a block, (C, h, w).
+        width: Number of columns.
+    """
+    blocks = range(-(-width // shape[2]))
+    drawn = [torch.from_numpy(normal(seed, "step noise", shape, step, block)) for block in blocks]
+    return torch.cat(drawn, -1)[..., :width]
+
+
 def slerp(one: Tensor, other: Tensor, share: float) -> Tensor:
     """Interpolate between two tensors on the sphere (Shoemake 1985), which keeps the length.
 

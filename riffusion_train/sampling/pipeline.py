@@ -10,10 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from riffusion_train.audio.codec.codec import make_codec
-from riffusion_train.config.sample import SchedulerName
+from riffusion_train.config.denoising import SchedulerName, TimestepSpacing, usual_timesteps
 from riffusion_train.config.spectrogram import Channels, load_preset
 from riffusion_train.model.components import Components
-from riffusion_train.sampling.denoise import StepHook, StepReport, Window, make_scheduler, run_denoising, window_starts
+from riffusion_train.runtime.errors import InputError
+from riffusion_train.sampling.denoise import Denoiser, StepHook, StepReport, Window, run_denoising, window_starts
+from riffusion_train.sampling.guidance import CLASSIFIER_FREE, Guidance
+from riffusion_train.sampling.noise import step_noise
+from riffusion_train.sampling.schedulers import check_spacing, make_scheduler
 from riffusion_train.sampling.text import Condition, TextConditions
 
 ASSUMED_PRESET = "riffusion_v1"
@@ -33,6 +37,9 @@ class Pipeline:
         components: The model; it is moved to `device`.
         device: Where to run.
         scheduler: The solver.
+        timesteps: Where its steps are; None takes what is usual for their number.
+        guidance: How predictions are guided.
+        guide: A weaker model to lead away from (autoguidance); it is moved to `device`.
         unet_batch_size: Windows in one call of the UNet, always as many, so that a clip does not depend on its batch.
         dtype: What UNet and text encoder are turned into; None leaves them.
         channels_last: Store weights in the layout that tensor cores read fastest.
@@ -46,6 +53,9 @@ class Pipeline:
         *,
         device: torch.device | str = "cpu",
         scheduler: SchedulerName = SchedulerName.dpmsolver,
+        timesteps: TimestepSpacing | None = None,
+        guidance: Guidance = CLASSIFIER_FREE,
+        guide: Components | None = None,
         unet_batch_size: int = 1,
         dtype: torch.dtype | None = None,
         channels_last: bool = False,
@@ -54,21 +64,39 @@ class Pipeline:
     ) -> None:
         self.device = torch.device(device)
         self.components = components.to(self.device)
-        if dtype is not None:
-            components.unet.to(dtype)
-            components.text_encoder.to(dtype)
-        if channels_last:
-            components.unet.to(memory_format=torch.channels_last)
-            components.vae.to(memory_format=torch.channels_last)
-        if attention_slicing:
-            components.unet.set_attention_slice("auto")
-        if compile:
-            components.unet.compile()
-        self.scheduler = make_scheduler(scheduler, components.scheduler)
+        self.guide = None if guide is None else _fitting(guide, components).to(self.device)
+        for model in (components, *([] if guide is None else [guide])):
+            if dtype is not None:
+                model.unet.to(dtype)
+                model.text_encoder.to(dtype)
+            if channels_last:
+                model.unet.to(memory_format=torch.channels_last)
+                model.vae.to(memory_format=torch.channels_last)
+            if attention_slicing:
+                model.unet.set_attention_slice("auto")
+            if compile:
+                model.unet.compile()
+        self._scheduler_name, self._spacing = scheduler, timesteps
+        if timesteps is not None:
+            check_spacing(scheduler, timesteps)
+        self._schedulers: dict[TimestepSpacing, Any] = {}
+        self.guidance = guidance
         self.unet_batch_size = unet_batch_size
         self.assumed_spectrogram = components.spectrogram is None
         self.codec = make_codec(components.spectrogram or load_preset(ASSUMED_PRESET))
-        self.texts = TextConditions(components.tokenizer, components.text_encoder)
+        guide_texts = None if guide is None else TextConditions(guide.tokenizer, guide.text_encoder)
+        self.texts = TextConditions(components.tokenizer, components.text_encoder, guide_texts)
+
+    def spacing(self, num_inference_steps: int) -> TimestepSpacing:
+        """Return where the steps are, if there are that many."""
+        return self._spacing or usual_timesteps(self._scheduler_name, num_inference_steps)
+
+    def scheduler(self, num_inference_steps: int) -> Any:
+        """Return the solver for a number of steps."""
+        spacing = self.spacing(num_inference_steps)
+        if spacing not in self._schedulers:
+            self._schedulers[spacing] = make_scheduler(self._scheduler_name, self.components.scheduler, spacing)
+        return self._schedulers[spacing]
 
     @property
     def downsampling(self) -> int:
@@ -111,6 +139,7 @@ class Pipeline:
         hook: StepHook | None = None,
         report: StepReport | None = None,
         scheduler: Any = None,
+        guidance: Guidance | None = None,
     ) -> Tensor:
         """Denoise canvases, (B, C, h, width), all of one width; see `run_denoising`.
 
@@ -125,6 +154,7 @@ class Pipeline:
             hook: May change the latents after every step.
             report: Called after every step.
             scheduler: Another scheduler than the pipeline's.
+            guidance: Another guidance than the pipeline's.
         """
         width, window = latents.shape[-1], min(self.latent_shape[2], latents.shape[-1])
         wraps = circular and width > window  # windows that reach over the end need no circular convolutions
@@ -136,22 +166,24 @@ class Pipeline:
             for start in window_starts(width, window, circular=wraps)
         ]
         unet = self.components.unet
+        guide = None if self.guide is None else self.guide.unet
         with contextlib.ExitStack() as contexts:
             if circular and not wraps:
-                contexts.enter_context(circular_along_time(unet))
+                contexts.enter_context(circular_along_time(unet, *([] if guide is None else [guide])))
                 # A compiled network has the plain convolutions built in.
                 contexts.enter_context(torch.compiler.set_stance("force_eager"))
             return run_denoising(
-                unet,
-                scheduler or self.scheduler,
+                Denoiser(unet, guidance or self.guidance, guide, self.unet_batch_size),
+                scheduler or self.scheduler(num_inference_steps),
                 latents.to(self.device),
                 windows,
                 window,
                 num_inference_steps=num_inference_steps,
+                spacing=TimestepSpacing.model if scheduler is not None else self.spacing(num_inference_steps),
                 strength=strength,
                 noise=None if noise is None else noise.to(self.device),
                 generators=[torch.Generator().manual_seed(seed % 2**63) for seed in seeds],
-                unet_batch_size=self.unet_batch_size,
+                noise_at=lambda step: torch.stack([step_noise(seed, step, self.latent_shape, width) for seed in seeds]),
                 hook=hook,
                 report=report,
             )
@@ -250,6 +282,24 @@ def _tiles(width: int, tile: int, *, circular: bool) -> Iterator[tuple[int, Tens
     shape = torch.hann_window(size + 2, periodic=False)[1:-1].clamp(min=0.02)
     for start in window_starts(width, size, circular=circular, overlap=1 / _TILE_OVERLAP):
         yield start, (torch.arange(size) + start) % width, shape
+
+
+def _fitting(guide: Components, components: Components) -> Components:
+    """Return a guide whose latents and target are the model's.
+
+    Raises:
+        InputError: If they are not.
+    """
+    ours, theirs = (
+        (int(one.unet.config.in_channels), one.downsampling, one.scheduler.config.prediction_type)  # type: ignore[attr-defined]
+        for one in (components, guide)
+    )
+    if ours != theirs:
+        raise InputError(
+            f"guide={guide.source}: its latents or its target are not those of {components.source}; "
+            "take a checkpoint of the same run"
+        )
+    return guide
 
 
 def best_device() -> str:

@@ -11,13 +11,15 @@ import torch
 from riffusion_train.audio.codec.codec import SpectrogramCodec
 from riffusion_train.audio.codec.streaming import StreamingDecoder
 from riffusion_train.audio.io.loudness import loudness_gain, measure_loudness
-from riffusion_train.config.sample import Dtype, Quality, SchedulerName
+from riffusion_train.config.denoising import GuidanceName, SchedulerName, TimestepSpacing, choose_denoising
+from riffusion_train.config.sample import Dtype, Quality
 from riffusion_train.model import loading
 from riffusion_train.model.components import Components, fingerprint, freeze
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling import modes
 from riffusion_train.sampling.clip import Clip, ClipRecord, SamplerRecord, StreamedClip, load_record, record
 from riffusion_train.sampling.denoise import StepReport
+from riffusion_train.sampling.guidance import Guidance
 from riffusion_train.sampling.modes.audio import AudioRequest
 from riffusion_train.sampling.modes.base import ClipData, ModeOptions, Request, SourceFile, StreamData
 from riffusion_train.sampling.modes.extend import ExtendRequest
@@ -38,6 +40,14 @@ TARGET_LUFS = -14.0
 _CHECKED = (
     "num_inference_steps",
     "scheduler",
+    "timesteps",
+    "guidance",
+    "guidance_interval",
+    "guidance_rescale",
+    "apg_momentum",
+    "apg_norm_threshold",
+    "apg_eta",
+    "guide_fingerprint",
     "quality",
     "target_lufs",
     "unet_batch_size",
@@ -52,12 +62,20 @@ _CHECKED = (
 class Sampler:
     """Makes clips with one model.
 
+    Options of the denoising that are None are those that the model recommends, else the usual ones; see `DenoisingConfig`.
+
     Args:
         components: The model.
         device: Where to run; the model is moved there. None takes the fastest.
         scheduler: The solver.
+        timesteps: Where on the noise schedule its steps are.
         num_inference_steps: Denoising steps.
-        guidance_scale: Classifier-free guidance of requests that do not set it.
+        guidance_scale: Strength of guidance of requests that do not set it.
+        guidance: How predictions with and without the prompt are combined.
+        guidance_interval: First and last timestep that are guided.
+        guidance_rescale: Share by which a guided prediction gets the spread of the unguided one.
+        apg_momentum, apg_norm_threshold, apg_eta: Of adaptive projected guidance.
+        guide: A weaker model, best an earlier checkpoint, that autoguidance leads away from.
         quality: How long to search for the phase of the sound.
         target_lufs: Integrated loudness of a clip, or as near as a true peak of -1 dBTP allows; None keeps the level.
         unet_batch_size: Windows in one call of the UNet; None is 1 on a CPU and 4 elsewhere.
@@ -73,9 +91,17 @@ class Sampler:
         components: Components,
         *,
         device: torch.device | str | None = "cpu",
-        scheduler: SchedulerName | str = SchedulerName.dpmsolver,
-        num_inference_steps: int = 20,
-        guidance_scale: float = 7.0,
+        scheduler: SchedulerName | str | None = None,
+        timesteps: TimestepSpacing | str | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance: GuidanceName | str | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        guidance_rescale: float | None = None,
+        apg_momentum: float | None = None,
+        apg_norm_threshold: float | None = None,
+        apg_eta: float | None = None,
+        guide: Components | None = None,
         quality: Quality | str = Quality.normal,
         target_lufs: float | None = TARGET_LUFS,
         unet_batch_size: int | None = None,
@@ -86,10 +112,32 @@ class Sampler:
         loras: Sequence[str] = (),
     ) -> None:
         device = torch.device(device or best_device())
+        given = {
+            "scheduler": scheduler,
+            "timesteps": timesteps,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "guidance": guidance,
+            "guidance_interval": guidance_interval,
+            "guidance_rescale": guidance_rescale,
+            "apg_momentum": apg_momentum,
+            "apg_norm_threshold": apg_norm_threshold,
+            "apg_eta": apg_eta,
+        }
+        chosen = choose_denoising(given, components.sampling)
         self.components = components
-        self.scheduler = SchedulerName(scheduler)
-        self.num_inference_steps = num_inference_steps
-        self.guidance_scale = guidance_scale
+        self.scheduler: SchedulerName = chosen["scheduler"]
+        self.num_inference_steps: int = chosen["num_inference_steps"]
+        self.guidance_scale: float = chosen["guidance_scale"]
+        self.guidance = Guidance(
+            name=chosen["guidance"],
+            interval=chosen["guidance_interval"],
+            rescale=chosen["guidance_rescale"],
+            momentum=chosen["apg_momentum"],
+            norm_threshold=chosen["apg_norm_threshold"],
+            eta=chosen["apg_eta"],
+        )
+        self.guide = guide
         self.quality = Quality(quality)
         self.target_lufs = target_lufs
         self.unet_batch_size = unet_batch_size or (1 if device.type == "cpu" else 4)
@@ -102,6 +150,9 @@ class Sampler:
             components,
             device=device,
             scheduler=self.scheduler,
+            timesteps=chosen["timesteps"],
+            guidance=self.guidance,
+            guide=guide,
             unet_batch_size=self.unet_batch_size,
             dtype=loading.TORCH_DTYPES[self.dtype],
             channels_last=channels_last,
@@ -110,13 +161,22 @@ class Sampler:
         )
 
     @classmethod
-    def load(cls, source: str | Path, *, device: str | None = None, loras: Sequence[str] = (), **options: Any) -> Self:
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        device: str | None = None,
+        loras: Sequence[str] = (),
+        guide: str | Path | Components | None = None,
+        **options: Any,
+    ) -> Self:
         """Load a model from a diffusers folder, a single file or a hub id.
 
         Args:
             source: The model.
             device: Where to run; None takes the fastest.
             loras: LoRA files to merge, each `FILE` or `FILE:WEIGHT`.
+            guide: A weaker model, or where it is; `load_guide` in `training.run_model` loads a checkpoint of a run.
             options: As in the constructor.
 
         Raises:
@@ -124,7 +184,10 @@ class Sampler:
         """
         components = loading.load_with_loras(str(source), loras)
         freeze(components)
-        return cls(components, device=device, loras=loras, **options)
+        weaker = loading.load_components(str(guide)) if isinstance(guide, str | Path) else guide
+        if weaker is not None:
+            freeze(weaker)
+        return cls(components, device=device, loras=loras, guide=weaker, **options)
 
     @property
     def codec(self) -> SpectrogramCodec:
@@ -142,6 +205,13 @@ class Sampler:
     def model_fingerprint(self) -> str:
         """Hash of the UNet's weights, which identifies the model in a clip's record."""
         return fingerprint(self.components.unet)
+
+    @functools.cached_property
+    def guide_fingerprint(self) -> str | None:
+        """Hash of the weaker model's weights that autoguidance uses; None without one."""
+        if self.guide is None:
+            return None
+        return fingerprint(self.guide.unet) + fingerprint(self.guide.text_encoder)
 
     def text_to_audio(
         self, prompt: str, *, negative_prompt: str = "", seed: int = 0, guidance_scale: float | None = None
@@ -290,6 +360,15 @@ class Sampler:
             SamplerRecord(
                 num_inference_steps=num_inference_steps or self.num_inference_steps,
                 scheduler=self.scheduler,
+                timesteps=self.pipeline.spacing(num_inference_steps or self.num_inference_steps),
+                guidance=self.guidance.name,
+                guidance_interval=self.guidance.interval,
+                guidance_rescale=self.guidance.rescale,
+                apg_momentum=self.guidance.momentum,
+                apg_norm_threshold=self.guidance.norm_threshold,
+                apg_eta=self.guidance.eta,
+                guide=None if self.guide is None else self.guide.source,
+                guide_fingerprint=self.guide_fingerprint,
                 quality=self.quality,
                 target_lufs=self.target_lufs,
                 unet_batch_size=self.unet_batch_size,

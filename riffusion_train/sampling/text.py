@@ -76,8 +76,9 @@ class Condition:
 
     Attributes:
         positive: Hidden states of the prompt, (tokens, D).
-        negative: Hidden states of the negative prompt, (tokens, D), of the same length.
-        guidance_scale: Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598); 1 is none and costs half as much.
+        negative: Hidden states of the negative prompt, (tokens, D), of the same length; with autoguidance, those of the prompt
+            by the weaker model's text encoder.
+        guidance_scale: Strength of guidance; 1 is none and costs half as much.
     """
 
     positive: Tensor
@@ -110,11 +111,13 @@ class TextConditions:
     Args:
         tokenizer: The model's tokenizer.
         text_encoder: The model's text encoder.
+        guide: The texts of the model that autoguidance leads away from; None leads away from the negative prompt.
     """
 
-    def __init__(self, tokenizer: Any, text_encoder: Any) -> None:
+    def __init__(self, tokenizer: Any, text_encoder: Any, guide: "TextConditions | None" = None) -> None:
         self._tokenizer = tokenizer
         self._encoder = text_encoder
+        self._guide = guide
         self._cache: dict[str, Tensor] = {}
 
     def condition(self, prompt: str, negative_prompt: str = "", guidance_scale: float = 7.0) -> Condition:
@@ -122,13 +125,24 @@ class TextConditions:
         return self.equal_lengths([(prompt, negative_prompt, guidance_scale)])[0]
 
     def equal_lengths(self, texts: list[tuple[str, str, float]]) -> list[Condition]:
-        """Return conditions of one length of (prompt, negative prompt, guidance scale), so that they can be mixed."""
+        """Return conditions of one length of (prompt, negative prompt, guidance scale), so that they can be mixed.
+
+        Raises:
+            InputError: If there is a negative prompt whose place a guide has taken.
+        """
+        if self._guide is not None and any(negative for _, negative, _ in texts):
+            raise InputError("negative prompt: guide= takes its place; leave one of them out")
         distinct = {text for prompt, negative, _ in texts for text in (prompt, negative)}
         longest = max(len(self.states(text)) for text in sorted(distinct))
         return [
-            Condition(self._padded(prompt, longest), self._padded(negative, longest), scale)
+            Condition(self._padded(prompt, longest), self._away(prompt, negative, longest), scale)
             for prompt, negative, scale in texts
         ]
+
+    def _away(self, prompt: str, negative: str, tokens: int) -> Tensor:
+        if self._guide is None:
+            return self._padded(negative, tokens)
+        return self._guide._padded(prompt, tokens)
 
     @torch.no_grad()
     def states(self, text: str) -> Tensor:

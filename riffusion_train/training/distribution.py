@@ -225,6 +225,7 @@ class Distribution:
             components.scheduler,
             spectrogram=components.spectrogram,
             source=components.source,
+            sampling=components.sampling,
         )
         for name, network in components.modules.items():
             if name in weights:

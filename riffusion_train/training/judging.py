@@ -2,6 +2,7 @@
 
 import functools
 
+from riffusion_train.config.sample import clip_options
 from riffusion_train.config.train import Monitor, ValidationConfig
 from riffusion_train.dataset.cache import CACHE_DIR
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
@@ -77,10 +78,7 @@ class TrainingJudge:
         """Sample the clips from a model and judge them."""
         requests = [(prompt, "", number) for number, prompt in enumerate(self.prompts)]
         options = {
-            "num_inference_steps": self._config.num_inference_steps,
-            "scheduler": self._config.scheduler,
-            "quality": self._config.quality,
-            "target_lufs": self._config.target_lufs,
+            **clip_options(self._config),
             "guidance_scale": self._config.guidance_scale,
             "unet_batch_size": _BATCH_SIZE,
         }

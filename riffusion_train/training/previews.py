@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from riffusion_train.audition.site import Cell, Site, Version, write_site
+from riffusion_train.config.sample import clip_options
 from riffusion_train.config.train import PreviewConfig
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.model.components import Components
@@ -115,10 +116,7 @@ def _sample(
     """Yield the name and clip of every prompt at every strength of guidance."""
     for scale in config.guidance_scales:
         options = {
-            "num_inference_steps": config.num_inference_steps,
-            "scheduler": config.scheduler,
-            "quality": config.quality,
-            "target_lufs": config.target_lufs,
+            **clip_options(config),
             "guidance_scale": scale,
             "unet_batch_size": min(len(prompts), _BATCH_SIZE),
         }

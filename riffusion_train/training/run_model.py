@@ -10,7 +10,7 @@ from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
 from riffusion_train.config.train import MethodName, OptimizerName, TrainConfig
 from riffusion_train.model.architecture import trained_scheduler
-from riffusion_train.model.components import Components
+from riffusion_train.model.components import Components, freeze
 from riffusion_train.model.lazy import LazyModel, as_lazy_model, lazy_fingerprint, load_lazy_model
 from riffusion_train.model.loading import is_lora, make_components, open_model
 from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora
@@ -131,6 +131,25 @@ def judged_checkpoint(run: RunFolder) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{file}: is damaged; make it again with riffusion evaluate run {run.path}") from None
     return str(checkpoint)
+
+
+def load_guide(source: str) -> Components:
+    """Load the weaker model of autoguidance: a checkpoint's folder or a run, or a model of any kind.
+
+    Args:
+        source: `RUN/checkpoints/step-…`, `RUN` for its final model, a diffusers folder, a single file or a hub id.
+
+    Raises:
+        InputError: If there is nothing usable there.
+    """
+    path = Path(source).expanduser()
+    if not ((path / RUN_FILE).is_file() or path.parent.name == CHECKPOINT_DIR):
+        components = load_lazy_model(open_model(source))
+    else:
+        opened = open_run_model(path, FINAL, ExportWeights.ema)
+        components = dataclasses.replace(load_lazy_model(opened.whole()), source=source)
+    freeze(components)
+    return components
 
 
 def _open_run(path: Path, base: str | None) -> "_OpenRun":

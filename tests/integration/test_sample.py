@@ -11,7 +11,7 @@ from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.audio.codec.image_file import load_image
 from riffusion_train.audio.io.read import read_audio
 from riffusion_train.cli.main import main
-from riffusion_train.config.sample import SchedulerName
+from riffusion_train.config.denoising import SchedulerName
 from riffusion_train.export.write import export_run
 from riffusion_train.runtime.errors import EXIT_INPUT
 from riffusion_train.sampling.noise import initial_noise
@@ -81,12 +81,13 @@ def test_the_image_is_the_one_that_the_pipeline_of_diffusers_draws(model: Path) 
     )
     latents = initial_noise(4, (4, 8, 8))[None]
     theirs = pipeline("band 3", latents=latents, num_inference_steps=5, guidance_scale=7.0, output_type="np").images[0]
-    ours = Sampler.load(model, device="cpu", num_inference_steps=5, guidance_scale=7.0).text_to_audio("band 3", seed=4)
+    options = {"num_inference_steps": 5, "guidance_scale": 7.0, "timesteps": "karras"}
+    ours = Sampler.load(model, device="cpu", **options).text_to_audio("band 3", seed=4)
     assert np.abs(theirs.mean(axis=2) * 255 - ours.image).max() <= 1.0
 
 
 def test_every_scheduler_and_format_works(model: Path, tmp_path: Path) -> None:
-    kinds = ("wav", "flac", "mp3", "ogg", "opus", "wav")
+    kinds = ("wav", "flac", "mp3", "ogg", "opus", "wav", "flac")
     for scheduler, kind in zip(SchedulerName, kinds, strict=True):
         out = tmp_path / scheduler.value
         arguments = [f"out={out}", f"scheduler={scheduler.value}", f"format={kind}"]
@@ -127,7 +128,7 @@ def test_initial_noise_is_standard_normal_and_its_own_for_each_seed() -> None:
         (["MODEL", "--prompt", "x"], "sample needs out=…"),
         (["MODEL", "--prompts", "nowhere.txt", "out=o"], "no such file"),
         (["MODEL", "--promt", "x", "out=o"], "unknown flag --promt"),
-        (["MODEL", "--prompt", "x", "out=o", "guidance=3"], "no such file or folder|unknown key|more than one model"),
+        (["MODEL", "--prompt", "x", "out=o", "guidances=3"], "no such file or folder|unknown key|more than one model"),
         (["nowhere/at/all", "--prompt", "x", "out=o"], "no such file or folder"),
         (["--again", "nowhere.json", "out=o"], "no such file"),
     ],

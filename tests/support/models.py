@@ -8,7 +8,7 @@ import torch
 from support.nano import NANO_MODEL, NANO_SPECTROGRAM
 
 from riffusion_train.config.compose import compose
-from riffusion_train.config.sample import SchedulerName
+from riffusion_train.config.denoising import SchedulerName
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.model.architecture import build_scheduler
 from riffusion_train.model.components import Components

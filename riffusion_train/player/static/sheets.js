@@ -14,6 +14,8 @@ const textFor = (value, steps) => (steps.find(([limit]) => value <= limit) ?? st
 const MEANINGS = {
   strength: (value) => textFor(value, [[0.55, "stays close"], [0.78, "keeps the beat"], [0.88, "loosens up"], [0.96, "wanders off"], [1, "leaves it behind"]]),
   guidance_scale: (value) => textFor(value, [[3, "loosely"], [6, "moderately"], [9, "closely"], [15, "strictly"]]),
+  guidance_from: (value) => (value ? `from noise ${value} on` : "all steps"),
+  guidance_rescale: (value) => (value ? `${Math.round(value * 100)} %` : "not"),
   clips: (value, segmentS) => `${value === 1 ? "1 clip" : `${value} clips`}, ${Math.round(value * segmentS)} s`,
   num_inference_steps: (value) => (value === 1 ? "1 step" : `${value} steps`),
 };

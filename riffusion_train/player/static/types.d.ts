@@ -9,6 +9,8 @@ export interface Settings {
   place: number;
   strength: number;
   seed_image: "beats" | "half_time" | "plucked" | "pad" | null;
+  guidance_from: number;
+  guidance_rescale: number;
   seed_upload: string | null;
   clips: number;
 }

@@ -63,7 +63,7 @@ def regenerate(
     # A latent pixel is new if any of its image pixels is: (1, 1, h, w).
     new = F.adaptive_max_pool2d(torch.from_numpy(share)[None, None], known.shape[-2:]).to(known)
     condition = pipeline.texts.condition(request.prompt, request.negative_prompt, request.guidance_scale)
-    scheduler = pipeline.scheduler
+    scheduler = pipeline.scheduler(options.num_inference_steps)
 
     def keep(canvas: Tensor, next_timestep: Tensor | None) -> Tensor:
         # RePaint, algorithm 1: the known part at the noise level of the next step, the unknown part as denoised.

@@ -5,11 +5,11 @@ import dataclasses
 from torch import Tensor
 
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.denoise import make_ddim_pair
 from riffusion_train.sampling.modes.base import ClipData, ModeOptions, Request, SourceFile
 from riffusion_train.sampling.modes.text import fade_edges
 from riffusion_train.sampling.noise import slerp
 from riffusion_train.sampling.pipeline import Pipeline
+from riffusion_train.sampling.schedulers import make_ddim_pair
 from riffusion_train.sampling.sources import encode_source, read_wav
 from riffusion_train.sampling.text import Condition
 

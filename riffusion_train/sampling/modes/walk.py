@@ -15,6 +15,7 @@ from riffusion_train.audio.codec.streaming import StreamingDecoder
 from riffusion_train.config.spectrogram import Channels
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.denoise import StepReport
+from riffusion_train.sampling.guidance import Guidance
 from riffusion_train.sampling.modes.audio import check_strength
 from riffusion_train.sampling.modes.base import ModeOptions, Request, SourceFile, StreamData
 from riffusion_train.sampling.noise import initial_noise, slerp
@@ -135,6 +136,7 @@ def draw_loop(
     num_inference_steps: int,
     seed: int,
     report: StepReport | None = None,
+    guidance: Guidance | None = None,
 ) -> np.ndarray:
     """Return the image of a clip that is circular.
 
@@ -147,6 +149,7 @@ def draw_loop(
         num_inference_steps: Denoising steps.
         seed: Seed of the noise that a solver adds of its own.
         report: Called after every step.
+        guidance: Another guidance than the pipeline's.
     """
     latents = pipeline.denoise(
         noise[None] if start is None else start[None],
@@ -157,6 +160,7 @@ def draw_loop(
         noise=None if start is None else noise[None],
         seeds=[seed],
         report=report,
+        guidance=guidance,
     )
     return pipeline.decode(latents[0], circular=True)
 

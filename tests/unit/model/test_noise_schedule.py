@@ -2,9 +2,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from riffusion_train.config.sample import SchedulerName
+from riffusion_train.config.denoising import SchedulerName
 from riffusion_train.model.architecture import build_scheduler, trained_scheduler
-from riffusion_train.sampling.denoise import make_scheduler
+from riffusion_train.sampling.schedulers import make_scheduler
 
 
 def rescaled() -> object:

@@ -38,6 +38,8 @@ def test_a_shared_moment_comes_back_from_json_as_it_was():
         ({"strength": 1.01}, "strength: must be a number from 0 to 1"),
         ({"alpha": float("nan")}, "alpha: must be a number"),
         ({"guidance_scale": 1e9}, "guidance_scale: must be a number from 1 to 30"),
+        ({"guidance_from": 1001}, "guidance_from: must be a whole number from 0 to 1000"),
+        ({"guidance_rescale": -1}, "guidance_rescale: must be a number from 0 to 1"),
         ({"num_inference_steps": 0}, "num_inference_steps: must be a whole number from 1 to 100"),
         ({"clips": 65}, "clips: must be a whole number from 1 to 64"),
         ({"seed_image": "../../etc/passwd"}, "seed_image: is unknown; choose from: beats"),
@@ -60,7 +62,7 @@ def test_whitespace_in_a_prompt_is_collapsed():
 def test_a_page_is_shown_no_more_than_it_can_set():
     assert set(Settings().public()) == {
         "prompt", "negative_prompt", "seed", "place", "guidance_scale", "strength", "seed_image", "seed_upload",
-        "num_inference_steps", "clips",
+        "num_inference_steps", "clips", "guidance_from", "guidance_rescale",
     }  # fmt: skip
 
 
@@ -73,7 +75,9 @@ def test_the_schema_has_what_the_page_builds_its_fields_from():
     schema = settings_schema()
     assert set(schema) == set(Settings().public())
     sliders = {name: field["slider"] for name, field in schema.items() if field.get("control") == "slider"}
-    assert set(sliders) == {"guidance_scale", "strength", "clips", "num_inference_steps"}
+    assert set(sliders) == {
+        "guidance_scale", "strength", "clips", "num_inference_steps", "guidance_from", "guidance_rescale",
+    }  # fmt: skip
     for name, slider in sliders.items():
         assert schema[name]["minimum"] <= slider["minimum"] < slider["maximum"] <= schema[name]["maximum"]
         assert slider["step"] > 0 and schema[name]["title"] != name

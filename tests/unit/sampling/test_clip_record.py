@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from support.models import nano_components
 
-from riffusion_train.config.sample import Dtype, Quality, SchedulerName
+from riffusion_train.config.denoising import GuidanceName, SchedulerName, TimestepSpacing
+from riffusion_train.config.sample import Dtype, Quality
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.clip import ClipRecord, load_record
 from riffusion_train.sampling.modes.long import LongRequest
@@ -47,6 +48,13 @@ def sampler(**options: Any) -> Sampler:
 OTHERS = {
     "num_inference_steps": 3,
     "scheduler": SchedulerName.ddim,
+    "timesteps": TimestepSpacing.karras,
+    "guidance": GuidanceName.apg,
+    "guidance_interval": (300.0, 1000.0),
+    "guidance_rescale": 0.7,
+    "apg_momentum": -0.5,
+    "apg_norm_threshold": 15.0,
+    "apg_eta": 1.0,
     "quality": Quality.normal,
     "target_lufs": None,
     "unet_batch_size": 2,
@@ -59,7 +67,8 @@ OTHERS = {
 
 def test_every_option_of_the_sampler_is_known_here() -> None:
     arguments = set(inspect.signature(Sampler).parameters)
-    assert arguments - {"components", "loras", "guidance_scale", "device"} == OTHERS.keys()  # guidance is the request's
+    # The strength of guidance is the request's; the guide has a test of its own.
+    assert arguments - {"components", "loras", "guidance_scale", "device", "guide"} == OTHERS.keys()
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -108,3 +117,30 @@ def test_a_record_of_version_0_1_0_is_read() -> None:
         prompt="a", seed=3, duration_s=4.0, schedule=((2.0, "b"),), volume=((0.0, 0.2), (4.0, 1.0))
     )
     assert record.sampler.dtype is Dtype.bf16 and record.sampler.channels_last is False
+    assert record.sampler.timesteps is TimestepSpacing.karras  # as that version sampled
+
+
+@pytest.mark.parametrize("name", ["dpmsolver", "unipc", "euler", "ddim"])
+def test_a_record_from_before_options_of_guidance_gives_the_same_clip(name: str) -> None:
+    """Records of schema 3 do not say where the steps are: they were where 0.1.0 put them."""
+    made = sampler(scheduler=name, num_inference_steps=12).record(LongRequest(prompt="a", guidance_scale=3.0))
+    new = ("timesteps", "apg_momentum", "apg_norm_threshold", "apg_eta", "guide", "guide_fingerprint")
+    old = {
+        key: value
+        for key, value in made.as_data().items()
+        if key not in new and (key == "guidance_scale" or not key.startswith("guidance"))
+    }
+    assert ClipRecord.from_data({**old, "schema_version": 3}) == made
+
+
+def test_the_weaker_model_is_recorded_by_path_and_fingerprint(tmp_path: Path) -> None:
+    guide, other = nano_components(seed=1), nano_components(seed=2)
+    clip = sampler(guide=guide).text_to_audio("a", seed=3)
+    file = clip.save(tmp_path / "clip")[2]
+    record = load_record(file)
+    assert record.sampler.guide == guide.source and record.sampler.guide_fingerprint
+    again = sampler(guide=nano_components(seed=1)).again(file)
+    assert np.array_equal(again.audio, clip.audio)
+    for wrong in (sampler(guide=other), sampler()):
+        with pytest.raises(InputError, match="guide_fingerprint"):
+            wrong.again(file)
