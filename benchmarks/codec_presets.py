@@ -118,7 +118,8 @@ def _track_clips() -> tuple[list[Clip], list[Clip]]:
         files = importlib.metadata.distribution("immich-memories-music").files or ()
     except importlib.metadata.PackageNotFoundError:
         raise InputError("the produced tracks are missing: pip install 'riffusion-train[demo,dev]'") from None
-    even, odd = [], []
+    even: list[Clip] = []
+    odd: list[Clip] = []
     for file in sorted(str(file.locate()) for file in files if str(file).endswith(".opus")):
         wav, rate_hz = read_audio(Path(file))
         samples = round(_CLIP_S * rate_hz)

@@ -87,7 +87,7 @@ class FullMethod:
         """Return what the objective is trained against; None for methods without it."""
         return None
 
-    def make_objective(self, components: Components, adversary: Adversary | None) -> nn.Module:
+    def make_objective(self, components: Components, adversary: Adversary | None = None) -> nn.Module:
         """Return the network from batch to loss."""
         from diffusers import DDPMScheduler
 
@@ -220,7 +220,7 @@ class VaeMethod(FullMethod):
             start_step=method.discriminator_start_step,
         )
 
-    def make_objective(self, components: Components, adversary: Adversary | None) -> nn.Module:
+    def make_objective(self, components: Components, adversary: Adversary | None = None) -> nn.Module:
         """Return the network from batch to the VAE's loss."""
         method = self.config.method
         return VaeObjective(

@@ -33,10 +33,10 @@ def perceptual_loss(decoded: Tensor, images: Tensor) -> Tensor:
     """
     terms = []
     for scale in SCALES:
-        pair = [F.avg_pool2d(image.float(), scale) if scale > 1 else image.float() for image in (decoded, images)]
+        one, other = (F.avg_pool2d(image.float(), scale) if scale > 1 else image.float() for image in (decoded, images))
         for axis in (2, 3):
-            terms.append(F.l1_loss(*(torch.diff(image, dim=axis) for image in pair)))
-        terms.append(F.l1_loss(*(local_deviation(image) for image in pair)))
+            terms.append(F.l1_loss(torch.diff(one, dim=axis), torch.diff(other, dim=axis)))
+        terms.append(F.l1_loss(local_deviation(one), local_deviation(other)))
     return torch.stack(terms).sum() / len(SCALES)
 
 
