@@ -152,7 +152,7 @@ def density_coverage(generated: Embeddings, real: Embeddings, *, neighbours: int
     Raises:
         TooFewClipsError: If a set has fewer than five times `neighbours` clips.
     """
-    x, y = _checked("density and coverage", generated, real, 5 * neighbours)
+    x, y = _checked("coverage", generated, real, 5 * neighbours)
     between_real = _squared_distances(y, y)
     np.fill_diagonal(between_real, np.inf)
     radii = np.partition(between_real, neighbours - 1, axis=1)[:, neighbours - 1]  # (real,)

@@ -53,6 +53,7 @@ SMALLER = {
     "spectrogram=hifi": ["spectrogram=tiny"],
     "checkpoint=500": ["checkpoint=2"],
     "duration=3min": ["duration=31s"],
+    "num_clips=200": ["num_clips=2"],
     "$SLURM_ARRAY_TASK_ID/8": ["1/8"],
 }
 """What stands for arguments that would take a large model or a long time."""
@@ -60,6 +61,7 @@ SMALLER = {
 QUICK = {
     "sample": ["num_inference_steps=1", "quality=draft", "num_threads=1"],
     "evaluate grid": ["num_inference_steps=1", "quality=draft"],
+    "evaluate score": ["num_inference_steps=1", "quality=draft", "real_quality=draft"],
     "import lora": ["base=model"],
 }
 """What is added to commands that begin so: less work, and the base of the adapters, which are not of Stable Diffusion 1.5."""
