@@ -37,6 +37,7 @@ NOT_RUN = {
     r"checkpoint=judged": "of a run that was judged; test_evaluate_run.py",
     r"validation=judge": "needs fifty held-out slices; test_validation_judge.py",
     r"scores=scores": "of a model that was scored; tests/unit/export/test_card.py",
+    r"experiment=laptop_": "trains for hours; test_compose.py",
     r"run=runs/further": "goes on from adapters of Stable Diffusion 1.5; test_adapters.py",
     r"--config-dir mypresets": "trains Stable Diffusion 1.5; test_compose.py",
     r"engine=ray": "needs a Ray cluster; test_prepare_on_ray.py",
