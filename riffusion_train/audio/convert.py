@@ -241,14 +241,20 @@ def _codec_of(
 
 
 def _preset_of_height(path: Path, loaded: LoadedImage) -> SpectrogramConfig:
-    """Return the preset that an image without a description is taken for."""
+    """Return the preset that an image without a description is taken for: of several with its height, that of its width."""
     height, width = loaded.image.shape[:2]
     presets = {name: load_preset(name) for name in group_options("spectrogram")}
     if height == presets[DEFAULT_PRESET].n_mels:
         return presets[DEFAULT_PRESET]
     fitting = [name for name, config in presets.items() if config.n_mels == height]
-    if len(fitting) == 1:
-        return presets[fitting[0]]
+    as_wide = [name for name in fitting if presets[name].width_px == width]
+    if len(fitting) == 1 or len(as_wide) == 1:
+        return presets[(as_wide or fitting)[0]]
+    if fitting:
+        raise InputError(
+            f"{path}: an image of {width}x{height} px may be of several presets ({', '.join(fitting)}); name its codec with "
+            f"preset={fitting[0]}"
+        )
     heights = ", ".join(f"{name} {config.n_mels}" for name, config in presets.items())
     raise InputError(
         f"{path}: an image of {width}x{height} px is no spectrogram of a known preset (heights: {heights}); "

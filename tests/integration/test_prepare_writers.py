@@ -328,7 +328,9 @@ def token(monkeypatch):
 
 
 def visible(folder):
-    return {name: content for name, content in files_of(folder).items() if not name.startswith(".")}
+    """Return what is uploaded: all but hidden files, and the page, which is not uploaded unless asked."""
+    hidden = (".", "page/", "index.html")
+    return {name: content for name, content in files_of(folder).items() if not name.startswith(hidden)}
 
 
 def test_a_dataset_is_uploaded_whole_and_replaces_an_earlier_one(audio, tmp_path, token):

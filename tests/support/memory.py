@@ -1,4 +1,4 @@
-"""`python -m support.memory AUDIO OUT`: prepare a folder of tiny files, and print the largest memory of the processes.
+"""`python -m support.memory AUDIO OUT`: prepare a folder of tiny files without a page, and print the largest memory of the processes.
 
 The slices are of 30 ms, so that what is measured is what a track costs beside its sound.
 """
@@ -65,7 +65,7 @@ def main() -> None:
     audio, out = sys.argv[1:]
     peaks: list[float] = []
     threading.Thread(target=_watch, args=(peaks,), daemon=True).start()
-    folder = prepare(PrepareConfig(audio=audio, out=out, spectrogram=tiny, num_workers=1))
+    folder = prepare(PrepareConfig(audio=audio, out=out, spectrogram=tiny, num_workers=1, page=False))
     figures = {
         "tracks": folder.stats["totals"]["tracks"],
         "parent_mb": _peak_mb("self"),

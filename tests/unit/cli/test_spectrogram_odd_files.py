@@ -67,18 +67,19 @@ def test_mono_sound_makes_a_stereo_image_and_stereo_sound_a_mono_one():
 
 def test_a_jpeg_is_decoded_with_a_warning(capsys: pytest.CaptureFixture[str]):
     write_audio(Path("a.wav"), tone(440, 2.0, 22050), 22050)
-    run("encode", "a.wav", "a.png", "preset=small")
+    run("encode", "a.wav", "a.png", "preset=tiny")
     with PIL.Image.open("a.png") as file:
         file.save("a.jpg")
     assert run("decode", "a.jpg", "b.wav") == EXIT_DONE
     shown = capsys.readouterr()
     assert "warning: a.jpg: JPEG compression" in shown.err
-    assert "the image names no preset, assumed small" in shown.out  # a JPEG has no PNG text
+    assert "the image names no preset, assumed tiny" in shown.out  # a JPEG has no PNG text
 
 
 def test_the_height_says_which_preset_an_image_is_of(capsys: pytest.CaptureFixture[str]):
     for height, preset in ((64, "tiny"), (128, "small"), (512, "riffusion_v1")):
-        PIL.Image.fromarray(np.full((height, 30), 255, np.uint8)).save("a.png")
+        width = 128 if preset == "small" else 30  # as high as another preset, `laptop`, but not as wide
+        PIL.Image.fromarray(np.full((height, width), 255, np.uint8)).save("a.png")
         assert run("decode", "a.png", "a.wav", "quality=draft") == EXIT_DONE
         assert f"the image names no preset, assumed {preset}" in capsys.readouterr().out
 
@@ -92,8 +93,11 @@ def test_a_photograph_is_refused_by_its_height_and_doubted_by_its_colours(capsys
     assert "small 128" in error
     assert error.count("\n") == 1
     PIL.Image.fromarray(colours[:128]).save("photo.png")
+    assert run("decode", "photo.png", "a.wav", "quality=draft") == EXIT_INPUT
+    assert "may be of several presets (laptop, small); name its codec with preset=" in capsys.readouterr().err
+    PIL.Image.fromarray(colours[:64]).save("photo.png")
     assert run("decode", "photo.png", "a.wav", "quality=draft") == EXIT_DONE
-    assert "levels, though 'small' is grey; they are averaged" in capsys.readouterr().err
+    assert "levels, though 'tiny' is grey; they are averaged" in capsys.readouterr().err
 
 
 def test_a_resized_image_is_refused_unless_a_preset_is_named(capsys: pytest.CaptureFixture[str]):

@@ -81,7 +81,10 @@ def test_inspect_tells_what_a_file_holds(song: Path, tmp_path: Path, capsys: pyt
         (["enocde"], "unknown action 'enocde'"),
         (["encode", "SONG"], "usage: riffusion spectrogram encode AUDIO IMAGE"),
         (["encode", "SONG", "a.png", "presett=tiny"], "got"),
-        (["encode", "SONG", "a.png", "preset=loud"], "choose from: hifi, hifi_stereo, riffusion_v1, small, tiny"),
+        (
+            ["encode", "SONG", "a.png", "preset=loud"],
+            "choose from: hifi, hifi_stereo, laptop, riffusion_v1, small, tiny",
+        ),
         (["encode", "SONG", "a.png", "channels=5.1"], "choose from: mono, stereo"),
         (["encode", "SONG", "a.jpg"], "must be a .png"),
         (["encode", "absent.wav", "a.png"], "absent.wav: No such file"),
@@ -102,4 +105,4 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 
 def test_help_names_the_presets(capsys: pytest.CaptureFixture[str]):
     assert run("--help") == EXIT_DONE
-    assert "hifi|hifi_stereo|riffusion_v1|small|tiny|PATH" in capsys.readouterr().out
+    assert "hifi|hifi_stereo|laptop|riffusion_v1|small|tiny|PATH" in capsys.readouterr().out
