@@ -21,6 +21,7 @@ from riffusion_train.dataset.layout import (
     TRACK_ID,
     DatasetFolder,
 )
+from riffusion_train.runtime.errors import InputError
 
 MAX_TRACKS = 20_000
 """Most tracks on a page; a browser opens some ten megabytes of text."""
@@ -46,6 +47,9 @@ def describe_dataset(folder: DatasetFolder) -> tuple[dict[str, Any], list[list[S
 
     Args:
         folder: The finished dataset, of any version.
+
+    Raises:
+        InputError: If it has no manifest.
     """
     stats, parameters = folder.stats, folder.stats.get("parameters", {})
     lines = _read_manifest(folder)
@@ -90,6 +94,10 @@ def _least_similarity(parameters: Mapping[str, Any]) -> float:
 
 
 def _read_manifest(folder: DatasetFolder) -> dict[str, dict[str, Any]]:
+    if not (folder.path / MANIFEST_FILE).is_file():
+        raise InputError(
+            f"{folder.path}: has no {MANIFEST_FILE}, the record of each file; copy it from where the dataset was made"
+        )
     with (folder.path / MANIFEST_FILE).open(encoding="utf-8") as lines:
         return {line["source"]: line for line in map(json.loads, lines)}
 

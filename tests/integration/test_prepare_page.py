@@ -123,6 +123,14 @@ def test_a_dataset_of_version_0_1_0_gets_a_page(tmp_path):
     assert datasets.load_dataset(str(copy), cache_dir=str(tmp_path / "cache"))["train"].num_rows == 5
 
 
+def test_a_dataset_without_its_manifest_is_refused_in_one_line(tmp_path, capsys):
+    shutil.copytree(FIXTURE, tmp_path / "out")
+    (tmp_path / "out" / "manifest.jsonl").unlink()
+    assert main(["prepare", "page", f"out={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert "has no manifest.jsonl" in error and error.count("\n") == 1
+
+
 def test_edited_captions_come_back_and_nothing_is_decoded_again(audio, dataset, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(dataset.path, out)

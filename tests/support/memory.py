@@ -1,4 +1,4 @@
-"""`python -m support.memory AUDIO OUT`: prepare a folder of tiny files without a page, and print the largest memory of the processes.
+"""`python -m support.memory AUDIO OUT`: prepare tiny files, without a page, and print the largest memory of the processes.
 
 The slices are of 30 ms, so that what is measured is what a track costs beside its sound.
 """
