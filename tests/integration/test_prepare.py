@@ -30,7 +30,9 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def config_for(audio, out, *arguments):
-    return compose("prepare", PrepareConfig, [f"audio={audio}", f"out={out}", "spectrogram=small", *arguments])
+    return compose(
+        "prepare", PrepareConfig, [f"audio={audio}", f"out={out}", "spectrogram=small", "page=false", *arguments]
+    )
 
 
 def prepared(audio, out, *arguments):

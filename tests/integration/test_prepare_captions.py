@@ -20,7 +20,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "datasets.md"
 
 
 def config_for(audio, out, *arguments):
-    base = [f"audio={audio}", f"out={out}", "spectrogram=tiny", "num_workers=0", "validation_ratio=0"]
+    base = [f"audio={audio}", f"out={out}", "spectrogram=tiny", "num_workers=0", "validation_ratio=0", "page=false"]
     return compose("prepare", PrepareConfig, [*base, *arguments])
 
 

@@ -32,7 +32,7 @@ WRITERS = ("parquet", "folder", "webdataset")
 
 
 def config_for(audio, out, *arguments):
-    base = [f"audio={audio}", f"out={out}", "spectrogram=tiny", "num_workers=0", "validation_ratio=0.3"]
+    base = [f"audio={audio}", f"out={out}", "spectrogram=tiny", "num_workers=0", "validation_ratio=0.3", "page=false"]
     return compose("prepare", PrepareConfig, [*base, *arguments])
 
 
@@ -334,7 +334,7 @@ def visible(folder):
 
 
 def test_a_dataset_is_uploaded_whole_and_replaces_an_earlier_one(audio, tmp_path, token):
-    arguments = ("push_to_hub=me/mine", "private=true", "license=cc-by-4.0", "max_slices_per_track=1")
+    arguments = ("push_to_hub=me/mine", "private=true", "license=cc-by-4.0", "max_slices_per_track=1", "page=true")
     hub = StandInHub()
     hub.files |= {"data/train-00007.parquet": b"old", "notes.md": b"mine"}
     with serving(hub):

@@ -19,7 +19,7 @@ def embeddings(tmp_path_factory):
     write_folder(folder)
     codec = SpectrogramCodec.from_preset("small")
     rate_hz = codec.rate_hz
-    length = codec.clip_samples
+    length = min(codec.clip_samples, 3 * rate_hz)  # one patch of the embedder
     cuts = {start: [] for start in STARTS_S}
     for path in sorted(folder.glob("*.opus")):
         sound, from_hz = read_audio(path)
