@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from riffusion_train.cli.arguments import HELP_FLAGS, NO_PROMPT, Arguments, Command, Flag, read_prompts
 from riffusion_train.config.denoising import check_denoising
@@ -113,15 +114,10 @@ def _make_grid(parsed: Arguments[GridConfig], command: str) -> None:
     check_denoising(config)
     for model in parsed.positionals:
         check_source(model)
-    import torch
-
-    from riffusion_train.cli.model import quieten_libraries
     from riffusion_train.evaluation.grid import Grid, find_models
     from riffusion_train.runtime.signals import StopRequest
 
-    quieten_libraries()
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
+    _set_up(config.num_threads)
     scoring = None
     if config.real is not None:
         from riffusion_train.evaluation.grid_scores import GridScoring
@@ -149,20 +145,13 @@ def _make_grid(parsed: Arguments[GridConfig], command: str) -> None:
 
 def _score(parsed: Arguments[ScoreConfig], command: str) -> None:
     config = parsed.config
-    if len(parsed.positionals) != 1:
-        given = f"{len(parsed.positionals)} are given" if parsed.positionals else "none is given"
-        raise InputError(f"one folder of clips or one model, and {given}: riffusion {_SCORE.name} {_SCORE.usage}")
-    import torch
-
-    from riffusion_train.cli.model import quieten_libraries
+    source = _only_source(parsed, _SCORE, "one folder of clips or one model")
     from riffusion_train.evaluation.score import Scoring
     from riffusion_train.runtime.signals import StopRequest
 
-    quieten_libraries()
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
+    _set_up(config.num_threads)
     with StopRequest() as stop:
-        evaluation = Scoring(parsed.positionals[0], config, command, lambda: stop.asked).run()
+        evaluation = Scoring(source, config, command, lambda: stop.asked).run()
     for warning in evaluation.warnings:
         print(f"note: {warning}", file=sys.stderr)
     print(evaluation.table())
@@ -171,21 +160,33 @@ def _score(parsed: Arguments[ScoreConfig], command: str) -> None:
 
 def _score_run(parsed: Arguments[RunConfig], command: str) -> None:
     config = parsed.config
-    if len(parsed.positionals) != 1:
-        given = f"{len(parsed.positionals)} are given" if parsed.positionals else "none is given"
-        raise InputError(f"one run, and {given}: riffusion {_RUN.name} {_RUN.usage}")
-    import torch
-
-    from riffusion_train.cli.model import quieten_libraries
+    source = _only_source(parsed, _RUN, "one run")
     from riffusion_train.evaluation.run import RunScoring
     from riffusion_train.runtime.signals import StopRequest
 
-    quieten_libraries()
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
+    _set_up(config.num_threads)
     with StopRequest() as stop:
-        evaluation = RunScoring(parsed.positionals[0], config, command, lambda: stop.asked).run()
+        evaluation = RunScoring(source, config, command, lambda: stop.asked).run()
     print(evaluation.table())
     print(f"best: {evaluation.best.reason}")
     print(f"scored: {evaluation.num_scored} checkpoints, {len(evaluation.checkpoints) - evaluation.num_scored} before")
     print(f"done: open {evaluation.page.resolve()} in a browser; checkpoint=judged is {evaluation.best.scores.name}")
+
+
+def _only_source(parsed: Arguments[Any], command: Command[Any], expected: str) -> str:
+    """Return the one argument that stands without a key."""
+    if len(parsed.positionals) != 1:
+        given = f"{len(parsed.positionals)} are given" if parsed.positionals else "none is given"
+        raise InputError(f"{expected}, and {given}: riffusion {command.name} {command.usage}")
+    return parsed.positionals[0]
+
+
+def _set_up(num_threads: int | None) -> None:
+    """Import torch, quietly, and give it its threads."""
+    import torch
+
+    from riffusion_train.cli.model import quieten_libraries
+
+    quieten_libraries()
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)

@@ -103,3 +103,10 @@ class AddressedBatches:
     def _address(self, step: int, position: int) -> Address:
         number = step * self.global_batch_size + position
         return Address(self.order.slice_index(number), step, position)
+
+
+def spread(count: int, most: int | None) -> list[int]:
+    """Return the numbers below `count`, or `most` of them, spread evenly."""
+    if most is None or most >= count:
+        return list(range(count))
+    return [index * count // most for index in range(most)]

@@ -11,13 +11,14 @@ import numpy as np
 from riffusion_train.config.sample import Quality
 from riffusion_train.dataset.cache import CACHE_DIR
 from riffusion_train.dataset.layout import TRACK_ID
+from riffusion_train.dataset.order import spread
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.demo.report import FigureRow
 from riffusion_train.demo.steps import NUM_REAL, DemoFolder
 from riffusion_train.listening.distances import TooFewClipsError, kernel_inception_distance
 from riffusion_train.listening.embedder import Embedder, make_embedder
 from riffusion_train.listening.heard import HeardClip, HeardClips, Unit, hear_units
-from riffusion_train.listening.real import DecodedSlices, spread
+from riffusion_train.listening.real import DecodedSlices
 from riffusion_train.model.lazy import lazy_fingerprint, load_lazy_model
 from riffusion_train.model.loading import open_model
 from riffusion_train.sampling.pipeline import Pipeline

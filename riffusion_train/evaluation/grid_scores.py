@@ -12,6 +12,7 @@ import numpy as np
 from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.audio.io.read import read_audio
 from riffusion_train.config.sample import Quality
+from riffusion_train.dataset.order import spread
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.evaluation.clips import ClipFile, clip_units
 from riffusion_train.evaluation.grid import Grid
@@ -21,7 +22,7 @@ from riffusion_train.listening.caption_model import CaptionModel
 from riffusion_train.listening.embedder import Embedder, make_embedder
 from riffusion_train.listening.heard import HeardClips, hear_units
 from riffusion_train.listening.judge import Judge, JudgedClip, Reference
-from riffusion_train.listening.real import DecodedSlices, is_dataset, open_split, spread, training_slices
+from riffusion_train.listening.real import DecodedSlices, is_dataset, open_split, training_slices
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.runtime.provenance import write_rows

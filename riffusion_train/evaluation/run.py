@@ -18,6 +18,7 @@ from riffusion_train.config.evaluate import RunConfig
 from riffusion_train.config.sample import Quality
 from riffusion_train.config.train import MixedPrecision
 from riffusion_train.dataset.cache import CACHE_DIR
+from riffusion_train.dataset.order import spread
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.evaluation import run_report
 from riffusion_train.evaluation.checkpoints import LOSS, CheckpointScores, Choice, choose, read_scores
@@ -29,7 +30,7 @@ from riffusion_train.listening.distances import KERNEL_CLIPS
 from riffusion_train.listening.embedder import make_embedder
 from riffusion_train.listening.heard import HeardClips, hear_units
 from riffusion_train.listening.judge import Judge, JudgedClip, Reference
-from riffusion_train.listening.real import DecodedSlices, is_dataset, open_split, spread, training_slices
+from riffusion_train.listening.real import DecodedSlices, is_dataset, open_split, training_slices
 from riffusion_train.model.components import freeze
 from riffusion_train.model.lazy import load_lazy_model
 from riffusion_train.runtime.errors import InputError, StoppedError

@@ -15,6 +15,7 @@ from riffusion_train.audio.io.read import read_audio, resample
 from riffusion_train.config.evaluate import ScoreConfig
 from riffusion_train.config.listening import EmbedderName
 from riffusion_train.config.sample import Quality
+from riffusion_train.dataset.order import spread
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.evaluation import report
 from riffusion_train.evaluation.clips import (
@@ -44,7 +45,6 @@ from riffusion_train.listening.real import (
     grey,
     is_dataset,
     open_split,
-    spread,
     training_slices,
 )
 from riffusion_train.listening.sound import sound_warnings

@@ -48,13 +48,6 @@ def open_split(path: Path, split: str) -> SpectrogramDataset:
     return SpectrogramDataset(folder, split)
 
 
-def spread(count: int, most: int | None) -> list[int]:
-    """Return the numbers below `count`, or `most` of them, spread evenly."""
-    if most is None or most >= count:
-        return list(range(count))
-    return [index * count // most for index in range(most)]
-
-
 class DecodedSlices:
     """Slices of a dataset as the sound that their images decode to.
 

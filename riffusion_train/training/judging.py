@@ -5,13 +5,14 @@ import functools
 from riffusion_train.config.sample import clip_options
 from riffusion_train.config.train import Monitor, ValidationConfig
 from riffusion_train.dataset.cache import CACHE_DIR
+from riffusion_train.dataset.order import spread
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.listening.caption_model import frequent_words
 from riffusion_train.listening.distances import TooFewClipsError
 from riffusion_train.listening.embedder import make_embedder
 from riffusion_train.listening.heard import hear_units
 from riffusion_train.listening.judge import Judge, JudgedClip, Reference, Scores
-from riffusion_train.listening.real import DecodedSlices, grey, spread, training_slices
+from riffusion_train.listening.real import DecodedSlices, grey, training_slices
 from riffusion_train.model.components import Components
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.distribution import Distribution

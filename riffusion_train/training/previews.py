@@ -12,6 +12,7 @@ import torch
 from riffusion_train.audition.site import Cell, Site, Version, write_site
 from riffusion_train.config.sample import clip_options
 from riffusion_train.config.train import PreviewConfig
+from riffusion_train.dataset.order import spread
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.model.components import Components
 from riffusion_train.runtime.errors import InputError
@@ -20,7 +21,7 @@ from riffusion_train.sampling.sampler import Sampler
 from riffusion_train.training.distribution import Distribution
 from riffusion_train.training.run_folder import METRICS_FILE, read_lines, step_of
 from riffusion_train.training.tracking import track_clips
-from riffusion_train.training.validation import AGREEMENT, COPIES, KID, LOSS, spread
+from riffusion_train.training.validation import AGREEMENT, COPIES, KID, LOSS
 
 BASE_DIR = "base"
 _BATCH_SIZE = 4

@@ -32,7 +32,6 @@ from riffusion_train.training.checks import (
     check_validation_split,
 )
 from riffusion_train.training.distribution import Distribution, broadcast, join_processes, make_distribution
-from riffusion_train.training.judging import TrainingJudge
 from riffusion_train.training.method import FullMethod, apply_method, continue_adapters, make_method, write_final
 from riffusion_train.training.optimizer import make_ema, make_optimizer, make_schedule, parameter_groups
 from riffusion_train.training.previews import make_preview, preview_prompts
@@ -272,7 +271,11 @@ def _make_validation(
         distribution.print(f"note: {folder.path} has no validation split, so no validation loss is measured")
         return None
     trained, held_out = SpectrogramDataset(folder, "train"), SpectrogramDataset(folder, "validation")
-    judge = TrainingJudge(settings, components, trained, held_out, distribution) if settings.num_clips else None
+    judge = None
+    if settings.num_clips:
+        from riffusion_train.training.judging import TrainingJudge  # scipy and the listeners take time to import
+
+        judge = TrainingJudge(settings, components, trained, held_out, distribution)
     return Validation(
         method.make_held_out(components, held_out, distribution.device),
         distribution,

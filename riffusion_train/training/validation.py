@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from riffusion_train.dataset.order import normal
+from riffusion_train.dataset.order import normal, spread
 from riffusion_train.dataset.spectrograms import SpectrogramDataset, Tokenize
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.distribution import Distribution
@@ -277,12 +277,6 @@ def held_out_loss(objective: nn.Module, held_out: HeldOutBatches, device: torch.
     with evaluation_mode(objective):
         losses = [slice_losses(objective, held_out, number, device) for number in range(len(held_out))]
     return float(torch.stack(losses).double().mean())
-
-
-def spread(length: int, count: int) -> list[int]:
-    """Return at most `count` indices below `length`, evenly spread; the same whatever the seed."""
-    count = min(length, count)
-    return [number * length // count for number in range(count)]
 
 
 @contextlib.contextmanager
