@@ -28,12 +28,14 @@ from riffusion_train.config.compose import (
 from riffusion_train.config.sample import ModeName, SampleConfig
 from riffusion_train.runtime.errors import InputError, choice, member
 from riffusion_train.runtime.files import refuse_url
+from riffusion_train.runtime.pretrained import DEFAULT_MODEL
 
 Root = TypeVar("Root")
 
 _INDENT = " " * 6
 HELP_FLAGS = ("-h", "--help")
 _UNITS_S = {"": 1.0, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+DEFAULT_MODEL_NOTE = f"\nWithout MODEL it is {DEFAULT_MODEL}, the model that comes with the package."
 NO_PROMPT = "no prompt: give --prompt TEXT, or --prompts FILE with one prompt a line"
 
 

@@ -10,7 +10,7 @@ from riffusion_train.config.export import ExportConfig, ExportFormat, ImportConf
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.hub import check_source
 
-_EXPORT = Command(name="export", root=ExportConfig, local_keys=("out", "run", "scores"))
+_EXPORT = Command(name="export", root=ExportConfig, local_keys=("out", "run", "scores", "notes"))
 _IMPORT = Command(
     name="import", root=ImportConfig, usage="MODEL|LORA", takes_positionals=True, local_keys=("out", "base", "codec")
 )
@@ -39,6 +39,8 @@ def main(arguments: Sequence[str]) -> None:
         dtype=config.dtype,
         layout=config.layout,
         author=config.author,
+        licence=config.licence,
+        notes=None if config.notes is None else Path(config.notes).expanduser(),
         scores=None if config.scores is None else Path(config.scores).expanduser(),
         push_to_hub=config.push_to_hub,
         private=config.private,

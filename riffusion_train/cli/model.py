@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _USAGE = """usage: riffusion doctor [MODEL]
 
-MODEL is a diffusers folder, a .safetensors or .ckpt file, a LoRA or a hub id: prints what it is, its base, codec, target,
-dtype and size, and whether the sampler can use it. No code in it is run.
+MODEL is laptop, a diffusers folder, a .safetensors or .ckpt file, a LoRA or a hub id: prints what it is, its base, codec,
+target, dtype and size, and whether the sampler can use it. No code in it is run.
 Without MODEL: versions, devices and the dtypes they train in, what optional packages can do here, disk and caches, and what
 to change."""
 

@@ -1,19 +1,21 @@
-"""`riffusion play MODEL`: the live player."""
+"""`riffusion play [MODEL]`: the live player."""
 
 import importlib.util
 import sys
 from collections.abc import Sequence
 
-from riffusion_train.cli.arguments import Command, Flag
+from riffusion_train.cli.arguments import DEFAULT_MODEL_NOTE, Command, Flag
 from riffusion_train.config.denoising import check_denoising
 from riffusion_train.config.sample import PlayConfig, sampler_options
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.hub import check_source
+from riffusion_train.runtime.pretrained import DEFAULT_MODEL
 
 _COMMAND = Command(
     name="play",
     root=PlayConfig,
-    usage="MODEL [--lora FILE[:WEIGHT]]",
+    usage="[MODEL] [--lora FILE[:WEIGHT]]",
+    notes=DEFAULT_MODEL_NOTE,
     takes_positionals=True,
     flags=(Flag("--lora", "FILE[:WEIGHT]", "merge a LoRA into the model; repeat it for several", repeats=True),),
 )
@@ -30,12 +32,13 @@ def main(arguments: Sequence[str]) -> None:
     parsed = _COMMAND.parse(arguments)
     if parsed is None:
         return
-    if len(parsed.positionals) != 1:
-        raise InputError(f"{len(parsed.positionals) or 'no'} models: riffusion play MODEL [key=value …]")
-    check_source(parsed.positionals[0])
+    if len(parsed.positionals) > 1:
+        raise InputError(f"{len(parsed.positionals)} models: riffusion play [MODEL] [key=value …]")
+    model = parsed.positionals[0] if parsed.positionals else DEFAULT_MODEL
+    check_source(model)
     if any(importlib.util.find_spec(module) is None for module in _REQUIRED):
         raise InputError('the player needs FastAPI, uvicorn and more: pip install "riffusion-train[play]"')
-    _play(parsed.config, parsed.positionals[0], parsed.flags.lora)
+    _play(parsed.config, model, parsed.flags.lora)
 
 
 def _play(config: PlayConfig, model: str, loras: Sequence[str]) -> None:

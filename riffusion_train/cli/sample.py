@@ -1,4 +1,4 @@
-"""`riffusion sample MODEL --prompt TEXT out=DIR [mode=…]`: make music. `riffusion sample seeds FOLDER` writes seed images."""
+"""`riffusion sample [MODEL] --prompt TEXT out=DIR [mode=…]`: make music. `riffusion sample seeds FOLDER` writes seed images."""
 
 import argparse
 import dataclasses
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from riffusion_train.cli.arguments import (
+    DEFAULT_MODEL_NOTE,
     Arguments,
     Command,
     Flag,
@@ -23,6 +24,7 @@ from riffusion_train.config.spectrogram import find_preset
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import refuse_url
 from riffusion_train.runtime.hub import check_source
+from riffusion_train.runtime.pretrained import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from riffusion_train.cli.requests import RequestMaker
@@ -43,10 +45,10 @@ _SEEDS = Command(
 _COMMAND = Command(
     name="sample",
     root=SampleConfig,
-    usage="MODEL --prompt TEXT … | --prompts FILE | --again FILE [--negative TEXT] [--audio FILE …]",
+    usage="[MODEL] --prompt TEXT … | --prompts FILE | --again FILE [--negative TEXT] [--audio FILE …]",
     takes_positionals=True,
     local_keys=("out",),
-    notes="\nriffusion sample seeds FOLDER [AUDIO …] [preset=NAME|PATH] writes seed images to walk from.",
+    notes=f"{DEFAULT_MODEL_NOTE}\nriffusion sample seeds FOLDER [AUDIO …] [preset=NAME|PATH] writes seed images to walk from.",
     flags=(
         Flag(
             "--prompt",
@@ -118,14 +120,13 @@ def main(arguments: Sequence[str]) -> None:
     if parsed.flags.again:
         _make_again(parsed)
         return
-    if not models:
-        raise InputError("no model: riffusion sample MODEL --prompt TEXT out=DIR")
     _check_texts(parsed.flags, parsed.config)
-    check_source(models[0])
+    model = models[0] if models else DEFAULT_MODEL
+    check_source(model)
     from riffusion_train.cli.requests import make_requests
 
     requests, failed = _resolve(make_requests(parsed.flags, parsed.config))
-    sampler = _load(models[0], parsed.flags.lora, parsed.config)
+    sampler = _load(model, parsed.flags.lora, parsed.config)
     if not (parsed.config.guidance_scale is not None or parsed.config.guidance_scales or parsed.config.unconditional):
         requests = [dataclasses.replace(request, guidance_scale=sampler.guidance_scale) for request in requests]
     out = Path(parsed.config.out).expanduser()

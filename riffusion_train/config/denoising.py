@@ -162,14 +162,22 @@ def read_recommended(data: Any, place: str) -> dict[str, Any]:
     return _checked({name: value for name, value in data.items() if value is not None}, f"{place}: ")
 
 
-def recommended_data(config: RecommendedConfig) -> dict[str, Any]:
+def recommended_data(
+    config: RecommendedConfig, inherited: Mapping[str, Any] = types.MappingProxyType({})
+) -> dict[str, Any]:
     """Return what a config recommends as JSON data, without what it says nothing about.
+
+    Args:
+        config: The config.
+        inherited: What the base model recommends, as `read_recommended` returns it; it stands where the config says nothing.
 
     Raises:
         InputError: If a value cannot be used.
     """
     said = {name: value for name, value in vars(config).items() if value is not None}
-    checked = _checked(said, "recommended.")
+    # The base's timesteps were for its own solver.
+    kept = {name: value for name, value in inherited.items() if not (name == "timesteps" and "scheduler" in said)}
+    checked = _checked({**kept, **said}, "recommended.")
     return {name: value.value if isinstance(value, enum.Enum) else value for name, value in checked.items()}
 
 

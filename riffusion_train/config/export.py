@@ -71,6 +71,11 @@ class ExportConfig:
     """With `format=lora`: the layout to write."""
     author: str | None = None
     """Who made the model, for the header of the file; the user of `push_to_hub` where none is given."""
+    licence: str | None = None
+    """The hub's name of the licence, such as `mit`, of weights that descend from no others; null is `other`. The licence of a
+    base model carries over."""
+    notes: str | None = None
+    """A text file in Markdown that goes onto the model card: what music the model was trained on, and whose it is."""
     scores: str | None = None
     """A `scores.json` of `riffusion evaluate score`, or its folder, for the model card; null takes what `evaluate run` measured
     of this checkpoint, if it did."""
@@ -79,7 +84,8 @@ class ExportConfig:
     private: bool = False
     """With `push_to_hub`: whether a new repository is private."""
     recommended: RecommendedConfig = dataclasses.field(default_factory=RecommendedConfig)
-    """How the model is best sampled: written into it, and taken by sample, play, grid and previews where a key is not given."""
+    """How the model is best sampled: written into it, and taken by sample, play, grid and previews where a key is not given.
+    Null is what its base recommends."""
 
 
 @dataclasses.dataclass

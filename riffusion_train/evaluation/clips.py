@@ -22,6 +22,7 @@ from riffusion_train.listening.heard import HeardClip, Unit, stamp
 from riffusion_train.runtime.errors import InputError, StoppedError, one_line
 from riffusion_train.runtime.files import slug
 from riffusion_train.runtime.hub import check_source, looks_like_hub_id
+from riffusion_train.runtime.pretrained import model_place
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.training.run_folder import CHECKPOINT_DIR, RunFolder
 
@@ -50,7 +51,7 @@ class ClipFile:
 
 def is_model(source: str) -> bool:
     """Whether a command's argument is a model, a run or a checkpoint rather than a folder of sounds."""
-    path = Path(source).expanduser()
+    path = Path(model_place(source)).expanduser()
     if path.is_dir():
         run = RunFolder(path)
         is_checkpoint = path.parent.name == CHECKPOINT_DIR and path.name.startswith("step-")

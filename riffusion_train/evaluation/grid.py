@@ -22,6 +22,7 @@ from riffusion_train.model.lazy import LazyModel, lazy_fingerprint, load_lazy_mo
 from riffusion_train.model.loading import open_model
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.runtime.files import slug
+from riffusion_train.runtime.pretrained import model_place
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.sampler import Sampler
@@ -288,7 +289,7 @@ def find_models(sources: Sequence[str], checkpoints: str, weights: ExportWeights
 
 def _names(source: str, checkpoints: str) -> list[str | None]:
     """Return the names of the checkpoints of a source, or None for the model itself."""
-    path = Path(source).expanduser()
+    path = Path(model_place(source)).expanduser()
     if path.parent.name == "checkpoints" and path.name.startswith("step-"):
         return [path.name.removeprefix("step-")]
     run = RunFolder(path)
@@ -341,7 +342,7 @@ def _model(source: str) -> GridModel:
         return Sampler.load(source, device=device, **options)
 
     opened = open_model(source)
-    folder = Path(source).expanduser()
+    folder = Path(model_place(source)).expanduser()
     return GridModel(
         name=folder.name or source,
         source=source,

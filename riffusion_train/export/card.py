@@ -17,6 +17,7 @@ from riffusion_train.export.summary import (
     Imported,
     Summary,
     base_name,
+    inherited_licence,
     is_hub_id,
     is_sd15,
     preview_prompt,
@@ -44,7 +45,7 @@ Made with riffusion-train {version}.
 | | |
 |---|---|
 {rows}
-{scores}{sound}
+{notes}{scores}{sound}
 ## Use
 
 With riffusion-train, which gives sound; install it by `pip install .` in a checkout of its source code:
@@ -65,6 +66,7 @@ With diffusers, which gives the images:
 
 {licence_text}
 """
+_OWN_LICENCE = "The weights do not descend from any that others published; they are under this licence: {}."
 _COMFY = "the node ModelSamplingDiscrete"
 _LICENCES = {
     OWN: "The weights do not descend from any that others published; their owner may choose the licence.",
@@ -116,6 +118,10 @@ class Card:
     """The dataset's id on the hub, where it has one."""
     loss: tuple[str, float] | None = None
     """The name and value of the last loss on held-out slices."""
+    owner_chose_licence: bool = False
+    """Whether the licence is that of the owner of weights that descend from no others."""
+    notes: str = ""
+    """A text in Markdown by the model's owner."""
     scores: ModelScores | None = None
     """What `riffusion evaluate` measured, if it did."""
     write_sound: Callable[[Path], str] = lambda folder: ""
@@ -131,12 +137,13 @@ class Card:
             what=what,
             version=self.version,
             rows="\n".join(f"| {name} | {value} |" for name, value in self.rows),
+            notes=f"\n{self.notes}\n" if self.notes else "",
             scores="" if self.scores is None else self.scores.text(),
             sound=self.write_sound(folder),
             sampler=_sampler_lines(self),
             diffusers=_diffusers_lines(self),
             webui=_webui_lines(self),
-            licence_text=_LICENCES.get(self.licence, f"The base model's licence carries over: {self.licence}."),
+            licence_text=_licence_text(self),
         )
         (folder / CARD_FILE).write_text(text, encoding="utf-8")
 
@@ -146,7 +153,7 @@ class Card:
         return (512, 512) if self.codec is None else (self.codec.width_px, self.codec.n_mels)
 
 
-def card_of(model: RunModel, summary: Summary, form: Form, scores: ModelScores | None = None) -> Card:
+def card_of(model: RunModel, summary: Summary, form: Form, scores: ModelScores | None = None, notes: str = "") -> Card:
     """Return the card of a run's model.
 
     Args:
@@ -154,6 +161,7 @@ def card_of(model: RunModel, summary: Summary, form: Form, scores: ModelScores |
         summary: How it came to be.
         form: The format it is exported to.
         scores: How good it is, if that was measured.
+        notes: A text in Markdown by the model's owner.
     """
     codec = model.base.skeleton.spectrogram
     counts = ", ".join(f"{count} {split}" for split, count in summary.dataset_slices.items())
@@ -189,6 +197,8 @@ def card_of(model: RunModel, summary: Summary, form: Form, scores: ModelScores |
         prompts=[(preview_prompt(image), f"{PREVIEW_DIR}/{image.name}") for image in previews(model)],
         dataset=source if is_hub_id(source) and not Path(source).exists() else None,
         loss=("validation loss", held_out[-1][1]) if held_out else None,
+        owner_chose_licence=summary.licence != OWN and inherited_licence(model) == OWN,
+        notes=notes,
         scores=scores,
         write_sound=lambda folder: _sound(folder, model),
     )
@@ -217,6 +227,12 @@ def imported_card(about: Imported, form: Form) -> Card:
         about.velocity,
         versions()["riffusion-train"],
     )
+
+
+def _licence_text(card: Card) -> str:
+    if card.owner_chose_licence:
+        return _OWN_LICENCE.format(card.licence)
+    return _LICENCES.get(card.licence, f"The base model's licence carries over: {card.licence}.")
 
 
 def _codec_text(codec: SpectrogramConfig | None) -> str:

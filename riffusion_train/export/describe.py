@@ -16,6 +16,7 @@ from riffusion_train.model.lora import PEFT_CONFIG_FILE, lora_files
 from riffusion_train.model.safetensors_io import LazyTensor, open_tensors
 from riffusion_train.model.single_file import CONFIGS_KEY, read_metadata_spectrogram
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.pretrained import model_place
 
 _UNKNOWN = "not said"
 _DOWN_ENDS = (".lora_A.weight", ".lora_down.weight", "lora.down.weight", ".lora_linear_layer.down.weight")
@@ -56,7 +57,7 @@ def describe(source: str) -> Description:
     Raises:
         InputError: If there is nothing at `source`, or the file is damaged.
     """
-    path = Path(source).expanduser()
+    path = Path(model_place(source)).expanduser()
     if path.is_dir() and lora_files(path):
         return _describe_lora(path, *open_tensors(lora_files(path)[0]))
     if path.is_dir():
@@ -189,7 +190,7 @@ def _json_or_empty(path: Path) -> dict[str, Any]:
 
 
 def _base(summary: Mapping[str, Any]) -> str:
-    if not summary:
+    if "base_model" not in summary:
         return _UNKNOWN
     base, method, step, weights = (summary.get(key) for key in ("base_model", "method", "step", "weights"))
     return f"{base}; {method}, step {step}, {weights} weights"

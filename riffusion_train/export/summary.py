@@ -19,7 +19,9 @@ from riffusion_train.model.components import Components
 from riffusion_train.model.detect import SD1, detect_folder
 from riffusion_train.model.diffusers_folder import SUMMARY_FILE, SUMMARY_KEY
 from riffusion_train.model.lora import Lora
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import write_json
+from riffusion_train.runtime.pretrained import MODELS, model_place
 from riffusion_train.training.run_folder import RunFolder, read_lines, step_of
 from riffusion_train.training.run_model import RunModel
 
@@ -62,7 +64,10 @@ class Summary:
 
 
 def summarise(
-    model: RunModel, scores: Mapping[str, float] | None = None, sampling: Mapping[str, Any] | None = None
+    model: RunModel,
+    scores: Mapping[str, float] | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    licence: str | None = None,
 ) -> Summary:
     """Collect what the run folder and its dataset say about a model.
 
@@ -70,6 +75,10 @@ def summarise(
         model: The model.
         scores: Figures of `riffusion evaluate`, if it was scored.
         sampling: The options that are recommended to sample it with, as JSON data.
+        licence: The hub's name of the licence that the owner of the weights has chosen.
+
+    Raises:
+        InputError: If a licence is given for weights that have that of others.
     """
     config, manifest = model.config, model.manifest
     dataset = Path(config.dataset).expanduser()
@@ -79,11 +88,14 @@ def summarise(
         for shard in stats["shards"]:
             slices[shard["split"]] = slices.get(shard["split"], 0) + shard["slices"]
     source, codec = str(manifest["base_model"]["source"]), model.base.skeleton.spectrogram
+    inherited = inherited_licence(model)
+    if licence is not None and inherited not in (OWN, licence):
+        raise InputError(f"licence={licence}: the licence of the base model carries over, {inherited}; leave it out")
     per_process = config.train_batch_size * config.gradient_accumulation_steps
     return Summary(
         riffusion_train=manifest["versions"]["riffusion-train"],
         base_model=base_name(source),
-        licence=licence_of(source, is_sd15(model.base.skeleton)),
+        licence=licence or inherited,
         method=config.method.name.value,
         step=model.step,
         weights=model.weights.value,
@@ -99,6 +111,11 @@ def summarise(
         sampling=dict(sampling or {}),
         scores=dict(scores or {}),
     )
+
+
+def inherited_licence(model: RunModel) -> str:
+    """Return the licence that comes with what a run was started from."""
+    return licence_of(str(model.manifest["base_model"]["source"]), is_sd15(model.base.skeleton))
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
@@ -118,7 +135,7 @@ def licence_of(source: str, sd15: bool) -> str:
     """
     if source.startswith("random weights"):
         return OWN
-    path = Path(source)
+    path = Path(model_place(source))
     run = RunFolder(path.parent)
     if path.name == "final" and run.manifest_file.is_file():
         return licence_of(run.read_manifest()["base_model"]["source"], sd15)
@@ -130,9 +147,9 @@ def licence_of(source: str, sd15: bool) -> str:
 
 
 def base_name(source: str) -> str:
-    """Return what a card says about a base: its hub id or folder, and for a run what that began from."""
+    """Return what a card says about a base: its name, hub id or folder, and for a run what that began from."""
     path = Path(source)
-    if source.startswith("random weights") or not (path.exists() or path.is_absolute()):
+    if source in MODELS or source.startswith("random weights") or not (path.exists() or path.is_absolute()):
         return source
     manifest, summary = RunFolder(path.parent).manifest_file, path / SUMMARY_FILE
     if path.name == "final":

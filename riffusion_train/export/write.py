@@ -45,6 +45,8 @@ def export_run(
     dtype: ExportDtype = ExportDtype.fp32,
     layout: LoraLayout = LoraLayout.kohya,
     author: str | None = None,
+    licence: str | None = None,
+    notes: Path | None = None,
     scores: Path | None = None,
     push_to_hub: str | None = None,
     private: bool = False,
@@ -63,11 +65,14 @@ def export_run(
         dtype: The number format of the weights.
         layout: The layout of adapters.
         author: Who made the model; the user of `push_to_hub` where none is given.
+        licence: The hub's name of the licence of weights that descend from no others.
+        notes: A text file in Markdown for the card.
         scores: A `scores.json` for the card; None takes those of the run, if `evaluate run` has scored this checkpoint.
         push_to_hub: A repository to upload to as well.
         private: Whether a new repository is private.
         endpoint: The hub's address.
-        recommended: How the model is best sampled; it is written into the model, and sampler and player go by it.
+        recommended: How the model is best sampled; it is written into the model, and sampler and player go by it. What the base
+            recommends stands where nothing is given.
 
     Returns:
         What was exported.
@@ -76,7 +81,7 @@ def export_run(
         InputError: If the run or the target cannot be used; nothing is left behind then.
     """
     check_target(out, kind, layout)
-    sampling = {} if recommended is None else recommended_data(recommended)
+    recommended_data(recommended or RecommendedConfig())  # refuses what cannot be used before the run is opened
     if push_to_hub is not None:
         check_repository(push_to_hub)
     model = open_run_model(run, checkpoint, weights, base)
@@ -86,13 +91,16 @@ def export_run(
         )
     author = author or (push_to_hub.partition("/")[0] if push_to_hub else None)
     files = _Files(out, kind, layout, dtype)
-    if scores is not None and files.single and push_to_hub is None:
-        raise InputError(
-            f"scores={scores}: goes onto the model card, and out={out} is one file without a card; name a folder"
-        )
+    for key, value in (("scores", scores), ("notes", notes)):
+        if value is not None and files.single and push_to_hub is None:
+            raise InputError(
+                f"{key}={value}: goes onto the model card, and out={out} is one file without a card; name a folder"
+            )
+    text = "" if notes is None else _read_notes(notes)
+    sampling = recommended_data(recommended or RecommendedConfig(), model.base.skeleton.sampling)
     measured = scores_of_run(model) if scores is None else read_scores(scores)
-    summary = summarise(model, None if measured is None else measured.values(), sampling)
-    card = card_of(model, summary, files.form(push_to_hub), measured)
+    summary = summarise(model, None if measured is None else measured.values(), sampling, licence)
+    card = card_of(model, summary, files.form(push_to_hub), measured, text)
     texts = metadata(summary, model, kind, title=out.stem, author=author)
     with written_beside(out, parents=True) as partial:
         files.write(partial, None if kind is ExportFormat.lora else model.whole(), model.lora, texts)
@@ -112,6 +120,13 @@ def export_run(
                     os.link(path, Path(staging) / path.name)
             push(Path(staging), push_to_hub, private=private, endpoint=endpoint)
     return model
+
+
+def _read_notes(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"notes={path}: cannot be read as a text in UTF-8; name a Markdown file") from None
 
 
 def import_model(

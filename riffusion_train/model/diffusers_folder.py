@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from riffusion_train.config.denoising import read_recommended
+from riffusion_train.config.denoising import RecommendedConfig, read_recommended, recommended_data
 from riffusion_train.config.spectrogram import load_spectrogram, write_spectrogram
 from riffusion_train.model.architecture import build_skeleton
 from riffusion_train.model.components import Components
@@ -28,7 +28,7 @@ _POSITION_IDS = "embeddings.position_ids"  # a constant that old versions of tra
 
 
 def write_model(folder: Path, model: LazyModel, *, dtype: torch.dtype | None = None) -> None:
-    """Write a model as a diffusers folder, tensor by tensor, with `spectrogram.json` where it has a codec.
+    """Write a model as a diffusers folder, tensor by tensor, with its codec and what it recommends to sample it with.
 
     The text encoder's keys keep the prefix `text_model.` of transformers 4, which transformers 5 reads too.
 
@@ -58,6 +58,8 @@ def write_model(folder: Path, model: LazyModel, *, dtype: torch.dtype | None = N
     parts.scheduler.save_pretrained(folder / "scheduler")
     if parts.spectrogram is not None:
         write_spectrogram(folder, parts.spectrogram)
+    if parts.sampling:
+        write_json(folder / SUMMARY_FILE, {"sampling": recommended_data(RecommendedConfig(), parts.sampling)})
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": diffusers.__version__,

@@ -36,6 +36,7 @@ from riffusion_train.model.single_file import (
 )
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.hub import check_source
+from riffusion_train.runtime.pretrained import model_place
 
 
 def make_components(config: ModelConfig, seed: int) -> Components:
@@ -52,7 +53,7 @@ def make_components(config: ModelConfig, seed: int) -> Components:
 
 
 def load_components(source: str, revision: str | None = None) -> Components:
-    """Load a model in fp32 from a diffusers folder, a single `.safetensors` file, or a Hugging Face hub id.
+    """Load a model in fp32: a diffusers folder, a single `.safetensors` file, a hub id, or `laptop`, which is in the package.
 
     Raises:
         InputError: If there is nothing usable at `source`; the message names the part that is missing.
@@ -61,29 +62,30 @@ def load_components(source: str, revision: str | None = None) -> Components:
 
 
 def open_model(source: str, revision: str | None = None, *, allow_pickle: bool = False) -> LazyModel:
-    """Open a model without reading its weights: a diffusers folder, a single file, or a Hugging Face hub id.
+    """Open a model without reading its weights: a diffusers folder, a single file, a hub id, or one that is in the package.
 
     Args:
-        source: Where it is.
+        source: Where it is, or `laptop`.
         revision: Revision of a hub id.
         allow_pickle: Whether weights may come from a `.ckpt` or `.bin`, which are pickles.
 
     Raises:
         InputError: If there is nothing usable at `source`.
     """
-    path = Path(source).expanduser()
+    place = model_place(source)
+    path = Path(place).expanduser()
     if path.is_file():
         return open_single_file(path, allow_pickle=allow_pickle)
     if path.is_dir():
         _check_whole(path)
-        return open_folder(path, str(path), allow_pickle=allow_pickle)
+        return open_folder(path, str(path) if place == source else source, allow_pickle=allow_pickle)
     check_source(source)
     return open_folder(_fetch(source, revision, allow_pickle), source, allow_pickle=allow_pickle)
 
 
 def is_lora(source: str) -> bool:
     """Return whether a path holds adapters."""
-    files = lora_files(Path(source).expanduser())
+    files = lora_files(Path(model_place(source)).expanduser())
     return bool(files) and file_kind(files[0]) in LORAS
 
 

@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.pretrained import MODELS, model_place
 
 
 def check_source(source: str) -> None:
-    """Check that a model is a file or folder, or can be the id of one on the hub; nothing is read.
+    """Check that a model comes with the package, is a file or folder, or can be the id of one on the hub; nothing is read.
 
     Raises:
-        InputError: If it is neither.
+        InputError: If it is none of these.
     """
-    if not looks_like_hub_id(source) and not Path(source).expanduser().exists():
-        raise InputError(f"{source}: no such file or folder, and not a hub id (user/name)")
+    if not looks_like_hub_id(source) and not Path(model_place(source)).expanduser().exists():
+        raise InputError(f"{source}: no such file or folder, not a hub id (user/name), and not {' or '.join(MODELS)}")
 
 
 def looks_like_hub_id(source: str) -> bool:

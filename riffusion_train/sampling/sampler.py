@@ -16,6 +16,7 @@ from riffusion_train.config.sample import Dtype, Quality
 from riffusion_train.model import loading
 from riffusion_train.model.components import Components, fingerprint, freeze
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.pretrained import DEFAULT_MODEL
 from riffusion_train.sampling import modes
 from riffusion_train.sampling.clip import Clip, ClipRecord, SamplerRecord, StreamedClip, load_record, record
 from riffusion_train.sampling.denoise import StepReport
@@ -163,17 +164,17 @@ class Sampler:
     @classmethod
     def load(
         cls,
-        source: str | Path,
+        source: str | Path = DEFAULT_MODEL,
         *,
         device: str | None = None,
         loras: Sequence[str] = (),
         guide: str | Path | Components | None = None,
         **options: Any,
     ) -> Self:
-        """Load a model from a diffusers folder, a single file or a hub id.
+        """Load a model from a diffusers folder, a single file or a hub id, or the one that comes with the package.
 
         Args:
-            source: The model.
+            source: The model; `laptop` is the one that comes with the package.
             device: Where to run; None takes the fastest.
             loras: LoRA files to merge, each `FILE` or `FILE:WEIGHT`.
             guide: A weaker model, or where it is; `load_guide` in `training.run_model` loads a checkpoint of a run.

@@ -22,6 +22,7 @@ from riffusion_train.config.spectrogram import SpectrogramConfig, write_spectrog
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import json_text, refuse_url, remove_partials, write_json, written_beside
+from riffusion_train.runtime.pretrained import MODELS
 
 RUN_FILE = "config.yaml"
 """A folder with this file is a run."""
@@ -143,9 +144,9 @@ def reporting(path: Path) -> Iterator[None]:
 
 
 def whole_path(source: str) -> str:
-    """Return the absolute path of a file or folder, which holds wherever a later command is started; hub ids stay."""
+    """Return the absolute path of a file or folder, which holds wherever a later command is started; names and hub ids stay."""
     path = Path(source).expanduser()
-    return str(path.absolute()) if path.exists() else source
+    return str(path.absolute()) if path.exists() and source not in MODELS else source
 
 
 def _with_whole_paths(config: TrainConfig) -> TrainConfig:

@@ -16,6 +16,7 @@ from riffusion_train.model.loading import is_lora, make_components, open_model
 from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora
 from riffusion_train.model.safetensors_io import open_tensors
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.pretrained import MODELS, model_place
 from riffusion_train.training.method import make_method
 from riffusion_train.training.run_folder import CHECKPOINT_DIR, RUN_FILE, Checkpoints, RunFolder, require_whole, step_of
 
@@ -67,7 +68,7 @@ def open_start(config: ModelConfig, *, apart: bool) -> tuple[LazyModel, Lora | N
     Raises:
         InputError: If there is nothing usable there, or if the base of a LoRA is not known.
     """
-    path = Path(str(config.path)).expanduser()
+    path = Path(model_place(str(config.path))).expanduser()
     if (path / RUN_FILE).is_file() or path.parent.name == CHECKPOINT_DIR:
         checkpoint = NEWEST if (path / RUN_FILE).is_file() and not RunFolder(path).final.is_dir() else FINAL
         opened = open_run_model(path, checkpoint, ExportWeights.ema, config.base)
@@ -142,7 +143,7 @@ def load_guide(source: str) -> Components:
     Raises:
         InputError: If there is nothing usable there.
     """
-    path = Path(source).expanduser()
+    path = Path(model_place(source)).expanduser()
     if not ((path / RUN_FILE).is_file() or path.parent.name == CHECKPOINT_DIR):
         components = load_lazy_model(open_model(source))
     else:
@@ -234,6 +235,8 @@ class _OpenRun:
         if self.base is not None:
             return self.base
         source = str(self.manifest["base_model"]["source"])
+        if source in MODELS:
+            return source
         if source.startswith("random weights"):  # of the LoRA run that this one went on from
             return str(self.config.model.path)
         for folder in (Path(), *self.run.path.absolute().parents):
