@@ -89,7 +89,7 @@ class Judge:
         held_out = SpectrogramDataset(open_dataset_folder(dataset), "validation")
         rows = held_out.rows
         if not set(ATTRIBUTES) <= set(rows.column_names):
-            raise InputError(f"{dataset}: has no attributes to judge by; make it with riffusion demo")
+            raise InputError(f"{dataset}: has no attributes to judge by; make it with riffusion demo base=none")
         labels = {name: [str(value) for value in rows[name]] for name in ATTRIBUTES}
         images = [held_out.image(index) for index in range(len(held_out))]
         pipeline = Sampler(model).pipeline

@@ -183,6 +183,15 @@ def load_preset(name: str) -> SpectrogramConfig:
     return load_saved(conf_dir() / "spectrogram" / f"{name}.yaml", SpectrogramConfig)
 
 
+def preset_words(config: SpectrogramConfig) -> list[str]:
+    """Return the words that ask `riffusion prepare` for a codec: its preset, or every field where no preset has these."""
+    from riffusion_train.config.compose import group_options
+
+    if config.name in group_options("spectrogram") and load_preset(config.name) == config:
+        return [f"spectrogram={config.name}"]
+    return [f"spectrogram.{name}={value}" for name, value in to_data(config)["spectrogram"].items()]
+
+
 def find_preset(name: str) -> SpectrogramConfig:
     """Return the preset of that name, or the codec in a `spectrogram.json` or in a folder that holds one.
 

@@ -14,7 +14,7 @@ from riffusion_train.dataset.layout import TRACK_ID
 from riffusion_train.dataset.order import spread
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.demo.report import FigureRow
-from riffusion_train.demo.steps import NUM_REAL, DemoFolder
+from riffusion_train.demo.steps import NUM_REAL, SCORES_FILE, DemoFolder
 from riffusion_train.listening.distances import TooFewClipsError, kernel_inception_distance
 from riffusion_train.listening.embedder import Embedder, make_embedder
 from riffusion_train.listening.heard import HeardClip, HeardClips, Unit, hear_units
@@ -24,6 +24,7 @@ from riffusion_train.model.loading import open_model
 from riffusion_train.sampling.pipeline import Pipeline
 
 KID = "KID to held-out music, lower is better"
+WORDS = "words of the caption that are heard"
 COPIES = "clips flagged as copies: nearer to a training slice than real music is"
 _ROUND_TRIPS = 64
 """Slices that go through VAE and codec."""
@@ -35,6 +36,9 @@ class Judged:
     """The judge's figures of the demo."""
 
     rows: Sequence[FigureRow] = ()
+    """Distance and copies; the reference is real music."""
+    words: Sequence[FigureRow] = ()
+    """Agreement with the words of the captions; the reference is shuffled captions."""
     notes: Sequence[str] = ()
     """What is left out, and why."""
 
@@ -47,30 +51,43 @@ def judge_demo(folder: DemoFolder, held_out: SpectrogramDataset, trained: Spectr
         held_out: The split that the clips were compared with.
         trained: The split that copies were searched in; its tracks are not those of the other.
     """
-    data = json.loads(folder.scores_file.read_text(encoding="utf-8"))
-    scored = {row["what"]: row for row in data["rows"]}
-    rows, notes = [], []
-    for what in ("kid", "copies"):
-        if scored[what]["ours"] is None:
-            notes.append(scored[what]["note"])
-    kid, copies = scored["kid"], scored["copies"]
+    scored, before = _scored(folder.scores), _scored(folder.scores_before)
+    notes = [scored[what]["note"] for what in _SHOWN if scored[what]["ours"] is None and scored[what]["note"]]
+    rows, words = [], []
+    kid, copies, agreement = (scored[what] for what in _SHOWN)
     if kid["ours"] is not None and kid["reference"] is not None:
         try:
             best = round_trip_kid(folder, held_out, trained)
         except TooFewClipsError as error:
             notes.append(str(error))
         else:
-            rows.append(_row(KID, kid, ceiling=best))
+            rows.append(_row(KID, kid["unit"], kid, before.get("kid"), ceiling=best))
     if copies["ours"] is not None:
-        rows.append(_row(COPIES, copies))
-    return Judged(rows, list(dict.fromkeys(notes)))
+        rows.append(_row(COPIES, "share of clips, flagged", copies, before.get("copies")))
+    if agreement["ours"] is not None:
+        words.append(_row(WORDS, "share of words", agreement, before.get("agreement")))
+    return Judged(rows, words, list(dict.fromkeys(notes)))
 
 
-def _row(what: str, row: dict[str, Any], ceiling: float | None = None) -> FigureRow:
+_SHOWN = ("kid", "copies", "agreement")
+
+
+def _scored(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows of scores by what they measure; none where nothing was scored."""
+    file = folder / SCORES_FILE
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
+    return {row["what"]: row for row in rows}
+
+
+def _row(
+    what: str, unit: str, row: dict[str, Any], before: dict[str, Any] | None, ceiling: float | None = None
+) -> FigureRow:
     low, high = (row["ours"] if row[name] is None else row[name] for name in ("ours_min", "ours_max"))
-    unit = row["unit"] if what == KID else "share of clips, flagged"
-    control = row["reference"]
-    return FigureRow(what, unit, row["ours"], low, high, control, control, control, ceiling=ceiling)
+    control = row["ours"] if row["reference"] is None else row["reference"]
+    return FigureRow(
+        what, unit, row["ours"], low, high, control, control, control, ceiling=ceiling,
+        before=None if before is None else before["ours"],
+    )  # fmt: skip
 
 
 def round_trip_kid(folder: DemoFolder, held_out: SpectrogramDataset, trained: SpectrogramDataset) -> float:

@@ -4,7 +4,7 @@ import base64
 import dataclasses
 import html
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
@@ -36,6 +36,8 @@ class FigureRow:
     """The value to reach, if there is one."""
     ceiling: float | None = None
     """What a perfect result would score, if that is known."""
+    before: float | None = None
+    """The same of the base model, before it was fine-tuned."""
 
     @property
     def ratio(self) -> float | None:
@@ -100,6 +102,8 @@ class Pair:
     """The attributes that the prompt asks for."""
     generated: Clip
     real: Clip | None = None
+    before: Clip | None = None
+    """What the base model made of the prompt, from the same noise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +126,13 @@ class DemoPage:
     scores_page: str = ""
     """The page of all scores, relative to this page; empty for none."""
     title: str = "Music from text, trained on this machine"
+    base: str | None = None
+    """The model that was fine-tuned; None for one that was trained from nothing."""
+
+    @property
+    def judged_by_classifier(self) -> bool:
+        """Whether a classifier labelled the clips."""
+        return any(row.unit == "share of clips" for row in self.figures)
 
 
 def write_page(folder: Path, page: DemoPage) -> Path:
@@ -131,7 +142,7 @@ def write_page(folder: Path, page: DemoPage) -> Path:
         InputError: If an image or a sound that the page shows is missing.
     """
     for pair in page.pairs:
-        for clip in filter(None, (pair.generated, pair.real)):
+        for clip in filter(None, (pair.before, pair.generated, pair.real)):
             for name in (clip.image_path, clip.audio_path):
                 if not (folder / name).is_file():
                     raise InputError(f"{folder / name}: missing; remove the folder of the demo and run it again")
@@ -142,13 +153,16 @@ def write_page(folder: Path, page: DemoPage) -> Path:
         style=(static / "page.css").read_text(encoding="utf-8"),
         script=(static / "page.js").read_text(encoding="utf-8"),
         summary=_summary(page),
-        tiles="".join(_tile(row) for row in page.figures if row.unit == "share of clips")
+        listen=_listen(page),
+        judged_by="" if page.judged_by_classifier else " hidden",
+        tiles="".join(_tile(row) for row in page.figures if row.unit in ("share of clips", "share of words"))
         + "".join(_judged_tile(row) for row in page.judged),
         pairs="".join(_pair(number, pair) for number, pair in enumerate(page.pairs, start=1)),
-        figures="".join(_figure_row(row) for row in page.figures),
-        note_hidden=" hidden" if page.figures else "",
+        figures="".join(_figure_row(row, with_before=page.base is not None) for row in page.figures),
+        note_hidden=" hidden" if page.judged_by_classifier else "",
+        before_hidden="" if page.base is not None else " hidden",
         table_hidden="" if page.figures else " hidden",
-        judged="".join(_judged_row(row) for row in page.judged),
+        judged="".join(_judged_row(row, with_before=page.base is not None) for row in page.judged),
         scores_page=_scores_link(page.scores_page),
         judged_hidden="" if page.judged else " hidden",
         judged_notes="".join(f'<p class="quiet">Not measured here: {_text(note)}.</p>' for note in page.judged_notes),
@@ -173,20 +187,41 @@ def _summary(page: DemoPage) -> str:
     summary = f"Below are {len(page.pairs)} clips that a small model made from one line of text each."
     if not page.steps:
         return summary
+    how = "It was trained from scratch" if page.base is None else f"It is {_text(page.base)}, fine-tuned on new music"
     duration = _text(_duration(sum(step.seconds for step in page.steps)))
-    return f"{summary} It was trained from scratch, in {duration} in total, by the steps at the end of this page."
+    return f"{summary} {how}, in {duration} in total, by the steps at the end of this page."
+
+
+def _listen(page: DemoPage) -> str:
+    """Return what stands beside what."""
+    real = "a real clip with the same description that the model has never seen: it is not meant to be the same music, only "
+    if page.base is None:
+        return f"Left, what the model made from the text. Right, {real}the same kind."
+    return (
+        f"First, what {_text(page.base)} made from the text before it was fine-tuned. Then, from the same noise, what it "
+        f"makes now. Last, {real}the same kind."
+    )
 
 
 def _tile(row: FigureRow) -> str:
     name = row.what.split()[0]
     return (
         f'<li><span class="tile-name">{_text(name)}</span><strong>{_percent(row.ours)}</strong>'
-        f'<span class="tile-note">{_percent(row.reference)} with shuffled captions</span></li>'
+        f'<span class="tile-note">{_before(row, _percent)}{_percent(row.reference)} with shuffled captions</span></li>'
     )
 
 
+def _before(row: FigureRow, show: Callable[[float], str]) -> str:
+    return "" if row.before is None else f"{show(row.before)} before, "
+
+
+def _before_cell(row: FigureRow, show: Callable[[float], str]) -> str:
+    return f'<td data-name="before">{"–" if row.before is None else show(row.before)}</td>'
+
+
 def _pair(number: int, pair: Pair) -> str:
-    panes = _pane("Generated", pair.prompt, pair.generated, pair.expected)
+    panes = "" if pair.before is None else _pane("Before", pair.prompt, pair.before, pair.expected)
+    panes += _pane("Generated" if pair.before is None else "After", pair.prompt, pair.generated, pair.expected)
     if pair.real is not None:
         panes += _pane("Real", pair.prompt, pair.real, pair.expected)
     return (
@@ -229,7 +264,7 @@ def _as_heard(name: str, value: str) -> str:
     return f"{value} {name}" if name in ("register", "tempo") else value
 
 
-def _figure_row(row: FigureRow) -> str:
+def _figure_row(row: FigureRow, *, with_before: bool) -> str:
     is_share = row.unit.startswith("share") and 0 <= row.ours <= 1
     show = _percent if is_share else _plain
     unit = "" if is_share else f" {_text(row.unit)}"
@@ -241,6 +276,7 @@ def _figure_row(row: FigureRow) -> str:
     spread = "" if row.reference_min == row.reference_max else f"{show(row.reference_min)}–{show(row.reference_max)}"
     return (
         f'<tr><th scope="row">{_text(row.what)}{_bar(row) if is_share else ""}</th>'
+        f"{_before_cell(row, show) if with_before else ''}"
         f'<td data-name="this model"><strong>{show(row.ours)}</strong>{unit}</td>'
         f'<td data-name="shuffled captions">{show(row.reference)}{unit}<small>{spread}</small></td>'
         f'<td data-name="ratio">{ratio}</td><td data-name="target">{target}</td>'
@@ -256,18 +292,20 @@ def _judged_tile(row: FigureRow) -> str:
     )
     if row.ceiling is not None:
         note = f"{_distance(row.ceiling)} at best, {note}"
+    note = _before(row, _percent if is_share else _distance) + note
     return (
         f'<li><span class="tile-name">{_text(name)}</span><strong>{(_percent if is_share else _distance)(row.ours)}</strong>'
         f'<span class="tile-note">{note}</span></li>'
     )
 
 
-def _judged_row(row: FigureRow) -> str:
+def _judged_row(row: FigureRow, *, with_before: bool) -> str:
     show = _percent if row.unit.startswith("share") else _distance
     best = "–" if row.ceiling is None else show(row.ceiling)
     interval = f"{show(row.ours_min)} to {show(row.ours_max)}"
     return (
         f'<tr><th scope="row">{_text(row.what)}</th>'
+        f"{_before_cell(row, show) if with_before else ''}"
         f'<td data-name="this model"><strong>{show(row.ours)}</strong><small>{interval}</small></td>'
         f'<td data-name="through VAE and codec">{best}</td><td data-name="real music">{show(row.reference)}</td></tr>'
     )

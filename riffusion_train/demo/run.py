@@ -28,15 +28,17 @@ from riffusion_train.demo.report import (
     write_figures,
     write_page,
 )
-from riffusion_train.demo.steps import RECOMMENDED, DemoFolder, StepRunner, num_samples, plan_steps
+from riffusion_train.demo.steps import FINE_TUNED, FROM_NOTHING, Base, DemoFolder, StepRunner, choose_base, plan_steps
 from riffusion_train.evaluation.classifier import ATTRIBUTES, CaptionClassifier
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.provenance import machine, versions
 
 TARGETS = {"instrument": 0.75, "drums": 0.95, "tempo": 0.80, "register": 0.70}
-"""Agreement with the captions that a demo at full scale has to reach."""
+"""Agreement with the captions that a demo from nothing has to reach at full scale."""
 
 _NUM_SHOWN = 12
+_COLUMNS = {"instrument": ("instrument", "lead"), **{name: (name,) for name in ATTRIBUTES if name != "instrument"}}
+"""The columns of a composed corpus that hold an attribute: those of exercises, or those of music."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,30 +68,32 @@ def run_demo(config: DemoConfig, arguments: Sequence[str]) -> Path:
     path = Path(config.out).expanduser()
     path.mkdir(parents=True, exist_ok=True)
     folder = DemoFolder(path, None if config.audio_dir is None else Path(config.audio_dir).expanduser())
+    base = choose_base(config)
     runner = StepRunner(path)
-    count = num_samples(config)
-    runner.run(plan_steps(config, folder, lambda: _write_prompts(folder, count)))
+    count = (FROM_NOTHING if base is None else FINE_TUNED).num_samples(config.scale)
+    runner.run(plan_steps(config, folder, base, lambda: _write_prompts(folder, count)))
     data = _Data.open(folder)
     codec = make_codec(data.held_out.folder.spectrogram)
-    samples = _find_samples(folder, data, count)
+    samples = _find_samples(folder.samples, data, count)
+    before = [] if base is None else _find_samples(folder.before, data, count)
     command = shlex.join(["riffusion", "demo", *arguments])
-    figures, verdicts = _measure(data, codec, samples)
+    figures, verdicts = _measure(data, codec, samples, before)
     judged = judge_demo(folder, data.held_out, data.trained)
-    write_figures(path / FIGURES_FILE, command, [*figures, *judged.rows])
+    write_figures(path / FIGURES_FILE, command, [*figures, *judged.words, *judged.rows])
+    shown = list(zip(samples, before or [None] * len(samples), strict=True))
     page = DemoPage(
-        pairs=_pairs(path, data, codec, round_robin(samples)[:_NUM_SHOWN], verdicts),
-        figures=figures,
+        pairs=_pairs(path, data, codec, [shown[index] for index in round_robin(samples)[:_NUM_SHOWN]], verdicts),
+        figures=[*figures, *judged.words],
         judged=judged.rows,
         judged_notes=judged.notes,
         scores_page=(folder.scores / "index.html").relative_to(path).as_posix(),
-        curves=[
-            _curve("VAE: reconstruction loss", folder.vae_run),
-            _curve("UNet and text encoder: denoising loss", folder.run),
-        ],
+        curves=[*([_curve("VAE: reconstruction loss", folder.vae_run)] if base is None else []),
+                _curve("UNet and text encoder: denoising loss", folder.run)],
         steps=runner.results,
         command=command,
-        facts=_facts(folder, data.held_out, samples),
-    )
+        facts=_facts(folder, data.held_out, samples, base),
+        base=None if base is None else base.name,
+    )  # fmt: skip
     return write_page(path, page)
 
 
@@ -132,13 +136,11 @@ def _write_prompts(folder: DemoFolder, count: int) -> None:
     folder.prompts.write_text("\n".join(prompts) + "\n", encoding="utf-8")
 
 
-def _find_samples(folder: DemoFolder, data: _Data, count: int) -> list[Sample]:
-    records = sorted(folder.samples.glob("*.json"))
+def _find_samples(folder: Path, data: _Data, count: int) -> list[Sample]:
+    records = sorted(folder.glob("*.json"))
     chosen = data.choose(count)
     if len(records) != len(chosen):
-        raise InputError(
-            f"{folder.samples}: holds {len(records)} clips instead of {len(chosen)}; remove it and run again"
-        )
+        raise InputError(f"{folder}: holds {len(records)} clips instead of {len(chosen)}; remove it and run again")
     prompts = [json.loads(record.read_text(encoding="utf-8"))["prompt"] for record in records]
     return [
         Sample(prompt, record.with_suffix(""), index, held_out)
@@ -147,28 +149,58 @@ def _find_samples(folder: DemoFolder, data: _Data, count: int) -> list[Sample]:
 
 
 def _measure(
-    data: _Data, codec: SpectrogramCodec, samples: list[Sample]
+    data: _Data, codec: SpectrogramCodec, samples: list[Sample], before: list[Sample]
 ) -> tuple[list[FigureRow], dict[Path, dict[str, str]]]:
     """Measure how often a classifier hears in the generated clips what their captions ask for.
+
+    Args:
+        data: The dataset.
+        codec: Its codec.
+        samples: The clips.
+        before: Those of the base model, from the same captions; none without one.
 
     Returns:
         A row for each attribute, judged from the image and from the sound, and what the classifier hears in each image, by
         the clip's path; both empty if the audio comes without attributes.
     """
     dataset = data.held_out
-    if not set(ATTRIBUTES) <= set(dataset.rows.column_names):
+    columns = _columns(dataset)
+    if len(columns) < len(_COLUMNS):
         return [], {}
-    labels = {name: [str(value) for value in dataset.rows[name]] for name in ATTRIBUTES}
+    labels = {name: [str(value) for value in dataset.rows[column]] for name, column in columns.items()}
     try:
         classifier = CaptionClassifier([_grey(dataset.image(index)) for index in range(len(dataset))], labels)
     except InputError as error:
         print(f"the agreement with the captions is not measured: {error}")
         return [], {}
-    expected = {name: [str(data.split(one).rows[one.index][name]) for one in samples] for name in ATTRIBUTES}
+    asked = {
+        name: [str(data.split(one).rows[one.index][column]) for one in samples] for name, column in columns.items()
+    }
+    rows, verdicts = _heard(classifier, codec, samples, asked, {} if before else TARGETS)
+    if before:
+        rows_before, verdicts_before = _heard(classifier, codec, before, asked, {})
+        rows = [dataclasses.replace(row, before=old.ours) for row, old in zip(rows, rows_before, strict=True)]
+        verdicts |= verdicts_before
+    return rows, verdicts
+
+
+def _columns(dataset: SpectrogramDataset) -> dict[str, str]:
+    """Return the column of each attribute that the dataset has."""
+    names = dataset.rows.column_names
+    return {name: column for name, columns in _COLUMNS.items() for column in columns if column in names}
+
+
+def _heard(
+    classifier: CaptionClassifier,
+    codec: SpectrogramCodec,
+    samples: list[Sample],
+    asked: Mapping[str, list[str]],
+    targets: Mapping[str, float],
+) -> tuple[list[FigureRow], dict[Path, dict[str, str]]]:
     images = [_grey(load_image(sample.stem.with_suffix(".png")).image) for sample in samples]
     sounds = [_grey(codec.encode(read_audio(sample.stem.with_suffix(".wav"))[0]).image) for sample in samples]
-    rows = agreement_rows(classifier.agreements(images, expected), TARGETS)
-    by_sound = agreement_rows(classifier.agreements(sounds, expected))
+    rows = agreement_rows(classifier.agreements(images, asked), targets)
+    by_sound = agreement_rows(classifier.agreements(sounds, asked))
     rows += [
         dataclasses.replace(row, what=f"{row.what}, judged from the sound", unit=f"{row.unit}, by sound")
         for row in by_sound
@@ -177,26 +209,26 @@ def _measure(
     return rows, {sample.stem: {name: heard[name][number] for name in heard} for number, sample in enumerate(samples)}
 
 
-def round_robin(samples: Sequence[Sample]) -> list[Sample]:
-    """Return the samples ordered so that prompts alternate; the slices of a long track all have the same one."""
+def round_robin(samples: Sequence[Sample]) -> list[int]:
+    """Return the indices of the samples, prompts alternating; the slices of a long track all have the same one."""
     seen: Counter[str] = Counter()
     rounds = []
     for sample in samples:
         rounds.append(seen[sample.prompt])
         seen[sample.prompt] += 1
-    return [samples[index] for index in sorted(range(len(samples)), key=rounds.__getitem__)]
+    return sorted(range(len(samples)), key=rounds.__getitem__)
 
 
 def _pairs(
     path: Path,
     data: _Data,
     codec: SpectrogramCodec,
-    samples: list[Sample],
+    samples: Sequence[tuple[Sample, Sample | None]],
     verdicts: Mapping[Path, Mapping[str, str]],
 ) -> list[Pair]:
-    """Put each generated clip beside the real one of the same description, both decoded by the same codec."""
+    """Put each generated clip, and that of the base model, beside the real one of the same description."""
     pairs = []
-    for sample in samples:
+    for sample, before in samples:
         dataset = data.split(sample)
         real = path / "real" / (f"{sample.index:04d}" + ("" if sample.held_out else "-trained"))
         real.parent.mkdir(exist_ok=True)
@@ -207,9 +239,10 @@ def _pairs(
         pairs.append(
             Pair(
                 prompt=sample.prompt,
-                expected={name: str(row[name]) for name in ATTRIBUTES if name in row},
+                expected={name: str(row[column]) for name, column in _columns(dataset).items()},
                 generated=_clip(path, sample.stem, verdicts.get(sample.stem, {})),
                 real=_clip(path, real, {}),
+                before=None if before is None else _clip(path, before.stem, verdicts.get(before.stem, {})),
             )
         )
     return pairs
@@ -229,11 +262,14 @@ def _curve(name: str, run: Path) -> Curve:
     return Curve(name, [(line["step"], line["loss"]) for line in lines if "loss" in line])
 
 
-def _facts(folder: DemoFolder, dataset: SpectrogramDataset, samples: Sequence[Sample]) -> dict[str, str]:
+def _facts(
+    folder: DemoFolder, dataset: SpectrogramDataset, samples: Sequence[Sample], base: Base | None
+) -> dict[str, str]:
     hardware, packages = machine(), versions()
     num_trained = sum(not sample.held_out for sample in samples)
     captions = "held-out captions" + (f", {num_trained} from trained ones" if num_trained else "")
     spectrogram = dataset.folder.spectrogram
+    record = json.loads(samples[0].stem.with_suffix(".json").read_text(encoding="utf-8"))
     return {
         "machine": f"{hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB",
         "software": ", ".join(
@@ -241,7 +277,8 @@ def _facts(folder: DemoFolder, dataset: SpectrogramDataset, samples: Sequence[Sa
         ),
         "slices": f"{dataset.folder.num_slices('train')} for training, {len(dataset)} held out",
         "images": f"{spectrogram.width_px} × {spectrogram.n_mels} pixels for {spectrogram.clip_s:.2f} s",
-        "sampled": f"{len(samples)} prompts from {captions}, {RECOMMENDED['num_inference_steps']} steps of "
-        f"{RECOMMENDED['scheduler']}, guidance {RECOMMENDED['guidance_scale']}",
+        "sampled": f"{len(samples)} prompts from {captions}, {record['num_inference_steps']} steps of "
+        f"{record['scheduler']}, guidance {record['guidance_scale']:g}",
+        **({} if base is None else {"base model": base.name}),
         "model": str(folder.model),
     }

@@ -13,18 +13,22 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
 from riffusion_train.config.demo import DemoConfig
+from riffusion_train.config.spectrogram import SpectrogramConfig, preset_words
+from riffusion_train.model.loading import open_model
 from riffusion_train.runtime.errors import EXIT_FAULT, EXIT_STOPPED, InputError, StoppedError
 from riffusion_train.runtime.files import write_json
+from riffusion_train.runtime.pretrained import DEFAULT_MODEL, has_pretrained
 from riffusion_train.runtime.provenance import usable_cores
 from riffusion_train.runtime.signals import StopRequest
 
+SCORES_FILE = "scores.json"
 _RECORD_FILE = "steps.json"
 _IMPORTED_ONCE = (
     "riffusion_train.evaluation.score",
@@ -33,17 +37,63 @@ _IMPORTED_ONCE = (
     "riffusion_train.training.run",
 )
 
-NUM_CLIPS = 1800
-NUM_SAMPLES = 96
-RECOMMENDED = {"guidance_scale": 2, "scheduler": "euler", "num_inference_steps": 8}
-"""How the demo's model is best sampled; docs/sampling.md has the measurement."""
-VALIDATION_RATIO = 0.18
 NUM_REAL = 128
 """Held-out slices that the clips are compared with: enough for KID, and heard in half a minute."""
+HELD_OUT_STYLE = "chiptune"
+"""The style of the music that the demo composes to fine-tune `laptop`, which that model has never heard (docs/laptop.md)."""
 
 _PROGRAM = "riffusion_train"
-_VAE_STEPS, _UNET_STEPS = 500, 2100  # of conf/experiment/demo_vae.yaml and demo.yaml, at scale 1
+_RECOMMENDED = {"guidance_scale": 2, "scheduler": "euler", "num_inference_steps": 8}
+"""How the model from nothing is best sampled; docs/sampling.md has the measurement."""
 _MIN_CLIPS, _MIN_STEPS, _MIN_SAMPLES = 24, 4, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How much the demo makes, at scale 1."""
+
+    clips: int
+    """Of the composed corpus."""
+    validation_ratio: float
+    samples: int
+    """Clips that are sampled from a model and judged."""
+    steps: int
+    """Of the UNet and the text encoder."""
+    vae_steps: int = 0
+
+    def num_samples(self, scale: float) -> int:
+        """Return how many clips are sampled."""
+        return min(self.samples, _scaled(self.samples, scale, _MIN_SAMPLES))
+
+
+FROM_NOTHING = Recipe(clips=1800, validation_ratio=0.18, samples=96, steps=2100, vae_steps=500)
+"""Of conf/experiment/demo_vae.yaml and demo.yaml, for twelve minutes on two cores."""
+FINE_TUNED = Recipe(clips=280, validation_ratio=0.3, samples=32, steps=200)
+"""Of conf/experiment/laptop_finetune.yaml, for eight minutes on two cores."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """The model that the demo fine-tunes."""
+
+    name: str
+    """As the user calls it."""
+    codec: SpectrogramConfig
+
+
+def choose_base(config: DemoConfig) -> Base | None:
+    """Return the model to fine-tune; None to train one from nothing.
+
+    Raises:
+        InputError: If there is no such model, or it does not say which codec its images have.
+    """
+    name = config.base or (DEFAULT_MODEL if has_pretrained() else "none")
+    if name == "none":
+        return None
+    codec = open_model(name).skeleton.spectrogram
+    if codec is None:
+        raise InputError(f"base={name}: does not say its codec; riffusion import {name} out=DIR codec=PRESET sets it")
+    return Base(name, codec)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,68 +134,110 @@ class DemoFolder:
         self.run = path / "run"
         self.model = path / "model"
         self.prompts = path / "prompts.txt"
+        self.before = path / "before"
+        """Clips of the base model."""
         self.samples = path / "samples"
+        self.scores_before = path / "scores-before"
         self.scores = path / "scores"
-        self.scores_file = self.scores / "scores.json"
 
 
-def plan_steps(config: DemoConfig, folder: DemoFolder, write_prompts: Callable[[], None]) -> list[Step]:
+def plan_steps(
+    config: DemoConfig, folder: DemoFolder, base: Base | None, write_prompts: Callable[[], None]
+) -> list[Step]:
     """Return the commands of the demo, in order.
 
     Args:
         config: The options of the demo.
         folder: Its paths.
+        base: The model to fine-tune; None to train one from nothing.
         write_prompts: Writes `folder.prompts`, once the dataset exists.
     """
-    seed, threads = f"seed={config.seed}", f"num_threads={config.num_threads or usable_cores()}"
-    vae_steps = _scaled(_VAE_STEPS, config.scale, _MIN_STEPS)
-    unet_steps = _scaled(_UNET_STEPS, config.scale, _MIN_STEPS)
-    prepare = [f"audio={folder.audio}", f"out={folder.dataset}", "spectrogram=tiny"]
-    prepare += [f"validation_ratio={VALIDATION_RATIO}", seed]
-    train_vae = ["experiment=demo_vae", f"dataset={folder.dataset}", f"run={folder.vae_run}"]
-    train_vae += [f"max_train_steps={vae_steps}", "resume=auto", seed, threads]
-    train = ["experiment=demo", f"model={folder.vae_run / 'final'}", f"dataset={folder.dataset}", f"run={folder.run}"]
-    train += [f"max_train_steps={unet_steps}", "resume=auto", seed, threads]
-    sample = [str(folder.model), "--prompts", str(folder.prompts), f"out={folder.samples}"]
-    sample += ["batch_size=16", "unet_batch_size=16", "vary_seed=true", seed, threads]
-    # Copies are flagged by their images: hearing all training slices as well would take minutes.
-    score = [str(folder.samples), f"real={folder.dataset}", f"out={folder.scores}", f"num_real={NUM_REAL}"]
-    score += ["hear_slices=false", seed, threads]
-    export = [f"run={folder.run}", f"out={folder.model}"]
-    export += [f"recommended.{name}={value}" for name, value in RECOMMENDED.items()]
+    plan = _Plan(config, folder, FROM_NOTHING if base is None else FINE_TUNED)
+    compose = [] if config.audio_dir is not None else [plan.compose("exercises" if base is None else HELD_OUT_STYLE)]
+    if base is None:
+        codec = ["spectrogram=tiny"]
+        learn = plan.train_from_nothing()
+    else:
+        codec = preset_words(base.codec)
+        learn = [
+            plan.sample("sample the base model", base.name, folder.before, write_prompts),
+            plan.judge("judge the base model", folder.before, folder.scores_before),
+            plan.fine_tune(base),
+        ]
     return [
-        *([_corpus_step(config, folder)] if config.audio_dir is None else []),
-        _step("prepare the dataset", "prepare", prepare, folder.dataset / "stats.json"),
-        _step("train the VAE", "train", train_vae, folder.vae_run / "final"),
-        _step("train the UNet and the text encoder", "train", train, folder.run / "final"),
-        _step("export the model", "export", export, folder.model),
-        _step("sample prompts and invert them to sound", "sample", sample, folder.samples, before=write_prompts),
-        _step(
-            "compare the clips with real music and search for copies", "evaluate", ["score", *score], folder.scores_file
-        ),
+        *compose,
+        plan.prepare(codec),
+        *learn,
+        plan.export({} if base is not None else _RECOMMENDED),
+        plan.sample("sample prompts and invert them to sound", str(folder.model), folder.samples, write_prompts),
+        plan.judge("compare the clips with real music and search for copies", folder.samples, folder.scores),
     ]
 
 
-def num_samples(config: DemoConfig) -> int:
-    """Return how many clips are sampled."""
-    return min(NUM_SAMPLES, _scaled(NUM_SAMPLES, config.scale, _MIN_SAMPLES))
+class _Plan:
+    """The steps of the demo, one by one, with the sizes of a recipe."""
+
+    def __init__(self, config: DemoConfig, folder: DemoFolder, recipe: Recipe) -> None:
+        self._config, self._folder, self._recipe = config, folder, recipe
+        self._common = [f"seed={config.seed}", f"num_threads={config.num_threads or usable_cores()}"]
+
+    def compose(self, music: str) -> Step:
+        """Compose exercises, or music in one style."""
+        config, audio = self._config, self._folder.audio
+        words = [
+            f"out={audio}",
+            f"clips={_scaled(self._recipe.clips, config.scale, _MIN_CLIPS)}",
+            f"seed={config.seed}",
+        ]
+        words += [] if music == "exercises" else ["kind=music", f"styles={music}"]
+        words += [] if config.soundfont is None else [f"soundfont={config.soundfont}"]
+        return Step("compose and render the corpus", "data_prep.corpus", tuple(words), audio / "metadata.jsonl")
+
+    def prepare(self, codec: Sequence[str]) -> Step:
+        folder = self._folder
+        words = [f"audio={folder.audio}", f"out={folder.dataset}", *codec]
+        words += [f"validation_ratio={self._recipe.validation_ratio}", self._common[0]]
+        return _step("prepare the dataset", "prepare", words, folder.dataset / "stats.json")
+
+    def train_from_nothing(self) -> list[Step]:
+        vae, run, recipe = self._folder.vae_run, self._folder.run, self._recipe
+        return [
+            self._train("train the VAE", ["experiment=demo_vae"], vae, recipe.vae_steps),
+            self._train(
+                "train the UNet and the text encoder", ["experiment=demo", f"model={vae / 'final'}"], run, recipe.steps
+            ),
+        ]
+
+    def fine_tune(self, base: Base) -> Step:
+        words = ["experiment=laptop_finetune", f"model={base.name}"]
+        return self._train("fine-tune the base model", words, self._folder.run, self._recipe.steps)
+
+    def _train(self, name: str, words: Sequence[str], run: Path, steps: int) -> Step:
+        words = [*words, f"dataset={self._folder.dataset}", f"run={run}"]
+        words += [f"max_train_steps={_scaled(steps, self._config.scale, _MIN_STEPS)}", "resume=auto", *self._common]
+        return _step(name, "train", words, run / "final")
+
+    def export(self, recommended: Mapping[str, object]) -> Step:
+        words = [f"run={self._folder.run}", f"out={self._folder.model}"]
+        words += [f"recommended.{name}={value}" for name, value in recommended.items()]
+        return _step("export the model", "export", words, self._folder.model)
+
+    def sample(self, name: str, model: str, out: Path, write_prompts: Callable[[], None]) -> Step:
+        words = [model, "--prompts", str(self._folder.prompts), f"out={out}"]
+        words += ["batch_size=16", "unet_batch_size=16", "vary_seed=true", *self._common]
+        return _step(name, "sample", words, out, before=write_prompts)
+
+    def judge(self, name: str, clips: Path, scores: Path) -> Step:
+        # Copies are flagged by their images: hearing all training slices as well would take minutes.
+        words = [str(clips), f"real={self._folder.dataset}", f"out={scores}", f"num_real={NUM_REAL}"]
+        words += ["hear_slices=false", *self._common]
+        return _step(name, "evaluate", ["score", *words], scores / SCORES_FILE)
 
 
 def _step(
     name: str, verb: str, arguments: Sequence[str], output: Path, before: Callable[[], None] | None = None
 ) -> Step:
     return Step(name, _PROGRAM, (verb, *arguments), output, before)
-
-
-def _corpus_step(config: DemoConfig, folder: DemoFolder) -> Step:
-    soundfont = [] if config.soundfont is None else [f"soundfont={config.soundfont}"]
-    clips = _scaled(NUM_CLIPS, config.scale, _MIN_CLIPS)
-    return Step(
-        "compose and render the corpus",
-        "data_prep.corpus",
-        (f"out={folder.audio}", f"clips={clips}", f"seed={config.seed}", *soundfont),
-        folder.audio / "metadata.jsonl",
-    )
 
 
 def _scaled(number: int, scale: float, minimum: int) -> int:

@@ -116,7 +116,7 @@ class CaptionClassifier:
     Args:
         images: Real clips, grey, all of one size, (height, width) each; loud is dark, low is at the bottom. The model
             must not have been trained on them.
-        labels: Their true attributes.
+        labels: Their true attributes; these are learned.
         folds: Number of folds of the cross-validation that measures the accuracy.
         seed: Seed of the folds.
 
@@ -133,7 +133,7 @@ class CaptionClassifier:
         self.real_accuracy: dict[str, float] = {}
         """Share of correct labels on real clips of other folds, for every attribute."""
         views = self._views(images)
-        for attribute in ATTRIBUTES:
+        for attribute in labels:
             targets = np.asarray(labels[attribute])
             values, counts = np.unique(targets, return_counts=True)
             if len(values) < 2 or counts.min() < 2:
@@ -156,7 +156,7 @@ class CaptionClassifier:
     def accuracy(self, images: Images, labels: Labels) -> dict[str, float]:
         """Return for every attribute the share of images with the right label, from 0 to 1."""
         predicted = self.predict(images)
-        return {name: _share(predicted[name], labels[name]) for name in ATTRIBUTES}
+        return {name: _share(values, labels[name]) for name, values in predicted.items()}
 
     def agreements(self, images: Images, captions: Labels, shuffles: int = 1000, seed: int = 0) -> list[Agreement]:
         """Compare generated clips with their own captions and with shuffled ones.

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset
+from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset, preset_words
 from riffusion_train.config.train import (
     CaptionsConfig,
     MethodName,
@@ -321,10 +321,12 @@ def check_codec(config: TrainConfig, folder: DatasetFolder, own: SpectrogramConf
     preset = None if config.spectrogram_preset is None else load_preset(config.spectrogram_preset)
     for name, codec in ((f"spectrogram_preset={config.spectrogram_preset}", preset), ("the base model's codec", own)):
         differences = [] if codec is None else _differences(folder.spectrogram, codec)
-        if differences:
+        if codec is not None and differences:
+            words = " ".join(preset_words(codec))
             raise InputError(
-                f"{folder.path}: its spectrogram.json differs from {name}: {', '.join(differences)}; prepare the audio with "
-                "the same preset, or set allow_other_spectrogram=true to teach the model another one"
+                f"{folder.path}: its spectrogram.json differs from {name}: {', '.join(differences)}; prepare the audio anew "
+                f"with riffusion prepare audio=… out=… {words}, or set allow_other_spectrogram=true to teach the model "
+                "another one"
             )
 
 

@@ -4,11 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
+from support.nano import train_config, write_dataset
+from support.sampling import write_melody
 
 from riffusion_train.cli.main import main
+from riffusion_train.config.denoising import RecommendedConfig
+from riffusion_train.export.write import export_run
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
+from riffusion_train.training.run import run_training
 
-SMALL = ["scale=0.02", "num_threads=1"]
+SMALL = ["base=none", "scale=0.02", "num_threads=1"]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +55,7 @@ def test_the_same_command_again_does_nothing_twice(demo: Path, capfd: pytest.Cap
 
 
 def test_other_settings_need_another_folder(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", f"out={demo}", "scale=0.03"]) == EXIT_INPUT
+    assert main(["demo", f"out={demo}", "base=none", "scale=0.03"]) == EXIT_INPUT
     assert "holds a demo with other settings" in capsys.readouterr().err
 
 
@@ -72,3 +77,47 @@ def test_a_step_that_fails_ends_the_demo_with_its_message(tmp_path: Path, capfd:
     words = [f"out={tmp_path / 'demo'}", f"audio_dir={tmp_path / 'audio'}", *SMALL]
     assert main(["demo", *words]) == EXIT_INPUT
     assert "no audio files" in capfd.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo that fine-tunes a model, which is of nano size here and was trained for two steps, on one's own music."""
+    folder = tmp_path_factory.mktemp("tuned")
+    run = run_training(train_config(write_dataset(folder / "dataset"), folder / "run", "max_train_steps=2"), [])
+    recommended = RecommendedConfig(num_inference_steps=2, guidance_scale=3.0)
+    export_run(run, folder / "base", recommended=recommended)
+    (folder / "songs").mkdir()
+    rows = ["file,caption,lead,drums,tempo,register"]
+    for number in range(8):
+        write_melody(folder / "songs" / f"{number}.wav", 2.0, seed=number)
+        rows.append(f"{number}.wav,song {number},{'piano' if number % 2 else 'harp'},none,slow,low")
+    (folder / "songs" / "captions.csv").write_text("\n".join(rows) + "\n")
+    words = [f"base={folder / 'base'}", f"audio_dir={folder / 'songs'}", f"out={folder / 'demo'}"]
+    assert main(["demo", *words, "scale=0.02", "num_threads=1"]) == EXIT_DONE
+    return folder / "demo"
+
+
+def test_a_base_is_sampled_and_judged_before_it_is_fine_tuned_and_again_afterwards(tuned: Path) -> None:
+    before, after = (
+        [json.loads(path.read_text()) for path in sorted((tuned / name).glob("*.json"))]
+        for name in ("before", "samples")
+    )
+    assert len(before) == len(after) == 4
+    for old, new in zip(before, after, strict=True):
+        same = ("prompt", "seed", "num_inference_steps", "guidance_scale")
+        assert [old[key] for key in same] == [new[key] for key in same]
+        assert (old["num_inference_steps"], old["guidance_scale"]) == (2, 3.0)
+        assert old["model_fingerprint"] != new["model_fingerprint"]
+    for name in ("scores-before", "scores"):
+        assert (tuned / name / "scores.json").is_file()
+
+
+def test_its_page_shows_before_after_and_real(tuned: Path) -> None:
+    page = (tuned / "index.html").read_text()
+    panes = re.findall(r'<span class="label">(.*?)</span>', page)
+    assert panes == ["Before", "After", "Real"] * 4
+    assert "fine-tuned on new music" in page and "scratch" not in page
+    assert page.count("<figure><figcaption>") == 1
+    assert str(tuned / "before") in page  # in the commands
+    shown = set(re.findall(r'src="((?:before|samples|real)[^"]+)"', page))
+    assert len(shown) == 2 * 3 * 4 and all((tuned / name).is_file() for name in shown)

@@ -6,7 +6,10 @@ import pytest
 from riffusion_train.config.compose import compose, conf_dir, group_options
 from riffusion_train.config.train import MethodName, MixedPrecision, TrainConfig
 
-OFFERED = ("sd15_full", "sd15_vae_decoder", "sd15_lora_12gb", "sd15_lora_8gb", "riffusion_v1_continue", "tiny_cpu")
+OFFERED = (
+    *("sd15_full", "sd15_vae_decoder", "sd15_lora_12gb", "sd15_lora_8gb", "riffusion_v1_continue", "tiny_cpu"),
+    *("laptop_finetune", "laptop_lora"),
+)
 ROOT = Path(__file__).parents[3]
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -127,6 +128,31 @@ def test_the_page_shows_the_distance_to_real_music_with_its_scale_and_the_copies
     assert 'href="scores/index.html"' in path.read_text()
 
 
+def test_a_fine_tuned_model_stands_between_its_base_and_real_music(tmp_path):
+    base = dataclasses.replace(ROWS[0], before=0.3)
+    words = FigureRow("words of the caption", "share of words", 0.8, 0.7, 0.9, 0.5, 0.5, 0.5, before=0.6)
+    page = make_page(
+        tmp_path,
+        base="laptop",
+        title="T",
+        figures=[base, words],
+        judged=[dataclasses.replace(JUDGED[0], before=0.75), JUDGED[1]],
+    )
+    pair = dataclasses.replace(page.pairs[0], before=page.pairs[1].generated)
+    path = write_page(tmp_path, dataclasses.replace(page, pairs=[pair]))
+    shown = " ".join("".join(read(path).words).split())
+    for text in (
+        "30 % before, 16 % with shuffled",
+        "0.750 before, 0.337 at best",
+        "60 % before",
+        "It is laptop, fine-tuned",
+    ):
+        assert text in shown
+    panes = re.findall(r'<span class="label">(.*?)</span>', path.read_text())
+    assert panes == ["Before", "After", "Real"]
+    assert path.read_text().count('<td data-name="before">') == 4 and "scratch" not in shown
+
+
 def test_what_the_judge_leaves_out_is_said_with_the_number_needed(tmp_path):
     text = write_page(tmp_path, make_page(tmp_path, judged_notes=["KID needs at least 16 clips, not 4"])).read_text()
     assert "Not measured here: KID needs at least 16 clips, not 4." in text and "<div hidden>" in text
@@ -135,10 +161,10 @@ def test_what_the_judge_leaves_out_is_said_with_the_number_needed(tmp_path):
 def test_a_page_without_figures_curves_and_steps_is_whole(tmp_path):
     path = write_page(tmp_path, make_page(tmp_path, pairs=[], figures=[], curves=[], steps=[], facts={}))
     read(path)
-    assert '<p class="quiet">Not measured here' in path.read_text()
+    assert '<p class="quiet">Not measured here by a classifier' in path.read_text()
     assert "<span hidden> Below each image is what an independent classifier" in path.read_text()
     full = write_page(tmp_path, make_page(tmp_path))
-    assert '<p class="quiet" hidden>Not measured here' in full.read_text()
+    assert '<p class="quiet" hidden>Not measured here by a classifier' in full.read_text()
 
 
 def test_figures_hold_command_git_machine_versions_and_rows(tmp_path):
