@@ -2,6 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/demo
 AUDIO ?=
+BASE ?=
 SEED ?= 0
 NAME ?= codec
 
@@ -9,7 +10,7 @@ NAME ?= codec
 .PHONY: help env demo test check bench docs js clean
 
 help:
-	@echo "make demo    compose music, prepare, train, sample, evaluate: open $(OUT)/index.html   [AUDIO=DIR SEED=N OUT=DIR]"
+	@echo "make demo    compose music, prepare, train, sample, evaluate: open $(OUT)/index.html   [AUDIO=DIR BASE=MODEL|none SEED=N OUT=DIR]"
 	@echo "make test    run all tests"
 	@echo "make check   format, lint, types, layers, presets, docs"
 	@echo "make bench   compare with the reference: benchmarks/results/NAME.json   [NAME=codec]"
@@ -27,7 +28,7 @@ env: .venv/installed
 	touch $@
 
 demo: env
-	$(BIN)/riffusion demo out="$(OUT)" seed=$(SEED) $(if $(AUDIO),audio_dir="$(AUDIO)")
+	$(BIN)/riffusion demo out="$(OUT)" seed=$(SEED) $(if $(AUDIO),audio_dir="$(AUDIO)") $(if $(BASE),base="$(BASE)")
 
 test: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
