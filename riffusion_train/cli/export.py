@@ -10,7 +10,7 @@ from riffusion_train.config.export import ExportConfig, ExportFormat, ImportConf
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.hub import check_source
 
-_EXPORT = Command(name="export", root=ExportConfig, local_keys=("out", "run", "scores", "notes"))
+_EXPORT = Command(name="export", root=ExportConfig, local_keys=("out", "run", "scores", "notes", "prompts"))
 _IMPORT = Command(
     name="import", root=ImportConfig, usage="MODEL|LORA", takes_positionals=True, local_keys=("out", "base", "codec")
 )
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str]) -> None:
         author=config.author,
         licence=config.licence,
         notes=None if config.notes is None else Path(config.notes).expanduser(),
+        prompts=None if config.prompts is None else Path(config.prompts).expanduser(),
         scores=None if config.scores is None else Path(config.scores).expanduser(),
         push_to_hub=config.push_to_hub,
         private=config.private,

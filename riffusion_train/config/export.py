@@ -76,6 +76,9 @@ class ExportConfig:
     base model carries over."""
     notes: str | None = None
     """A text file in Markdown that goes onto the model card: what music the model was trained on, and whose it is."""
+    prompts: str | None = None
+    """A text file with prompts that the model understands, one a line, for `play` to begin with and to suggest; null is what
+    its base suggests."""
     scores: str | None = None
     """A `scores.json` of `riffusion evaluate score`, or its folder, for the model card; null takes what `evaluate run` measured
     of this checkpoint, if it did."""

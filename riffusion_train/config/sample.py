@@ -204,7 +204,7 @@ class PlayConfig(SamplerConfig):
     origins: list[str] = dataclasses.field(default_factory=list)
     """Other origins whose pages may control the player, such as `[https://music.example.org]` behind a proxy."""
     prompt: str | None = None
-    """The first prompt; null takes one of ours."""
+    """The first prompt; null takes one that the model suggests, else one of ours."""
     seed_image: str | None = None
     """The seed image that sessions begin with; null for none."""
     num_inference_steps: int | None = None

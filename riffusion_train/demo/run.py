@@ -80,9 +80,10 @@ def run_demo(config: DemoConfig, arguments: Sequence[str]) -> Path:
     figures, verdicts = _measure(data, codec, samples, before)
     judged = judge_demo(folder, data.held_out, data.trained)
     write_figures(path / FIGURES_FILE, command, [*figures, *judged.words, *judged.rows])
-    shown = list(zip(samples, before or [None] * len(samples), strict=True))
+    shown = round_robin(samples)[:_NUM_SHOWN]
+    pairs = [(samples[index], before[index] if before else None) for index in shown]
     page = DemoPage(
-        pairs=_pairs(path, data, codec, [shown[index] for index in round_robin(samples)[:_NUM_SHOWN]], verdicts),
+        pairs=_pairs(path, data, codec, pairs, verdicts),
         figures=[*figures, *judged.words],
         judged=judged.rows,
         judged_notes=judged.notes,

@@ -6,7 +6,7 @@ import datetime
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ class Summary:
     """The options that are recommended to sample it with, as JSON data; empty if none are."""
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
     """Figures of `riffusion evaluate` by name; empty if the model was not scored."""
+    prompts: list[str] = dataclasses.field(default_factory=list)
+    """Prompts that it understands, for `play` to begin with and to suggest."""
 
 
 def summarise(
@@ -68,6 +70,7 @@ def summarise(
     scores: Mapping[str, float] | None = None,
     sampling: Mapping[str, Any] | None = None,
     licence: str | None = None,
+    prompts: Sequence[str] = (),
 ) -> Summary:
     """Collect what the run folder and its dataset say about a model.
 
@@ -76,6 +79,7 @@ def summarise(
         scores: Figures of `riffusion evaluate`, if it was scored.
         sampling: The options that are recommended to sample it with, as JSON data.
         licence: The hub's name of the licence that the owner of the weights has chosen.
+        prompts: Prompts that it understands; none for those of its base.
 
     Raises:
         InputError: If a licence is given for weights that have that of others.
@@ -110,6 +114,7 @@ def summarise(
         codec=None if codec is None else codec.name,
         sampling=dict(sampling or {}),
         scores=dict(scores or {}),
+        prompts=list(filter(None, prompts)) or list(model.base.skeleton.prompts),
     )
 
 

@@ -47,6 +47,7 @@ def export_run(
     author: str | None = None,
     licence: str | None = None,
     notes: Path | None = None,
+    prompts: Path | None = None,
     scores: Path | None = None,
     push_to_hub: str | None = None,
     private: bool = False,
@@ -67,6 +68,7 @@ def export_run(
         author: Who made the model; the user of `push_to_hub` where none is given.
         licence: The hub's name of the licence of weights that descend from no others.
         notes: A text file in Markdown for the card.
+        prompts: A text file with prompts that the model understands, one a line; None is what its base suggests.
         scores: A `scores.json` for the card; None takes those of the run, if `evaluate run` has scored this checkpoint.
         push_to_hub: A repository to upload to as well.
         private: Whether a new repository is private.
@@ -96,10 +98,11 @@ def export_run(
             raise InputError(
                 f"{key}={value}: goes onto the model card, and out={out} is one file without a card; name a folder"
             )
-    text = "" if notes is None else _read_notes(notes)
+    text = "" if notes is None else _read_text("notes", notes)
+    lines = [] if prompts is None else [line.strip() for line in _read_text("prompts", prompts).splitlines()]
     sampling = recommended_data(recommended or RecommendedConfig(), model.base.skeleton.sampling)
     measured = scores_of_run(model) if scores is None else read_scores(scores)
-    summary = summarise(model, None if measured is None else measured.values(), sampling, licence)
+    summary = summarise(model, None if measured is None else measured.values(), sampling, licence, lines)
     card = card_of(model, summary, files.form(push_to_hub), measured, text)
     texts = metadata(summary, model, kind, title=out.stem, author=author)
     with written_beside(out, parents=True) as partial:
@@ -122,11 +125,11 @@ def export_run(
     return model
 
 
-def _read_notes(path: Path) -> str:
+def _read_text(key: str, path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError):
-        raise InputError(f"notes={path}: cannot be read as a text in UTF-8; name a Markdown file") from None
+        raise InputError(f"{key}={path}: cannot be read; name a text file in UTF-8") from None
 
 
 def import_model(

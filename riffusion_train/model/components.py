@@ -30,6 +30,8 @@ class Components:
     """Where the model came from, for messages and cards."""
     sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The options that it recommends to sample it with, as `read_recommended` returns them."""
+    prompts: tuple[str, ...] = ()
+    """Prompts that it understands, for `play` to begin with and to suggest; empty where it names none."""
 
     @property
     def downsampling(self) -> int:

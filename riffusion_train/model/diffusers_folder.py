@@ -1,7 +1,7 @@
 """A model as a diffusers folder, read and written without the network."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,9 @@ def write_model(folder: Path, model: LazyModel, *, dtype: torch.dtype | None = N
     parts.scheduler.save_pretrained(folder / "scheduler")
     if parts.spectrogram is not None:
         write_spectrogram(folder, parts.spectrogram)
-    if parts.sampling:
-        write_json(folder / SUMMARY_FILE, {"sampling": recommended_data(RecommendedConfig(), parts.sampling)})
+    if parts.sampling or parts.prompts:
+        sampling = recommended_data(RecommendedConfig(), parts.sampling)
+        write_json(folder / SUMMARY_FILE, {"sampling": sampling, "prompts": list(parts.prompts)})
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": diffusers.__version__,
@@ -117,6 +118,8 @@ def _folder_skeleton(folder: Path, source: str) -> Components:
             raise InputError(f"{source}: cannot read its {part} ({str(error).strip().splitlines()[0]})") from None
 
     configs = {part: read_json(folder / part / "config.json") for part in WEIGHT_STEMS}
+    summary_file = folder / SUMMARY_FILE
+    summary = read_json(summary_file) if summary_file.is_file() else {}
     return load(
         "configs",
         lambda: build_skeleton(
@@ -125,19 +128,16 @@ def _folder_skeleton(folder: Path, source: str) -> Components:
             load("scheduler", lambda: PNDMScheduler.from_pretrained(str(folder), subfolder="scheduler")),
             spectrogram=load_spectrogram(folder),
             source=source,
-            sampling=_recommended(folder),
+            sampling=read_recommended(summary.get("sampling"), str(summary_file)),
+            prompts=suggested_prompts(summary),
         ),
     )
 
 
-def _recommended(folder: Path) -> dict[str, Any]:
-    """Return the options of sampling that an exported model recommends.
-
-    Raises:
-        InputError: If they cannot be used.
-    """
-    file = folder / SUMMARY_FILE
-    return read_recommended(read_json(file).get("sampling"), str(file)) if file.is_file() else {}
+def suggested_prompts(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the prompts that a model's summary suggests; whatever is no text is left out."""
+    prompts = summary.get("prompts")
+    return tuple(one for one in prompts if isinstance(one, str) and one) if isinstance(prompts, list) else ()
 
 
 def _folder_tensors(folder: Path, part: str, allow_pickle: bool) -> dict[str, LazyTensor]:

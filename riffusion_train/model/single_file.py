@@ -15,7 +15,7 @@ from riffusion_train.config.spectrogram import SpectrogramConfig, from_data, to_
 from riffusion_train.model.architecture import build_components, build_scheduler, build_skeleton, trained_scheduler
 from riffusion_train.model.components import Components
 from riffusion_train.model.detect import detect_file, require_sd1
-from riffusion_train.model.diffusers_folder import SUMMARY_KEY
+from riffusion_train.model.diffusers_folder import SUMMARY_KEY, suggested_prompts
 from riffusion_train.model.lazy import LazyModel, match_weights, shortened
 from riffusion_train.model.safetensors_io import (
     LazyTensor,
@@ -373,11 +373,12 @@ def _skeleton(path: Path, metadata: Mapping[str, str], marks: Collection[str]) -
     from diffusers import PNDMScheduler
 
     summary = _json(path, SUMMARY_KEY, metadata.get(SUMMARY_KEY, "{}"))
-    recommended = summary.get("sampling") if isinstance(summary, dict) else None
+    summary = summary if isinstance(summary, dict) else {}
     details: dict[str, Any] = {
         "spectrogram": read_metadata_spectrogram(path, metadata),
         "source": str(path),
-        "sampling": read_recommended(recommended, f"{path} (metadata)"),
+        "sampling": read_recommended(summary.get("sampling"), f"{path} (metadata)"),
+        "prompts": suggested_prompts(summary),
     }
     if CONFIGS_KEY in metadata:
         configs = _json(path, CONFIGS_KEY, metadata[CONFIGS_KEY])

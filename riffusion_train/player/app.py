@@ -17,7 +17,7 @@ from riffusion_train.player.loop import RETRY_AFTER_S, BusyError, FullError, Gen
 from riffusion_train.player.security import Guard
 from riffusion_train.player.serve import is_loopback
 from riffusion_train.player.session import Timeouts
-from riffusion_train.player.settings import DEFAULT_PROMPT, ErrorAnswer, Limits, Settings, describe_errors, settings_of
+from riffusion_train.player.settings import ErrorAnswer, Limits, Settings, describe_errors, first_prompt, settings_of
 from riffusion_train.runtime import __version__
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.sampler import Sampler
@@ -98,7 +98,7 @@ def create_app(
         lifespan=lifespan,
         responses={400: {"model": ErrorAnswer}},
     )
-    app.state.defaults = defaults or Settings(prompt=DEFAULT_PROMPT, **settings_of(sampler))
+    app.state.defaults = defaults or Settings(prompt=first_prompt(sampler), **settings_of(sampler))
     app.state.model_name = Path(sampler.components.source).name
     app.include_router(routes.router)
     _answer_errors(app)

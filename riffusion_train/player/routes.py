@@ -117,7 +117,7 @@ async def choices(request: Request) -> dict[str, Any]:
         "settings": state.defaults.public(),
         "schema": settings_schema(),
         "seed_images": [{"id": id, "name": name, "about": about} for id, (name, about) in texts.items()],
-        "dice": list(DICE),
+        "dice": list(loop.maker.sampler.components.prompts or DICE),
         "builder": {part: list(choices) for part, choices in BUILDER.items()},
         "limits": {
             "prompt_chars": MAX_PROMPT_CHARS,

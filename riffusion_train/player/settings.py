@@ -348,13 +348,19 @@ def make_settings(config: PlayConfig, sampler: "Sampler | None" = None) -> Setti
     Raises:
         InputError: If a value cannot be used.
     """
-    chosen: dict[str, Any] = {"prompt": config.prompt or DEFAULT_PROMPT, "seed_image": config.seed_image}
+    chosen: dict[str, Any] = {"prompt": config.prompt or first_prompt(sampler), "seed_image": config.seed_image}
     if sampler is None:
         names = ("guidance_scale", "num_inference_steps", "guidance_rescale")
         chosen |= {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     else:
         chosen |= settings_of(sampler)
     return apply_changes(Settings(), chosen, lambda id: False)
+
+
+def first_prompt(sampler: "Sampler | None") -> str:
+    """Return the prompt that sessions begin with where none is asked for: the model's first one, or ours."""
+    prompts = () if sampler is None else sampler.components.prompts
+    return next((prompt for prompt in prompts if len(prompt) <= MAX_PROMPT_CHARS), DEFAULT_PROMPT)
 
 
 def settings_of(sampler: "Sampler") -> dict[str, Any]:

@@ -226,6 +226,7 @@ class Distribution:
             spectrogram=components.spectrogram,
             source=components.source,
             sampling=components.sampling,
+            prompts=components.prompts,
         )
         for name, network in components.modules.items():
             if name in weights:

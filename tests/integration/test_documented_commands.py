@@ -39,7 +39,7 @@ NOT_RUN = {
     r"scores=scores": "of a model that was scored; tests/unit/export/test_card.py",
     r"experiment=laptop_": "trains for hours, or the packaged model; test_compose.py and test_packaged_model.py",
     r"^sample --prompt|^doctor laptop": "of the model that comes with the package; test_packaged_model.py",
-    r"runs/laptop ": "of the packaged model's own run, which trains for hours; test_packaged_model.py",
+    r"runs/laptop |score scored": "of the packaged model's own run, which trains for hours; test_packaged_model.py",
     r"spectrogram=laptop": "of music for the packaged model, or of a corpus that is composed first; test_prepare.py",
     r"^demo": "takes minutes; test_demo.py",
     r"notes=about.md": "of a text of the user's; test_packaged_model.py",

@@ -6,17 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.nano import train_config, write_dataset
+from support.sampling import write_nano_model
 
 import riffusion_train.runtime.pretrained as pretrained
 from riffusion_train import Sampler
 from riffusion_train.cli.main import main
 from riffusion_train.config.compose import compose
+from riffusion_train.config.sample import PlayConfig
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.evaluation.clips import is_model
 from riffusion_train.evaluation.grid import find_models
-from riffusion_train.export.write import export_run
 from riffusion_train.model.loading import open_model
+from riffusion_train.player.settings import make_settings
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 from riffusion_train.training.run import run_training
 
@@ -36,7 +38,12 @@ def folder(dataset: Path) -> Path:
     (dataset.parent / "notes.md").write_text(NOTES)
     out = dataset.parent / "pretrained" / "laptop"
     words = [f"run={run}", f"out={out}", "dtype=fp16", "licence=mit", f"notes={dataset.parent / 'notes.md'}"]
-    words += ["recommended.num_inference_steps=2", "recommended.guidance_scale=3"]
+    (dataset.parent / "prompts.txt").write_text("a high band\n\na low band\n")
+    words += [
+        "recommended.num_inference_steps=2",
+        "recommended.guidance_scale=3",
+        f"prompts={dataset.parent / 'prompts.txt'}",
+    ]
     assert main(["export", *words]) == EXIT_DONE
     return out
 
@@ -77,7 +84,14 @@ def test_every_command_knows_its_name(packaged: Path, dataset: Path, capsys: pyt
     (found,) = find_models(["laptop"], "all", "ema")  # type: ignore[arg-type]
     assert (found.name, found.source, found.step) == ("laptop", "laptop", 2)
     assert main(["import", "laptop", "out=copy"]) == EXIT_DONE
-    assert open_model("copy").skeleton.sampling == open_model("laptop").skeleton.sampling
+    copy, own = open_model("copy").skeleton, open_model("laptop").skeleton
+    assert (copy.sampling, copy.prompts) == (own.sampling, own.prompts) and own.prompts
+
+
+def test_play_begins_with_a_prompt_of_the_model(packaged: Path) -> None:
+    sampler = Sampler.load(device="cpu")
+    assert make_settings(PlayConfig(), sampler).prompt == "a high band"
+    assert make_settings(PlayConfig(prompt="mine"), sampler).prompt == "mine"
 
 
 def test_a_run_goes_on_from_it_and_inherits_licence_and_recommendation(packaged: Path, dataset: Path) -> None:
@@ -90,6 +104,7 @@ def test_a_run_goes_on_from_it_and_inherits_licence_and_recommendation(packaged:
         summary = json.loads(Path(f"{method}-model", "training.json").read_text())
         assert (summary["base_model"], summary["licence"]) == ("laptop", "mit")
         assert summary["sampling"] == {"num_inference_steps": 2, "guidance_scale": 4.0}
+        assert summary["prompts"] == ["a high band", "a low band"]
         assert "The base model's licence carries over: mit" in Path(f"{method}-model", "README.md").read_text()
     assert main(["export", "run=full", "out=other", "licence=cc0-1.0"]) == EXIT_INPUT
 
@@ -97,12 +112,8 @@ def test_a_run_goes_on_from_it_and_inherits_licence_and_recommendation(packaged:
 def test_a_dataset_of_another_preset_is_refused_with_the_command_that_prepares_it(
     tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    laptop = write_dataset(tmp_path / "own", 2, 0, spectrogram=load_preset("laptop"))
-    words = ["model=tiny", "train_batch_size=1", "max_train_steps=1", "tracker=files", "num_threads=1"]
-    assert main(["train", f"dataset={laptop}", *words, f"run={tmp_path / 'run'}"]) == EXIT_DONE
-    export_run(tmp_path / "run", tmp_path / "pretrained" / "laptop")
+    write_nano_model(tmp_path / "pretrained" / "laptop", load_preset("laptop"))
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "pretrained")
-    capsys.readouterr()
     assert main(["train", f"dataset={dataset}", "experiment=laptop_finetune", f"run={tmp_path / 'x'}"]) == EXIT_INPUT
     error = capsys.readouterr().err.splitlines()[-1]
     assert "prepare the audio anew with riffusion prepare audio=… out=… spectrogram=laptop" in error
