@@ -13,7 +13,7 @@ from riffusion_train.config.denoising import RecommendedConfig, recommended_data
 from riffusion_train.config.export import ExportDtype, ExportFormat, ExportWeights, LoraLayout
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset, write_spectrogram
-from riffusion_train.export.card import Form, card_of, imported_card
+from riffusion_train.export.card import Card, Form, card_of, imported_card
 from riffusion_train.export.scores import read_scores, scores_of_run
 from riffusion_train.export.summary import Imported, imported_metadata, metadata, summarise, write_summary
 from riffusion_train.model.detect import UNETS
@@ -93,11 +93,8 @@ def export_run(
         )
     author = author or (push_to_hub.partition("/")[0] if push_to_hub else None)
     files = _Files(out, kind, layout, dtype)
-    for key, value in (("scores", scores), ("notes", notes)):
-        if value is not None and files.single and push_to_hub is None:
-            raise InputError(
-                f"{key}={value}: goes onto the model card, and out={out} is one file without a card; name a folder"
-            )
+    if push_to_hub is None:
+        files.check_card(scores=scores, notes=notes)
     text = "" if notes is None else _read_text("notes", notes)
     lines = [] if prompts is None else [line.strip() for line in _read_text("prompts", prompts).splitlines()]
     sampling = recommended_data(recommended or RecommendedConfig(), model.base.skeleton.sampling)
@@ -114,15 +111,20 @@ def export_run(
         push(out, push_to_hub, private=private, endpoint=endpoint)
     elif push_to_hub is not None:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".upload-") as staging:
-            codec = model.base.skeleton.spectrogram
-            if codec is not None:
-                write_spectrogram(Path(staging), codec)
-            card.write(Path(staging))
-            for path in (out, out.with_suffix(".yaml")):
-                if path == out or files.has_yaml(model.base):
-                    os.link(path, Path(staging) / path.name)
+            _stage_file(Path(staging), files, model.base, card)
             push(Path(staging), push_to_hub, private=private, endpoint=endpoint)
     return model
+
+
+def _stage_file(staging: Path, files: "_Files", model: LazyModel, card: Card) -> None:
+    """Put a model's one file into a folder to upload, with its codec, its card and its YAML."""
+    codec, out = model.skeleton.spectrogram, files.out
+    if codec is not None:
+        write_spectrogram(staging, codec)
+    card.write(staging)
+    for path in (out, out.with_suffix(".yaml")):
+        if path == out or files.has_yaml(model):
+            os.link(path, staging / path.name)
 
 
 def _read_text(key: str, path: Path) -> str:
@@ -237,6 +239,18 @@ class _Files:
     def single(self) -> bool:
         """Whether it is one file rather than a folder."""
         return self.out.suffix == ".safetensors"
+
+    def check_card(self, **texts: Path | None) -> None:
+        """Refuse texts for the card where there is none.
+
+        Raises:
+            InputError: Naming the first of them.
+        """
+        key, path = next(((key, path) for key, path in texts.items() if path is not None), (None, None))
+        if key is not None and self.single:
+            raise InputError(
+                f"{key}={path}: goes onto the model card, and out={self.out} is one file without a card; name a folder"
+            )
 
     def form(self, repository: str | None) -> Form:
         """Return what a card says of the format."""
