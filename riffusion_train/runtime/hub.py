@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.pretrained import MODELS, model_place
+from riffusion_train.runtime.pretrained import model_place
 
 
 def check_source(source: str) -> None:
@@ -14,7 +14,7 @@ def check_source(source: str) -> None:
         InputError: If it is none of these.
     """
     if not looks_like_hub_id(source) and not Path(model_place(source)).expanduser().exists():
-        raise InputError(f"{source}: no such file or folder, not a hub id (user/name), and not {' or '.join(MODELS)}")
+        raise InputError(f"{source}: no such file or folder, and not a hub id (user/name)")
 
 
 def looks_like_hub_id(source: str) -> bool:

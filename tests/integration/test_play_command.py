@@ -30,7 +30,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_a_missing_model_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    assert "no models" in refused(capsys)
+    assert "2 models" in refused(capsys, str(tmp_path), str(tmp_path), "port=0")
     assert str(tmp_path / "nothing") in refused(capsys, str(tmp_path / "nothing"), "port=0")
     (tmp_path / "empty").mkdir()
     assert str(tmp_path / "empty") in refused(capsys, str(tmp_path / "empty"), "port=0")

@@ -124,7 +124,6 @@ def test_initial_noise_is_standard_normal_and_its_own_for_each_seed() -> None:
     ("arguments", "complaint"),
     [
         (["MODEL", "out=o"], "no prompt: give --prompt TEXT"),
-        (["--prompt", "x", "out=o"], "no model"),
         (["MODEL", "--prompt", "x"], "sample needs out=…"),
         (["MODEL", "--prompts", "nowhere.txt", "out=o"], "no such file"),
         (["MODEL", "--promt", "x", "out=o"], "unknown flag --promt"),

@@ -40,5 +40,5 @@ def test_a_name_without_weights_is_refused_in_one_line(packaged: Path) -> None:
     with pytest.raises(InputError, match=r"laptop: the weights of this model are not in this installation") as error:
         check_source("laptop")
     assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match=r"no such file or folder, not a hub id \(user/name\), and not laptop"):
+    with pytest.raises(InputError, match=r"desktop: no such file or folder, and not a hub id"):
         check_source("desktop")
