@@ -58,7 +58,7 @@ def test_every_preset_composes_in_the_commands_that_have_its_group(preset: Path)
 
 
 def test_no_preset_names_code_to_run() -> None:
-    assert not [path for path in conf_dir().rglob("*.yaml") if "_target_" in path.read_text()]
+    assert not [path for path in conf_dir().rglob("*.yaml") if "_target_:" in path.read_text()]
 
 
 @pytest.mark.parametrize(
