@@ -146,7 +146,7 @@ def _train(case: Case, quick: bool, steps: int, folder: Path) -> list[dict[str, 
         unet, components.text_encoder, components.vae, DDPMScheduler.from_config(components.scheduler.config),
         snr_gamma=5.0, train_text_encoder=False,
     )  # fmt: skip
-    optimizer = make_optimizer(config.optimizer, parameter_groups(objective, config.optimizer.lr, None))
+    optimizer = make_optimizer(config.optimizer, parameter_groups(components.modules, config.optimizer.lr, None))
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     size = config.model.sample_size
     speed = Speedometer(

@@ -18,6 +18,8 @@ class MethodName(enum.Enum):
     """Low-rank adapters on the UNet's attention (Hu et al. 2021)."""
     vae = "vae"
     """The VAE, on the images themselves."""
+    distill = "distill"
+    """The UNet, or adapters on it, learn to make in a few steps what the model makes in many (Luo et al. 2023)."""
 
 
 class OptimizerName(enum.Enum):
@@ -131,9 +133,23 @@ class MethodConfig:
     """With a discriminator: channels of its first layer; each further one has twice as many, up to eight times."""
     discriminator_layers: int = 3
     """With a discriminator: its layers that halve the image. With 3, a patch is 70 pixels wide, with 2 it is 34."""
+    distill_adapters: bool = False
+    """With `distill`: train low-rank adapters, of the `lora_…` keys, instead of every weight of the UNet (LCM-LoRA)."""
+    distill_guidance: list[float] = dataclasses.field(default_factory=lambda: [7.0, 7.0])
+    """With `distill`: lowest and highest strength of the guidance that becomes part of the model, drawn for each slice. Give
+    the same number twice where one strength is known to be good."""
+    distill_num_steps: int = 50
+    """With `distill`: how many steps the way from noise to image is divided into; each training step skips one of them."""
+    distill_huber_c: float = 1e-3
+    """With `distill`: below about this difference the loss is quadratic, above it linear (pseudo-Huber)."""
     latent_std: float = 1.0
     """With a trained encoder: the standard deviation to scale latents to. Below 1, noise hides an image at more timesteps,
     so that the caption decides more of it."""
+
+    @property
+    def trains_adapters(self) -> bool:
+        """Whether low-rank adapters are trained, and the model's own weights stay."""
+        return self.name is MethodName.lora or (self.name is MethodName.distill and self.distill_adapters)
 
 
 @dataclasses.dataclass
@@ -259,6 +275,8 @@ class PreviewConfig(ClipConfig):
     """Seed of the first prompt; each further prompt adds one. The same at every preview."""
     guidance_scales: list[float] = dataclasses.field(default_factory=lambda: [7.0])
     """Strengths of classifier-free guidance; every prompt is sampled at each."""
+    step_counts: list[int] = dataclasses.field(default_factory=list)
+    """Numbers of denoising steps; every prompt is sampled with each. Empty takes `num_inference_steps`."""
     base_row: bool = False
     """Also sample once from the base model, for comparison."""
 

@@ -180,7 +180,8 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
 
     An item holds `moments` (2 * C, h, w) where they are cached, else `pixels` (3, H, W); `latent_noise` (C, h, w), which
     samples the latents; `noise` (C, h, w) and `timestep` (); `input_noise` (C, h, w) where the input is perturbed;
-    `hidden_states` (77, D) of the drawn caption where they are cached, else its `input_ids` (77,); and `slice_index` ().
+    `hidden_states` (77, D) of the drawn caption where they are cached, else its `input_ids` (77,); `guidance_scale` () where
+    one is drawn; and `slice_index` ().
     """
 
     def __init__(
@@ -196,9 +197,11 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
         noise_offset: float,
         input_perturbation: float = 0.0,
         texts: Texts | None = None,
+        guidance_range: tuple[float, float] | None = None,
     ) -> None:
         self.dataset = dataset
         self.tokenize = tokenize
+        self.guidance_range = guidance_range
         self.moments = moments
         self.texts = texts
         self.latent_shape = latent_shape
@@ -219,6 +222,10 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
             "slice_index": torch.tensor(address.slice_index),
             "timestep": torch.tensor(self._timestep(address)),
         }
+        if self.guidance_range is not None:
+            lowest, highest = self.guidance_range
+            share = generator(self.seed, "guidance", *at).random()
+            item["guidance_scale"] = torch.tensor(lowest + share * (highest - lowest), dtype=torch.float32)
         caption = self.captions.draw(self.dataset.captions(address.slice_index), *at)
         if self.texts is None:
             item["input_ids"] = self.tokenize(caption)

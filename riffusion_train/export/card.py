@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from riffusion_train.audio.plots import curve_image
 from riffusion_train.config.compose import group_options
+from riffusion_train.config.denoising import SchedulerName
 from riffusion_train.config.export import ExportFormat
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, SpectrogramConfig
 from riffusion_train.export.scores import ModelScores
@@ -67,6 +69,8 @@ With diffusers, which gives the images:
 {licence_text}
 """
 _OWN_LICENCE = "The weights do not descend from any that others published; they are under this licence: {}."
+_DIFFUSERS_OPTIONS = ("num_inference_steps", "guidance_scale")
+"""Recommended options that diffusers' pipeline has too."""
 _COMFY = "the node ModelSamplingDiscrete"
 _LICENCES = {
     OWN: "The weights do not descend from any that others published; their owner may choose the licence.",
@@ -124,6 +128,8 @@ class Card:
     """A text in Markdown by the model's owner."""
     scores: ModelScores | None = None
     """What `riffusion evaluate` measured, if it did."""
+    sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The options that are recommended to sample it with, as JSON data."""
     write_sound: Callable[[Path], str] = lambda folder: ""
     """Puts previews and the loss curve into the folder, and returns the lines that show them."""
 
@@ -200,6 +206,7 @@ def card_of(model: RunModel, summary: Summary, form: Form, scores: ModelScores |
         owner_chose_licence=summary.licence != OWN and inherited_licence(model) == OWN,
         notes=notes,
         scores=scores,
+        sampling=summary.sampling,
         write_sound=lambda folder: _sound(folder, model),
     )
 
@@ -348,7 +355,12 @@ def _diffusers_lines(card: Card) -> str:
         lines.append(f'pipe = StableDiffusionPipeline.from_single_file("{form.name}", config="FOLDER")')
     else:
         lines.append(f'pipe = StableDiffusionPipeline.from_pretrained("{form.name}")')
-    return "\n".join([*lines, f'image = pipe("…", width={card.size[0]}, height={card.size[1]}).images[0]'])
+    if form.is_lora and card.sampling.get("scheduler") == SchedulerName.lcm.value:
+        lines.insert(0, "from diffusers import LCMScheduler")
+        lines.append("pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)")
+    options = [f"width={card.size[0]}", f"height={card.size[1]}"]
+    options += [f"{key}={card.sampling[key]}" for key in _DIFFUSERS_OPTIONS if key in card.sampling]
+    return "\n".join([*lines, f'image = pipe("…", {", ".join(options)}).images[0]'])
 
 
 def _base(card: Card) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from riffusion_train.config.denoising import RecommendedConfig, read_recommended, recommended_data
 from riffusion_train.config.spectrogram import load_spectrogram, write_spectrogram
-from riffusion_train.model.architecture import build_skeleton
+from riffusion_train.model.architecture import build_skeleton, scheduler_class
 from riffusion_train.model.components import Components
 from riffusion_train.model.detect import detect_folder, require_sd1
 from riffusion_train.model.lazy import PICKLE_STEMS, WEIGHT_STEMS, LazyModel, match_weights
@@ -107,8 +107,6 @@ def open_folder(folder: Path, source: str, *, allow_pickle: bool = False) -> Laz
 
 
 def _folder_skeleton(folder: Path, source: str) -> Components:
-    from diffusers import PNDMScheduler
-
     def load(part: str, make: Callable[[], Any]) -> Any:
         try:
             return make()
@@ -125,13 +123,19 @@ def _folder_skeleton(folder: Path, source: str) -> Components:
         lambda: build_skeleton(
             configs,
             load("tokenizer", lambda: load_tokenizer(folder / "tokenizer")),
-            load("scheduler", lambda: PNDMScheduler.from_pretrained(str(folder), subfolder="scheduler")),
+            load("scheduler", lambda: _read_scheduler(folder)),
             spectrogram=load_spectrogram(folder),
             source=source,
             sampling=read_recommended(summary.get("sampling"), str(summary_file)),
             prompts=suggested_prompts(summary),
         ),
     )
+
+
+def _read_scheduler(folder: Path) -> Any:
+    file = folder / "scheduler" / "scheduler_config.json"
+    config = read_json(file) if file.is_file() else {}
+    return scheduler_class(config).from_pretrained(str(folder), subfolder="scheduler")
 
 
 def suggested_prompts(summary: Mapping[str, Any]) -> tuple[str, ...]:

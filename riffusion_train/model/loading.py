@@ -1,12 +1,15 @@
 """Models and files: build one, open any of them, merge LoRA files, write any format."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from riffusion_train.config.denoising import read_recommended
 from riffusion_train.config.export import ExportDtype, ExportFormat, LoraLayout
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.sample import Dtype
@@ -14,7 +17,7 @@ from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, write_spectrogr
 from riffusion_train.model.architecture import build_components
 from riffusion_train.model.components import Components
 from riffusion_train.model.detect import LORAS, detect_file, lora_advice
-from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, SUMMARY_FILE, open_folder, write_model
+from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, SUMMARY_FILE, SUMMARY_KEY, open_folder, write_model
 from riffusion_train.model.lazy import PICKLE_STEMS, WEIGHT_STEMS, LazyModel, load_lazy_model, match_weights
 from riffusion_train.model.lora import (
     LORA_FILE,
@@ -179,8 +182,24 @@ def load_with_loras(source: str, loras: Sequence[str]) -> Components:
         path, weight = split_lora(text)
         if not path.exists():
             raise InputError(f"--lora {path}: no such file")
-        model = merge_lora(model, read_lora(path, model.skeleton.modules, source), weight)
+        lora = read_lora(path, model.skeleton.modules, source)
+        model = merge_lora(model, lora, weight)
+        if recommended := recommended_by_lora(lora):
+            model = dataclasses.replace(model, skeleton=dataclasses.replace(model.skeleton, sampling=recommended))
     return load_lazy_model(model)
+
+
+def recommended_by_lora(lora: Lora) -> dict[str, Any]:
+    """Return the options of sampling that adapters recommend in their metadata, as those of a distilled model do.
+
+    Raises:
+        InputError: If they cannot be used.
+    """
+    try:
+        summary = json.loads(lora.metadata.get(SUMMARY_KEY, "{}"))
+    except ValueError:
+        return {}
+    return read_recommended(summary.get("sampling") if isinstance(summary, dict) else None, f"{lora.source} (metadata)")
 
 
 def split_lora(text: str) -> tuple[Path, float]:

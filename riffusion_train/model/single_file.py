@@ -12,7 +12,13 @@ import torch
 from riffusion_train.config.denoising import read_recommended
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, from_data, to_data
-from riffusion_train.model.architecture import build_components, build_scheduler, build_skeleton, trained_scheduler
+from riffusion_train.model.architecture import (
+    build_components,
+    build_scheduler,
+    build_skeleton,
+    scheduler_class,
+    trained_scheduler,
+)
 from riffusion_train.model.components import Components
 from riffusion_train.model.detect import detect_file, require_sd1
 from riffusion_train.model.diffusers_folder import SUMMARY_KEY, suggested_prompts
@@ -370,8 +376,6 @@ def read_metadata_spectrogram(path: Path, metadata: Mapping[str, str]) -> Spectr
 
 
 def _skeleton(path: Path, metadata: Mapping[str, str], marks: Collection[str]) -> Components:
-    from diffusers import PNDMScheduler
-
     summary = _json(path, SUMMARY_KEY, metadata.get(SUMMARY_KEY, "{}"))
     summary = summary if isinstance(summary, dict) else {}
     details: dict[str, Any] = {
@@ -383,7 +387,7 @@ def _skeleton(path: Path, metadata: Mapping[str, str], marks: Collection[str]) -
     if CONFIGS_KEY in metadata:
         configs = _json(path, CONFIGS_KEY, metadata[CONFIGS_KEY])
         try:
-            scheduler = PNDMScheduler.from_config(configs["scheduler"])
+            scheduler = scheduler_class(configs["scheduler"]).from_config(configs["scheduler"])
             return build_skeleton(configs, build_tokenizer(), scheduler, **details)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path}: the configs in its metadata cannot be used ({error!r})") from None

@@ -28,6 +28,7 @@ from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.listening.distances import KERNEL_CLIPS
 from riffusion_train.model.components import Components
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.training.distillation import distillation_problems
 from riffusion_train.training.distribution import fsdp_requested
 from riffusion_train.training.run_folder import Checkpoints, RunFolder, config_values
 
@@ -100,6 +101,7 @@ def check_config(config: TrainConfig) -> None:
     if method.train_text_encoder and method.name is MethodName.vae:
         raise InputError("method.train_text_encoder=true: method=vae trains on images alone; take method=full or lora")
     _check_vae_losses(config)
+    _check_distillation(config)
     if method.text_encoder_lr is not None and not method.train_text_encoder:
         raise InputError("method.text_encoder_lr is set; add method.train_text_encoder=true")
     _check_captions(config.captions, method.name)
@@ -145,6 +147,24 @@ def _check_vae_losses(config: TrainConfig) -> None:
             f"method.discriminator_start_step={method.discriminator_start_step}: the run ends before, at "
             f"max_train_steps={config.max_train_steps}; take an earlier step, or method.discriminator_weight=0"
         )
+
+
+def _check_distillation(config: TrainConfig) -> None:
+    """Refuse what distillation cannot use, and its keys for other methods."""
+    method, objective = config.method, config.objective
+    if method.name is not MethodName.distill:
+        if method.distill_adapters:
+            raise InputError("method.distill_adapters=true: is of method=distill; leave it out, or take method=distill")
+        return
+    for problem in distillation_problems(method):
+        raise InputError(problem)
+    if objective.snr_gamma is not None or objective.input_perturbation:
+        raise InputError(
+            "objective.snr_gamma and objective.input_perturbation: method=distill learns from the model itself and has no use "
+            "for them; leave them out"
+        )
+    if config.compile:
+        raise InputError("compile=true: method=distill calls the UNet with three sets of weights; leave it out")
 
 
 def _check_range(config: TrainConfig, keys: tuple[str, ...], good: Callable[[Any], bool], rule: str) -> None:
@@ -229,6 +249,8 @@ def check_launch(config: TrainConfig) -> None:
         value = os.environ.get(name, default).lower()
         if value != needed:
             raise InputError(f"{name.lower()}={value} is not supported; take launch/fsdp.yaml, or {fix} in yours")
+    if config.method.name is MethodName.distill:
+        raise InputError("method=distill needs whole weights, which FSDP shards; take launch/multi_gpu.yaml")
     if config.method.name is MethodName.lora:
         raise InputError(
             "method=lora trains too few weights for FSDP to shard; take launch/multi_gpu.yaml, or method=full"

@@ -27,6 +27,7 @@ from riffusion_train.runtime.files import remove_partials, written_beside
 from riffusion_train.training.adversary import Adversary, PatchDiscriminator
 from riffusion_train.training.caches import Caches
 from riffusion_train.training.checks import check_image_size
+from riffusion_train.training.distillation import DistillationObjective, say_distilled
 from riffusion_train.training.objective import DiffusionObjective, VaeObjective, encode_moments
 from riffusion_train.training.validation import HeldOutBatches, HeldOutImages, HeldOutNoise
 
@@ -41,6 +42,8 @@ class FullMethod:
     """
 
     trains_on_captions = True
+    guidance_range: tuple[float, float] | None = None
+    """Lowest and highest strength of guidance that is drawn for a slice, for methods that train with one."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
@@ -87,8 +90,16 @@ class FullMethod:
         """Return what the objective is trained against; None for methods without it."""
         return None
 
-    def make_objective(self, components: Components, adversary: Adversary | None = None) -> nn.Module:
-        """Return the network from batch to loss."""
+    def make_objective(
+        self, components: Components, adversary: Adversary | None = None, ema: Any | None = None
+    ) -> nn.Module:
+        """Return the network from batch to loss.
+
+        Args:
+            components: The model, with its trainable weights chosen.
+            adversary: What it is trained against.
+            ema: diffusers' `EMAModel` over the trainable weights, where one is kept.
+        """
         from diffusers import DDPMScheduler
 
         return DiffusionObjective(
@@ -114,6 +125,7 @@ class FullMethod:
             captions=self.caption_draws(),
             noise_offset=objective.noise_offset,
             input_perturbation=objective.input_perturbation,
+            guidance_range=self.guidance_range,
         )
 
     def make_held_out(
@@ -186,6 +198,49 @@ class LoraMethod(FullMethod):
             add_lora(components.text_encoder, target_modules=method.lora_text_encoder_target_modules, **options)
 
 
+class DistillMethod(LoraMethod):
+    """`method=distill`: the UNet, or adapters of it, learn what it makes with guidance in many steps."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        lowest, highest = config.method.distill_guidance
+        self.guidance_range = (lowest, highest)
+
+    def make_objective(
+        self, components: Components, adversary: Adversary | None = None, ema: Any | None = None
+    ) -> nn.Module:
+        """Return the network from batch to the distance between neighbouring points."""
+        from diffusers import DDPMScheduler
+
+        text_encoder, method = components.text_encoder, self.config.method
+        with torch.no_grad():
+            ids = make_tokenize(components.tokenizer)("")[None].to(text_encoder.device)
+            empty_states = text_encoder(ids).last_hidden_state.to(components.unet.device)
+        return DistillationObjective(
+            components.unet,
+            None if self.caches_texts else text_encoder,
+            components.vae,
+            DDPMScheduler.from_config(components.scheduler.config),
+            empty_states=empty_states,
+            guidance=sum(method.distill_guidance) / 2,
+            num_steps=method.distill_num_steps,
+            huber_c=method.distill_huber_c,
+            ema=ema,
+        )
+
+    def adapters(
+        self, weights: Mapping[str, Tensor], spectrogram: SpectrogramConfig | None, source: str
+    ) -> Lora | None:
+        """Return the run's adapters from their weights by name; None where whole weights are trained."""
+        return super().adapters(weights, spectrogram, source) if self.config.method.distill_adapters else None
+
+    def _unfreeze(self, components: Components) -> None:
+        if self.config.method.distill_adapters:
+            super()._unfreeze(components)
+        else:
+            unfreeze(components.unet)
+
+
 class VaeMethod(FullMethod):
     """`method=vae`: the VAE's decoder, and its encoder where asked, on images alone."""
 
@@ -220,7 +275,9 @@ class VaeMethod(FullMethod):
             start_step=method.discriminator_start_step,
         )
 
-    def make_objective(self, components: Components, adversary: Adversary | None = None) -> nn.Module:
+    def make_objective(
+        self, components: Components, adversary: Adversary | None = None, ema: Any | None = None
+    ) -> nn.Module:
         """Return the network from batch to the VAE's loss."""
         method = self.config.method
         return VaeObjective(
@@ -252,7 +309,12 @@ class VaeMethod(FullMethod):
 
 def make_method(config: TrainConfig) -> FullMethod:
     """Return the method that the config names."""
-    methods = {MethodName.full: FullMethod, MethodName.lora: LoraMethod, MethodName.vae: VaeMethod}
+    methods = {
+        MethodName.full: FullMethod,
+        MethodName.lora: LoraMethod,
+        MethodName.vae: VaeMethod,
+        MethodName.distill: DistillMethod,
+    }
     return methods[config.method.name](config)
 
 
@@ -278,6 +340,7 @@ def apply_method(config: TrainConfig, method: FullMethod, folder: DatasetFolder,
         prediction_type=config.objective.prediction_type.value,
         rescale_betas_zero_snr=config.objective.rescale_betas_zero_snr,
     )
+    components = say_distilled(components, config.method)
     freeze(components)
     method.make_trainable(components)
     if config.gradient_checkpointing:

@@ -1,7 +1,7 @@
 """The optimizer with its saved state, the learning rate over the steps, and the averaged weights (EMA)."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,15 @@ from riffusion_train.config.train import (
 )
 
 
-def parameter_groups(objective: nn.Module, lr: float, text_encoder_lr: float | None) -> list[dict[str, Any]]:
-    """Return the trainable weights in groups of one learning rate each."""
+def parameter_groups(
+    networks: Mapping[str, nn.Module], lr: float, text_encoder_lr: float | None
+) -> list[dict[str, Any]]:
+    """Return the trainable weights of a model's networks, by name, in groups of one learning rate each."""
     text: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
-    for name, parameter in objective.named_parameters():
-        if parameter.requires_grad:
-            (text if name.startswith("text_encoder.") else rest).append(parameter)
+    for name, network in networks.items():
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        (text if name == "text_encoder" else rest).extend(trained)
     groups = [{"params": rest, "lr": lr}, {"params": text, "lr": lr if text_encoder_lr is None else text_encoder_lr}]
     return [group for group in groups if group["params"]]
 

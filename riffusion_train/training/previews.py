@@ -1,6 +1,7 @@
 """Previews: clips sampled while training, from the averaged weights, with a page to see and hear them."""
 
 import contextlib
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,8 +97,10 @@ def write_page(folder: Path) -> Path:
     versions: dict[str, Version] = {}
     cells = []
     for step in [*base, *steps]:
-        for scale, stems in _by_guidance(step):
-            version = _version(step, scale, figures)
+        samplings = _by_sampling(step)
+        several = len({count for (_, count), _ in samplings}) > 1
+        for (scale, count), stems in samplings:
+            version = _version(step, f"guidance {scale:g}" + (f" · {count} steps" if several else ""), figures)
             versions[version.name] = version
             cells += [Cell(f"{step.name}/{stem}", version.name, command="") for stem in stems]
     return write_site(folder, Site("Previews", "", list(versions.values()), cells))
@@ -114,18 +117,22 @@ def _write_page_or_warn(folder: Path) -> None:
 def _sample(
     config: PreviewConfig, components: Components, prompts: Sequence[str], device: torch.device
 ) -> Iterator[tuple[str, Clip]]:
-    """Yield the name and clip of every prompt at every strength of guidance."""
-    for scale in config.guidance_scales:
+    """Yield the name and clip of every prompt at every strength of guidance, with every number of steps."""
+    counts: Sequence[int | None] = config.step_counts or [config.num_inference_steps]
+    for scale, steps in itertools.product(config.guidance_scales, counts):
         options = {
             **clip_options(config),
             "guidance_scale": scale,
+            "num_inference_steps": steps,
             "unet_batch_size": min(len(prompts), _BATCH_SIZE),
         }
+        ending = f"-guidance-{scale:g}" if len(config.guidance_scales) > 1 else ""
+        ending += f"-steps-{steps}" if len(counts) > 1 else ""
         requests = [(prompt, "", config.seed + index) for index, prompt in enumerate(prompts)]
         with sampler_of(components, device, options) as sampler:
             sampled = list(sampler.generate(requests, batch_size=_BATCH_SIZE))
         for index, clip in enumerate(sampled):
-            yield f"{index:02d}" + (f"-guidance-{scale:g}" if len(config.guidance_scales) > 1 else ""), clip
+            yield f"{index:02d}{ending}", clip
 
 
 @contextlib.contextmanager
@@ -150,19 +157,19 @@ def sampler_of(components: Components, device: torch.device, options: Mapping[st
             module.to(devices[name])  # what is kept in the host's memory goes back there
 
 
-def _by_guidance(step: Path) -> list[tuple[float, list[str]]]:
-    """Return the clips of a step by their strength of guidance, read from the clips themselves."""
-    by_scale: dict[float, list[str]] = {}
+def _by_sampling(step: Path) -> list[tuple[tuple[float, int], list[str]]]:
+    """Return the clips of a step by their strength of guidance and number of steps, read from the clips themselves."""
+    by_sampling: dict[tuple[float, int], list[str]] = {}
     for path in sorted(step.glob("*.json")):
-        scale = json.loads(path.read_text(encoding="utf-8"))["guidance_scale"]
-        by_scale.setdefault(scale, []).append(path.stem)
-    return sorted(by_scale.items())
+        record = json.loads(path.read_text(encoding="utf-8"))
+        by_sampling.setdefault((record["guidance_scale"], record["num_inference_steps"]), []).append(path.stem)
+    return sorted(by_sampling.items())
 
 
-def _version(step: Path, scale: float, figures: Mapping[int, str]) -> Version:
+def _version(step: Path, sampling: str, figures: Mapping[int, str]) -> Version:
     number = 0 if step.name == BASE_DIR else step_of(step)
     name = f"step {number}" if number else "before training"
-    return Version(f"{name} · guidance {scale:g}", str(step), number, figures.get(number, ""))
+    return Version(f"{name} · {sampling}", str(step), number, figures.get(number, ""))
 
 
 _SHOWN = {LOSS: "held-out loss {:.4f}", KID: "KID {:.3g}", AGREEMENT: "agreement {:.2f}", COPIES: "copies {:.0%}"}

@@ -195,17 +195,17 @@ def _make_learning(
     """Return what is trained, of a model whose trainable weights are chosen; the caches are opened or filled here."""
     texts = method.caption_draws() if method.caches_texts else None
     caches = open_caches(distribution, components, dataset, latents=method.caches_latents, texts=texts)
-    adversary = method.make_adversary(components)
-    objective = method.make_objective(components, adversary)
-    groups = parameter_groups(objective, config.optimizer.lr, config.method.text_encoder_lr)
+    groups = parameter_groups(components.modules, config.optimizer.lr, config.method.text_encoder_lr)
     optimizer = make_optimizer(config.optimizer, groups)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    ema = make_ema(config.ema, distribution.local_parameters(weights))
+    adversary = method.make_adversary(components)
     items = method.make_items(components, dataset, caches)
     return Learning(
-        objective=objective,
+        objective=method.make_objective(components, adversary, ema),
         optimizer=optimizer,
         schedule=make_schedule(config.schedule, optimizer, config.max_train_steps),
-        ema=make_ema(config.ema, distribution.local_parameters(weights)),
+        ema=ema,
         batches=_make_batches(config, items, len(dataset), distribution),
         slice_name=dataset.slice_name,
         global_batch_size=config.train_batch_size * config.gradient_accumulation_steps * distribution.world_size,

@@ -8,7 +8,7 @@ from typing import Any
 from riffusion_train.config.export import ExportWeights
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
-from riffusion_train.config.train import MethodName, OptimizerName, TrainConfig
+from riffusion_train.config.train import OptimizerName, TrainConfig
 from riffusion_train.model.architecture import trained_scheduler
 from riffusion_train.model.components import Components, freeze
 from riffusion_train.model.lazy import LazyModel, as_lazy_model, lazy_fingerprint, load_lazy_model
@@ -17,6 +17,7 @@ from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora
 from riffusion_train.model.safetensors_io import open_tensors
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.pretrained import MODELS, model_place
+from riffusion_train.training.distillation import say_distilled
 from riffusion_train.training.method import make_method
 from riffusion_train.training.run_folder import CHECKPOINT_DIR, RUN_FILE, Checkpoints, RunFolder, require_whole, step_of
 
@@ -54,7 +55,7 @@ def load_start(config: TrainConfig) -> tuple[Components, Lora | None]:
     """
     if config.model.name is ModelName.random or not config.model.path:
         return make_components(config.model, config.seed), None
-    model, lora = open_start(config.model, apart=config.method.name is MethodName.lora)
+    model, lora = open_start(config.model, apart=config.method.trains_adapters)
     return load_lazy_model(model), lora
 
 
@@ -176,8 +177,10 @@ class _OpenRun:
                 f"run={self.run.path}: not finished (no final/); continue it with riffusion train … resume=auto, or take "
                 "checkpoint=newest"
             )
-        if self.config.method.name is not MethodName.lora:
-            return RunModel(self.run, self.config, self.manifest, step, weights, open_model(str(folder)), None)
+        if not self.config.method.trains_adapters:
+            model = open_model(str(folder))
+            model = dataclasses.replace(model, skeleton=say_distilled(model.skeleton, self.config.method))
+            return RunModel(self.run, self.config, self.manifest, step, weights, model, None)
         base = self.base_model()
         lora = read_lora(folder / LORA_FILE, base.skeleton.modules, "the run's base")
         lora = dataclasses.replace(lora, spectrogram=base.skeleton.spectrogram)
@@ -197,7 +200,7 @@ class _OpenRun:
             folder / ("trained.safetensors" if weights is ExportWeights.raw else "ema.safetensors")
         )
         step = step_of(folder)
-        if self.config.method.name is MethodName.lora:
+        if self.config.method.trains_adapters:
             loaded = {name: tensor.load() for name, tensor in tensors.items()}
             lora = make_method(self.config).adapters(loaded, base.skeleton.spectrogram, str(folder))
             return RunModel(self.run, self.config, self.manifest, step, weights, base, lora)
@@ -214,7 +217,7 @@ class _OpenRun:
             model = as_lazy_model(make_components(config.model, config.seed))
         else:
             start = dataclasses.replace(config.model, path=self._base_place())
-            model, _ = open_start(start, apart=config.method.name is MethodName.lora)
+            model, _ = open_start(start, apart=config.method.trains_adapters)
         known = self.manifest["base_model"]["fingerprints"]
         changed = [part for part in known if known[part] != lazy_fingerprint(model.tensors[part])]
         if changed:
@@ -228,7 +231,7 @@ class _OpenRun:
             rescale_betas_zero_snr=config.objective.rescale_betas_zero_snr,
         )
         skeleton = dataclasses.replace(model.skeleton, scheduler=scheduler, spectrogram=self._codec())
-        return dataclasses.replace(model, skeleton=skeleton)
+        return dataclasses.replace(model, skeleton=say_distilled(skeleton, config.method))
 
     def _base_place(self) -> str:
         """Return where the base model is: version 0.1.0 kept relative paths, which may be relative to a folder of the run's."""

@@ -58,7 +58,7 @@ def test_every_preset_composes_in_the_commands_that_have_its_group(preset: Path)
 
 
 def test_no_preset_names_code_to_run() -> None:
-    assert not [path for path in conf_dir().rglob("*.yaml") if "_target_" in path.read_text()]
+    assert not [path for path in conf_dir().rglob("*.yaml") if "_target_:" in path.read_text()]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_no_preset_names_code_to_run() -> None:
     [
         ("max_train_step=3", "unknown key 'max_train_step'; did you mean 'max_train_steps'?"),
         ("method.rank=3", "unknown key 'method.rank'; did you mean 'method.lora_rank'?"),
-        ("method=foo", "unknown preset 'method=foo'; choose from: full, lora, vae"),
+        ("method=foo", "unknown preset 'method=foo'; choose from: distill, full, lora, vae"),
         ("optimizer.lr=fast", "optimizer.lr: Value 'fast'"),
         ("mixed_precision=fp17", "mixed_precision: Invalid value 'fp17', expected one of"),
         ("seed", "'seed' is not key=value"),
