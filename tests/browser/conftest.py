@@ -37,7 +37,7 @@ def opened(chromium: Any) -> Iterator[Callable[..., Any]]:
     def open_page(address: str | Path, *, allow: str = "nothing", **options: Any) -> Any:
         address = address.as_uri() if isinstance(address, Path) else address
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
         page.add_init_script(RECORDER)

@@ -91,13 +91,14 @@ def test_what_is_pressed_is_heard_within_a_tenth_of_a_second(opened: Open, playe
       while (JSON.parse(figures.dataset.report).moving !== moving) await new Promise((done) => setTimeout(done, 2));
       return performance.now() - begin;
     }"""
-    times_ms = {False: [], True: []}
-    for _ in range(4):
+    times_ms: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(20):  # what runs beside the test is not what is measured
         for moving in times_ms:
             page.wait_for_timeout(200)
             times_ms[moving].append(page.evaluate(pressed, moving))
-    # The quickest of four: what runs beside the test is not what is measured.
-    assert min(times_ms[False]) < 100 and min(times_ms[True]) < 100
+        if all(min(times) < 100 for times in times_ms.values()):
+            break
+    assert max(min(times) for times in times_ms.values()) < 100
 
 
 def test_pausing_stops_generation_and_playing_continues_at_the_same_sample(opened: Open, player: Player) -> None:

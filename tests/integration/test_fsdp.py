@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.nano import train_arguments, train_config, write_dataset
-from support.processes import run_ranks
+from support.processes import free_port, run_ranks
 
 from riffusion_train.cli.main import main
 from riffusion_train.runtime.errors import InputError
@@ -52,7 +52,7 @@ def shared(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run by two ranks in passes of one slice each, through accelerate and the file that we offer."""
     run = tmp_path_factory.mktemp("shared") / "run"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH_FILE)]
-    command += ["--num_processes", "2", "--main_process_port", "29621", "-m", "riffusion_train", "train"]
+    command += ["--num_processes", "2", "--main_process_port", str(free_port()), "-m", "riffusion_train", "train"]
     command += train_arguments(dataset, run, *WORDS, *EACH, *PREVIEW)
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from support.corpus_files import chord, tone, write_tones, write_track
@@ -175,10 +176,12 @@ def test_a_killed_run_resumes_and_ends_in_the_same_dataset(tmp_path):
     expected = prepared(audio, tmp_path / "whole")
     process = start(audio, tmp_path / "out", "num_workers=2")
     wait_for_tracks(tmp_path / "out", 5, process)
+    workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()
-    time.sleep(0.5)  # the workers finish their file and leave
+    _, alive = psutil.wait_procs(workers, timeout=60)  # they finish their file and leave
+    assert not alive
     with pytest.raises(InputError, match="unfinished"):
         layout.open_dataset_folder(tmp_path / "out")
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / ".work" / "tracks").glob("*.arrow")}
@@ -194,7 +197,7 @@ def test_sigterm_keeps_what_is_done_and_says_how_to_continue(tmp_path):
     process = start(audio, tmp_path / "out", "num_workers=1")
     wait_for_tracks(tmp_path / "out", 2, process)
     process.send_signal(signal.SIGTERM)
-    _, messages = process.communicate(timeout=30)
+    _, messages = process.communicate(timeout=120)
     assert process.returncode == 3
     assert messages.strip().splitlines()[-1].endswith("of 60 tracks are finished; the same command continues")
 

@@ -2,16 +2,15 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 from support.nano import train_arguments, train_config, write_dataset
-from support.processes import free_port
+from support.processes import run_ranks
 
+from riffusion_train.cli.main import main
 from riffusion_train.config.export import ExportWeights
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.training.run import run_training
@@ -174,13 +173,10 @@ def test_a_dataset_with_too_little_to_judge_by_is_refused_before_the_first_step(
 
 @pytest.mark.two_ranks
 def test_two_ranks_get_the_figures_of_one(dataset: Path, tmp_path: Path) -> None:
-    words = [*JUDGED, "validation.every_steps=1", "max_train_steps=2", "optimizer.lr=1e-12", "ema=none"]
+    words = [*JUDGED, "validation.every_steps=1", "max_train_steps=1", "optimizer.lr=1e-12", "ema=none"]
     alone = run_training(train_config(dataset, tmp_path / "alone", *words), [])
     arguments = [*train_arguments(dataset, tmp_path / "run", *words), "train_batch_size=2"]
-    launcher = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()), "-m"]
-    command = [sys.executable, "-m", *launcher, "riffusion_train", "train", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(rows(tmp_path / "run")) == 2
-    for one, other in zip(rows(alone), rows(tmp_path / "run"), strict=True):
-        assert {key: one[key] for key in FIGURES} == pytest.approx({key: other[key] for key in FIGURES}, rel=1e-5)
+    run_ranks(lambda: main(["train", *arguments]), tmp_path / "log")
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["world_size"] == 2
+    (one,), (other,) = rows(alone), rows(tmp_path / "run")
+    assert {key: one[key] for key in FIGURES} == pytest.approx({key: other[key] for key in FIGURES}, rel=1e-5)

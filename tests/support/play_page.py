@@ -15,7 +15,7 @@ QUICK: dict[str, Any] = {"num_inference_steps": 1, "quality": "draft"}
 LINK_RIGHTS = ["clipboard-read", "clipboard-write"]
 
 
-def wait(page: Any, condition: str | Callable[[], Any], timeout_s: float = 20) -> Any:
+def wait(page: Any, condition: str | Callable[[], Any], timeout_s: float = 60) -> Any:
     """Wait for a condition of the page or of the test; playwright's own waiting needs `eval`, which the page forbids."""
     for _ in range(int(timeout_s / 0.025)):
         result = page.evaluate(condition) if isinstance(condition, str) else condition()

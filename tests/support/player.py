@@ -49,7 +49,7 @@ class Player:
         kind = {"content-type": "application/json"} if body is not None else {}
         request = urllib.request.Request(self.address + path, body, kind | given, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=120) as answer:
                 return answer.status, _decoded(answer), dict(answer.headers)
         except urllib.error.HTTPError as error:
             return error.code, _decoded(error), dict(error.headers)
@@ -95,7 +95,7 @@ class Listening:
         """Ask for so many segments."""
         self.socket.send(json.dumps({"type": "credit", "ahead": ahead, "played_sample": played_sample}))
 
-    def message(self, kind: str, timeout_s: float = 20.0) -> dict[str, Any]:
+    def message(self, kind: str, timeout_s: float = 60.0) -> dict[str, Any]:
         """Return the next text message of a type."""
         end = time.monotonic() + timeout_s
         while True:
@@ -108,7 +108,7 @@ class Listening:
     def segment(self) -> tuple[dict[str, Any], bytes, bytes]:
         """Return the next segment: its announcement, audio and image."""
         announced = self.message("segment")
-        frame = self.socket.recv(timeout=20)
+        frame = self.socket.recv(timeout=60)
         assert isinstance(frame, bytes)
         magic, index, pcm_bytes, png_bytes = struct.unpack_from("<4sIII", frame)
         assert (magic, index, 16 + pcm_bytes + png_bytes) == (b"RIFS", announced["index"], len(frame))
@@ -154,7 +154,7 @@ def served_player(
             yield Player(f"http://127.0.0.1:{socket.getsockname()[1]}", application.application)
         finally:
             server.should_exit = True
-            thread.join(timeout=20)
+            thread.join(timeout=60)
             assert not thread.is_alive(), "the server did not end"
 
 

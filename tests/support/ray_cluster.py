@@ -31,7 +31,7 @@ def local_cluster() -> Iterator[Any]:
             ray.shutdown()
             cluster.shutdown()
             left = [process for process in psutil.process_iter() if process.pid not in before and _is_rays(process)]
-            _, alive = psutil.wait_procs(left, timeout=20)
+            _, alive = psutil.wait_procs(left, timeout=60)
             assert not alive, alive
 
 

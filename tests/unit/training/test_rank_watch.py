@@ -11,7 +11,7 @@ import torch.distributed as dist
 from riffusion_train.runtime.signals import StopRequest
 from riffusion_train.training.rank_watch import RankWatch
 
-TIMEOUT_S = 0.2
+TIMEOUT_S = 0.5
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def watch() -> Any:
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -41,7 +41,7 @@ def wait_for(condition: Callable[[], Any]) -> None:
 def test_a_rank_that_was_never_heard_is_named(watch: Any) -> None:
     _, lines = watch(0, 2)
     wait_for(lambda: lines)
-    assert lines[0].startswith("rank 1 has not answered for 0.2 s (rank_timeout_s); the newest checkpoint stands")
+    assert lines[0].startswith("rank 1 has not answered for 0.5 s (rank_timeout_s); the newest checkpoint stands")
 
 
 def test_ranks_that_answer_and_one_that_left_are_not_silent_and_one_that_falls_silent_is(
