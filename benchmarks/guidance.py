@@ -152,19 +152,27 @@ def run(demo: Path, guide: str | None = None, *, quick: bool = False, max_clips:
     rows: list[Row] = []
     usual: list[Sequence[float]] = []
     for choice in measured[:4] if quick else measured:
-        agreements, distance, seconds = _measure(model, judge, choice)
+        agreements, distance, seconds = measure_choice(model, judge, choice)
         values: list[Sequence[float]] = [agreements, [distance], [seconds]]
         usual = usual or values
-        for unit, ours, reference in zip(_UNITS, values, usual, strict=True):
+        for unit, ours, reference in zip(UNITS, values, usual, strict=True):
             rows.append(Row(_name(choice), unit, ours, reference))
         print(f"{_name(choice):<64} {np.mean(agreements):.3f} {distance:8.3f} {seconds:.3f}", flush=True)
     return rows
 
 
-_UNITS = ("agreement", "KID", "CPU s a clip")
+UNITS = ("agreement", "KID", "CPU s a clip")
+"""Of what `measure_choice` returns."""
 
 
-def _measure(model: Components, judge: Judge, choice: dict[str, Any]) -> tuple[list[float], float, float]:
+def measure_choice(model: Components, judge: Judge, choice: dict[str, Any]) -> tuple[list[float], float, float]:
+    """Return the agreement of each attribute, the kernel distance and the CPU seconds of a clip.
+
+    Args:
+        model: What is sampled.
+        judge: Has the prompts.
+        choice: Options of the sampler in which it differs from the usual ones.
+    """
     sampler = Sampler(model, unet_batch_size=_BATCH, **{**USUAL, **choice})
     requests = [
         TextRequest(prompt=prompt, seed=index, guidance_scale=sampler.guidance_scale)
