@@ -30,6 +30,8 @@ class Components:
     """Where the model came from, for messages and cards."""
     sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The options that it recommends to sample it with, as `read_recommended` returns them."""
+    dataset_fingerprint: str | None = None
+    """Of the dataset that it was trained on, where it says so; of several, with commas, where LoRA files were merged."""
 
     @property
     def downsampling(self) -> int:

@@ -124,6 +124,7 @@ def _folder_skeleton(folder: Path, source: str) -> Components:
             spectrogram=load_spectrogram(folder),
             source=source,
             sampling=_recommended(folder),
+            dataset_fingerprint=_trained_on(folder),
         ),
     )
 
@@ -136,6 +137,21 @@ def _recommended(folder: Path) -> dict[str, Any]:
     """
     file = folder / SUMMARY_FILE
     return read_recommended(read_json(file).get("sampling"), str(file)) if file.is_file() else {}
+
+
+def _trained_on(folder: Path) -> str | None:
+    """Return the fingerprint of the dataset that a model was trained on: of an exported one, or of `final/` in a run folder."""
+    if (folder / SUMMARY_FILE).is_file():
+        return dataset_of(read_json(folder / SUMMARY_FILE))
+    manifest = folder.absolute().parent / "manifest.json"
+    data = read_json(manifest).get("dataset") if folder.name == "final" and manifest.is_file() else None
+    return dataset_of({"dataset_fingerprint": data.get("fingerprint")}) if isinstance(data, dict) else None
+
+
+def dataset_of(summary: Any) -> str | None:
+    """Return the fingerprint of the dataset that the summary of an exported model names; None where it names none."""
+    text = summary.get("dataset_fingerprint") if isinstance(summary, dict) else None
+    return text if isinstance(text, str) else None
 
 
 def _folder_tensors(folder: Path, part: str, allow_pickle: bool) -> dict[str, LazyTensor]:

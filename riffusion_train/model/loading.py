@@ -1,6 +1,7 @@
 """Models and files: build one, open any of them, merge LoRA files, write any format."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,14 @@ from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, write_spectrogr
 from riffusion_train.model.architecture import build_components
 from riffusion_train.model.components import Components
 from riffusion_train.model.detect import LORAS, detect_file, lora_advice
-from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, SUMMARY_FILE, open_folder, write_model
+from riffusion_train.model.diffusers_folder import (
+    MODEL_INDEX_FILE,
+    SUMMARY_FILE,
+    SUMMARY_KEY,
+    dataset_of,
+    open_folder,
+    write_model,
+)
 from riffusion_train.model.lazy import PICKLE_STEMS, WEIGHT_STEMS, LazyModel, load_lazy_model, match_weights
 from riffusion_train.model.lora import (
     LORA_FILE,
@@ -173,12 +181,25 @@ def load_with_loras(source: str, loras: Sequence[str]) -> Components:
     if not loras:
         return load_components(source)
     model = open_model(source)
+    known = [model.skeleton.dataset_fingerprint]
     for text in loras:
         path, weight = split_lora(text)
         if not path.exists():
             raise InputError(f"--lora {path}: no such file")
-        model = merge_lora(model, read_lora(path, model.skeleton.modules, source), weight)
-    return load_lazy_model(model)
+        lora = read_lora(path, model.skeleton.modules, source)
+        model = merge_lora(model, lora, weight)
+        known.append(_dataset_of_lora(lora))
+    datasets = ", ".join(dict.fromkeys(one for one in known if one)) or None
+    return load_lazy_model(
+        dataclasses.replace(model, skeleton=dataclasses.replace(model.skeleton, dataset_fingerprint=datasets))
+    )
+
+
+def _dataset_of_lora(lora: Lora) -> str | None:
+    try:
+        return dataset_of(json.loads(lora.metadata.get(SUMMARY_KEY, "{}")))
+    except ValueError:
+        return None
 
 
 def split_lora(text: str) -> tuple[Path, float]:

@@ -15,7 +15,7 @@ from riffusion_train.config.spectrogram import SpectrogramConfig, from_data, to_
 from riffusion_train.model.architecture import build_components, build_scheduler, build_skeleton, trained_scheduler
 from riffusion_train.model.components import Components
 from riffusion_train.model.detect import detect_file, require_sd1
-from riffusion_train.model.diffusers_folder import SUMMARY_KEY
+from riffusion_train.model.diffusers_folder import SUMMARY_KEY, dataset_of
 from riffusion_train.model.lazy import LazyModel, match_weights, shortened
 from riffusion_train.model.safetensors_io import (
     LazyTensor,
@@ -378,6 +378,7 @@ def _skeleton(path: Path, metadata: Mapping[str, str], marks: Collection[str]) -
         "spectrogram": read_metadata_spectrogram(path, metadata),
         "source": str(path),
         "sampling": read_recommended(recommended, f"{path} (metadata)"),
+        "dataset_fingerprint": dataset_of(summary),
     }
     if CONFIGS_KEY in metadata:
         configs = _json(path, CONFIGS_KEY, metadata[CONFIGS_KEY])
