@@ -1,4 +1,4 @@
-"""`python -m benchmarks.marking FILE` writes into a page what is left of the mark of synthetic media after a file was worked on.
+"""`python -m benchmarks.marking FILE` writes into a page what is left of the mark after a file was worked on.
 
 `--check FILE` only checks that the page agrees. Each row is done: a marked file is written, changed, and read again.
 """

@@ -26,9 +26,12 @@ to change."""
 
 
 def quieten_libraries() -> None:
-    """Show only errors of transformers, diffusers and bitsandbytes, and hide their deprecation warnings."""
+    """Import transformers and diffusers; show only their errors and those of bitsandbytes, and hide deprecation warnings."""
     # On its import, bitsandbytes asks for a package that only 4-bit weights need.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    from riffusion_train.model.light_imports import import_networks
+
+    import_networks()
     import diffusers.utils.logging
     import transformers
 

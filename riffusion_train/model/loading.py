@@ -24,6 +24,7 @@ from riffusion_train.model.diffusers_folder import (
     write_model,
 )
 from riffusion_train.model.lazy import PICKLE_STEMS, WEIGHT_STEMS, LazyModel, load_lazy_model, match_weights
+from riffusion_train.model.light_imports import import_networks
 from riffusion_train.model.lora import (
     LORA_FILE,
     Lora,
@@ -56,6 +57,7 @@ def make_components(config: ModelConfig, seed: int) -> Components:
         if not config.path:
             raise InputError("model=pretrained needs model.path=…: a hub id, a diffusers folder or a .safetensors file")
         return load_components(config.path, config.revision)
+    import_networks()
     return build_components(config, seed)
 
 
@@ -79,6 +81,7 @@ def open_model(source: str, revision: str | None = None, *, allow_pickle: bool =
     Raises:
         InputError: If there is nothing usable at `source`.
     """
+    import_networks()
     path = Path(source).expanduser()
     if path.is_file():
         return open_single_file(path, allow_pickle=allow_pickle)

@@ -1,6 +1,7 @@
 """The loaded model as functions of tensors: texts to conditions, images to latents and back, noise to latents."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from riffusion_train.audio.codec.codec import make_codec
 from riffusion_train.config.denoising import SchedulerName, TimestepSpacing, usual_timesteps
 from riffusion_train.config.spectrogram import Channels, load_preset
 from riffusion_train.model.components import Components
+from riffusion_train.model.light_imports import COMPILER, tell_compiler
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.denoise import Denoiser, StepHook, StepReport, Window, run_denoising, window_starts
 from riffusion_train.sampling.guidance import CLASSIFIER_FREE, Guidance
@@ -75,6 +77,7 @@ class Pipeline:
             if attention_slicing:
                 model.unet.set_attention_slice("auto")
             if compile:
+                tell_compiler()
                 model.unet.compile()
         self._scheduler_name, self._spacing = scheduler, timesteps
         if timesteps is not None:
@@ -170,8 +173,8 @@ class Pipeline:
         with contextlib.ExitStack() as contexts:
             if circular and not wraps:
                 contexts.enter_context(circular_along_time(unet, *([] if guide is None else [guide])))
-                # A compiled network has the plain convolutions built in.
-                contexts.enter_context(torch.compiler.set_stance("force_eager"))
+                if COMPILER in sys.modules:  # a compiled network has the plain convolutions built in
+                    contexts.enter_context(torch.compiler.set_stance("force_eager"))
             return run_denoising(
                 Denoiser(unet, guidance or self.guidance, guide, self.unet_batch_size),
                 scheduler or self.scheduler(num_inference_steps),

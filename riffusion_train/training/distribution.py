@@ -3,12 +3,12 @@
 import contextlib
 import datetime
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from riffusion_train.model.architecture import build_skeleton
 from riffusion_train.model.components import Components
@@ -17,6 +17,9 @@ from riffusion_train.model.safetensors_io import in_memory
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.training.rank_watch import RankWatch, watch_ranks
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 Value = TypeVar("Value")
 
@@ -181,7 +184,7 @@ class Distribution:
 
         Ask anew for every use: the memory moves when a network is first used.
         """
-        return [nn.Parameter(local_shard(weight)) if isinstance(weight, DTensor) else weight for weight in weights]
+        return [nn.Parameter(local_shard(weight)) if _is_sharded(weight) else weight for weight in weights]
 
     def collect(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors in one piece on the first rank, and nothing on the others. All ranks join."""
@@ -299,17 +302,27 @@ def shard_components(components: Components, device: torch.device, world_size: i
 
 def is_sharded(network: nn.Module) -> bool:
     """Return whether some weights of a network are sharded over ranks."""
-    return any(isinstance(weight, DTensor) for weight in network.parameters())
+    return any(_is_sharded(weight) for weight in network.parameters())
 
 
 def local_shard(tensor: Tensor) -> Tensor:
     """Return this rank's shard of a tensor, sharing its memory, out of the graph; all of it where it is not sharded."""
     own = tensor.detach()
-    return own.to_local() if isinstance(own, DTensor) else own
+    return own.to_local() if _is_sharded(own) else own
+
+
+def _is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Return whether a tensor is sharded over ranks; where nobody has imported DTensor, which takes a second, none is."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def as_sharded(shards: Iterable[Tensor], weights: Sequence[nn.Parameter]) -> list[Tensor]:
     """Return tensors shaped as `local_parameters` as shards of whole ones, cut as the weights are; there may be none."""
+    if not any(_is_sharded(weight) for weight in weights):
+        return [shard for shard, _ in zip(shards, weights, strict=False)]
+    from torch.distributed.tensor import DTensor
+
     return [
         DTensor.from_local(
             shard.detach(),
@@ -319,7 +332,7 @@ def as_sharded(shards: Iterable[Tensor], weights: Sequence[nn.Parameter]) -> lis
             shape=weight.shape,
             stride=weight.stride(),
         )
-        if isinstance(weight, DTensor)
+        if _is_sharded(weight)
         else shard
         for shard, weight in zip(shards, weights, strict=False)
     ]
@@ -327,7 +340,7 @@ def as_sharded(shards: Iterable[Tensor], weights: Sequence[nn.Parameter]) -> lis
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor in one piece. All ranks join."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_sharded(tensor) else tensor
 
 
 def gather(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
@@ -341,14 +354,14 @@ def gather(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         one = whole(tensor)
         if keep:
-            gathered[name] = one.detach().cpu() if isinstance(tensor, DTensor) else tensor
+            gathered[name] = one.detach().cpu() if _is_sharded(tensor) else tensor
     return gathered
 
 
 def like_weight(tensor: Tensor, weight: Tensor) -> Tensor:
     """Return a copy of a whole tensor in the memory layout and on the device of a weight of its shape: this rank's shard."""
     like = torch.empty_like(weight, dtype=tensor.dtype, requires_grad=False)
-    if not isinstance(like, DTensor):
+    if not _is_sharded(like):
         return like.copy_(tensor)
     rank, count = like.device_mesh.get_local_rank(), like.device_mesh.size()
     shards = tensor.chunk(count)  # along rows, as `Shard(0)`; fewer shards where there are fewer rows than ranks

@@ -20,6 +20,7 @@ from riffusion_train.dataset.spectrograms import LatentItems, PixelItems, Spectr
 from riffusion_train.model.architecture import trained_scheduler
 from riffusion_train.model.components import Components, freeze, unfreeze
 from riffusion_train.model.lazy import as_lazy_model
+from riffusion_train.model.light_imports import tell_compiler
 from riffusion_train.model.loading import write_model_files
 from riffusion_train.model.lora import Lora, adapter_weights, add_lora, from_peft, lora_scale_alpha
 from riffusion_train.runtime.errors import InputError
@@ -81,6 +82,7 @@ class FullMethod:
 
     def compile(self, components: Components) -> None:
         """Compile the main network in place, so that the names of its weights stay."""
+        tell_compiler()
         components.unet.compile(fullgraph=True)
 
     def make_adversary(self, components: Components) -> Adversary | None:

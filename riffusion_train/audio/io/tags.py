@@ -8,8 +8,6 @@ MP3 files that are not timestamps.
 import struct
 from pathlib import Path
 
-import av
-
 from riffusion_train.audio.marking import sync_safe
 from riffusion_train.runtime.errors import InputError
 
@@ -58,6 +56,8 @@ def read_tags(path: Path) -> dict[str, str]:
     Raises:
         InputError: If the file cannot be read.
     """
+    import av  # reading alone needs it, and its import takes a tenth of torch's
+
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             metadata = dict(container.metadata)
