@@ -1,6 +1,6 @@
 """How long commands take before they do what was asked for, beside `python -c "import torch"`.
 
-Every command runs in a process of its own, in alternation with the reference; CPU seconds, so that a busy machine changes little.
+Each command runs in its own process, in alternation with the reference; CPU seconds, so that a busy machine changes little.
 """
 
 import resource

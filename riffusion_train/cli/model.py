@@ -86,9 +86,9 @@ def main_doctor(arguments: Sequence[str]) -> None:
     if arguments:
         refuse_url("", arguments[0])
     if arguments and is_clip(arguments[0]):
-        from riffusion_train.sampling.clip import describe_mark
+        from riffusion_train.export.describe import describe_clip
 
-        print("\n".join(describe_mark(Path(arguments[0]).expanduser())))
+        print("\n".join(describe_clip(Path(arguments[0]).expanduser())))
         return
     quieten_libraries()
     if not arguments:

@@ -7,7 +7,6 @@ import enum
 import html
 import json
 import re
-import shlex
 import tempfile
 import types
 import typing
@@ -23,8 +22,7 @@ from riffusion_train.audio.codec.image_file import load_image, save_image
 from riffusion_train.audio.io.loudness import LoudnessMeter, loudness_gain
 from riffusion_train.audio.io.tags import read_tags
 from riffusion_train.audio.io.write import FORMATS, AudioWriter, encode_audio, write_audio
-from riffusion_train.audio.manifest import read_manifest
-from riffusion_train.audio.marking import SOURCE_TYPE, XMP_TEXT, Mark, encode_image, read_mark
+from riffusion_train.audio.marking import XMP_TEXT, Mark, encode_image
 from riffusion_train.config.compose import describe
 from riffusion_train.config.denoising import USUAL, GuidanceName, SchedulerName, TimestepSpacing
 from riffusion_train.config.sample import Dtype, Quality
@@ -156,42 +154,6 @@ def load_record(path: Path) -> ClipRecord:
         return ClipRecord.from_data(json.loads(_record_text(path)))
     except (ValueError, TypeError, KeyError, AttributeError):
         raise InputError(f"{path}: holds no settings of a generated clip; give a file that sample wrote") from None
-
-
-def describe_mark(path: Path) -> list[str]:
-    """Return, as lines, what a sound or an image says about how it was made; checked against its record where it has one.
-
-    Raises:
-        InputError: If it is not marked as synthetic, or cannot be read, or its mark and its record name different models.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    mark = read_mark(path)
-    if mark is None:
-        raise InputError(
-            f"{path}: is not marked as made by a model; it is from elsewhere, older than the mark, or its metadata were removed"
-        )
-    lines = [
-        f"{'what':<8} marked as synthetic: made by a trained model ({SOURCE_TYPE})",
-        f"{'model':<8} {mark.model}",
-        f"{'weights':<8} {mark.model_fingerprint}",
-        f"{'dataset':<8} {mark.dataset_fingerprint or 'not said'}",
-    ]
-    manifest = read_manifest(path)
-    if manifest is not None:
-        lines.append(f"{'c2pa':<8} {manifest}")
-    try:
-        clip_record = load_record(path)
-    except InputError:
-        return [*lines, f"{'settings':<8} not said"]
-    if clip_record.mark != mark:
-        other = clip_record.sampler
-        raise InputError(
-            f"{path}: its mark names {mark.model} ({mark.model_fingerprint}), its settings {other.model} "
-            f"({other.model_fingerprint}): one of the two was changed afterwards"
-        )
-    made = f"riffusion sample --again {shlex.quote(str(path))} out=DIR"
-    return [*lines, f"{'settings':<8} agree with the mark; the same clip once more: {made}"]
 
 
 def audio_file_of(path: Path) -> Path | None:

@@ -15,8 +15,9 @@ from riffusion_train.audio.codec.image_file import save_image
 from riffusion_train.audio.io.write import write_audio
 from riffusion_train.audio.marking import Mark, read_mark
 from riffusion_train.cli.model import main_doctor
+from riffusion_train.export.describe import describe_clip
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.clip import RECORD_KEY, Clip, ClipRecord, describe_mark, load_record
+from riffusion_train.sampling.clip import RECORD_KEY, Clip, ClipRecord, load_record
 from riffusion_train.sampling.modes.text import TextRequest
 from riffusion_train.sampling.sampler import Sampler
 
@@ -71,7 +72,7 @@ def test_the_doctor_refuses_what_is_not_marked_or_was_changed(sampler: Sampler, 
     picture = PIL.Image.fromarray(clip.image)
     picture.save(tmp_path / "stripped.png")
     with pytest.raises(InputError, match="not marked"):
-        describe_mark(tmp_path / "stripped.png")
+        describe_clip(tmp_path / "stripped.png")
 
 
 def test_a_record_of_before_the_mark_is_read_and_names_no_dataset(clip: Clip, tmp_path: Path) -> None:
