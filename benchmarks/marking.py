@@ -18,20 +18,21 @@ from riffusion_train.audio.codec.codec import EncodedClip
 from riffusion_train.audio.codec.image_file import save_image
 from riffusion_train.audio.convert import decode_images, encode_file
 from riffusion_train.audio.io.write import write_audio
-from riffusion_train.audio.marking import SOURCE_TYPE, XMP_TEXT, Mark, read_mark
+from riffusion_train.audio.marking import SOUNDS, SOURCE_TYPE, XMP_TEXT, Mark, read_mark
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.runtime.errors import InputError
 
 MARK = Mark("laptop", "0f3a", "77c1")
 RATE_HZ = 48000
 _BEGIN, _END = "<!-- measured by python -m benchmarks.marking -->\n", "<!-- end -->"
-_CODECS = {".wav": "pcm_s16le", ".flac": "flac", ".ogg": "libvorbis", ".opus": "libopus", ".mp3": "libmp3lame"}
+_CODECS = {".wav": "pcm_s16le", ".flac": "flac", ".opus": "libopus", ".mp3": "libmp3lame"}
+"""FFmpeg's encoders; PyAV has none for Vorbis."""
 _WHOLE, _TYPE, _LOST = "whole mark", "source type", "lost"
 
 
 def measure(folder: Path) -> list[tuple[str, dict[str, str]]]:
     """Return, for each operation, what is left by format."""
-    sounds = {suffix: folder / f"a{suffix}" for suffix in _CODECS}
+    sounds = {suffix: folder / f"a{suffix}" for suffix in SOUNDS}
     for file in sounds.values():
         write_audio(file, _sound(), RATE_HZ, mark=MARK)
     rows = []
@@ -55,7 +56,7 @@ def measure(folder: Path) -> list[tuple[str, dict[str, str]]]:
 
 def table(rows: Sequence[tuple[str, dict[str, str]]]) -> str:
     """Return the rows as a Markdown table."""
-    formats = [*_CODECS, ".png"]
+    formats = [*SOUNDS, ".png"]
     lines = [f"| | {' | '.join(one.removeprefix('.').upper() for one in formats)} |", f"|---|{'---|' * len(formats)}"]
     lines += [f"| {name} | {' | '.join(left.get(one, '') for one in formats)} |" for name, left in rows]
     return "\n".join(lines) + "\n"

@@ -104,7 +104,7 @@ class Mark:
 
 
 def mark_sound(path: Path, suffix: str, mark: Mark) -> None:
-    """Put a mark into a finished sound file.
+    """Put a mark into a finished sound file, before tags are: FFmpeg takes the last of several comments for the comment.
 
     Args:
         path: The file, which is changed in place.
@@ -157,10 +157,12 @@ def _read_packet(path: Path, suffix: str) -> str | None:
             from mutagen.id3 import ID3, ID3NoHeaderError
 
             try:
-                frames = ID3(path).getall("PRIV")
+                tag = ID3(path)
             except ID3NoHeaderError:
                 return None
-            return next((one.data.decode("utf-8", "replace") for one in frames if one.owner == "XMP"), None)
+            packets = [one.data.decode("utf-8", "replace") for one in tag.getall("PRIV") if one.owner == "XMP"]
+            packets += [str(one) for one in tag.getall("TXXX:XMP")]  # what FFmpeg makes of the comment `XMP`
+            return next(iter(packets), None)
         tags = _open_comments(path, suffix).tags
     except mutagen.MutagenError as error:
         raise InputError(f"{path}: cannot be read as {suffix.removeprefix('.')}: {error}") from None
@@ -210,23 +212,27 @@ def _riff_chunks(file: BinaryIO, path: Path) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _mark_mp3(path: Path, mark: Mark) -> None:
-    """Put the frames of a mark first into the ID3v2.4 tag of an MP3 file, or into a new one.
+    frames = id3_frame(b"PRIV", b"XMP\0" + mark.xmp().encode())
+    add_id3_frames(path, frames + id3_frame(b"TXXX", b"\x03" + f"{_TYPE_TAG}\0{SOURCE_TYPE}".encode()))
+
+
+def add_id3_frames(path: Path, frames: bytes) -> None:
+    """Put frames first into the ID3v2.4 tag of an MP3 file, or into a new one.
 
     Mutagen would rewrite the other frames, and drop dates that are not timestamps.
     """
     data = path.read_bytes()
     old = _from_sync_safe(data[6:10]) if data[:4] == b"ID3\x04" else None
-    frames = _frame(b"PRIV", b"XMP\0" + mark.xmp().encode())
-    frames += _frame(b"TXXX", b"\x03" + f"{_TYPE_TAG}\0{SOURCE_TYPE}".encode())
     others, sound = (b"", data) if old is None else (data[10 : 10 + old], data[10 + old :])
-    path.write_bytes(b"ID3\x04\0\0" + sync_safe(len(frames) + len(others)) + frames + others + sound)
+    path.write_bytes(b"ID3\x04\0\0" + _sync_safe(len(frames) + len(others)) + frames + others + sound)
 
 
-def _frame(name: bytes, body: bytes) -> bytes:
-    return name + sync_safe(len(body)) + b"\0\0" + body
+def id3_frame(name: bytes, body: bytes) -> bytes:
+    """Return a frame of an ID3v2.4 tag."""
+    return name + _sync_safe(len(body)) + b"\0\0" + body
 
 
-def sync_safe(size: int) -> bytes:
+def _sync_safe(size: int) -> bytes:
     """Return a size in four bytes of seven bits, as ID3v2.4 writes it."""
     return bytes((size >> shift) & 0x7F for shift in (21, 14, 7, 0))
 

@@ -8,7 +8,7 @@ MP3 files that are not timestamps.
 import struct
 from pathlib import Path
 
-from riffusion_train.audio.marking import sync_safe
+from riffusion_train.audio.marking import add_id3_frames, id3_frame
 from riffusion_train.runtime.errors import InputError
 
 # Name of each tag in ID3v2.4 (https://id3.org/id3v2.4.0-frames) and in the INFO list of RIFF files.
@@ -32,8 +32,8 @@ def add_id3_tags(path: Path, tags: dict[str, str]) -> None:
     frames = b""
     for name, text in tags.items():
         body = _UTF_8 + (b"eng\0" if name == "comment" else b"") + text.encode()
-        frames += _FRAMES[name][0].encode() + sync_safe(len(body)) + b"\0\0" + body
-    path.write_bytes(b"ID3\x04\0\0" + sync_safe(len(frames)) + frames + path.read_bytes())
+        frames += id3_frame(_FRAMES[name][0].encode(), body)
+    add_id3_frames(path, frames)
 
 
 def add_riff_tags(path: Path, tags: dict[str, str]) -> None:

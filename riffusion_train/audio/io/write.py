@@ -139,10 +139,10 @@ class AudioWriter:
                 self._file.close()
             except soundfile.SoundFileError as fault:
                 raise self._unwritable(fault) from None
-            if self._tags and self._suffix in _TAG_WRITERS:
-                _TAG_WRITERS[self._suffix](self._partial, self._tags)
             if self._mark is not None:
                 mark_sound(self._partial, self._suffix, self._mark)
+            if self._tags and self._suffix in _TAG_WRITERS:
+                _TAG_WRITERS[self._suffix](self._partial, self._tags)
 
     def _put(self, frames: np.ndarray) -> None:
         assert self._file is not None
