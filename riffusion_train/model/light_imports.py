@@ -1,37 +1,48 @@
-"""Import diffusers and transformers without torch's compiler, which nothing needs that does not compile.
+"""Import diffusers and transformers without what they import only in case: compiler, sharding, adapters, statistics.
 
-`diffusers.utils.torch_utils` and `transformers.masking_utils` import `torch._dynamo` for a decorator and a context that matter
-inside of `torch.compile` only; that import brings sympy, FSDP and DTensor along and takes about as long as that of torch.
-Here a stand-in takes its place for the length of the import: decorators that change nothing, and a context that becomes the
-real one when it is entered. Code that compiles calls `tell_compiler` before, which decorates for real.
+A UNet imports peft for a hook that casts layers, peft imports the modules of a language model for their names, that imports FSDP,
+DTensor and scipy's solvers, and both libraries import `torch._dynamo` for a decorator. Together this takes three times as long
+as importing torch, and nothing that only computes a forward pass has a use for it. Here stand-ins take the place of these modules
+for the length of the import, and what was imported from them becomes the real thing when it is used (`runtime/on_use.py`).
+Decorators of the compiler do nothing until `tell_compiler` is called, which code that compiles does first.
 """
 
 import contextlib
 import importlib
 import sys
-import types
 from collections.abc import Iterator
 from typing import Any
 
+from riffusion_train.runtime.on_use import StandIn
+
 COMPILER = "torch._dynamo"
 """Without this module, nothing is compiled."""
-_CONTEXTS = f"{COMPILER}._trace_wrapped_higher_order_op"
+_POSTPONED = (
+    "torch._dynamo._trace_wrapped_higher_order_op",
+    "torch.distributed._composable.fsdp",
+    "torch.distributed.checkpoint.hf_storage",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "torch.distributed.tensor._utils",
+    "torch.distributed.tensor.placement_types",
+    "peft.helpers",
+    "peft.tuners.tuners_utils",
+    "scipy.optimize",
+    "scipy.stats",
+)
 _NAMES = {
     "diffusers": ("AutoencoderKL", "PNDMScheduler", "UNet2DConditionModel"),
     "transformers": ("CLIPTextConfig", "CLIPTextModel"),
 }
-
-
 _opaque: list[Any] = []
-"""What `allow_in_graph` was asked to leave whole in a compiled graph while the stand-in was in its place."""
+"""What `allow_in_graph` was asked to leave whole in a compiled graph while a stand-in was in its place."""
 
 
 def import_networks() -> None:
     """Import the classes of a model's parts."""
-    if COMPILER not in sys.modules:
-        # Where a version needs more of the compiler than the stand-in has, it is imported for real below.
-        with contextlib.suppress(ImportError, AttributeError, RuntimeError, TypeError), _compiler_replaced():
-            _import()
+    # Where a version needs more of a module than its stand-in has, it is imported for real below.
+    with contextlib.suppress(ImportError, AttributeError, RuntimeError, TypeError), _postponed():
+        _import()
     _import()
 
 
@@ -50,25 +61,29 @@ def _import() -> None:
 
 
 @contextlib.contextmanager
-def _compiler_replaced() -> Iterator[None]:
-    """Put the stand-ins into `sys.modules`, and take them out again; torch then finds the real ones as if nothing had been."""
-    compiler, contexts = _Compiler(COMPILER), types.ModuleType(_CONTEXTS)
-    compiler.__path__ = []
-    contexts.TransformGetItemToIndex = _TransformGetItemToIndex  # type: ignore[attr-defined]
-    replaced = {COMPILER: compiler, _CONTEXTS: contexts}
-    sys.modules.update(replaced)
+def _postponed() -> Iterator[None]:
+    """Put stand-ins for modules that are not imported yet into `sys.modules`, and take them out again."""
+    names = [] if COMPILER in sys.modules else [COMPILER]
+    names += [name for name in _POSTPONED if name not in sys.modules]
+    stand_ins = {name: _Compiler(name) if name == COMPILER else StandIn(name) for name in names}
+    apart = [name for name in stand_ins if _parent(name) not in sys.modules or _parent(name) in stand_ins]
+    sys.modules.update(stand_ins)
     try:
         yield
     finally:
-        for name, module in replaced.items():
+        for name, module in stand_ins.items():
             if sys.modules.get(name) is module:
                 del sys.modules[name]
-        torch = sys.modules.get("torch")
-        if torch is not None and vars(torch).get("_dynamo") is compiler:
-            del torch._dynamo
+        for name in apart:  # a package that was imported after all needs its modules
+            if _parent(name) in sys.modules and _parent(name) != "scipy":  # which finds its own on use
+                importlib.import_module(name)
 
 
-class _Compiler(types.ModuleType):
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+class _Compiler(StandIn):
     """Stands for `torch._dynamo`: each function is a decorator, with or without arguments, that changes nothing."""
 
     def __getattr__(self, name: str) -> Any:
@@ -84,10 +99,3 @@ def _left_whole(decorated: Any) -> Any:
 
 def _unchanged(function: Any = None, *_arguments: Any, **_options: Any) -> Any:
     return function if callable(function) else lambda decorated: decorated
-
-
-class _TransformGetItemToIndex:
-    """Becomes the compiler's context of this name when it is made."""
-
-    def __new__(cls) -> Any:
-        return importlib.import_module(_CONTEXTS).TransformGetItemToIndex()

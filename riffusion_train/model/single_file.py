@@ -12,7 +12,13 @@ import torch
 from riffusion_train.config.denoising import read_recommended
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, from_data, to_data
-from riffusion_train.model.architecture import build_components, build_scheduler, build_skeleton, trained_scheduler
+from riffusion_train.model.architecture import (
+    build_components,
+    build_scheduler,
+    build_skeleton,
+    empty_networks,
+    trained_scheduler,
+)
 from riffusion_train.model.components import Components
 from riffusion_train.model.detect import detect_file, require_sd1
 from riffusion_train.model.diffusers_folder import SUMMARY_KEY, dataset_of
@@ -387,7 +393,7 @@ def _skeleton(path: Path, metadata: Mapping[str, str], marks: Collection[str]) -
             return build_skeleton(configs, build_tokenizer(), scheduler, **details)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path}: the configs in its metadata cannot be used ({error!r})") from None
-    with torch.device("meta"):
+    with empty_networks():
         built = build_components(_SD15, seed=0)
     velocity = metadata.get("modelspec.prediction_type") == "v" or bool(marks) or _yaml_says_velocity(path)
     built.scheduler = trained_scheduler(
