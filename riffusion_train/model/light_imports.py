@@ -1,10 +1,10 @@
 """Import diffusers and transformers without what they import only in case: compiler, sharding, adapters, statistics.
 
-A UNet imports peft for a hook that casts layers, peft imports the modules of a language model for their names, that imports FSDP,
-DTensor and scipy's solvers, and both libraries import `torch._dynamo` for a decorator. Together this takes three times as long
-as importing torch, and nothing that only computes a forward pass has a use for it. Here stand-ins take the place of these modules
-for the length of the import, and what was imported from them becomes the real thing when it is used (`runtime/on_use.py`).
-Decorators of the compiler do nothing until `tell_compiler` is called, which code that compiles does first.
+A UNet imports peft for a hook that casts layers; peft imports a language model for its names, that one FSDP, DTensor and scipy's
+solvers; and both libraries import `torch._dynamo` for a decorator. Together this takes three times as long as importing torch,
+and a forward pass has no use for it. Here stand-ins take the place of these modules for the length of the import, and what was
+imported from them becomes the real thing when it is used (`runtime/on_use.py`). Decorators of the compiler do nothing until
+`tell_compiler` is called, which code that compiles does first.
 """
 
 import contextlib
