@@ -195,7 +195,10 @@ class _NothingDrawn(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return args[0] if func in _DRAWING else func(*args, **(kwargs or {}))
+        options = kwargs or {}
+        if func in _DRAWING or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else options["tensor"]
+        return func(*args, **options)
 
 
 _DRAWING = (torch.Tensor.normal_, torch.Tensor.uniform_)

@@ -1,8 +1,8 @@
-"""Import diffusers and transformers without what they import only in case: compiler, sharding, adapters, statistics.
+"""Import diffusers and transformers without what they import in case: compiler, sharding, adapters, statistics.
 
-A UNet imports peft for a hook that casts layers; peft imports a language model for its names, that one FSDP, DTensor and scipy's
-solvers; and both libraries import `torch._dynamo` for a decorator. Together this takes three times as long as importing torch,
-and a forward pass has no use for it. Here stand-ins take the place of these modules for the length of the import, and what was
+A UNet imports peft for a hook that casts layers; peft imports a language model for its names, that one FSDP, DTensor and scipy;
+and both libraries import `torch._dynamo` for a decorator. Together this takes longer than importing torch, and a forward pass
+has no use for it. Here stand-ins take the place of these modules for the length of the import, and what was
 imported from them becomes the real thing when it is used (`runtime/on_use.py`). Decorators of the compiler do nothing until
 `tell_compiler` is called, which code that compiles does first.
 """
@@ -27,9 +27,13 @@ _POSTPONED = (
     "torch.distributed.tensor.placement_types",
     "peft.helpers",
     "peft.tuners.tuners_utils",
+    "scipy.integrate",
     "scipy.optimize",
     "scipy.stats",
+    "transformers.distributed.expert_parallel",
 )
+_KEPT = "peft.tuners.tuners_utils"
+"""Every forward pass of a UNet imports this one, before it looks whether there are adapters; see `_Peft`."""
 _NAMES = {
     "diffusers": ("AutoencoderKL", "PNDMScheduler", "UNet2DConditionModel"),
     "transformers": ("CLIPTextConfig", "CLIPTextModel"),
@@ -58,6 +62,8 @@ def _import() -> None:
         module = importlib.import_module(package)
         for name in names:
             getattr(module, name)
+    # Reading a scheduler imports those that it can be exchanged for, each of which looks for `scipy.stats`.
+    importlib.import_module("diffusers").PNDMScheduler._get_compatibles()
 
 
 @contextlib.contextmanager
@@ -66,21 +72,33 @@ def _postponed() -> Iterator[None]:
     names = [] if COMPILER in sys.modules else [COMPILER]
     names += [name for name in _POSTPONED if name not in sys.modules]
     stand_ins = {name: _Compiler(name) if name == COMPILER else StandIn(name) for name in names}
-    apart = [name for name in stand_ins if _parent(name) not in sys.modules or _parent(name) in stand_ins]
+    apart = [name for name in stand_ins if _parent(name) in stand_ins or name.startswith("peft.")]
     sys.modules.update(stand_ins)
     try:
         yield
     finally:
+        if _KEPT in stand_ins and _Peft not in sys.meta_path:
+            sys.meta_path.insert(0, _Peft)
         for name, module in stand_ins.items():
-            if sys.modules.get(name) is module:
+            if sys.modules.get(name) is module and (name != _KEPT or "peft" in sys.modules):
                 del sys.modules[name]
         for name in apart:  # a package that was imported after all needs its modules
-            if _parent(name) in sys.modules and _parent(name) != "scipy":  # which finds its own on use
+            if _parent(name) in sys.modules:
                 importlib.import_module(name)
 
 
 def _parent(name: str) -> str:
     return name.rpartition(".")[0]
+
+
+class _Peft:
+    """Takes the stand-in out as soon as anybody imports peft itself; finds nothing."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+        """Return nothing, so that the others look for it."""
+        if name == "peft" and isinstance(sys.modules.get(_KEPT), StandIn):
+            del sys.modules[_KEPT]
 
 
 class _Compiler(StandIn):
