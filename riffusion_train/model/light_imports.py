@@ -31,6 +31,7 @@ _POSTPONED = (
     "scipy.optimize",
     "scipy.stats",
     "transformers.distributed.expert_parallel",
+    "transformers.distributed.tensor_parallel",
 )
 _KEPT = "peft.tuners.tuners_utils"
 """Every forward pass of a UNet imports this one, before it looks whether there are adapters; see `_Peft`."""
