@@ -190,7 +190,7 @@ def empty_networks() -> Iterator[None]:
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Leaves tensors as they are that were to be filled with random numbers."""
+    """Leaves tensors as they are that were to be filled with first weights."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -198,6 +198,8 @@ class _NothingDrawn(TorchFunctionMode):
         options = kwargs or {}
         if func in _DRAWING or getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else options["tensor"]
+        if func is torch.arange:  # of CLIP's positions; on the meta device it imports sympy
+            return func(*args, **{**options, "device": "cpu"})
         return func(*args, **options)
 
 
