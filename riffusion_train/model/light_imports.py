@@ -1,4 +1,4 @@
-"""Import diffusers and transformers without what they import in case: compiler, sharding, adapters, statistics.
+"""Import diffusers and transformers without what they import in case: compiler, sharding, adapters, quantizers.
 
 A UNet imports peft for a hook that casts layers; peft imports a language model for its names, that one FSDP, DTensor and scipy;
 and both libraries import `torch._dynamo` for a decorator. Together this takes longer than importing torch, and a forward pass
@@ -25,6 +25,8 @@ _POSTPONED = (
     "torch.distributed.tensor",
     "torch.distributed.tensor._utils",
     "torch.distributed.tensor.placement_types",
+    "diffusers.quantizers",
+    "diffusers.quantizers.quantization_config",
     "peft.helpers",
     "peft.tuners.tuners_utils",
     "scipy.integrate",
@@ -32,6 +34,9 @@ _POSTPONED = (
     "scipy.stats",
     "transformers.distributed.expert_parallel",
     "transformers.distributed.tensor_parallel",
+    "transformers.quantizers",
+    "transformers.quantizers.auto",
+    "transformers.quantizers.quantizers_utils",
 )
 _KEPT = "peft.tuners.tuners_utils"
 """Every forward pass of a UNet imports this one, before it looks whether there are adapters; see `_Peft`."""
