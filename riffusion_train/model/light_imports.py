@@ -9,6 +9,7 @@ imported from them becomes the real thing when it is used (`runtime/on_use.py`).
 
 import contextlib
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -50,7 +51,7 @@ _opaque: list[Any] = []
 def import_networks() -> None:
     """Import the classes of a model's parts."""
     # Where a version needs more of a module than its stand-in has, it is imported for real below.
-    with contextlib.suppress(ImportError, AttributeError, RuntimeError, TypeError), _postponed():
+    with contextlib.suppress(ImportError, AttributeError, RuntimeError, TypeError, ValueError), _postponed():
         _import()
     _import()
 
@@ -75,7 +76,9 @@ def _import() -> None:
 def _postponed() -> Iterator[None]:
     """Put stand-ins for modules that are not imported yet into `sys.modules`, and take them out again."""
     names = [] if COMPILER in sys.modules else [COMPILER]
-    names += [name for name in _POSTPONED if name not in sys.modules]
+    names += [
+        name for name in _POSTPONED if name not in sys.modules and importlib.util.find_spec(name.partition(".")[0])
+    ]
     stand_ins = {name: _Compiler(name) if name == COMPILER else StandIn(name) for name in names}
     apart = [name for name in stand_ins if _parent(name) in stand_ins or name.startswith("peft.")]
     sys.modules.update(stand_ins)

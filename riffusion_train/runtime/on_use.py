@@ -1,6 +1,7 @@
 """A class or a function that is imported when it is used."""
 
 import importlib
+import importlib.machinery
 import inspect
 import sys
 import types
@@ -14,6 +15,7 @@ class StandIn(types.ModuleType):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.__path__: list[str] = []
+        self.__spec__ = importlib.machinery.ModuleSpec(name, None)  # who asks whether there is one gets a yes
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
