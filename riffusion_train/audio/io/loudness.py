@@ -181,8 +181,7 @@ def rms_dbfs(wav: npt.NDArray[np.float32]) -> float:
 def _k_weighting(rate_hz: int) -> npt.NDArray[np.float64]:
     """Return the shelf and the high-pass of BS.1770: b0, b1, b2, a1 and a2 of each, to the bit as pyloudnorm designs them.
 
-    The formulas are Bristow-Johnson's, of the Audio EQ Cookbook. pyloudnorm itself imports scipy.signal, which takes as long
-    as a third of torch.
+    The formulas are Bristow-Johnson's, of the Audio EQ Cookbook. pyloudnorm itself imports scipy.signal, which takes long.
     """
     amplitude = 10 ** (4.0 / 40.0)
     shelf, cut = _angle(1500.0, 1 / np.sqrt(2), rate_hz), _angle(38.0, 0.5, rate_hz)

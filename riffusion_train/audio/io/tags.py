@@ -56,7 +56,7 @@ def read_tags(path: Path) -> dict[str, str]:
     Raises:
         InputError: If the file cannot be read.
     """
-    import av  # reading alone needs it, and its import takes a tenth of torch's
+    import av  # reading alone needs it
 
     try:
         with av.open(str(path), metadata_errors="replace") as container:
