@@ -277,8 +277,8 @@ def _certificate(config: SampleConfig) -> "Certificate | None":
     if config.pick:
         raise InputError("certificate= does not go with pick=, whose clips are steps on the way to another")
     check_signed_format(f".{config.format.value}")
-    files = (Path(name).expanduser() for name in (config.certificate, config.certificate_key))
-    return Certificate(*files, config.timestamp_url)
+    chain, key = Path(config.certificate).expanduser(), Path(config.certificate_key).expanduser()
+    return Certificate(chain, key, config.timestamp_url)
 
 
 def _make(

@@ -11,12 +11,12 @@ from fastapi import APIRouter, Query, Request, UploadFile, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
+from riffusion_train.audio.io.write import encode_audio
 from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.player.loop import GenerationLoop
 from riffusion_train.player.oneshot import (
     MIME_TYPES,
     clip_request,
-    encode_audio,
     make_clip,
     original_request,
     run_original,
