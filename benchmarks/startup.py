@@ -87,8 +87,8 @@ def _run(words: Sequence[str] | None, until: str = "") -> float:
         assert process.stdout is not None
         for line in process.stdout:
             if until and line.startswith(until):
-                process.send_signal(signal.SIGINT)  # the player ends cleanly
-    if process.returncode:
+                process.terminate()
+    if process.returncode not in (0, -signal.SIGTERM):
         raise InputError(f"{' '.join(command)}: ended with exit code {process.returncode}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
