@@ -15,6 +15,7 @@ from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
 from riffusion_train.audio.codec.image_file import LoadedImage, load_image, require_size, save_image
 from riffusion_train.audio.codec.slices import OVERLAP_PX, SLICE_KEY, join_slices, slice_starts, slice_text
 from riffusion_train.audio.io.read import load_audio, resample
+from riffusion_train.audio.marking import SOUNDS, XMP_TEXT, Mark, read_mark
 from riffusion_train.config.compose import group_options
 from riffusion_train.config.convert import DEFAULT_PRESET
 from riffusion_train.config.sample import Inverter, Quality
@@ -46,12 +47,14 @@ class DecodedImages:
         rate_hz: The sample rate.
         summary: What it was decoded from, as a text: number and size of the images, and their codec.
         warnings: One line each.
+        mark: The model that made the images, if one did.
     """
 
     wav: np.ndarray
     rate_hz: int
     summary: str
     warnings: tuple[str, ...]
+    mark: Mark | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +83,7 @@ def encode_file(audio: Path, image: Path, config: SpectrogramConfig) -> EncodedF
     wav, duration_s, warnings = _load_for(audio, codec)
     require_size(_num_columns(wav, config), config.n_mels, str(image))  # before the work, not after it
     encoded = codec.encode_long(wav)
-    save_image(image, encoded, config)
+    save_image(image, encoded, config, _mark_texts(audio))
     warnings += _about(audio, clipping_warnings([encoded.image], config))
     height, width = encoded.image.shape[:2]
     return EncodedFile(f"{image}: {width}x{height} px", duration_s, tuple(warnings))
@@ -113,13 +116,14 @@ def encode_slices(
         raise InputError(f"{folder}: is a file; name a folder for the slices") from None
     if any(folder.glob("*.png")):
         raise InputError(f"{folder}: holds images already, which decode would mix with these; name another folder")
-    images = []
+    images, marked = [], _mark_texts(audio)
     digits = max(3, len(str(len(starts) - 1)))
     for index, start_px in enumerate(starts):
         encoded = codec.encode(wav[:, start_px * config.hop_length :][:, : config.clip_samples])
         images.append(encoded.image)
         path = folder / f"{audio.stem}-{index:0{digits}d}.png"
-        save_image(path, encoded, config, {SLICE_KEY: slice_text(index, starts, strip_px, audio.name)})
+        texts = {SLICE_KEY: slice_text(index, starts, strip_px, audio.name), **marked}
+        save_image(path, encoded, config, texts)
     warnings += _about(audio, clipping_warnings(images, config))
     plural = "s" if len(starts) > 1 else ""
     summary = f"{folder}: {len(starts)} slice{plural} of {config.width_px}x{config.n_mels} px, {shared_px} px shared,"
@@ -166,7 +170,9 @@ def decode_images(
     wav = codec.decode(pixels, max_value, quality=quality, inverter=inverter)
     height, width = pixels.shape[:2]
     summary = f"{count}{width}x{height} px, {origin} {config.name}"
-    return DecodedImages(wav, codec.rate_hz, summary, tuple(warnings))
+    marks = (Mark.from_xmp(loaded.texts.get(XMP_TEXT, "")) for loaded in images)
+    mark = next((one for one in marks if one is not None), None)
+    return DecodedImages(wav, codec.rate_hz, summary, tuple(warnings), mark)
 
 
 def load_sound(
@@ -196,6 +202,12 @@ def _load_for(audio: Path, codec: SpectrogramCodec) -> tuple[np.ndarray, float, 
     warnings = _about(audio, [*loaded.warnings, *sound_warnings(loaded.wav, loaded.rate_hz, codec.config)])
     wav = resample(loaded.wav, loaded.rate_hz, codec.rate_hz)
     return wav, loaded.wav.shape[1] / loaded.rate_hz, warnings
+
+
+def _mark_texts(audio: Path) -> dict[str, str]:
+    """Return the text that marks the images of a marked sound; none for others."""
+    mark = read_mark(audio) if audio.suffix.lower() in SOUNDS else None
+    return {} if mark is None else {XMP_TEXT: mark.xmp()}
 
 
 def _num_columns(wav: np.ndarray, config: SpectrogramConfig) -> int:

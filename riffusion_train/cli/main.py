@@ -22,7 +22,7 @@ VERBS = {
     "spectrogram": "encode audio to an image, decode an image to audio",
     "demo": "everything on this machine: compose, prepare, train, sample, measure",
     "completion": "print a script that completes commands at the tab key, for bash, zsh or fish",
-    "doctor": "say what a model or LoRA is, and whether it can be used",
+    "doctor": "say what a model or LoRA is, whether it can be used, and which model made a clip",
 }
 ENTRY_POINTS = {"import": ("export", "main_import"), "doctor": ("model", "main_doctor")}
 """Module and function of verbs that cannot be the name of a module."""

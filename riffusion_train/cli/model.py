@@ -1,9 +1,10 @@
-"""The model of a command: `riffusion doctor [MODEL]`, which says what it is; loading it, with quiet libraries."""
+"""The model of a command: `riffusion doctor [MODEL|CLIP]`, which says what it is; loading it, with quiet libraries."""
 
 import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from riffusion_train.cli.arguments import HELP_FLAGS
@@ -14,10 +15,12 @@ if TYPE_CHECKING:
     from riffusion_train.sampling.sampler import Sampler
 
 
-_USAGE = """usage: riffusion doctor [MODEL]
+_USAGE = """usage: riffusion doctor [MODEL|CLIP]
 
 MODEL is laptop, a diffusers folder, a .safetensors or .ckpt file, a LoRA or a hub id: prints what it is, its base, codec,
 target, dtype and size, and whether the sampler can use it. No code in it is run.
+CLIP is a sound or an image (.wav .flac .ogg .opus .mp3 .png .jpg): says whether it is marked as synthetic, and which model and
+dataset made it; an unmarked one is an error.
 Without MODEL: versions, devices and the dtypes they train in, what optional packages can do here, disk and caches, and what
 to change."""
 
@@ -59,15 +62,31 @@ def load_sampler(model: str, loras: Sequence[str], num_threads: int | None, **op
     return sampler
 
 
+def is_clip(argument: str) -> bool:
+    """Return whether an argument names a sound or an image, by its suffix."""
+    from riffusion_train.audio.marking import IMAGES, SOUNDS
+
+    return Path(argument).suffix.lower() in (*SOUNDS, *IMAGES)
+
+
 def main_doctor(arguments: Sequence[str]) -> None:
-    """Run `riffusion doctor [MODEL]`."""
+    """Run `riffusion doctor [MODEL|CLIP]`.
+
+    Raises:
+        InputError: If the model cannot be used, or the clip is not marked.
+    """
     if any(argument in HELP_FLAGS for argument in arguments):
         print(_USAGE)
         return
     if len(arguments) > 1:
-        raise InputError(f"one model at a time, not {len(arguments)}: riffusion doctor MODEL")
+        raise InputError(f"one model or clip at a time, not {len(arguments)}: riffusion doctor FILE")
     if arguments:
         refuse_url("", arguments[0])
+    if arguments and is_clip(arguments[0]):
+        from riffusion_train.export.describe import describe_clip
+
+        print("\n".join(describe_clip(Path(arguments[0]).expanduser())))
+        return
     quieten_libraries()
     if not arguments:
         from riffusion_train.training.doctor import examine

@@ -27,6 +27,7 @@ from riffusion_train.runtime.hub import check_source
 from riffusion_train.runtime.pretrained import DEFAULT_MODEL
 
 if TYPE_CHECKING:
+    from riffusion_train.audio.manifest import Certificate
     from riffusion_train.cli.requests import RequestMaker
     from riffusion_train.runtime.progress import ProgressReport
     from riffusion_train.sampling.clip import Clip, ClipRecord, StreamedClip
@@ -91,7 +92,7 @@ _MODES_OF_KEY = {
 }
 """The modes that read a key; every mode reads the others."""
 
-_FREE_KEYS = {"out", "format", "device", "num_threads", "batch_size"}
+_FREE_KEYS = {"out", "format", "device", "num_threads", "batch_size", "certificate", "certificate_key", "timestamp_url"}
 """Keys that do not change a clip, or only its last bits."""
 
 
@@ -121,6 +122,7 @@ def main(arguments: Sequence[str]) -> None:
         _make_again(parsed)
         return
     _check_texts(parsed.flags, parsed.config)
+    _certificate(parsed.config)
     model = models[0] if models else DEFAULT_MODEL
     check_source(model)
     from riffusion_train.cli.requests import make_requests
@@ -232,10 +234,12 @@ def _make_and_save(sampler: "Sampler", requests: Sequence["Request"], failed: li
         failed: Messages of requests that failed before.
         config: Where to write, and how.
     """
+    from riffusion_train.audio.manifest import sign_files
     from riffusion_train.runtime.progress import ProgressReport
     from riffusion_train.sampling.clip import new_stem
 
     out = Path(config.out).expanduser()
+    certificate = _certificate(config)
     made: list[Path] = []
     with ProgressReport("sample", len(requests)) as progress:
         for index, result in _make(sampler, requests, config.batch_size, progress):
@@ -243,7 +247,10 @@ def _make_and_save(sampler: "Sampler", requests: Sequence["Request"], failed: li
                 failed.append(str(result))
             else:
                 with new_stem(out, requests[index]) as stem:
-                    made.append(result.save(stem, config.format.value)[0])
+                    files = result.save(stem, config.format.value)
+                    if certificate is not None:
+                        sign_files(files, result.record.mark, certificate)
+                    made.append(files[0])
             progress.update(index + 1)
     if len(failed) == 1 and not made:
         raise InputError(failed[0])
@@ -252,6 +259,27 @@ def _make_and_save(sampler: "Sampler", requests: Sequence["Request"], failed: li
         print(f"once more, the same: riffusion sample --again {shlex.quote(str(made[-1]))} out=DIR")
     if failed:
         raise InputError(f"{len(failed)} of {len(made) + len(failed)} clips failed: {'; '.join(failed)}")
+
+
+def _certificate(config: SampleConfig) -> "Certificate | None":
+    """Return what clips are signed with; None if they are not.
+
+    Raises:
+        InputError: If it cannot be used, or not with the format.
+    """
+    from riffusion_train.audio.manifest import Certificate, check_signed_format
+
+    if config.certificate is None:
+        if config.certificate_key is not None or config.timestamp_url is not None:
+            raise InputError("certificate_key= and timestamp_url= go with certificate=FILE, which is missing")
+        return None
+    if config.certificate_key is None:
+        raise InputError("certificate= needs the key that belongs to it: certificate_key=FILE")
+    if config.pick:
+        raise InputError("certificate= does not go with pick=, whose clips are steps on the way to another")
+    check_signed_format(f".{config.format.value}")
+    chain, key = Path(config.certificate).expanduser(), Path(config.certificate_key).expanduser()
+    return Certificate(chain, key, config.timestamp_url)
 
 
 def _make(

@@ -124,7 +124,7 @@ def _decode(files: Sequence[Path], parsed: Arguments[DecodeConfig]) -> None:
         overlap_px=options.overlap,
     )
     _warn(decoded.warnings)
-    write_audio(audio, decoded.wav, decoded.rate_hz)
+    write_audio(audio, decoded.wav, decoded.rate_hz, mark=decoded.mark)
     duration_s = decoded.wav.shape[1] / decoded.rate_hz
     print(f"wrote {audio}: {duration_s:.2f} s at {decoded.rate_hz} Hz from {decoded.summary}")
 

@@ -162,6 +162,12 @@ class SampleConfig(SamplerConfig):
     """Clips denoised together; it does not change them."""
     format: AudioFormat = AudioFormat.wav
     """The audio file format."""
+    certificate: str | None = None
+    """PEM file of certificates, the signer's first: clips then carry a signed C2PA manifest (extra `c2pa`); null for none."""
+    certificate_key: str | None = None
+    """PEM file of the private key that belongs to `certificate`."""
+    timestamp_url: str | None = None
+    """With `certificate`: an RFC 3161 service that confirms the time; null asks none."""
 
 
 @dataclasses.dataclass

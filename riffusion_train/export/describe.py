@@ -1,12 +1,15 @@
-"""Say what a model or LoRA is: `riffusion doctor FILE`."""
+"""Say what a model or LoRA is, and which model made a clip: `riffusion doctor FILE`."""
 
 import dataclasses
 import json
 import math
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from riffusion_train.audio.manifest import read_manifest
+from riffusion_train.audio.marking import SOURCE_TYPE, read_mark
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
 from riffusion_train.model.detect import LORA_PEFT, LORAS, OTHER_SIZE, SD1, detect_file, detect_folder, lora_advice
 from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, SUMMARY_FILE, SUMMARY_KEY, read_json
@@ -17,6 +20,7 @@ from riffusion_train.model.safetensors_io import LazyTensor, open_tensors
 from riffusion_train.model.single_file import CONFIGS_KEY, read_metadata_spectrogram
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.pretrained import model_place
+from riffusion_train.sampling.clip import load_record
 
 _UNKNOWN = "not said"
 _DOWN_ENDS = (".lora_A.weight", ".lora_down.weight", "lora.down.weight", ".lora_linear_layer.down.weight")
@@ -71,6 +75,42 @@ def describe(source: str) -> Description:
             return _describe_lora(path, tensors, metadata)
         return _describe_file(path, family, tensors, metadata)
     return _describe_model("a diffusers model on the hub", open_model(source), {}, 0)
+
+
+def describe_clip(path: Path) -> list[str]:
+    """Return, as lines, what a sound or an image says about how it was made; checked against its record where it has one.
+
+    Raises:
+        InputError: If it is not marked as synthetic, or cannot be read, or its mark and its record name different models.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    mark = read_mark(path)
+    if mark is None:
+        raise InputError(
+            f"{path}: is not marked as made by a model; it is from elsewhere, older than the mark, or its metadata were removed"
+        )
+    lines = [
+        f"{'what':<8} marked as synthetic: made by a trained model ({SOURCE_TYPE})",
+        f"{'model':<8} {mark.model}",
+        f"{'weights':<8} {mark.model_fingerprint}",
+        f"{'dataset':<8} {mark.dataset_fingerprint or 'not said'}",
+    ]
+    manifest = read_manifest(path)
+    if manifest is not None:
+        lines.append(f"{'c2pa':<8} {manifest}")
+    try:
+        clip_record = load_record(path)
+    except InputError:
+        return [*lines, f"{'settings':<8} not said"]
+    if clip_record.mark != mark:
+        other = clip_record.sampler
+        raise InputError(
+            f"{path}: its mark names {mark.model} ({mark.model_fingerprint}), its settings {other.model} "
+            f"({other.model_fingerprint}): one of the two was changed afterwards"
+        )
+    made = f"riffusion sample --again {shlex.quote(str(path))} out=DIR"
+    return [*lines, f"{'settings':<8} agree with the mark; the same clip once more: {made}"]
 
 
 def _describe_folder(path: Path) -> Description:

@@ -3,13 +3,13 @@
 import base64
 import dataclasses
 import datetime
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from riffusion_train.audio.marking import encode_image, read_mark
 from riffusion_train.config.compose import conf_dir, group_options
 from riffusion_train.config.export import ExportFormat
 from riffusion_train.config.spectrogram import SpectrogramConfig
@@ -333,9 +333,8 @@ def _thumbnail(image: Path) -> str:
     with Image.open(image) as opened:
         small = opened.convert("RGB")
     small.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    data = encode_image(small, "JPEG", read_mark(image), quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
 
 
 def _presets(run: RunFolder) -> list[str]:

@@ -1,11 +1,12 @@
 """Stable Diffusion 1.5's architecture at any size: with random weights, or empty on the meta device."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from riffusion_train.config.model import ModelConfig
 from riffusion_train.model.components import Components
@@ -181,7 +182,7 @@ def build_skeleton(
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    with torch.device("meta"):
+    with empty_networks():
         return Components(
             vae=AutoencoderKL.from_config(dict(configs["vae"])),
             text_encoder=CLIPTextModel(CLIPTextConfig.from_dict(dict(configs["text_encoder"]))),
@@ -190,6 +191,30 @@ def build_skeleton(
             scheduler=scheduler,
             **details,
         )
+
+
+@contextlib.contextmanager
+def empty_networks() -> Iterator[None]:
+    """Build networks on the meta device, without initial weights: what draws them there imports torch's compiler."""
+    with torch.device("meta"), _NothingDrawn():
+        yield
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves tensors as they are that were to be filled with first weights."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        options = kwargs or {}
+        if func in _DRAWING or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else options["tensor"]
+        if func is torch.arange:  # of CLIP's positions; on the meta device it imports sympy
+            return func(*args, **{**options, "device": "cpu"})
+        return func(*args, **options)
+
+
+_DRAWING = (torch.Tensor.normal_, torch.Tensor.uniform_)
 
 
 def materialise_buffers(module: nn.Module) -> None:

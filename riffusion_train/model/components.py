@@ -32,6 +32,8 @@ class Components:
     """The options that it recommends to sample it with, as `read_recommended` returns them."""
     prompts: tuple[str, ...] = ()
     """Prompts that it understands, for `play` to begin with and to suggest; empty where it names none."""
+    dataset_fingerprint: str | None = None
+    """Of the dataset that it was trained on, where it says so; of several, with commas, where LoRA files were merged."""
 
     @property
     def downsampling(self) -> int:

@@ -128,6 +128,7 @@ def _folder_skeleton(folder: Path, source: str) -> Components:
             source=source,
             sampling=read_recommended(summary.get("sampling"), str(summary_file)),
             prompts=suggested_prompts(summary),
+            dataset_fingerprint=_trained_on(folder, summary),
         ),
     )
 
@@ -142,6 +143,21 @@ def suggested_prompts(summary: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the prompts that a model's summary suggests; whatever is no text is left out."""
     prompts = summary.get("prompts")
     return tuple(one for one in prompts if isinstance(one, str) and one) if isinstance(prompts, list) else ()
+
+
+def _trained_on(folder: Path, summary: Mapping[str, Any]) -> str | None:
+    """Return the fingerprint of the dataset that a model was trained on: of an exported one, or of `final/` in a run folder."""
+    if summary:
+        return dataset_of(summary)
+    manifest = folder.absolute().parent / "manifest.json"
+    data = read_json(manifest).get("dataset") if folder.name == "final" and manifest.is_file() else None
+    return dataset_of({"dataset_fingerprint": data.get("fingerprint")}) if isinstance(data, dict) else None
+
+
+def dataset_of(summary: Any) -> str | None:
+    """Return the fingerprint of the dataset that the summary of an exported model names; None where it names none."""
+    text = summary.get("dataset_fingerprint") if isinstance(summary, dict) else None
+    return text if isinstance(text, str) else None
 
 
 def _folder_tensors(folder: Path, part: str, allow_pickle: bool) -> dict[str, LazyTensor]:

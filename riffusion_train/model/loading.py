@@ -17,7 +17,14 @@ from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, write_spectrogr
 from riffusion_train.model.architecture import build_components
 from riffusion_train.model.components import Components
 from riffusion_train.model.detect import LORAS, detect_file, lora_advice
-from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, SUMMARY_FILE, SUMMARY_KEY, open_folder, write_model
+from riffusion_train.model.diffusers_folder import (
+    MODEL_INDEX_FILE,
+    SUMMARY_FILE,
+    SUMMARY_KEY,
+    dataset_of,
+    open_folder,
+    write_model,
+)
 from riffusion_train.model.lazy import PICKLE_STEMS, WEIGHT_STEMS, LazyModel, load_lazy_model, match_weights
 from riffusion_train.model.lora import (
     LORA_FILE,
@@ -178,6 +185,7 @@ def load_with_loras(source: str, loras: Sequence[str]) -> Components:
     if not loras:
         return load_components(source)
     model = open_model(source)
+    known = [model.skeleton.dataset_fingerprint]
     for text in loras:
         path, weight = split_lora(text)
         if not path.exists():
@@ -186,7 +194,20 @@ def load_with_loras(source: str, loras: Sequence[str]) -> Components:
         model = merge_lora(model, lora, weight)
         if recommended := recommended_by_lora(lora):
             model = dataclasses.replace(model, skeleton=dataclasses.replace(model.skeleton, sampling=recommended))
-    return load_lazy_model(model)
+        known.append(dataset_of(_summary_of(lora)))
+    datasets = ", ".join(dict.fromkeys(one for one in known if one)) or None
+    return load_lazy_model(
+        dataclasses.replace(model, skeleton=dataclasses.replace(model.skeleton, dataset_fingerprint=datasets))
+    )
+
+
+def _summary_of(lora: Lora) -> dict[str, Any]:
+    """Return what the metadata of adapters says about how they were made; empty if it says nothing."""
+    try:
+        summary = json.loads(lora.metadata.get(SUMMARY_KEY, "{}"))
+    except ValueError:
+        return {}
+    return summary if isinstance(summary, dict) else {}
 
 
 def recommended_by_lora(lora: Lora) -> dict[str, Any]:
@@ -195,11 +216,7 @@ def recommended_by_lora(lora: Lora) -> dict[str, Any]:
     Raises:
         InputError: If they cannot be used.
     """
-    try:
-        summary = json.loads(lora.metadata.get(SUMMARY_KEY, "{}"))
-    except ValueError:
-        return {}
-    return read_recommended(summary.get("sampling") if isinstance(summary, dict) else None, f"{lora.source} (metadata)")
+    return read_recommended(_summary_of(lora).get("sampling"), f"{lora.source} (metadata)")
 
 
 def split_lora(text: str) -> tuple[Path, float]:

@@ -17,11 +17,12 @@ from riffusion_train.model.architecture import (
     build_scheduler,
     build_skeleton,
     scheduler_class,
+    empty_networks,
     trained_scheduler,
 )
 from riffusion_train.model.components import Components
 from riffusion_train.model.detect import detect_file, require_sd1
-from riffusion_train.model.diffusers_folder import SUMMARY_KEY, suggested_prompts
+from riffusion_train.model.diffusers_folder import SUMMARY_KEY, dataset_of, suggested_prompts
 from riffusion_train.model.lazy import LazyModel, match_weights, shortened
 from riffusion_train.model.safetensors_io import (
     LazyTensor,
@@ -383,6 +384,7 @@ def _skeleton(path: Path, metadata: Mapping[str, str], marks: Collection[str]) -
         "source": str(path),
         "sampling": read_recommended(summary.get("sampling"), f"{path} (metadata)"),
         "prompts": suggested_prompts(summary),
+        "dataset_fingerprint": dataset_of(summary),
     }
     if CONFIGS_KEY in metadata:
         configs = _json(path, CONFIGS_KEY, metadata[CONFIGS_KEY])
@@ -391,7 +393,7 @@ def _skeleton(path: Path, metadata: Mapping[str, str], marks: Collection[str]) -
             return build_skeleton(configs, build_tokenizer(), scheduler, **details)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path}: the configs in its metadata cannot be used ({error!r})") from None
-    with torch.device("meta"):
+    with empty_networks():
         built = build_components(_SD15, seed=0)
     velocity = metadata.get("modelspec.prediction_type") == "v" or bool(marks) or _yaml_says_velocity(path)
     built.scheduler = trained_scheduler(

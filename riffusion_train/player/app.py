@@ -75,6 +75,7 @@ def create_app(
         An ASGI application; once it runs, the state of the FastAPI application inside it holds the generation `loop`.
     """
     maker = ClipMaker(sampler)
+    sampler.mark  # noqa: B018 - hashes the weights once, before a listener waits for it
     limits = limits or Limits()
     if warm_up:
         maker.warm_up()

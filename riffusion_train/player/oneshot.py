@@ -1,16 +1,14 @@
 """Single clips for scripts: our own request, and the original Riffusion server's, whose clients can point here."""
 
 import base64
-import io
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import PIL.Image
 
-from riffusion_train.audio.io.write import FORMATS, write_audio
+from riffusion_train.audio.io.write import encode_audio
+from riffusion_train.audio.marking import encode_image
 from riffusion_train.player.clips import ClipMaker
 from riffusion_train.player.segments import encode_png
 from riffusion_train.player.settings import MAX_SEED, ClipBody, ClipSpec, apply_changes
@@ -60,9 +58,10 @@ def make_clip(
 ) -> dict[str, Any]:
     """Make one clip of a prompt: audio and image as data URIs, and its settings."""
     clip = maker.sampler.make(request, report, num_inference_steps=steps)
+    mark = clip.record.mark
     return {
-        "audio": _data_uri(MIME_TYPES[audio_format], encode_audio(clip.audio, clip.rate_hz, audio_format)),
-        "image": _data_uri("image/png", encode_png(clip.image)),
+        "audio": _data_uri(MIME_TYPES[audio_format], encode_audio(clip.audio, clip.rate_hz, audio_format, mark)),
+        "image": _data_uri("image/png", encode_png(clip.image, mark)),
         "settings": _without_paths(clip.record.as_data()),
     }
 
@@ -121,22 +120,12 @@ def run_original(maker: ClipMaker, request: OriginalRequest, report: StepReport)
     image = maker.draw(spec.model_copy(update=change), conditions, end.seed, report)
     wav = maker.decode(image, request.start.seed)
     rate_hz = maker.sampler.codec.rate_hz
-    jpeg = io.BytesIO()
-    PIL.Image.fromarray(image).convert("RGB").save(jpeg, "JPEG", quality=95)
+    jpeg = encode_image(PIL.Image.fromarray(image).convert("RGB"), "JPEG", maker.sampler.mark, quality=95)
     return {
-        "image": _data_uri("image/jpeg", jpeg.getvalue()),
-        "audio": _data_uri("audio/mpeg", encode_audio(wav, rate_hz, "mp3")),
+        "image": _data_uri("image/jpeg", jpeg),
+        "audio": _data_uri("audio/mpeg", encode_audio(wav, rate_hz, "mp3", maker.sampler.mark)),
         "duration_s": wav.shape[1] / rate_hz,
     }
-
-
-def encode_audio(wav: np.ndarray, rate_hz: int, audio_format: str) -> bytes:
-    """Return samples in [-1, 1], (channels, samples), as a file of that format."""
-    assert f".{audio_format}" in FORMATS
-    with tempfile.TemporaryDirectory(prefix="riffusion-") as folder:
-        path = Path(folder, f"clip.{audio_format}")
-        write_audio(path, wav, rate_hz)
-        return path.read_bytes()
 
 
 def _original_end(data: Mapping[str, Any], key: str, common: Mapping[str, Any]) -> ClipSpec:

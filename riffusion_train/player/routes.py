@@ -11,12 +11,12 @@ from fastapi import APIRouter, Query, Request, UploadFile, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
+from riffusion_train.audio.io.write import encode_audio
 from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.player.loop import GenerationLoop
 from riffusion_train.player.oneshot import (
     MIME_TYPES,
     clip_request,
-    encode_audio,
     make_clip,
     original_request,
     run_original,
@@ -293,7 +293,8 @@ async def recording(
     session = _session(request, id)
     if kind != "png" and kind not in MIME_TYPES:
         raise HTTPException(404, f"recording.{kind[:10]}: choose from: png, {', '.join(MIME_TYPES)}")
-    config = _loop(request).maker.sampler.codec.config
+    sampler = _loop(request).maker.sampler
+    config = sampler.codec.config
     stop = min(session.played_sample if to_sample is None else to_sample, session.buffer.end_sample)
     start = max(stop - round(last_s * config.rate_hz), session.buffer.first_sample)
     if stop <= start:
@@ -302,7 +303,9 @@ async def recording(
     disposition = {"content-disposition": f'attachment; filename="riffusion-{start}-{stop}.{kind}"'}
     if kind == "png":
         async with _loop(request).large:
-            png = await asyncio.to_thread(lambda: encode_png(image_between(segments, start, stop, config.hop_length)))
+            png = await asyncio.to_thread(
+                lambda: encode_png(image_between(segments, start, stop, config.hop_length), sampler.mark)
+            )
         return Response(png, media_type="image/png", headers=disposition)
     audio = await _audio(request, segments, start, stop, kind)
     return Response(audio, media_type=MIME_TYPES[kind], headers=disposition)
@@ -311,11 +314,12 @@ async def recording(
 async def _audio(request: Request, segments: list[Segment], start: int, stop: int, audio_format: str) -> bytes:
     """Return a range of samples as a file; written with the numbers that were sent to listeners."""
     loop = _loop(request)
-    rate_hz, channels = loop.maker.sampler.codec.rate_hz, loop.maker.channels
+    sampler, channels = loop.maker.sampler, loop.maker.channels
 
     def encode() -> bytes:
         pcm = samples_between(segments, start, stop, channels)
-        return encode_audio(np.ascontiguousarray(pcm.T.astype(np.float32) / 32768), rate_hz, audio_format)
+        wav = np.ascontiguousarray(pcm.T.astype(np.float32) / 32768)
+        return encode_audio(wav, sampler.codec.rate_hz, audio_format, sampler.mark)
 
     async with loop.large:
         return await asyncio.to_thread(encode)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import PIL.Image
 
+from riffusion_train.audio.marking import Mark, encode_image
 from riffusion_train.player.settings import ClipSpec, Settings
 
 MAGIC = b"RIFS"
@@ -164,11 +165,9 @@ def to_pcm(wav: np.ndarray) -> bytes:
     return np.rint(wav.T.clip(-1, 1) * 32767).astype("<i2").tobytes()
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """Return an image, uint8, as PNG."""
-    out = io.BytesIO()
-    PIL.Image.fromarray(image).save(out, "PNG", compress_level=1)
-    return out.getvalue()
+def encode_png(image: np.ndarray, mark: Mark) -> bytes:
+    """Return an image, uint8, as PNG with the mark of the model that made it."""
+    return encode_image(PIL.Image.fromarray(image), "PNG", mark, compress_level=1)
 
 
 def samples_between(segments: list[Segment], start_sample: int, end_sample: int, channels: int) -> np.ndarray:

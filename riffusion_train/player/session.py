@@ -187,9 +187,9 @@ class Session:
         image = current.image if previous is None else crossfade_images(previous.image, current.image)
         share = clip.share.model_copy(update={"before": self._previous})
         self._previous = clip.spec
-        start_sample = self.buffer.end_sample
+        start_sample, mark = self.buffer.end_sample, maker.sampler.mark
         return Segment(
-            self.buffer.next_index, start_sample, wav.shape[1], to_pcm(wav), encode_png(image), clip.spec, share
+            self.buffer.next_index, start_sample, wav.shape[1], to_pcm(wav), encode_png(image, mark), clip.spec, share
         )
 
     def publish(self, segment: Segment) -> None:

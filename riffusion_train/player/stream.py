@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
 
+from riffusion_train.audio.marking import SOURCE_TYPE
 from riffusion_train.player.loop import GenerationLoop
 from riffusion_train.player.session import LOOKAHEAD_SEGMENTS, Listener, Session
 
@@ -67,7 +68,8 @@ def parse_message(text: str) -> tuple[str, int, int]:
 
 
 def _hello(loop: GenerationLoop, session: Session, listener: Listener) -> dict[str, Any]:
-    config = loop.maker.sampler.codec.config
+    sampler = loop.maker.sampler
+    config = sampler.codec.config
     return {
         "type": "hello",
         "rate_hz": config.rate_hz,
@@ -78,6 +80,9 @@ def _hello(loop: GenerationLoop, session: Session, listener: Listener) -> dict[s
         "settings": session.prompts.settings.public(),
         "queue": session.queue(),
         "live_index": listener.next_index,
+        "digital_source_type": SOURCE_TYPE,
+        "model_fingerprint": sampler.mark.model_fingerprint,
+        "dataset_fingerprint": sampler.mark.dataset_fingerprint,
     }
 
 

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import enum
 import html
-import io
 import json
 import re
 import tempfile
@@ -17,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-import soundfile
 
 from riffusion_train.audio.codec.codec import EncodedClip
 from riffusion_train.audio.codec.image_file import load_image, save_image
 from riffusion_train.audio.io.loudness import LoudnessMeter, loudness_gain
 from riffusion_train.audio.io.tags import read_tags
-from riffusion_train.audio.io.write import FORMATS, AudioWriter, write_audio
+from riffusion_train.audio.io.write import FORMATS, AudioWriter, encode_audio, write_audio
+from riffusion_train.audio.marking import XMP_TEXT, Mark, encode_image
 from riffusion_train.config.compose import describe
 from riffusion_train.config.denoising import USUAL, GuidanceName, SchedulerName, TimestepSpacing
 from riffusion_train.config.sample import Dtype, Quality
@@ -70,6 +69,8 @@ class SamplerRecord:
     """Its kind: `cpu`, `cuda` or `mps`; None in the records of 0.1.0."""
     model: str
     model_fingerprint: str
+    dataset_fingerprint: str | None
+    """Of the dataset that the model was trained on; None where the model, or an older record, does not say."""
     loras: tuple[str, ...]
     assumed_spectrogram: bool
     """Whether the model had no `spectrogram.json`."""
@@ -86,6 +87,12 @@ class ClipRecord:
     def prompt(self) -> str:
         """The prompt; empty if there was none."""
         return self.request.prompt
+
+    @property
+    def mark(self) -> Mark:
+        """What says in the clip's files that a model made them, and which."""
+        own = self.sampler
+        return Mark.of(own.model, own.model_fingerprint, own.dataset_fingerprint)
 
     def as_data(self) -> dict[str, Any]:
         """Return the JSON-ready form: the fields of the request and of the sampler side by side."""
@@ -111,6 +118,7 @@ class ClipRecord:
             data = _from_schema_2(data)
         if version != SCHEMA_VERSION:
             data = _from_schema_3(data)
+        data = {"dataset_fingerprint": None, **data}  # which the first records of this schema do not have
         return cls(_build(REQUESTS[data["mode"]], data), _build(SamplerRecord, data))
 
     def check(self, file: str | Path, options: Mapping[str, Any]) -> None:
@@ -265,8 +273,8 @@ class Clip:
         stem = Path(stem)
         stem.parent.mkdir(parents=True, exist_ok=True)
         paths = [stem.with_name(f"{stem.name}.{kind}") for kind in (audio_format, "png", "json")]
-        write_audio(paths[0], self.audio, self.rate_hz, tags=_tags(self.record))
-        save_image(paths[1], EncodedClip(self.image, 0.0), self.spectrogram, {RECORD_KEY: self.record.as_text()})
+        write_audio(paths[0], self.audio, self.rate_hz, tags=_tags(self.record), mark=self.record.mark)
+        save_image(paths[1], EncodedClip(self.image, 0.0), self.spectrogram, _texts(self.record))
         write_json(paths[2], self.record.as_data())
         return paths
 
@@ -280,12 +288,15 @@ def _tags(record: ClipRecord) -> dict[str, str]:
     return {"title": record.request.prompt, "comment": record.as_text()}
 
 
+def _texts(record: ClipRecord) -> dict[str, str]:
+    """Return the texts of an image file."""
+    return {RECORD_KEY: record.as_text(), XMP_TEXT: record.mark.xmp()}
+
+
 def _html(image: np.ndarray, audio: np.ndarray, rate_hz: int, record: ClipRecord) -> str:
     """Return an image, a sound (channels, samples) and how they were made as HTML that needs no other file."""
-    png, wav = io.BytesIO(), io.BytesIO()
-    PIL.Image.fromarray(image).save(png, "PNG")
-    soundfile.write(wav, audio.T, rate_hz, format="WAV", subtype="PCM_16")
-    parts = [base64.b64encode(data.getvalue()).decode() for data in (png, wav)]
+    png = encode_image(PIL.Image.fromarray(image), "PNG", record.mark)
+    parts = [base64.b64encode(data).decode() for data in (png, encode_audio(audio, rate_hz, "wav", record.mark))]
     request = record.request
     caption = html.escape(f"{request.mode}: {request.prompt or 'no prompt'}, seed {request.seed}")
     return (
@@ -424,7 +435,7 @@ class StreamedClip:
         stem.parent.mkdir(parents=True, exist_ok=True)
         audio, data = (stem.with_name(f"{stem.name}.{kind}") for kind in (audio_format, "json"))
         channels = self._recording.samples.read(0, 1).shape[1]
-        with AudioWriter(audio, self.rate_hz, channels, _tags(self.record)) as writer:
+        with AudioWriter(audio, self.rate_hz, channels, _tags(self.record), mark=self.record.mark) as writer:
             for rows in self._recording.samples.blocks():
                 writer.write(rows.T * np.float32(self.gain))
         images = list(self._save_images(stem))
@@ -435,7 +446,7 @@ class StreamedClip:
         width = self._recording.columns.length
         count = -(-width // _MAX_WIDTH_PX)
         for index in range(count):
-            texts = {RECORD_KEY: self.record.as_text()}
+            texts = _texts(self.record)
             start = index * _MAX_WIDTH_PX
             if count > 1:
                 part = {"index": index, "count": count, "start_px": start, "strip_px": width, "source": stem.name}

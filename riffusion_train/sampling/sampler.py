@@ -11,6 +11,7 @@ import torch
 from riffusion_train.audio.codec.codec import SpectrogramCodec
 from riffusion_train.audio.codec.streaming import StreamingDecoder
 from riffusion_train.audio.io.loudness import loudness_gain, measure_loudness
+from riffusion_train.audio.marking import Mark
 from riffusion_train.config.denoising import GuidanceName, SchedulerName, TimestepSpacing, choose_denoising
 from riffusion_train.config.sample import Dtype, Quality
 from riffusion_train.model import loading
@@ -207,6 +208,11 @@ class Sampler:
         """Hash of the UNet's weights, which identifies the model in a clip's record."""
         return fingerprint(self.components.unet)
 
+    @property
+    def mark(self) -> Mark:
+        """What says in the files of clips that this model made them."""
+        return Mark.of(self.components.source, self.model_fingerprint, self.components.dataset_fingerprint)
+
     @functools.cached_property
     def guide_fingerprint(self) -> str | None:
         """Hash of the weaker model's weights that autoguidance uses; None without one."""
@@ -380,6 +386,7 @@ class Sampler:
                 device=self.pipeline.device.type,
                 model=self.components.source,
                 model_fingerprint=self.model_fingerprint,
+                dataset_fingerprint=self.components.dataset_fingerprint,
                 loras=self.loras,
                 assumed_spectrogram=self.pipeline.assumed_spectrogram,
             ),

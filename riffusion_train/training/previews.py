@@ -1,6 +1,7 @@
 """Previews: clips sampled while training, from the averaged weights, with a page to see and hear them."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import sys
@@ -54,7 +55,12 @@ def preview_prompts(
 
 
 def make_preview(
-    config: PreviewConfig, components: Components, prompts: list[str], folder: Path, distribution: Distribution
+    config: PreviewConfig,
+    components: Components,
+    prompts: list[str],
+    folder: Path,
+    distribution: Distribution,
+    dataset_fingerprint: str,
 ) -> Callable[[int], None]:
     """Return the function that writes `previews/step-000500/`: a clip for each prompt at each strength of guidance.
 
@@ -69,7 +75,8 @@ def make_preview(
         def write() -> None:
             if not step and (target.is_dir() or not config.base_row):
                 return
-            clips = dict(_sample(config, model, prompts, distribution.device))
+            trained = dataclasses.replace(model, dataset_fingerprint=dataset_fingerprint) if step else model
+            clips = dict(_sample(config, trained, prompts, distribution.device))
             for name, clip in clips.items():
                 clip.save(target / name)
             track_clips(distribution.accelerator, clips, step)

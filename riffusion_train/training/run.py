@@ -300,4 +300,4 @@ def _make_preview(
     folder = dataset.folder
     held_out = SpectrogramDataset(folder, "validation") if folder.num_slices("validation") else None
     prompts = preview_prompts(config.preview, dataset, held_out)
-    return make_preview(config.preview, components, prompts, run.previews, distribution)
+    return make_preview(config.preview, components, prompts, run.previews, distribution, folder.fingerprint)

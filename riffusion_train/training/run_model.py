@@ -44,7 +44,9 @@ class RunModel:
 
     def whole(self) -> LazyModel:
         """Return the model with its adapters merged in."""
-        return self.base if self.lora is None else merge_lora(self.base, self.lora)
+        model = self.base if self.lora is None else merge_lora(self.base, self.lora)
+        skeleton = dataclasses.replace(model.skeleton, dataset_fingerprint=self.manifest["dataset"]["fingerprint"])
+        return dataclasses.replace(model, skeleton=skeleton)
 
 
 def load_start(config: TrainConfig) -> tuple[Components, Lora | None]:

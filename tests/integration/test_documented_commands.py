@@ -50,6 +50,7 @@ NOT_RUN = {
     r"^prepare page": "needs the manifest of a prepared dataset; test_prepare_page.py",
     r"real=dataset audio=songs": "needs the files that the dataset was made of; test_evaluate_score.py",
     r"^prepare merge": "needs the parts of eight machines; test_prepare_parts.py",
+    r"certificate=": "needs a certificate; tests/unit/audio/test_manifest.py",
     r"pick=": "asks which one to keep; test_sample_modes.py",
     r"allow_pickle=true": "needs the published checkpoint of 2022; test_sd15_files.py",
 }

@@ -179,11 +179,32 @@ def rms_dbfs(wav: npt.NDArray[np.float32]) -> float:
 
 @functools.cache
 def _k_weighting(rate_hz: int) -> npt.NDArray[np.float64]:
-    """Return the shelf and the high-pass of BS.1770 as pyloudnorm designs them: b0, b1, b2, a1 and a2 of each."""
-    import pyloudnorm
+    """Return the shelf and the high-pass of BS.1770: b0, b1, b2, a1 and a2 of each, to the bit as pyloudnorm designs them.
 
-    stages = pyloudnorm.Meter(rate_hz)._filters.values()
-    return np.array([[*(stage.passband_gain * stage.b), *stage.a[1:]] for stage in stages])
+    The formulas are Bristow-Johnson's, of the Audio EQ Cookbook. pyloudnorm itself imports scipy.signal, which takes long.
+    """
+    amplitude = 10 ** (4.0 / 40.0)
+    shelf, cut = _angle(1500.0, 1 / np.sqrt(2), rate_hz), _angle(38.0, 0.5, rate_hz)
+    cosine, slope = np.cos(shelf[0]), 2 * np.sqrt(amplitude) * shelf[1]
+    up, down = amplitude + 1, amplitude - 1
+    high_shelf = (
+        amplitude * (up + down * cosine + slope),
+        -2 * amplitude * (down + up * cosine),
+        amplitude * (up + down * cosine - slope),
+        up - down * cosine + slope,
+        2 * (down - up * cosine),
+        up - down * cosine - slope,
+    )
+    cosine, slope = np.cos(cut[0]), cut[1]
+    high_pass = ((1 + cosine) / 2, -(1 + cosine), (1 + cosine) / 2, 1 + slope, -2 * cosine, 1 - slope)
+    stages = np.array([high_shelf, high_pass])
+    return np.delete(stages / stages[:, 3:4], 3, axis=1)
+
+
+def _angle(corner_hz: float, quality: float, rate_hz: int) -> tuple[float, float]:
+    """Return the angle of a corner on the unit circle, and the cookbook's alpha."""
+    angle = 2.0 * np.pi * (corner_hz / rate_hz)
+    return angle, np.sin(angle) / (2.0 * quality)
 
 
 @numba.njit(cache=True, fastmath={"contract"})  # type: ignore[untyped-decorator]

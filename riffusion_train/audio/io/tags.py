@@ -8,8 +8,7 @@ MP3 files that are not timestamps.
 import struct
 from pathlib import Path
 
-import av
-
+from riffusion_train.audio.marking import add_id3_frames, id3_frame
 from riffusion_train.runtime.errors import InputError
 
 # Name of each tag in ID3v2.4 (https://id3.org/id3v2.4.0-frames) and in the INFO list of RIFF files.
@@ -33,8 +32,8 @@ def add_id3_tags(path: Path, tags: dict[str, str]) -> None:
     frames = b""
     for name, text in tags.items():
         body = _UTF_8 + (b"eng\0" if name == "comment" else b"") + text.encode()
-        frames += _FRAMES[name][0].encode() + _sync_safe(len(body)) + b"\0\0" + body
-    path.write_bytes(b"ID3\x04\0\0" + _sync_safe(len(frames)) + frames + path.read_bytes())
+        frames += id3_frame(_FRAMES[name][0].encode(), body)
+    add_id3_frames(path, frames)
 
 
 def add_riff_tags(path: Path, tags: dict[str, str]) -> None:
@@ -57,6 +56,8 @@ def read_tags(path: Path) -> dict[str, str]:
     Raises:
         InputError: If the file cannot be read.
     """
+    import av  # reading alone needs it
+
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             metadata = dict(container.metadata)
@@ -66,8 +67,3 @@ def read_tags(path: Path) -> dict[str, str]:
         raise InputError(f"{path}: cannot be read as audio") from None
     lowered = {name.lower(): text for name, text in metadata.items()}
     return {name: lowered[name] for name in TAGS if name in lowered}
-
-
-def _sync_safe(size: int) -> bytes:
-    """Write a size in four bytes of seven bits, as ID3v2.4 does."""
-    return bytes((size >> shift) & 0x7F for shift in (21, 14, 7, 0))

@@ -1,6 +1,7 @@
 """Audio files out: WAV, FLAC, Ogg Vorbis, Opus and MP3, in blocks, with tags."""
 
 import contextlib
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,6 +11,7 @@ import soundfile
 import soxr
 
 from riffusion_train.audio.io.tags import TAGS, add_id3_tags, add_riff_tags
+from riffusion_train.audio.marking import Mark, mark_sound
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import written_beside
 
@@ -32,7 +34,12 @@ _BLOCK_SAMPLES = 1 << 16
 
 
 def write_audio(
-    path: Path, wav: np.ndarray, rate_hz: int, tags: dict[str, str] | None = None, compression: float | None = None
+    path: Path,
+    wav: np.ndarray,
+    rate_hz: int,
+    tags: dict[str, str] | None = None,
+    compression: float | None = None,
+    mark: Mark | None = None,
 ) -> None:
     """Write samples in [-1, 1], (channels, samples), in the format that the suffix names; beyond 1 they are clipped.
 
@@ -44,12 +51,21 @@ def write_audio(
         rate_hz: Their sample rate.
         tags: Texts by name, of `tags.TAGS`: title, artist, comment, copyright, album, genre, date.
         compression: From 0, the largest and best file of a format, to 1, the smallest; None is the format's default.
+        mark: The model that made the sound, if one did.
 
     Raises:
         InputError: If the suffix is unknown.
     """
-    with AudioWriter(path, rate_hz, wav.shape[0], tags, compression) as writer:
+    with AudioWriter(path, rate_hz, wav.shape[0], tags, compression, mark) as writer:
         writer.write(wav)
+
+
+def encode_audio(wav: np.ndarray, rate_hz: int, audio_format: str, mark: Mark | None = None) -> bytes:
+    """Return samples in [-1, 1], (channels, samples), as a file; the format is a suffix of `FORMATS` without the dot."""
+    with tempfile.TemporaryDirectory(prefix="riffusion-") as folder:
+        path = Path(folder, f"clip.{audio_format}")
+        write_audio(path, wav, rate_hz, mark=mark)
+        return path.read_bytes()
 
 
 class AudioWriter:
@@ -62,6 +78,7 @@ class AudioWriter:
         channels: int,
         tags: dict[str, str] | None = None,
         compression: float | None = None,
+        mark: Mark | None = None,
     ) -> None:
         suffix = path.suffix.lower()
         self._tags = tags or {}
@@ -76,6 +93,7 @@ class AudioWriter:
             self._resampler = soxr.ResampleStream(rate_hz, self._rate_hz, channels, dtype="float32", quality="HQ")
         self._path, self._suffix, self._channels = path, suffix, channels
         self._compression = compression
+        self._mark = mark
         self._stack = contextlib.ExitStack()
         self._partial: Path | None = None
         self._file: soundfile.SoundFile | None = None
@@ -121,6 +139,8 @@ class AudioWriter:
                 self._file.close()
             except soundfile.SoundFileError as fault:
                 raise self._unwritable(fault) from None
+            if self._mark is not None:
+                mark_sound(self._partial, self._suffix, self._mark)
             if self._tags and self._suffix in _TAG_WRITERS:
                 _TAG_WRITERS[self._suffix](self._partial, self._tags)
 

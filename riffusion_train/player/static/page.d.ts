@@ -60,6 +60,9 @@ export interface Hello {
   settings: Settings;
   queue: QueueItem[];
   live_index: number;
+  digital_source_type: string;
+  model_fingerprint: string;
+  dataset_fingerprint: string | null;
 }
 
 export type ServerMessage =

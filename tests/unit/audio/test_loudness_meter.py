@@ -3,7 +3,7 @@ import pyloudnorm
 import pytest
 from support.sounds import noise, tone
 
-from riffusion_train.audio.io.loudness import LoudnessMeter, loudness_gain, measure_loudness
+from riffusion_train.audio.io.loudness import LoudnessMeter, _k_weighting, loudness_gain, measure_loudness
 
 
 @pytest.mark.parametrize("rate_hz", [16000, 44100])
@@ -50,3 +50,10 @@ def test_sounds_shorter_than_a_block_have_a_loudness() -> None:
     lufs, _ = measure_loudness(tone(1000, 0.2, 44100), 44100)
     assert lufs is not None
     assert -20 < lufs < -8
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 22050, 44100, 48000, 96000])
+def test_the_weighting_is_pyloudnorms_to_the_bit(rate_hz: int) -> None:
+    stages = pyloudnorm.Meter(rate_hz)._filters.values()
+    expected = np.array([[*(stage.passband_gain * stage.b), *stage.a[1:]] for stage in stages])
+    np.testing.assert_array_equal(_k_weighting(rate_hz), expected)

@@ -4,6 +4,7 @@ import struct
 import numpy as np
 import pytest
 
+from riffusion_train.audio.marking import Mark
 from riffusion_train.player.segments import Segment, SegmentBuffer, encode_png, image_between, samples_between
 from riffusion_train.player.settings import ClipSpec, Settings
 
@@ -15,7 +16,7 @@ def segment(index: int) -> Segment:
     pcm = (np.arange(SAMPLES) + index * SAMPLES).astype("<i2").tobytes()
     image = np.tile(((np.arange(8) + 8 * index) % 256).astype(np.uint8), (4, 1))
     spec = ClipSpec(prompt="a", prompt_to="b", alpha=0.5)
-    return Segment(index, index * SAMPLES, SAMPLES, pcm, encode_png(image), spec, Settings(prompt="a"))
+    return Segment(index, index * SAMPLES, SAMPLES, pcm, encode_png(image, Mark("m", "f")), spec, Settings(prompt="a"))
 
 
 def filled(count: int, max_samples: int = 10**9, max_bytes: int = 10**9) -> SegmentBuffer:
