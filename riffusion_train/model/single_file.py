@@ -16,8 +16,8 @@ from riffusion_train.model.architecture import (
     build_components,
     build_scheduler,
     build_skeleton,
-    scheduler_class,
     empty_networks,
+    scheduler_class,
     trained_scheduler,
 )
 from riffusion_train.model.components import Components
