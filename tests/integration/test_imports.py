@@ -9,7 +9,7 @@ from pathlib import Path
 from support.sampling import write_nano_model
 
 UNUSED = {
-    "datasets", "librosa", "scipy.signal", "sklearn", "tensorboard", "torch._inductor", "torch.onnx", "torchvision", "wandb",
+    "datasets", "librosa", "scipy.signal", "sklearn", "tensorboard", "torchvision", "wandb",
     "riffusion_train.training", "riffusion_train.evaluation", "riffusion_train.listening", "data_prep",
 }  # fmt: skip
 """What neither a sample nor a served player has a use for."""
