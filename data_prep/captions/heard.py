@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -78,7 +78,11 @@ class Heard:
         """Return it as JSON-ready data, as the manifest holds it."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         scores = {name: list(values) for name, values in self.scores.items()}
-        return fields | {"starts_s": list(self.starts_s), "scores": scores, "slices": [list(one) for one in self.slices]}
+        return fields | {
+            "starts_s": list(self.starts_s),
+            "scores": scores,
+            "slices": [list(one) for one in self.slices],
+        }
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Self:
@@ -90,6 +94,14 @@ class Heard:
         scores = {name: tuple(values) for name, values in data["scores"].items()}
         slices = tuple((start_s, duration_s) for start_s, duration_s in data["slices"])
         return cls(**{**data, "starts_s": tuple(data["starts_s"]), "scores": scores, "slices": slices})
+
+
+class HeardFile(NamedTuple):
+    """An audio file, and what was heard in it."""
+
+    file_hash: str
+    heard: Heard | None
+    """None if it was not heard."""
 
 
 def kept_scores(scores: Mapping[str, np.ndarray]) -> dict[str, tuple[float, ...]]:
