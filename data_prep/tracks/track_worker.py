@@ -140,7 +140,6 @@ class TrackWorker:
         self._store = store
         self._to_hear = to_hear
         self._listener: TrackListener | None = None
-        self._hears = False
 
     def __call__(self, locator: str) -> TrackResult:
         """Return the result of an audio file; one that is stored already is not decoded again.
@@ -151,26 +150,24 @@ class TrackWorker:
         Raises:
             OSError: If the slices cannot be written.
         """
-        self._hears = locator in self._to_hear
+        hears = locator in self._to_hear
         origin = origin_of(locator)
         known_hash = self._store.read_origin(origin) if origin else None
         stored = self._store.read(known_hash) if known_hash else None
-        if stored is not None and self._is_whole(stored):  # a remote file that has not changed need not even be fetched
+        if stored is not None and _is_whole(
+            stored, hears
+        ):  # a remote file that has not changed need not even be fetched
             return dataclasses.replace(stored, origin=origin, reused=True)
         try:
             with open_input(locator) as path:
-                result = self._process_file(path)
+                result = self._process_file(path, hears)
         except InputError as error:
             return TrackResult("", reason="unreadable", detail=str(error))
         if origin and result.file_hash:
             self._store.write_origin(origin, result.file_hash)
         return dataclasses.replace(result, origin=origin)
 
-    def _is_whole(self, stored: TrackResult) -> bool:
-        """Whether a stored result holds all that is needed now; one that was not heard, for another run, may not."""
-        return not self._hears or stored.heard is not None or stored.reason is not None
-
-    def _process_file(self, path: Path) -> TrackResult:
+    def _process_file(self, path: Path, hears: bool) -> TrackResult:
         """Return the result of a local file, from the store or made now."""
         try:
             with path.open("rb") as file:
@@ -178,10 +175,10 @@ class TrackWorker:
         except OSError as error:
             return TrackResult("", reason="unreadable", detail=error.strerror or str(error))
         stored = self._store.read(file_hash)
-        if stored is not None and self._is_whole(stored):
+        if stored is not None and _is_whole(stored, hears):
             return dataclasses.replace(stored, reused=True)
         try:
-            result, slices = self._cut_track(path, TrackResult(file_hash))
+            result, slices = self._cut_track(path, TrackResult(file_hash), hears)
         except OSError as error:
             if error.errno in DISK_ERRORS:
                 raise
@@ -192,8 +189,8 @@ class TrackWorker:
         self._store.write(result, slices)
         return result
 
-    def _cut_track(self, path: Path, result: TrackResult) -> tuple[TrackResult, list[Slice]]:
-        """Decode, measure and cut a file. Returns the completed result, and the slices in order."""
+    def _cut_track(self, path: Path, result: TrackResult, hears: bool) -> tuple[TrackResult, list[Slice]]:
+        """Decode, measure, cut and, if asked to, hear a file. Returns the completed result, and the slices in order."""
         try:
             decoded = decode_audio(path)
         except InputError as error:
@@ -233,12 +230,12 @@ class TrackWorker:
         result = dataclasses.replace(result, lufs=lufs, gain_db=gain)
         if self._cut.tags:
             result = dataclasses.replace(result, tags=read_tags(path))
-        attributes = {*self._cut.measure, *(ATTRIBUTES if self._hears else ())}
+        attributes = {*self._cut.measure, *(ATTRIBUTES if hears else ())}
         measured = measure(wav, self._codec.rate_hz, lufs, attributes)
         result = dataclasses.replace(result, measured=measured.columns(self._cut.measure))
         wav *= np.float32(10 ** (gain / 20))
         slices, silent = self._encode_windows(wav, result.file_hash)
-        if self._hears and slices:
+        if hears and slices:
             self._listener = self._listener or TrackListener(self._cut.listen_patches)
             times_s = [(item.start_s, item.duration_s) for item in slices]
             heard = self._listener.hear(wav, self._codec.rate_hz, measured, lufs, gain, times_s)
@@ -299,6 +296,11 @@ class TrackWorker:
             return dataclasses.replace(result, reason="no window", detail=detail.lower())
         detail = f"{duration_s:.2f} s is below {self._cut.shortest_s:.2f} s; tail=pad min_clip_s=… keeps shorter files"
         return dataclasses.replace(result, reason="too short", detail=detail)
+
+
+def _is_whole(stored: TrackResult, hears: bool) -> bool:
+    """Whether a stored result holds all that is needed now: one that was made for another run may not have been heard."""
+    return not hears or stored.heard is not None or stored.reason is not None
 
 
 def make_track_worker(setup: WorkerSetup) -> TrackWorker:

@@ -52,6 +52,7 @@ def test_tracks_without_a_caption_are_captioned_by_listening_and_the_others_are_
     assert heard["key"] == "A major" and 0.5 < heard["key_strength"] <= 1
     assert len(heard["slices"]) == manifest["chord.wav"]["slices"] > 1
     assert len(manifest["chord.wav"]["listened"]) >= 2
+    assert "those of 2 tracks were made by listening" in (dataset.path / "README.md").read_text()
     captions = {row["source"]: row["caption"] for row in rows_of(dataset)}
     assert captions["said.wav"] == ["a tone"]
     assert all(captions["chord.wav"]) and all(captions["short.wav"]), "a track under 3 s is heard as well"
