@@ -2,10 +2,12 @@
 
 Labelled sounds are the 28 produced tracks of the package immich-memories-music, with the mood, instrumentation, tempo and key
 that they were made for, and composed clips of 6 s whose truth is known (`data_prep.corpus.music`). For each tag, the sounds
-that its label is known for are divided into two halves. Its threshold is the lowest score from which on it is right in at least
-`_FITTED` of the cases in one half; the other half, which no threshold has seen, says how often it is right and how often it is
-found. A tag that is right there in fewer than four of five cases is not used. The thresholds go to
-`data_prep/captions/thresholds.json`. What is heard is kept in `runs/benchmark-caption-tags`; the same command continues it.
+that its label is known for are divided into two halves. The lowest score from which on a tag is right in at least `_FITTED` of
+the cases in one half is tried on the other half, and the other way round: each sound is judged by a threshold that has not
+seen it. A tag that is then right in fewer than four of five cases is not used. The threshold in use is that of all sounds.
+
+The thresholds go to `data_prep/captions/thresholds.json`. What is heard is kept in `runs/benchmark-caption-tags`; the same
+command continues it.
 """
 
 import dataclasses
@@ -42,9 +44,9 @@ THRESHOLDS = Path(__file__).parent.parent / "data_prep" / "captions" / "threshol
 _SEEDS, _CLIPS = (11, 12), 240
 """Of the composed clips: seeds, and clips of each."""
 _FITTED, _RIGHT = 0.88, 0.8
-"""Shares of right cases: in the half that is fitted, with a margin, and in the other one."""
-_LEAST_FOUND = 5
-"""Fewer cases in either half say nothing."""
+"""Shares of right cases: where a threshold is fitted, with a margin, and where it is tried."""
+_LEAST_NAMED = 5
+"""Fewer cases in a half say nothing."""
 
 _Truth = Mapping[str, Any]
 
@@ -123,34 +125,42 @@ def run(*, quick: bool = False, max_clips: int | None = None) -> list[Row]:
     return rows
 
 
+def fit_threshold(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_]) -> float | None:
+    """Return the lowest score from which on a tag is right in `_FITTED` of the cases; None if there is none."""
+    for candidate in sorted(set(scores)):
+        named = scores >= candidate
+        if named.sum() < _LEAST_NAMED:
+            return None
+        if labels[named].mean() >= _FITTED:
+            return float(candidate)
+    return None
+
+
 def fit_tag(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_]) -> dict[str, float] | None:
     """Return threshold, precision and recall of a tag; None if no threshold is right often enough.
 
+    The threshold is that of all sounds. The figures are of each half with the threshold of the other one.
+
     Args:
-        scores: Of each sound, in random order: the first half is fitted, the second half is what the figures are of.
+        scores: Of each sound, in random order.
         labels: Whether the tag is true of it.
     """
-    half = len(scores) // 2
-    threshold = None
-    for candidate in sorted(set(scores[:half])):
-        named = scores[:half] >= candidate
-        if named.sum() < _LEAST_FOUND:
-            break
-        if labels[:half][named].mean() >= _FITTED:
-            threshold = float(candidate)
-            break
+    threshold = fit_threshold(scores, labels)
     if threshold is None:
         return None
-    named, true = scores[half:] >= threshold, labels[half:]
-    if named.sum() < _LEAST_FOUND:
+    named, halves = np.zeros(len(scores), bool), np.arange(len(scores)) % 2 == 0
+    for half in (halves, ~halves):
+        other = fit_threshold(scores[~half], labels[~half])
+        named[half] = scores[half] >= other if other is not None else False
+    if named.sum() < 2 * _LEAST_NAMED:
         return None
     return {
         "threshold": round(threshold, 4),
-        "precision": round(float(true[named].mean()), 3),
-        "recall": round(float(named[true].mean()), 3),
+        "precision": round(float(labels[named].mean()), 3),
+        "recall": round(float(named[labels].mean()), 3),
         "named": int(named.sum()),
-        "true": int(true.sum()),
-        "sounds": len(true),
+        "true": int(labels.sum()),
+        "sounds": len(labels),
     }
 
 
