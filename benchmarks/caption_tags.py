@@ -29,7 +29,7 @@ from data_prep.captions.heard import Heard
 from data_prep.captions.listening import KEY, TEMPO, score_of
 from data_prep.captions.phrases import CAPTION_TAGS
 from data_prep.corpus.music.clip import FLUID, Composer
-from data_prep.tracks.hearing import ATTRIBUTES, TrackListener
+from data_prep.tracks.hearing import ATTRIBUTES, MEASURED_S, TrackListener
 from data_prep.tracks.measuring import measure
 from riffusion_train.audio.io.loudness import measure_lufs
 from riffusion_train.audio.io.read import read_audio
@@ -109,7 +109,7 @@ def run(*, quick: bool = False, max_clips: int | None = None) -> list[Row]:
     """
     torch.set_num_threads(1)
     ear = Ear(None if quick else WORK)
-    examples = [] if quick else list(_produced(ear))
+    examples = [] if quick else list(produced(ear))
     for seed in _SEEDS:
         examples += composed(ear, seed, 6 if quick else max_clips or _CLIPS)
     fitted = {name: fit_tag(scores, labels) for name, scores, labels in labelled(examples)}
@@ -252,7 +252,7 @@ class Ear:
         wav, rate_hz = load()
         mono = wav.mean(axis=0, keepdims=True)
         lufs = measure_lufs(mono, rate_hz)
-        heard = self._listener.hear(mono, rate_hz, measure(mono, rate_hz, lufs, ATTRIBUTES), lufs, 0.0, [])
+        heard = self._listener.hear(mono, rate_hz, measure(mono, rate_hz, lufs, ATTRIBUTES, MEASURED_S), lufs, 0.0, [])
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, heard.as_data())
@@ -276,7 +276,7 @@ def composed(ear: Ear, seed: int, clips: int) -> Iterator[Example]:
 _LINE = re.compile(r"^\s+(\S+)\.opus\s+(\d+) bpm\s+(\S+ (?:major|minor))\s+seed \d+\s+\[(\w+)\]$", re.MULTILINE)
 
 
-def _produced(ear: Ear) -> Iterator[Example]:
+def produced(ear: Ear) -> Iterator[Example]:
     """Yield the produced tracks.
 
     Raises:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.captions.tables import Value
-from riffusion_train.listening.attributes import RATE_HZ, key_of, magnitudes, middle_mono, separate, tempo_of
+from riffusion_train.listening.attributes import LONGEST_S, RATE_HZ, key_of, magnitudes, middle_mono, separate, tempo_of
 from riffusion_train.runtime.errors import InputError
 
 ATTRIBUTES = ("bpm", "key", "loudness", "brightness", "drums")
@@ -59,7 +59,13 @@ class Measured:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def measure(wav: npt.NDArray[np.float32], rate_hz: int, lufs: float | None, attributes: Collection[str]) -> Measured:
+def measure(
+    wav: npt.NDArray[np.float32],
+    rate_hz: int,
+    lufs: float | None,
+    attributes: Collection[str],
+    longest_s: float = LONGEST_S,
+) -> Measured:
     """Measure attributes of a track.
 
     Args:
@@ -67,6 +73,7 @@ def measure(wav: npt.NDArray[np.float32], rate_hz: int, lufs: float | None, attr
         rate_hz: Its sample rate.
         lufs: Its integrated loudness.
         attributes: Some of `ATTRIBUTES`.
+        longest_s: How much is measured of it, from its middle.
     """
     measured = Measured()
     if "loudness" in attributes and lufs is not None:
@@ -75,7 +82,7 @@ def measure(wav: npt.NDArray[np.float32], rate_hz: int, lufs: float | None, attr
         return measured
     import librosa
 
-    mono = middle_mono(wav, rate_hz)
+    mono = middle_mono(wav, rate_hz, longest_s)
     spectrum = magnitudes(mono)  # (1025, frames)
     found: dict[str, Any] = {}
     if "bpm" in attributes:

@@ -18,7 +18,7 @@ import xxhash
 from data_prep.captions.sidecars import read_tags
 from data_prep.inputs.fetch import open_input, origin_of
 from data_prep.tracks.fingerprint import fingerprint_words, to_text
-from data_prep.tracks.hearing import ATTRIBUTES, TrackListener
+from data_prep.tracks.hearing import ATTRIBUTES, MEASURED_S, TrackListener
 from data_prep.tracks.measuring import measure, parse_attributes, pcm_hash
 from data_prep.tracks.track_store import Slice, TrackResult, TrackStore
 from data_prep.tracks.windows import (
@@ -36,6 +36,7 @@ from riffusion_train.audio.io.loudness import gain_db, measure_lufs, rms_dbfs
 from riffusion_train.audio.io.read import decode_audio, decoding_problems, resample
 from riffusion_train.config.prepare import CaptionSource, Duplicates, PrepareConfig, Tail, Windows
 from riffusion_train.config.spectrogram import Channels, SpectrogramConfig, to_data
+from riffusion_train.listening.attributes import LONGEST_S
 from riffusion_train.runtime.errors import InputError
 
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
@@ -231,7 +232,8 @@ class TrackWorker:
         if self._cut.tags:
             result = dataclasses.replace(result, tags=read_tags(path))
         attributes = {*self._cut.measure, *(ATTRIBUTES if hears else ())}
-        measured = measure(wav, self._codec.rate_hz, lufs, attributes)
+        measured_s = LONGEST_S if self._cut.measure else MEASURED_S
+        measured = measure(wav, self._codec.rate_hz, lufs, attributes, measured_s)
         result = dataclasses.replace(result, measured=measured.columns(self._cut.measure))
         wav *= np.float32(10 ** (gain / 20))
         slices, silent = self._encode_windows(wav, result.file_hash)
