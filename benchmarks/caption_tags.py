@@ -41,7 +41,7 @@ from riffusion_train.runtime.files import write_json
 
 WORK = Path("runs/benchmark-caption-tags")
 THRESHOLDS = Path(__file__).parent.parent / "data_prep" / "captions" / "thresholds.json"
-_SEEDS, _CLIPS = (11, 12), 240
+_SEEDS, _CLIPS = (11, 12), 82
 """Of the composed clips: seeds, and clips of each."""
 _FITTED, _RIGHT = 0.88, 0.8
 """Shares of right cases: where a threshold is fitted, with a margin, and where it is tried."""

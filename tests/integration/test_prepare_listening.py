@@ -32,7 +32,7 @@ def manifest_of(folder):
 def audio(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audio")
     write_track(folder / "said.wav", tone(200, 5.2), "a tone")
-    write_track(folder / "chord.wav", np.concatenate([chord(220, 6.0), 0.1 * chord(330, 6.0)], axis=1))
+    write_track(folder / "chord.wav", np.concatenate([chord(220, 6.0), 0.1 * chord(220, 6.0)], axis=1))
     write_track(folder / "short.wav", noise(0, 1.2))
     write_track(folder / "silent.wav", np.zeros((1, 5 * 44100), np.float32))
     return folder
