@@ -7,7 +7,7 @@ import errno
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ import xxhash
 from data_prep.captions.sidecars import read_tags
 from data_prep.inputs.fetch import open_input, origin_of
 from data_prep.tracks.fingerprint import fingerprint_words, to_text
+from data_prep.tracks.hearing import ATTRIBUTES, MEASURED_S, TrackListener
 from data_prep.tracks.measuring import measure, parse_attributes, pcm_hash
 from data_prep.tracks.track_store import Slice, TrackResult, TrackStore
 from data_prep.tracks.windows import (
@@ -35,6 +36,7 @@ from riffusion_train.audio.io.loudness import gain_db, measure_lufs, rms_dbfs
 from riffusion_train.audio.io.read import decode_audio, decoding_problems, resample
 from riffusion_train.config.prepare import CaptionSource, Duplicates, PrepareConfig, Tail, Windows
 from riffusion_train.config.spectrogram import Channels, SpectrogramConfig, to_data
+from riffusion_train.listening.attributes import LONGEST_S
 from riffusion_train.runtime.errors import InputError
 
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
@@ -66,6 +68,8 @@ class CutParameters:
     """Decides the positions of random crops."""
     remove_dc: bool = False
     """Whether to remove a constant offset."""
+    listen_patches: int = PrepareConfig.listen_patches
+    """Most patches that are heard of a track whose captions need it."""
 
     @classmethod
     def from_config(cls, config: PrepareConfig) -> Self:
@@ -91,12 +95,15 @@ class CutParameters:
             most_slices=config.max_slices_per_track,
             seed=config.seed if config.random_crops else 0,
             remove_dc=config.remove_dc,
+            listen_patches=config.listen_patches,
         )
 
     def as_data(self) -> dict[str, Any]:
         """Return the parameters as JSON-ready data."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         plain = {name: value.value if isinstance(value, enum.Enum) else value for name, value in values.items()}
+        if self.listen_patches == PrepareConfig.listen_patches:
+            del plain["listen_patches"]  # as in versions that did not listen, whose slices are still of use
         return plain | {"spectrogram": to_data(self.spectrogram)}
 
     @property
@@ -111,6 +118,8 @@ class WorkerSetup:
 
     cut: CutParameters
     store: TrackStore
+    to_hear: frozenset[str] = frozenset()
+    """Locators of the tracks whose captions need that they are heard."""
 
 
 class TrackWorker:
@@ -119,9 +128,10 @@ class TrackWorker:
     Args:
         cut: The cutting parameters.
         store: Where results and slices go.
+        to_hear: Locators of the tracks to hear.
     """
 
-    def __init__(self, cut: CutParameters, store: TrackStore) -> None:
+    def __init__(self, cut: CutParameters, store: TrackStore, to_hear: Collection[str] = ()) -> None:
         # Imported here, so that only workers load torch.
         from riffusion_train.audio.codec.codec import make_codec
         from riffusion_train.audio.codec.image_file import png_bytes
@@ -129,6 +139,8 @@ class TrackWorker:
         self._codec, self._png_bytes = make_codec(cut.spectrogram), png_bytes
         self._cut = cut
         self._store = store
+        self._to_hear = to_hear
+        self._listener: TrackListener | None = None
 
     def __call__(self, locator: str) -> TrackResult:
         """Return the result of an audio file; one that is stored already is not decoded again.
@@ -139,21 +151,24 @@ class TrackWorker:
         Raises:
             OSError: If the slices cannot be written.
         """
+        hears = locator in self._to_hear
         origin = origin_of(locator)
         known_hash = self._store.read_origin(origin) if origin else None
         stored = self._store.read(known_hash) if known_hash else None
-        if stored is not None:  # a remote file that has not changed need not even be fetched
+        if stored is not None and _is_whole(
+            stored, hears
+        ):  # a remote file that has not changed need not even be fetched
             return dataclasses.replace(stored, origin=origin, reused=True)
         try:
             with open_input(locator) as path:
-                result = self._process_file(path)
+                result = self._process_file(path, hears)
         except InputError as error:
             return TrackResult("", reason="unreadable", detail=str(error))
         if origin and result.file_hash:
             self._store.write_origin(origin, result.file_hash)
         return dataclasses.replace(result, origin=origin)
 
-    def _process_file(self, path: Path) -> TrackResult:
+    def _process_file(self, path: Path, hears: bool) -> TrackResult:
         """Return the result of a local file, from the store or made now."""
         try:
             with path.open("rb") as file:
@@ -161,10 +176,10 @@ class TrackWorker:
         except OSError as error:
             return TrackResult("", reason="unreadable", detail=error.strerror or str(error))
         stored = self._store.read(file_hash)
-        if stored is not None:
+        if stored is not None and _is_whole(stored, hears):
             return dataclasses.replace(stored, reused=True)
         try:
-            result, slices = self._cut_track(path, TrackResult(file_hash))
+            result, slices = self._cut_track(path, TrackResult(file_hash), hears)
         except OSError as error:
             if error.errno in DISK_ERRORS:
                 raise
@@ -175,8 +190,8 @@ class TrackWorker:
         self._store.write(result, slices)
         return result
 
-    def _cut_track(self, path: Path, result: TrackResult) -> tuple[TrackResult, list[Slice]]:
-        """Decode, measure and cut a file. Returns the completed result, and the slices in order."""
+    def _cut_track(self, path: Path, result: TrackResult, hears: bool) -> tuple[TrackResult, list[Slice]]:
+        """Decode, measure, cut and, if asked to, hear a file. Returns the completed result, and the slices in order."""
         try:
             decoded = decode_audio(path)
         except InputError as error:
@@ -216,11 +231,17 @@ class TrackWorker:
         result = dataclasses.replace(result, lufs=lufs, gain_db=gain)
         if self._cut.tags:
             result = dataclasses.replace(result, tags=read_tags(path))
-        if self._cut.measure:
-            measured = measure(wav, self._codec.rate_hz, lufs, self._cut.measure)
-            result = dataclasses.replace(result, measured=measured)
+        attributes = {*self._cut.measure, *(ATTRIBUTES if hears else ())}
+        measured_s = LONGEST_S if self._cut.measure else MEASURED_S
+        measured = measure(wav, self._codec.rate_hz, lufs, attributes, measured_s)
+        result = dataclasses.replace(result, measured=measured.columns(self._cut.measure))
         wav *= np.float32(10 ** (gain / 20))
         slices, silent = self._encode_windows(wav, result.file_hash)
+        if hears and slices:
+            self._listener = self._listener or TrackListener(self._cut.listen_patches)
+            times_s = [(item.start_s, item.duration_s) for item in slices]
+            heard = self._listener.hear(wav, self._codec.rate_hz, measured, lufs, gain, times_s)
+            result = dataclasses.replace(result, heard=heard.as_data())
         result = dataclasses.replace(
             result, slices=len(slices), slices_s=float(sum(item.duration_s for item in slices)), silent_slices=silent
         )
@@ -279,9 +300,14 @@ class TrackWorker:
         return dataclasses.replace(result, reason="too short", detail=detail)
 
 
+def _is_whole(stored: TrackResult, hears: bool) -> bool:
+    """Whether a stored result holds all that is needed now: one that was made for another run may not have been heard."""
+    return not hears or stored.heard is not None or stored.reason is not None
+
+
 def make_track_worker(setup: WorkerSetup) -> TrackWorker:
     """Build the worker of a process."""
-    return TrackWorker(setup.cut, setup.store)
+    return TrackWorker(setup.cut, setup.store, setup.to_hear)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,9 @@ class CaptionSource(enum.Enum):
 
     auto = "auto"
     """The table, if `table` names one or the folder holds exactly one captions.csv, metadata.csv or metadata.jsonl;
-    else sidecars."""
+    else sidecars. Tracks for which nothing else gives a caption are captioned by listening."""
+    listen = "listen"
+    """As auto, but no table need have captions: tracks without one are captioned by listening."""
     sidecar = "sidecar"
     """`song.txt` beside `song.wav`, one caption per line."""
     table = "table"
@@ -128,7 +130,7 @@ class PrepareConfig:
     split_column: str | None = None
     """Column that says train, validation or test; null takes `split` if it exists."""
     default_caption: str | None = None
-    """Caption of files without one; null rejects them."""
+    """Caption of files without one; null rejects them, or listens with captions=auto or listen."""
     path_template: str | None = None
     """Template of the columns to read from the files' paths, for example `{genre}/{artist} - {title}`."""
     caption_template: str | None = None
@@ -142,6 +144,8 @@ class PrepareConfig:
     measure: str | None = None
     """Attributes to measure in the sound and store as columns, for example `bpm,key`: bpm, key, loudness, brightness,
     drums, or all; values in a table take precedence."""
+    listen_patches: int = 8
+    """Most patches of 3 s that are heard of a track that is captioned by listening, evenly spread over it."""
     stride_s: float | None = None
     """Seconds between the starts of two windows; null is the length of a clip, so that windows adjoin."""
     windows: Windows = Windows.fixed
@@ -323,6 +327,12 @@ def check_prepare(config: PrepareConfig) -> None:
         raise InputError(f"near_duplicate_similarity={config.near_duplicate_similarity}: give a number from 0.7 to 1")
     if config.max_clipped is not None and not 0 <= config.max_clipped < 1:
         raise InputError(f"max_clipped={config.max_clipped}: give a share from 0 to below 1, or null")
+    if config.listen_patches < 1:
+        raise InputError(f"listen_patches={config.listen_patches}: give 1 or more")
+    if config.captions is CaptionSource.listen and config.default_caption is not None:
+        raise InputError(
+            "default_caption= has no effect with captions=listen, which captions every track; leave out one"
+        )
     check_page(config)
     if config.random_crops < 0:
         raise InputError(f"random_crops={config.random_crops}: give 0 or more")
