@@ -78,7 +78,11 @@ class Heard:
         """Return it as JSON-ready data, as the manifest holds it."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         scores = {name: list(values) for name, values in self.scores.items()}
-        return fields | {"starts_s": list(self.starts_s), "scores": scores, "slices": [list(one) for one in self.slices]}
+        return fields | {
+            "starts_s": list(self.starts_s),
+            "scores": scores,
+            "slices": [list(one) for one in self.slices],
+        }
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Self:

@@ -89,7 +89,9 @@ def table_sources(storage: Storage, table: Table) -> Sources:
 def column_names(config: PrepareConfig) -> ColumnNames:
     """Return the columns of a table to which a config gives a meaning."""
     # If captions can come from elsewhere, the table need not have any.
-    elsewhere = config.caption_template or config.default_caption or config.captions is CaptionSource.tags
+    elsewhere = (
+        config.caption_template or config.default_caption or config.captioner or config.captions is CaptionSource.tags
+    )
     return ColumnNames(
         *(config.file_column, config.caption_column, config.artist_column, config.split_column),
         needs_caption=not elsewhere,

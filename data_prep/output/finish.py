@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from data_prep.captions.captioner import make_captioner
+from data_prep.inputs.asking import ask_captioner
 from data_prep.inputs.captioning import captions_need_audio, finish_captions
 from data_prep.inputs.tracks import Track, with_columns
 from data_prep.output.card import card_text
 from data_prep.output.filters import PreparedTrack, apply_filters, likeness_keys
-from data_prep.output.folder import PICTURES_DIR, OutputFolder
+from data_prep.output.folder import CAPTIONER_DIR, PICTURES_DIR, OutputFolder
 from data_prep.output.page import PageOptions, is_current, page_line, write_page
 from data_prep.output.splits import SplitMember, assign_splits, choose_slices, used_splits, with_chosen
 from data_prep.output.stats import TEMPO, counts_text, report_lines, summarise
@@ -63,7 +65,8 @@ def finish_dataset(run: PrepareRun, results: Sequence[TrackResult], output: Outp
     """
     if captions_need_audio(run.config):
         described = with_columns(run.sources, [result.tags | result.measured for result in results])
-        run = dataclasses.replace(run, sources=finish_captions(described, run.config))
+        run = _ask_captioner(dataclasses.replace(run, sources=described), results, output)
+        run = dataclasses.replace(run, sources=finish_captions(run.sources, run.config))
         check_columns(run.config, run.sources.extra_types)
     results = apply_filters(run.sources.tracks, results, run.config)
     if all(result.reason is not None for result in results):
@@ -75,6 +78,20 @@ def finish_dataset(run: PrepareRun, results: Sequence[TrackResult], output: Outp
     print("\n".join(report_lines(folder)))
     _update_page(folder, run.config)
     return folder
+
+
+def _ask_captioner(run: PrepareRun, results: Sequence[TrackResult], output: OutputFolder) -> PrepareRun:
+    """Return the run with the captions of the captioner that its config names.
+
+    Where it failed, the digest changes, so that the same command asks again about these tracks.
+    """
+    if run.config.captioner is None:
+        return run
+    file_hashes = ["" if result.reason is not None else result.file_hash for result in results]
+    captioner = make_captioner(run.config)
+    sources, failed = ask_captioner(run.sources, file_hashes, captioner, output.folder / CAPTIONER_DIR)
+    digest = f"{run.digest}, {failed} without the captioner's captions" if failed else run.digest
+    return dataclasses.replace(run, sources=sources, digest=digest)
 
 
 def _update_page(folder: DatasetFolder, config: PrepareConfig) -> None:

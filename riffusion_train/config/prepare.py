@@ -139,6 +139,22 @@ class PrepareConfig:
     """Which tracks get a composed caption."""
     trigger: str | None = None
     """Word or words before every caption, with which prompts can then ask for this music."""
+    captioner: str | None = None
+    """What captions tracks without a caption of their own: a Python function, `module:function`, or the URL of an
+    OpenAI-compatible chat endpoint that takes audio; null asks none."""
+    captioner_model: str | None = None
+    """Name of the endpoint's model."""
+    captioner_prompt: str = (
+        "Describe this music for someone who cannot hear it: genre, instruments, mood and tempo, in one sentence of at most "
+        "thirty words. Answer with this sentence only."
+    )
+    """What the endpoint is asked about each track; each line of its answer becomes a caption."""
+    captioner_key_env: str | None = "CAPTIONER_API_KEY"
+    """Name of the environment variable with the endpoint's key; null sends no key."""
+    captioner_batch_size: int = 4
+    """Most requests to the endpoint at a time, or files in one call of the function."""
+    captioner_s: float | None = 30.0
+    """Seconds in the middle of a track that the endpoint hears; null sends all."""
     measure: str | None = None
     """Attributes to measure in the sound and store as columns, for example `bpm,key`: bpm, key, loudness, brightness,
     drums, or all; values in a table take precedence."""
@@ -324,6 +340,7 @@ def check_prepare(config: PrepareConfig) -> None:
     if config.max_clipped is not None and not 0 <= config.max_clipped < 1:
         raise InputError(f"max_clipped={config.max_clipped}: give a share from 0 to below 1, or null")
     check_page(config)
+    _check_captioner(config)
     if config.random_crops < 0:
         raise InputError(f"random_crops={config.random_crops}: give 0 or more")
     if config.max_slices_per_track is not None and config.max_slices_per_track < 1:
@@ -342,6 +359,17 @@ def check_prepare(config: PrepareConfig) -> None:
             raise InputError(
                 "push_to_hub= with part=: a part is not a dataset; riffusion prepare merge pushes the whole"
             )
+
+
+def _check_captioner(config: PrepareConfig) -> None:
+    if config.captioner_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", config.captioner_key_env):
+        raise InputError("captioner_key_env= takes the name of an environment variable, such as CAPTIONER_API_KEY")
+    if config.captioner_batch_size < 1:
+        raise InputError(f"captioner_batch_size={config.captioner_batch_size}: give 1 or more")
+    if config.captioner_s is not None and not (math.isfinite(config.captioner_s) and config.captioner_s >= 1):
+        raise InputError(f"captioner_s={config.captioner_s}: give a number of seconds, 1 or more, or null")
+    if config.captioner is not None and config.captions is CaptionSource.review:
+        raise InputError("captions=review with captioner=: make the dataset, and edit its captions on the dataset page")
 
 
 def parse_part(text: str) -> tuple[int, int]:
