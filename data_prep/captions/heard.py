@@ -47,6 +47,12 @@ class Heard:
     """`dark`, `balanced` or `bright`, as `measure=brightness` says."""
     drums: bool | None = None
     """Whether there are drums, as `measure=drums` says."""
+    pulse: tuple[int, ...] = ()
+    """How far the onsets support each tempo of `evidence.TEMPI_BPM`, in percent; empty without onsets."""
+    chroma: tuple[float, ...] = ()
+    """Share of each of the twelve notes from C to B; empty without pitch."""
+    percussive: tuple[float, ...] = ()
+    """Share of the sound that is percussive in each band of `evidence.BANDS_HZ`; empty in silence."""
 
     @functools.cached_property
     def track_scores(self) -> dict[str, float]:
@@ -93,7 +99,8 @@ class Heard:
         """
         scores = {name: tuple(values) for name, values in data["scores"].items()}
         slices = tuple((start_s, duration_s) for start_s, duration_s in data["slices"])
-        return cls(**{**data, "starts_s": tuple(data["starts_s"]), "scores": scores, "slices": slices})
+        lists = {name: tuple(data.get(name, ())) for name in ("starts_s", "pulse", "chroma", "percussive")}
+        return cls(**{**data, **lists, "scores": scores, "slices": slices})
 
 
 def kept_scores(scores: Mapping[str, np.ndarray]) -> dict[str, tuple[float, ...]]:

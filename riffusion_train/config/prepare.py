@@ -32,6 +32,26 @@ class CaptionSource(enum.Enum):
     """All captions are written into a table to edit, `table` or `<out>.captions.csv`; the same command then reads it."""
 
 
+class CaptionCheck(enum.Enum):
+    """What happens to a caption that says something else than what is measured in the sound."""
+
+    auto = "auto"
+    """`warn` for tracks that are listened to anyway, because they came without a caption; others are not checked."""
+    off = "off"
+    """Captions are not checked."""
+    warn = "warn"
+    """It stays, and the track is listed with a warning."""
+    fix = "fix"
+    """The false statement is taken out of it, and the track is listed with a warning."""
+    drop = "drop"
+    """The track is rejected."""
+
+    @property
+    def needs_listening(self) -> bool:
+        """Whether every track is listened to."""
+        return self not in (CaptionCheck.auto, CaptionCheck.off)
+
+
 class Duplicates(enum.Enum):
     """What happens to tracks with the same sound."""
 
@@ -155,6 +175,9 @@ class PrepareConfig:
     """Most requests to the endpoint at a time, or files in one call of the function."""
     captioner_s: float | None = 30.0
     """Seconds in the middle of a track that the endpoint hears; null sends all."""
+    check_captions: CaptionCheck = CaptionCheck.auto
+    """What happens to a caption whose tempo, key, drums, speed or instruments are not those of the sound; all but auto and
+    off listen to every track."""
     measure: str | None = None
     """Attributes to measure in the sound and store as columns, for example `bpm,key`: bpm, key, loudness, brightness,
     drums, or all; values in a table take precedence."""

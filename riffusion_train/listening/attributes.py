@@ -106,3 +106,23 @@ def key_of(mono: npt.NDArray[np.float32]) -> str | None:
         for tonic in range(12)
     )
     return best[1]
+
+
+def key_fits(chroma: npt.NDArray[np.float64]) -> dict[str, float]:
+    """Return how well the notes of a sound fit each of the 24 keys: the correlation with its profile.
+
+    Args:
+        chroma: Share of each note, from C to B, (12,).
+    """
+    return {
+        f"{_NOTES[tonic]} {mode}": float(np.corrcoef(np.roll(profile, tonic), chroma)[0, 1])
+        for profile, mode in ((_MAJOR, "major"), (_MINOR, "minor"))
+        for tonic in range(12)
+    }
+
+
+def relative_key(key: str) -> str:
+    """Return the key with the same notes: A minor for C major, and C major for A minor."""
+    note, mode = key.split()
+    steps, other = (3, "major") if mode == "minor" else (9, "minor")
+    return f"{_NOTES[(_NOTES.index(note) + steps) % 12]} {other}"

@@ -1,0 +1,156 @@
+"""Captions against the sound: which statements of a caption contradict what was heard and measured in its track.
+
+A statement is called false only where the evidence against it is strong, and where it is unclear nothing is said: it is asked how
+well the sound fits what the caption says, not whether that is the best guess. The limits below were set on composed clips with
+known truth, see `benchmarks/caption_checks.py`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from data_prep.captions.heard import Heard
+from data_prep.captions.statements import Kind, Statement, find_statements, without
+from riffusion_train.listening.attributes import key_fits, relative_key
+from riffusion_train.listening.evidence import support_of
+
+MULTIPLES = (1.0, 0.5, 2.0)
+"""Multiples of a stated tempo that are no contradiction: half and double time are a matter of taste."""
+_LEAST_SUPPORT = 30
+"""Percent of `Heard.pulse` below which a tempo is false."""
+_MOST_KEY_DISTANCE = 0.2
+"""How much worse than the best key a stated key, or its relative, may fit the notes."""
+_DRUM_WEIGHTS = {"middle": 1.0, "upper": 1.0, "high": 1.0, "drums": 1.0, "beat": 0.5}
+_DRUM_BIAS = 0.0
+_LEAST_SCORE = 0.002
+_SLOWEST_FAST, _FASTEST_SLOW = -1.4, 0.7
+_INSTRUMENT_LIMITS: dict[str, tuple[tuple[str, ...], float, float]] = {
+    "piano": (("piano",), 0.1, 0.4),
+    "choir": (("choir",), 0.006, 0.1),
+}
+_FEWEST_DRUMS, _MOST_DRUMS = 0.2, 0.75
+"""Probabilities of drums below which "drums" is false, and above which "no drums" is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contradiction:
+    """A false statement of a caption."""
+
+    statement: Statement
+    measured: str
+    """What the sound says, in a few words."""
+
+
+def contradictions(caption: str, heard: Heard) -> list[Contradiction]:
+    """Return the statements of a caption that are false, in the order of the text.
+
+    Args:
+        caption: The caption.
+        heard: What was heard and measured in its track.
+    """
+    judged = ((statement, _against(statement, heard)) for statement in find_statements(caption))
+    return [Contradiction(statement, measured) for statement, measured in judged if measured is not None]
+
+
+def corrected(caption: str, heard: Heard) -> str:
+    """Return a caption without its false statements; empty if nothing else is in it."""
+    while found := contradictions(caption, heard):
+        shorter = without(caption, found[-1].statement)
+        if len(shorter) >= len(caption):
+            return ""
+        caption = shorter
+    return caption
+
+
+def _against(statement: Statement, heard: Heard) -> str | None:
+    """Return what the sound says against a statement; None if it fits, or if that is unclear."""
+    match statement.kind:
+        case Kind.tempo:
+            return _against_tempo(statement, heard)
+        case Kind.key:
+            return _against_key(statement, heard)
+        case Kind.drums:
+            return _against_drums(statement, heard)
+        case Kind.speed:
+            return _against_speed(statement, heard)
+        case Kind.instrument:
+            return _against_instrument(statement, heard)
+
+
+def _against_tempo(statement: Statement, heard: Heard) -> str | None:
+    if not heard.pulse or statement.bpm is None:
+        return None
+    low, high = statement.bpm
+    tempi = np.geomspace(low, high, max(1, math.ceil(50 * math.log(high / low)) + 1)) if high > low else [high]
+    support = max(support_of(heard.pulse, float(bpm) * factor) for bpm in tempi for factor in MULTIPLES)
+    if support >= _LEAST_SUPPORT:
+        return None
+    return f"measured {heard.bpm:.0f} bpm" if heard.bpm is not None else "the onsets do not repeat at that tempo"
+
+
+def _against_key(statement: Statement, heard: Heard) -> str | None:
+    """A key and its relative have the same notes, so that one is no contradiction of the other."""
+    if not heard.chroma:
+        return None
+    fits = key_fits(np.asarray(heard.chroma))
+    fit = max(fits[statement.name], fits[relative_key(statement.name)])
+    best = max(fits, key=lambda key: fits[key])
+    return f"measured {best}" if fits[best] - fit > _MOST_KEY_DISTANCE else None
+
+
+def _against_drums(statement: Statement, heard: Heard) -> str | None:
+    """Percussion that is said to be there may be too soft to be heard; that there is none is judged as of drums."""
+    probability = drum_probability(heard)
+    if probability is None:
+        return None
+    if statement.present:
+        return "no drums are heard" if statement.name == "drums" and probability < _FEWEST_DRUMS else None
+    return "drums are heard" if probability > _MOST_DRUMS else None
+
+
+def drum_probability(heard: Heard) -> float | None:
+    """Return how surely there are drums, from 0 to 1, by the percussive shares and the tagger; None in silence."""
+    if not heard.percussive or not heard.starts_s:
+        return None
+    return _logistic(_DRUM_BIAS, _DRUM_WEIGHTS, drum_features(heard))
+
+
+def drum_features(heard: Heard) -> dict[str, float]:
+    """Return what drums are recognised by."""
+    middle, upper, high = heard.percussive[2:]
+    tags = {tag: _log_score(heard.track_scores, tag) for tag in ("drums", "beat")}
+    return {"middle": middle, "upper": upper, "high": high, **tags}
+
+
+def _against_speed(statement: Statement, heard: Heard) -> str | None:
+    speed = speed_of(heard)
+    if statement.name == "fast":
+        return "the onsets are slow" if speed < _SLOWEST_FAST else None
+    return "the onsets are fast" if speed > _FASTEST_SLOW else None
+
+
+def speed_of(heard: Heard) -> float:
+    """Return how fast a track sounds: the logarithm of the tagger's score for "fast" over that for "slow"."""
+    return _log_score(heard.track_scores, "fast") - _log_score(heard.track_scores, "slow")
+
+
+def _against_instrument(statement: Statement, heard: Heard) -> str | None:
+    """The tagger's highest score anywhere in the track counts: an instrument may play in one place only."""
+    limits = _INSTRUMENT_LIMITS.get(statement.name)
+    if limits is None or not heard.starts_s:
+        return None
+    tags, floor, ceiling = limits
+    score = max(max(heard.scores.get(tag, (0.0,))) for tag in tags)
+    if statement.present:
+        return f"no {statement.name} is heard (score {score:.3f})" if score < floor else None
+    return f"{statement.name} is heard (score {score:.2f})" if score > ceiling else None
+
+
+def _log_score(scores: Mapping[str, float], tag: str) -> float:
+    return math.log(max(scores.get(tag, 0.0), _LEAST_SCORE))
+
+
+def _logistic(bias: float, weights: Mapping[str, float], features: Mapping[str, float]) -> float:
+    return 1.0 / (1.0 + math.exp(-bias - sum(weight * features[name] for name, weight in weights.items())))
