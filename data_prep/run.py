@@ -23,8 +23,8 @@ _HOW_IT_RUNS = (
 )
 _NOT_SETTINGS = ("out", *_HOW_IT_RUNS, "license", "language", "spectrogram")
 """Keys that do not change the dataset, two that change its card only, and the one that is listed field by field."""
-_READ_BEFORE_CUTTING = {"auto", "sidecar", "table", "review"}
-"""Sources of captions for which nothing is read from the sound."""
+_READ_BEFORE_CUTTING = {"auto", "sidecar", "table", "review", "listen"}
+"""Sources of captions that leave the slices as they are: what is heard for them is stored beside."""
 _FIX = "choose another out=, or replace it with overwrite=true"
 
 

@@ -1,8 +1,8 @@
 """Captions against the sound: which statements of a caption contradict what was heard and measured in its track.
 
-A statement is called false only where the evidence against it is strong, and where it is unclear nothing is said: it is asked how
-well the sound fits what the caption says, not whether that is the best guess. The limits below were set on composed clips with
-known truth, see `benchmarks/caption_checks.py`.
+It is asked how well the sound fits what the caption says, not whether that is the best guess. A statement is called false
+only where the evidence against it is strong; where it is unclear, nothing is said. The limits below were set on composed
+clips with known truth, see `benchmarks/caption_checks.py`.
 """
 
 import dataclasses
@@ -14,12 +14,12 @@ import numpy as np
 from data_prep.captions.heard import Heard
 from data_prep.captions.statements import Kind, Statement, find_statements, without
 from riffusion_train.listening.attributes import key_fits, relative_key
-from riffusion_train.listening.evidence import support_of
+from riffusion_train.listening.evidence import Evidence, support_of
 
 MULTIPLES = (1.0, 0.5, 2.0)
 """Multiples of a stated tempo that are no contradiction: half and double time are a matter of taste."""
 _LEAST_SUPPORT = 30
-"""Percent of `Heard.pulse` below which a tempo is false."""
+"""Percent of `Evidence.pulse` below which a tempo is false."""
 _MOST_KEY_DISTANCE = 0.2
 """How much worse than the best key a stated key, or its relative, may fit the notes."""
 _DRUM_WEIGHTS = {"middle": 1.0, "upper": 1.0, "high": 1.0, "drums": 1.0, "beat": 0.5}
@@ -50,7 +50,9 @@ def contradictions(caption: str, heard: Heard) -> list[Contradiction]:
         caption: The caption.
         heard: What was heard and measured in its track.
     """
-    judged = ((statement, _against(statement, heard)) for statement in find_statements(caption))
+    if heard.evidence is None:
+        return []
+    judged = ((statement, _against(statement, heard, heard.evidence)) for statement in find_statements(caption))
     return [Contradiction(statement, measured) for statement, measured in judged if measured is not None]
 
 
@@ -64,45 +66,45 @@ def corrected(caption: str, heard: Heard) -> str:
     return caption
 
 
-def _against(statement: Statement, heard: Heard) -> str | None:
+def _against(statement: Statement, heard: Heard, evidence: Evidence) -> str | None:
     """Return what the sound says against a statement; None if it fits, or if that is unclear."""
     match statement.kind:
         case Kind.tempo:
-            return _against_tempo(statement, heard)
+            return _against_tempo(statement, heard, evidence)
         case Kind.key:
-            return _against_key(statement, heard)
+            return _against_key(statement, heard, evidence)
         case Kind.drums:
-            return _against_drums(statement, heard)
+            return _against_drums(statement, heard, evidence)
         case Kind.speed:
-            return _against_speed(statement, heard)
+            return _against_speed(statement, heard, evidence)
         case Kind.instrument:
-            return _against_instrument(statement, heard)
+            return _against_instrument(statement, heard, evidence)
 
 
-def _against_tempo(statement: Statement, heard: Heard) -> str | None:
-    if not heard.pulse or statement.bpm is None:
+def _against_tempo(statement: Statement, heard: Heard, evidence: Evidence) -> str | None:
+    if not evidence.pulse or statement.bpm is None:
         return None
     low, high = statement.bpm
     tempi = np.geomspace(low, high, max(1, math.ceil(50 * math.log(high / low)) + 1)) if high > low else [high]
-    support = max(support_of(heard.pulse, float(bpm) * factor) for bpm in tempi for factor in MULTIPLES)
+    support = max(support_of(evidence.pulse, float(bpm) * factor) for bpm in tempi for factor in MULTIPLES)
     if support >= _LEAST_SUPPORT:
         return None
     return f"measured {heard.bpm:.0f} bpm" if heard.bpm is not None else "the onsets do not repeat at that tempo"
 
 
-def _against_key(statement: Statement, heard: Heard) -> str | None:
+def _against_key(statement: Statement, heard: Heard, evidence: Evidence) -> str | None:
     """A key and its relative have the same notes, so that one is no contradiction of the other."""
-    if not heard.chroma:
+    if not evidence.chroma:
         return None
-    fits = key_fits(np.asarray(heard.chroma))
+    fits = key_fits(np.asarray(evidence.chroma))
     fit = max(fits[statement.name], fits[relative_key(statement.name)])
     best = max(fits, key=lambda key: fits[key])
     return f"measured {best}" if fits[best] - fit > _MOST_KEY_DISTANCE else None
 
 
-def _against_drums(statement: Statement, heard: Heard) -> str | None:
+def _against_drums(statement: Statement, heard: Heard, evidence: Evidence) -> str | None:
     """Percussion that is said to be there may be too soft to be heard; that there is none is judged as of drums."""
-    probability = drum_probability(heard)
+    probability = drum_probability(heard, evidence)
     if probability is None:
         return None
     if statement.present:
@@ -110,21 +112,21 @@ def _against_drums(statement: Statement, heard: Heard) -> str | None:
     return "drums are heard" if probability > _MOST_DRUMS else None
 
 
-def drum_probability(heard: Heard) -> float | None:
+def drum_probability(heard: Heard, evidence: Evidence) -> float | None:
     """Return how surely there are drums, from 0 to 1, by the percussive shares and the tagger; None in silence."""
-    if not heard.percussive or not heard.starts_s:
+    if not evidence.percussive or not heard.starts_s:
         return None
-    return _logistic(_DRUM_BIAS, _DRUM_WEIGHTS, drum_features(heard))
+    return _logistic(_DRUM_BIAS, _DRUM_WEIGHTS, drum_features(heard, evidence))
 
 
-def drum_features(heard: Heard) -> dict[str, float]:
+def drum_features(heard: Heard, evidence: Evidence) -> dict[str, float]:
     """Return what drums are recognised by."""
-    middle, upper, high = heard.percussive[2:]
+    middle, upper, high = evidence.percussive[2:]
     tags = {tag: _log_score(heard.track_scores, tag) for tag in ("drums", "beat")}
     return {"middle": middle, "upper": upper, "high": high, **tags}
 
 
-def _against_speed(statement: Statement, heard: Heard) -> str | None:
+def _against_speed(statement: Statement, heard: Heard, evidence: Evidence) -> str | None:
     speed = speed_of(heard)
     if statement.name == "fast":
         return "the onsets are slow" if speed < _SLOWEST_FAST else None
@@ -136,7 +138,7 @@ def speed_of(heard: Heard) -> float:
     return _log_score(heard.track_scores, "fast") - _log_score(heard.track_scores, "slow")
 
 
-def _against_instrument(statement: Statement, heard: Heard) -> str | None:
+def _against_instrument(statement: Statement, heard: Heard, evidence: Evidence) -> str | None:
     """The tagger's highest score anywhere in the track counts: an instrument may play in one place only."""
     limits = _INSTRUMENT_LIMITS.get(statement.name)
     if limits is None or not heard.starts_s:

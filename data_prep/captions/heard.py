@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+
+from riffusion_train.listening.evidence import Evidence
 
 PATCH_S = 3.0
 """Length of the patches that the taggers hear."""
@@ -47,12 +49,8 @@ class Heard:
     """`dark`, `balanced` or `bright`, as `measure=brightness` says."""
     drums: bool | None = None
     """Whether there are drums, as `measure=drums` says."""
-    pulse: tuple[int, ...] = ()
-    """How far the onsets support each tempo of `evidence.TEMPI_BPM`, in percent; empty without onsets."""
-    chroma: tuple[float, ...] = ()
-    """Share of each of the twelve notes from C to B; empty without pitch."""
-    percussive: tuple[float, ...] = ()
-    """Share of the sound that is percussive in each band of `evidence.BANDS_HZ`; empty in silence."""
+    evidence: Evidence | None = None
+    """What captions are checked against; None unless they are."""
 
     @functools.cached_property
     def track_scores(self) -> dict[str, float]:
@@ -88,6 +86,7 @@ class Heard:
             "starts_s": list(self.starts_s),
             "scores": scores,
             "slices": [list(one) for one in self.slices],
+            "evidence": self.evidence and self.evidence.as_data(),
         }
 
     @classmethod
@@ -99,8 +98,17 @@ class Heard:
         """
         scores = {name: tuple(values) for name, values in data["scores"].items()}
         slices = tuple((start_s, duration_s) for start_s, duration_s in data["slices"])
-        lists = {name: tuple(data.get(name, ())) for name in ("starts_s", "pulse", "chroma", "percussive")}
-        return cls(**{**data, **lists, "scores": scores, "slices": slices})
+        evidence = data.get("evidence")
+        plain = {"starts_s": tuple(data["starts_s"]), "evidence": evidence and Evidence.from_data(evidence)}
+        return cls(**{**data, **plain, "scores": scores, "slices": slices})
+
+
+class HeardFile(NamedTuple):
+    """An audio file, and what was heard in it."""
+
+    file_hash: str
+    heard: Heard | None
+    """None if it was not heard."""
 
 
 def kept_scores(scores: Mapping[str, np.ndarray]) -> dict[str, tuple[float, ...]]:

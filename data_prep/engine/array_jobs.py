@@ -139,7 +139,12 @@ def read_part(folder: Path) -> Part:
 def _read_track(fields: dict[str, Any]) -> Track:
     rejection = fields.pop("rejection")
     return Track(
-        **fields | {"captions": tuple(fields["captions"]), "rejection": Rejection(**rejection) if rejection else None}
+        **fields
+        | {
+            "captions": tuple(fields["captions"]),
+            "slice_captions": tuple(map(tuple, fields.get("slice_captions", ()))),
+            "rejection": Rejection(**rejection) if rejection else None,
+        }
     )
 
 

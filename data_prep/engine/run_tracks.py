@@ -9,12 +9,13 @@ from pathlib import Path
 
 from data_prep.engine.process_pool import WorkerDied, run_here, run_in_processes
 from data_prep.engine.ray_cluster import TaskLost, connected, run_on_ray
+from data_prep.inputs.captioning import tracks_to_hear
 from data_prep.inputs.fetch import is_local
 from data_prep.output.folder import OutputFolder
 from data_prep.run import PrepareRun
 from data_prep.tracks.track_store import TrackResult
 from data_prep.tracks.track_worker import WorkerSetup, make_track_worker, one_thread
-from riffusion_train.config.prepare import Engine, PrepareConfig
+from riffusion_train.config.prepare import CaptionCheck, Engine, PrepareConfig
 from riffusion_train.runtime.errors import StoppedError
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.runtime.provenance import usable_cores
@@ -42,7 +43,9 @@ def run_tracks(run: PrepareRun, output: OutputFolder) -> list[TrackResult]:
     ]
     pending = [index for index, result in enumerate(results) if result is None]
     locators = [tracks[index].locator for index in pending]
-    setup = WorkerSetup(run.cut, output.store(run.key))
+    checks = run.config.check_captions is not CaptionCheck.off
+    to_hear = frozenset(locators) if checks else tracks_to_hear(run.sources, run.config, run.cut.measure)
+    setup = WorkerSetup(run.cut, output.store(run.key), to_hear, checks)
     stats, done = RunStats(), 0
     with (
         _engine(run.config) as run_tasks,

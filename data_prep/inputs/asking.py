@@ -15,6 +15,8 @@ from riffusion_train.runtime.errors import InputError, StoppedError, one_line
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.runtime.signals import StopRequest
 
+CAPTIONER = "the captioner"
+"""`Track.caption_source` of its captions."""
 CAPTIONER_FAILED = "captioner failed"
 """The warning of a track that the captioner had no caption for."""
 _MOST_FAILURES = 8
@@ -96,7 +98,7 @@ def ask_captioner(
         if file_hash not in without or tracks[index].captions:
             continue
         if file_hash in known:
-            tracks[index] = dataclasses.replace(tracks[index], captions=known[file_hash])
+            tracks[index] = dataclasses.replace(tracks[index], captions=known[file_hash], caption_source=CAPTIONER)
         else:
             problem = problems[file_hash]
             warnings = tracks[index].warnings | {CAPTIONER_FAILED: problem}

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from data_prep.captions.checking import Contradiction, contradictions, corrected
-from data_prep.captions.heard import Heard
+from data_prep.captions.heard import Heard, HeardFile
 from data_prep.captions.statements import Kind
+from data_prep.inputs.captioning import LISTENING
 from data_prep.inputs.tracks import Rejection, Sources, Track
 from riffusion_train.config.prepare import CaptionCheck
 
@@ -16,20 +17,25 @@ CONTRADICTED = "caption contradicted"
 """The reason for which check_captions=drop rejects a track."""
 
 
-def check_sources(sources: Sources, heard: Sequence[Heard | None], check: CaptionCheck) -> Sources:
-    """Return the sources with the final captions checked.
+def check_sources(sources: Sources, files: Sequence[HeardFile], check: CaptionCheck) -> Sources:
+    """Return the sources with the final captions checked, except those that were made by listening.
 
     Args:
         sources: All tracks, with their captions.
-        heard: What was heard in each; None for tracks that were not listened to, whose captions are not checked.
+        files: What was heard in each; captions of tracks that were not heard are not checked.
         check: What happens to false statements.
     """
     if check is CaptionCheck.off:
         return sources
     tracks = [
-        track if one is None or track.rejection is not None else _checked(track, one, check)
-        for track, one in zip(sources.tracks, heard, strict=True)
+        track
+        if file.heard is None or track.rejection is not None or track.caption_source == LISTENING
+        else _checked(track, file.heard, check)
+        for track, file in zip(sources.tracks, files, strict=True)
     ]
+    checked = sum(file.heard is not None and bool(track.captions) for track, file in zip(tracks, files, strict=True))
+    false = sum(track is not before for track, before in zip(tracks, sources.tracks, strict=True))
+    print(f"captions of {checked} tracks are checked against the sound: {false} state something false")
     return dataclasses.replace(sources, tracks=tracks)
 
 

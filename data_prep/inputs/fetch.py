@@ -58,8 +58,9 @@ def dataset_sources(audio: str, names: ColumnNames) -> Sources:
             records.append(own_split | given | {"file": source})
     table = table_of(audio, records, dataclasses.replace(names, file="file"))
     tracks = [
-        Track(locators[source], source, PurePosixPath(source).with_suffix("").as_posix(), row.captions, row.columns,
-              row.artist, row.split, lacking="the row has no caption")
+        Track(locators[source], source, PurePosixPath(source).with_suffix("").as_posix(), row.captions,
+              "the data set" if row.captions else "", columns=row.columns, artist=row.artist, split=row.split,
+              lacking="the row has no caption")
         for source, row in table.rows.items()
     ]  # fmt: skip
     return Sources(sorted(tracks, key=lambda track: track.source), table.types)

@@ -45,7 +45,8 @@ def sidecar_sources(storage: Storage) -> Sources:
         lacking = f"{beside.file_name} is empty" if beside.file_name else f"there is no {Path(name).stem}.txt beside it"
         tracks.append(
             Track(
-                *(locator, name, name, beside.captions, beside.columns),
+                *(locator, name, name, beside.captions, "sidecars" if beside.captions else ""),
+                columns=beside.columns,
                 rejection=rejection,
                 lacking=f"{lacking}; write one",
                 size=storage.size(locator),
@@ -81,7 +82,8 @@ def table_sources(storage: Storage, table: Table) -> Sources:
         source = storage.name_of(locator)
         columns = row.columns or dict.fromkeys(table.types)
         lacking = f"{what} in {table_name}; add it"
-        known = Track(locator, source, source, row.captions, columns, row.artist, row.split)
+        known = Track(locator, source, source, row.captions, "the table" if row.captions else "")
+        known = dataclasses.replace(known, columns=columns, artist=row.artist, split=row.split)
         tracks.append(dataclasses.replace(known, lacking=lacking, size=storage.size(locator)))
     return Sources(_with_track_ids(tracks), table.types)
 
@@ -89,9 +91,8 @@ def table_sources(storage: Storage, table: Table) -> Sources:
 def column_names(config: PrepareConfig) -> ColumnNames:
     """Return the columns of a table to which a config gives a meaning."""
     # If captions can come from elsewhere, the table need not have any.
-    elsewhere = (
-        config.caption_template or config.default_caption or config.captioner or config.captions is CaptionSource.tags
-    )
+    in_the_sound = config.captions in (CaptionSource.tags, CaptionSource.listen)
+    elsewhere = config.caption_template or config.default_caption or config.captioner or in_the_sound
     return ColumnNames(
         *(config.file_column, config.caption_column, config.artist_column, config.split_column),
         needs_caption=not elsewhere,

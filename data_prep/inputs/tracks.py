@@ -30,6 +30,11 @@ class Track:
     track_id: str
     """`source`, without its suffix if that is unique."""
     captions: tuple[str, ...] = ()
+    """Captions of the whole track."""
+    caption_source: str = ""
+    """Where they are from, for the report: `sidecars`, `the table`, …; empty without captions."""
+    slice_captions: tuple[tuple[str, ...], ...] = ()
+    """Captions of each slice, in order; empty if each has those of the track."""
     columns: dict[str, Value] = dataclasses.field(default_factory=dict)
     artist: str | None = None
     split: str | None = None

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from data_prep.captions.captioner import make_captioner
+from data_prep.captions.heard import Heard, HeardFile
 from data_prep.inputs.asking import ask_captioner
-from data_prep.inputs.captioning import captions_need_audio, finish_captions
+from data_prep.inputs.caption_check import check_sources
+from data_prep.inputs.captioning import LISTENING, captions_need_audio, finish_captions
 from data_prep.inputs.tracks import Track, with_columns
 from data_prep.output.card import card_text
 from data_prep.output.filters import PreparedTrack, apply_filters, likeness_keys
@@ -64,10 +66,12 @@ def finish_dataset(run: PrepareRun, results: Sequence[TrackResult], output: Outp
         OSError: If the disk is full; the same command continues.
     """
     if captions_need_audio(run.config):
-        described = with_columns(run.sources, [result.tags | result.measured for result in results])
-        run = _ask_captioner(dataclasses.replace(run, sources=described), results, output)
-        run = dataclasses.replace(run, sources=finish_captions(run.sources, run.config))
-        check_columns(run.config, run.sources.extra_types)
+        sources = with_columns(run.sources, [result.tags | result.measured for result in results])
+        check_columns(run.config, sources.extra_types)
+        run = _ask_captioner(dataclasses.replace(run, sources=sources), results, output)
+    files = [HeardFile(result.file_hash, result.heard and Heard.from_data(result.heard)) for result in results]
+    sources = finish_captions(run.sources, run.config, files)
+    run = dataclasses.replace(run, sources=check_sources(sources, files, run.config.check_captions))
     results = apply_filters(run.sources.tracks, results, run.config)
     if all(result.reason is not None for result in results):
         output.clear()  # there is nothing to keep, and the fix may need other settings
@@ -218,20 +222,26 @@ def _rows(tracks: Sequence[PreparedTrack], chosen: Mapping[str, frozenset[int]],
         for number, item in enumerate(store.read_slices(result.file_hash)):
             if numbers is not None and number not in numbers:
                 continue
-            yield shared | {
-                layout.IMAGE: {"bytes": item.png, "path": None},
-                layout.START_S: item.start_s,
-                layout.DURATION_S: item.duration_s,
-                layout.MAX_VALUE: item.max_value,
-            }
+            own = {layout.CAPTION: list(track.slice_captions[number])} if track.slice_captions else {}
+            yield (
+                shared
+                | own
+                | {
+                    layout.IMAGE: {"bytes": item.png, "path": None},
+                    layout.START_S: item.start_s,
+                    layout.DURATION_S: item.duration_s,
+                    layout.MAX_VALUE: item.max_value,
+                }
+            )
 
 
 def _manifest_line(pair: PreparedTrack, split_of: Mapping[str, str]) -> str:
     track, result = pair
     fields = dataclasses.asdict(result)
     del fields["reused"]
-    if result.origin is None:
-        del fields["origin"]
+    for name in ("origin", "heard"):
+        if fields[name] is None:
+            del fields[name]
     line = {
         "source": track.source,
         "track_id": track.track_id,
@@ -242,6 +252,8 @@ def _manifest_line(pair: PreparedTrack, split_of: Mapping[str, str]) -> str:
         "split": split_of.get(track.track_id),
         "captions": len(track.captions),
     }
+    if track.caption_source == LISTENING:  # the rows of the dataset hold those of each slice
+        line["listened"] = list(track.captions)
     return json.dumps(line | fields, ensure_ascii=False) + "\n"
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.inputs.asking import CAPTIONER_FAILED
+from data_prep.inputs.caption_check import CHECK_WARNINGS
 from data_prep.run import PrepareRun, read_parameters, refuse_differences, with_new_table
 from data_prep.tracks.track_store import Slice, TrackResult, TrackStore
 from data_prep.writers import read_rows
@@ -159,7 +160,7 @@ class OutputFolder:
 
 
 _RESULT_FIELDS = {field.name for field in dataclasses.fields(TrackResult)}
-_FILTER_WARNINGS = ("misnamed", "clipped", CAPTIONER_FAILED)
+_FILTER_WARNINGS = ("misnamed", "clipped", CAPTIONER_FAILED, *CHECK_WARNINGS)
 """Warnings that are added again once all tracks are known."""
 
 

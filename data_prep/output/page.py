@@ -226,6 +226,7 @@ class _Media:
             "duration_s": round(item.duration_s, 3),
             "image": image,
             "sound": sound,
+            **({"captions": list(item.captions)} if item.captions else {}),
         }
 
     def _write_sound(self, name: str, wav: np.ndarray, rate_hz: int) -> None:

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from data_prep.captions.heard import Heard
+from data_prep.captions.listening import heard_tags
 from data_prep.captions.tables import Value
 from data_prep.tracks.fingerprint import from_text, similar_pairs
 from data_prep.writers.chosen import read_columns
@@ -40,6 +42,8 @@ class ShownSlice(NamedTuple):
     start_s: float
     duration_s: float
     max_value: float | None
+    captions: tuple[str, ...] = ()
+    """Its own captions; empty if it has those of its track."""
 
 
 def describe_dataset(folder: DatasetFolder) -> tuple[dict[str, Any], list[list[ShownSlice]]]:
@@ -61,7 +65,10 @@ def describe_dataset(folder: DatasetFolder) -> tuple[dict[str, Any], list[list[S
         slices = [[item._replace(track=new) for item in slices[old]] for new, old in enumerate(kept)]
     _add_cells(tracks, lines, str(parameters.get("path_template") or ""))
     for track in tracks:
-        track["warnings"] = warnings_of(lines.get(track["source"], {}))
+        line = lines.get(track["source"], {})
+        track["warnings"] = warnings_of(line)
+        if line.get("heard"):
+            track["columns"] = _heard_columns(line["heard"]) | track["columns"]
     rejects = [
         {"source": line["source"], "reason": line.get("reason") or "rejected", "detail": line.get("detail") or ""}
         for line in lines.values()
@@ -118,7 +125,8 @@ def _read_tracks(
                     {
                         "source": row[SOURCE],
                         "split": split,
-                        "captions": list(row[CAPTION]),
+                        # Rows of a track that was captioned by listening hold the captions of their slice.
+                        "captions": line.get("listened") or list(row[CAPTION]),
                         "slices": 0,
                         "duration_s": line.get("duration_s"),
                         "lufs": row.get("loudness_lufs"),
@@ -128,7 +136,9 @@ def _read_tracks(
                 )
                 slices.append([])
             tracks[index]["slices"] += 1
-            slices[index].append(ShownSlice(split, number, index, row[START_S], row[DURATION_S], row.get(MAX_VALUE)))
+            own = [] if list(row[CAPTION]) == tracks[index]["captions"] else list(row[CAPTION])
+            shown = ShownSlice(split, number, index, row[START_S], row[DURATION_S], row.get(MAX_VALUE), tuple(own))
+            slices[index].append(shown)
     return tracks, slices
 
 
@@ -152,6 +162,14 @@ def _add_cells(tracks: Sequence[dict[str, Any]], lines: Mapping[str, Mapping[str
     }
     for track in tracks:
         track["cells"] = {name: _cell(value) for name, value in track["columns"].items() if name not in derived}
+
+
+def _heard_columns(data: Mapping[str, Any]) -> dict[str, Value]:
+    """Return what was heard and measured in a track, as columns that the page shows and the dataset does not have."""
+    heard = Heard.from_data(data)
+    measured = {"bpm": heard.bpm, "key": heard.key, "loudness": heard.loudness, "brightness": heard.brightness}
+    tags = ", ".join(heard_tags(heard))
+    return {name: value for name, value in ({"heard": tags or None} | measured).items() if value is not None}
 
 
 def _cell(value: Value) -> str:

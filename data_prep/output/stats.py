@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.captions.text import count_tokens
+from data_prep.inputs.captioning import LISTENING, tracks_to_hear
 from data_prep.inputs.tracks import Sources, Track
 from data_prep.output.filters import PreparedTrack
 from data_prep.output.splits import used_splits
+from data_prep.tracks.measuring import parse_attributes
 from data_prep.tracks.track_store import TrackResult
 from data_prep.writers.shards import Shard, fingerprint
 from riffusion_train.config.prepare import PrepareConfig, Windows
@@ -45,7 +47,9 @@ def summarise(
         split_of: Split of each track.
         shards: The written shards.
     """
-    captions = sorted({caption for track, _ in included for caption in track.captions})
+    captions = sorted(
+        {caption for track, _ in included for own in (track.captions, *track.slice_captions) for caption in own}
+    )
     tokens = count_tokens(captions)
     rejected = Counter(result.reason for result in results if result.reason is not None)
     loudness_lufs = [result.lufs for _, result in included if result.lufs is not None]
@@ -60,6 +64,7 @@ def summarise(
         "warnings": dict(sorted(Counter(name for _, result in included for name in result.warnings).items())),
         "silent_slices": sum(result.silent_slices for result in results),
         "captions": len(captions),
+        "caption_sources": dict(sorted(Counter(track.caption_source for track, _ in included).items())),
         "captions_a_track": spread([len(track.captions) for track, _ in included]),
         "caption_tokens": spread(tokens),
         "captions_cut_off": sum(count > MAX_TOKENS for count in tokens),
@@ -126,6 +131,9 @@ def report_lines(folder: DatasetFolder) -> list[str]:
     lines += [f"  {split:<11} {counts_text(counts)}" for split, counts in stats["splits"].items()]
     if "validation" not in stats["splits"]:
         lines.append("  no validation split: it takes at least two tracks or artists, and validation_ratio above 0")
+    if sources := stats.get("caption_sources"):
+        named = [f"{count} {'by' if name == LISTENING else 'from'} {name}" for name, count in sources.items()]
+        lines.append(f"  captions: {', '.join(named)}")
     if stats["silent_slices"]:
         lines.append(f"  {stats['silent_slices']} silent windows left out")
     if cut_off := stats.get("captions_cut_off"):
@@ -160,13 +168,15 @@ def estimate_lines(sources: Sources, config: PrepareConfig) -> list[str]:
     durations_s = [declared_s(track.locator) for track in usable]
     known_s = [duration_s for duration_s in durations_s if duration_s is not None]
     slices = sum(_count_slices(duration_s, config) for duration_s in known_s)
+    to_hear = len(tracks_to_hear(sources, config, parse_attributes(config.measure)))
     spectrogram = config.spectrogram
     layers = 1 if spectrogram.channels is Channels.mono else 2
     image_bytes = _BYTES_PER_PIXEL * layers * spectrogram.n_mels * spectrogram.width_px
     lines = [
         f"{config.out} would hold about {slices} slices of {len(known_s)} tracks, {sum(known_s) / 3600:.2f} h of audio",
         f"  about {slices * image_bytes / 1e6:.0f} MB; twice as much is needed on the disk while it is made",
-        f"  captions on {sum(bool(track.captions) for track in usable)} of {len(usable)} tracks",
+        f"  captions on {sum(bool(track.captions) for track in usable)} of {len(usable)} tracks"
+        + (f"; {to_hear} would be captioned by listening" if to_hear else ""),
     ]
     if len(known_s) < len(usable):
         lines.append(

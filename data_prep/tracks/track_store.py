@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -62,6 +62,8 @@ class TrackResult:
     """Whether the result comes from an earlier run; not written to the manifest."""
     tags: dict[str, str] = dataclasses.field(default_factory=dict)
     measured: dict[str, str | int | float | bool | None] = dataclasses.field(default_factory=dict)
+    heard: dict[str, Any] | None = None
+    """What was heard, see `Heard.as_data`; None unless captions need it. It is in the manifest only if it is not None."""
     reason: str | None = None
     """Why the track is rejected; None if it is not."""
     detail: str | None = None

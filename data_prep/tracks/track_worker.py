@@ -7,7 +7,7 @@ import errno
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +18,8 @@ import xxhash
 from data_prep.captions.sidecars import read_tags
 from data_prep.inputs.fetch import open_input, origin_of
 from data_prep.tracks.fingerprint import fingerprint_words, to_text
-from data_prep.tracks.measuring import measure, parse_attributes, pcm_hash
+from data_prep.tracks.hearing import ATTRIBUTES, TrackListener
+from data_prep.tracks.measuring import EVIDENCE, measure, parse_attributes, pcm_hash
 from data_prep.tracks.track_store import Slice, TrackResult, TrackStore
 from data_prep.tracks.windows import (
     Window,
@@ -66,6 +67,8 @@ class CutParameters:
     """Decides the positions of random crops."""
     remove_dc: bool = False
     """Whether to remove a constant offset."""
+    listen_patches: int = PrepareConfig.listen_patches
+    """Most patches that are heard of a track whose captions need it."""
 
     @classmethod
     def from_config(cls, config: PrepareConfig) -> Self:
@@ -91,12 +94,15 @@ class CutParameters:
             most_slices=config.max_slices_per_track,
             seed=config.seed if config.random_crops else 0,
             remove_dc=config.remove_dc,
+            listen_patches=config.listen_patches,
         )
 
     def as_data(self) -> dict[str, Any]:
         """Return the parameters as JSON-ready data."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         plain = {name: value.value if isinstance(value, enum.Enum) else value for name, value in values.items()}
+        if self.listen_patches == PrepareConfig.listen_patches:
+            del plain["listen_patches"]  # as in versions that did not listen, whose slices are still of use
         return plain | {"spectrogram": to_data(self.spectrogram)}
 
     @property
@@ -111,6 +117,10 @@ class WorkerSetup:
 
     cut: CutParameters
     store: TrackStore
+    to_hear: frozenset[str] = frozenset()
+    """Locators of the tracks whose captions need that they are heard."""
+    checks: bool = False
+    """Whether captions are checked, for which evidence is gathered in each track that is heard."""
 
 
 class TrackWorker:
@@ -119,9 +129,13 @@ class TrackWorker:
     Args:
         cut: The cutting parameters.
         store: Where results and slices go.
+        to_hear: Locators of the tracks to hear.
+        checks: Whether to gather evidence in them.
     """
 
-    def __init__(self, cut: CutParameters, store: TrackStore) -> None:
+    def __init__(
+        self, cut: CutParameters, store: TrackStore, to_hear: Collection[str] = (), *, checks: bool = False
+    ) -> None:
         # Imported here, so that only workers load torch.
         from riffusion_train.audio.codec.codec import make_codec
         from riffusion_train.audio.codec.image_file import png_bytes
@@ -129,6 +143,10 @@ class TrackWorker:
         self._codec, self._png_bytes = make_codec(cut.spectrogram), png_bytes
         self._cut = cut
         self._store = store
+        self._to_hear = to_hear
+        self._heard_attributes = (*ATTRIBUTES, EVIDENCE) if checks else ATTRIBUTES
+        self._listener: TrackListener | None = None
+        self._hears = False
 
     def __call__(self, locator: str) -> TrackResult:
         """Return the result of an audio file; one that is stored already is not decoded again.
@@ -139,10 +157,11 @@ class TrackWorker:
         Raises:
             OSError: If the slices cannot be written.
         """
+        self._hears = locator in self._to_hear
         origin = origin_of(locator)
         known_hash = self._store.read_origin(origin) if origin else None
         stored = self._store.read(known_hash) if known_hash else None
-        if stored is not None:  # a remote file that has not changed need not even be fetched
+        if stored is not None and self._is_whole(stored):  # a remote file that has not changed need not even be fetched
             return dataclasses.replace(stored, origin=origin, reused=True)
         try:
             with open_input(locator) as path:
@@ -153,6 +172,12 @@ class TrackWorker:
             self._store.write_origin(origin, result.file_hash)
         return dataclasses.replace(result, origin=origin)
 
+    def _is_whole(self, stored: TrackResult) -> bool:
+        """Whether a stored result holds all that is needed now; one that was not heard, for another run, may not."""
+        if not self._hears or stored.reason is not None:
+            return True
+        return stored.heard is not None and (EVIDENCE not in self._heard_attributes or bool(stored.heard.get(EVIDENCE)))
+
     def _process_file(self, path: Path) -> TrackResult:
         """Return the result of a local file, from the store or made now."""
         try:
@@ -161,7 +186,7 @@ class TrackWorker:
         except OSError as error:
             return TrackResult("", reason="unreadable", detail=error.strerror or str(error))
         stored = self._store.read(file_hash)
-        if stored is not None:
+        if stored is not None and self._is_whole(stored):
             return dataclasses.replace(stored, reused=True)
         try:
             result, slices = self._cut_track(path, TrackResult(file_hash))
@@ -216,11 +241,16 @@ class TrackWorker:
         result = dataclasses.replace(result, lufs=lufs, gain_db=gain)
         if self._cut.tags:
             result = dataclasses.replace(result, tags=read_tags(path))
-        if self._cut.measure:
-            measured = measure(wav, self._codec.rate_hz, lufs, self._cut.measure)
-            result = dataclasses.replace(result, measured=measured)
+        attributes = {*self._cut.measure, *(self._heard_attributes if self._hears else ())}
+        measured = measure(wav, self._codec.rate_hz, lufs, attributes)
+        result = dataclasses.replace(result, measured=measured.columns(self._cut.measure))
         wav *= np.float32(10 ** (gain / 20))
         slices, silent = self._encode_windows(wav, result.file_hash)
+        if self._hears and slices:
+            self._listener = self._listener or TrackListener(self._cut.listen_patches)
+            times_s = [(item.start_s, item.duration_s) for item in slices]
+            heard = self._listener.hear(wav, self._codec.rate_hz, measured, lufs, gain, times_s)
+            result = dataclasses.replace(result, heard=heard.as_data())
         result = dataclasses.replace(
             result, slices=len(slices), slices_s=float(sum(item.duration_s for item in slices)), silent_slices=silent
         )
@@ -281,7 +311,7 @@ class TrackWorker:
 
 def make_track_worker(setup: WorkerSetup) -> TrackWorker:
     """Build the worker of a process."""
-    return TrackWorker(setup.cut, setup.store)
+    return TrackWorker(setup.cut, setup.store, setup.to_hear, checks=setup.checks)
 
 
 @contextlib.contextmanager

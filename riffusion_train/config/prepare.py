@@ -20,7 +20,10 @@ class CaptionSource(enum.Enum):
 
     auto = "auto"
     """The table, if `table` names one or the folder holds exactly one captions.csv, metadata.csv or metadata.jsonl;
-    else sidecars."""
+    else sidecars. Tracks for which nothing else gives a caption are captioned by listening."""
+    listen = "listen"
+    """As auto, but no table need have captions: tracks without one are captioned by listening, with tags, tempo, key,
+    loudness and brightness."""
     sidecar = "sidecar"
     """`song.txt` beside `song.wav`, one caption per line."""
     table = "table"
@@ -35,8 +38,6 @@ class CaptionSource(enum.Enum):
 class CaptionCheck(enum.Enum):
     """What happens to a caption that says something else than what is measured in the sound."""
 
-    auto = "auto"
-    """`warn` for tracks that are listened to anyway, because they came without a caption; others are not checked."""
     off = "off"
     """Captions are not checked."""
     warn = "warn"
@@ -45,11 +46,6 @@ class CaptionCheck(enum.Enum):
     """The false statement is taken out of it, and the track is listed with a warning."""
     drop = "drop"
     """The track is rejected."""
-
-    @property
-    def needs_listening(self) -> bool:
-        """Whether every track is listened to."""
-        return self not in (CaptionCheck.auto, CaptionCheck.off)
 
 
 class Duplicates(enum.Enum):
@@ -148,7 +144,7 @@ class PrepareConfig:
     split_column: str | None = None
     """Column that says train, validation or test; null takes `split` if it exists."""
     default_caption: str | None = None
-    """Caption of files without one; null rejects them."""
+    """Caption of files without one; null rejects them, or listens with captions=auto or listen."""
     path_template: str | None = None
     """Template of the columns to read from the files' paths, for example `{genre}/{artist} - {title}`."""
     caption_template: str | None = None
@@ -175,12 +171,14 @@ class PrepareConfig:
     """Most requests to the endpoint at a time, or files in one call of the function."""
     captioner_s: float | None = 30.0
     """Seconds in the middle of a track that the endpoint hears; null sends all."""
-    check_captions: CaptionCheck = CaptionCheck.auto
-    """What happens to a caption whose tempo, key, drums, speed or instruments are not those of the sound; all but auto and
-    off listen to every track."""
+    check_captions: CaptionCheck = CaptionCheck.off
+    """What happens to a caption whose tempo, key, drums, speed or instruments are not those of the sound; all but off listen
+    to every track."""
     measure: str | None = None
     """Attributes to measure in the sound and store as columns, for example `bpm,key`: bpm, key, loudness, brightness,
     drums, or all; values in a table take precedence."""
+    listen_patches: int = 8
+    """Most patches of 3 s that are heard of a track that is captioned by listening, evenly spread over it."""
     stride_s: float | None = None
     """Seconds between the starts of two windows; null is the length of a clip, so that windows adjoin."""
     windows: Windows = Windows.fixed
@@ -362,6 +360,12 @@ def check_prepare(config: PrepareConfig) -> None:
         raise InputError(f"near_duplicate_similarity={config.near_duplicate_similarity}: give a number from 0.7 to 1")
     if config.max_clipped is not None and not 0 <= config.max_clipped < 1:
         raise InputError(f"max_clipped={config.max_clipped}: give a share from 0 to below 1, or null")
+    if config.listen_patches < 1:
+        raise InputError(f"listen_patches={config.listen_patches}: give 1 or more")
+    if config.captions is CaptionSource.listen and config.default_caption is not None:
+        raise InputError(
+            "default_caption= has no effect with captions=listen, which captions every track; leave out one"
+        )
     check_page(config)
     _check_captioner(config)
     if config.random_crops < 0:

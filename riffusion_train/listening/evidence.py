@@ -5,7 +5,8 @@ one: whether the onsets repeat at that tempo, whichever others they repeat at as
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,9 @@ TEMPI_BPM: tuple[float, ...] = tuple(30.0 * 1.025**step for step in range(97))
 """The tempi whose support is measured: from 30 to 321 beats per minute, 2.5 % apart."""
 BANDS_HZ: tuple[tuple[int, int], ...] = ((0, 150), (150, 500), (500, 2000), (2000, 6000), (6000, 11025))
 """The bands whose percussive share is measured."""
+_LONGEST_S = 30.0
 _HOP_LENGTH = 256
+_HOP_S = _HOP_LENGTH / RATE_HZ
 _TOLERANCE = 0.025
 _LONGEST_BEAT_S = 2.0
 _SHORTEST_BEAT_S = 0.2
@@ -42,16 +45,34 @@ class Evidence:
     chroma: tuple[float, ...] = ()
     percussive: tuple[float, ...] = ()
 
+    def as_data(self) -> dict[str, list[float]]:
+        """Return it as JSON-ready data."""
+        return {field.name: list(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
-def gather_evidence(mono: npt.NDArray[np.float32]) -> Evidence:
-    """Return the evidence of a sound at `RATE_HZ`, shape (samples,); an empty one if it is shorter than a second."""
-    import librosa
-    from librosa.feature import chroma_cqt
+    @classmethod
+    def from_data(cls, data: Mapping[str, Sequence[float]]) -> Self:
+        """Read what `as_data` returned.
+
+        Raises:
+            TypeError: If it is something else.
+        """
+        return cls(**{name: tuple(values) for name, values in data.items()})
+
+
+def gather_evidence(mono: npt.NDArray[np.float32], chroma: npt.NDArray[np.float64]) -> Evidence:
+    """Return the evidence of a sound; an empty one if it is shorter than a second.
+
+    Args:
+        mono: Sound at `RATE_HZ`, shape (samples,); of longer ones the middle `_LONGEST_S` seconds count.
+        chroma: Strength of each of its notes, from C to B, (12,).
+    """
+    from librosa.onset import onset_strength
 
     if len(mono) < RATE_HZ or not mono.any():
         return Evidence()
-    onsets = librosa.onset.onset_strength(y=mono, sr=RATE_HZ, hop_length=_HOP_LENGTH)
-    chroma = chroma_cqt(y=mono, sr=RATE_HZ).mean(axis=1)  # (12,)
+    spare = max(0, len(mono) - round(_LONGEST_S * RATE_HZ))
+    mono = mono[spare // 2 : len(mono) - (spare - spare // 2)]
+    onsets = onset_strength(y=mono, sr=RATE_HZ, hop_length=_HOP_LENGTH)
     shares = chroma / max(float(chroma.sum()), 1e-9)
     return Evidence(
         pulse=pulse_of(np.asarray(onsets, np.float64)),
@@ -77,9 +98,6 @@ def pulse_of(onsets: npt.NDArray[np.float64]) -> tuple[int, ...]:
         np.mean([_peak(correlation, beats_in_lag * 60.0 / bpm) for beats_in_lag in (1, 2)]) / best for bpm in TEMPI_BPM
     ]
     return tuple(round(100 * float(np.clip(support, 0.0, 1.0))) for support in supports)
-
-
-_HOP_S = _HOP_LENGTH / RATE_HZ
 
 
 def _autocorrelation(onsets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -55,6 +55,7 @@ SMALL_RUN = [*NANO_MODEL, "method=lora", "max_train_steps=3", "train_batch_size=
 SMALLER = {
     "model=sd15": [],
     "experiment=sd15_lora_12gb": SMALL_RUN,
+    "experiment=tiny_cpu": SMALL_RUN,
     "spectrogram=hifi": ["spectrogram=tiny"],
     "checkpoint=500": ["checkpoint=2"],
     "duration=3min": ["duration=31s"],

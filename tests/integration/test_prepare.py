@@ -85,7 +85,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="module")
 def dataset(corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("dataset") / "out"
-    return prepared(corpus, out, "validation_ratio=0.2")
+    return prepared(corpus, out, "validation_ratio=0.2", "captions=sidecar")
 
 
 def test_datasets_opens_the_folder_with_images_and_captions(dataset, tmp_path):
@@ -248,12 +248,12 @@ def test_files_that_come_later_extend_the_dataset_and_the_others_are_not_decoded
 def test_a_dry_run_reports_what_would_be_made_and_makes_nothing(tmp_path, capsys):
     audio = write_tones(tmp_path / "audio", 3, 11.0)
     write_track(audio / "bare.wav", tone(100, 6))
-    config = config_for(audio, tmp_path / "out", "num_workers=0", "dry_run=true")
+    config = config_for(audio, tmp_path / "out", "num_workers=0", "dry_run=true", "captions=sidecar")
     run(config)
     report = capsys.readouterr().out
     assert "about 6 slices of 3 tracks, 0.01 h" in report and "rejected: bare.wav: no caption" in report
     assert not (tmp_path / "out").exists()
-    assert prepared(audio, tmp_path / "out").stats["totals"]["slices"] == 6
+    assert prepared(audio, tmp_path / "out", "captions=sidecar").stats["totals"]["slices"] == 6
 
 
 def test_a_foreign_folder_is_never_written_into(tmp_path):

@@ -22,7 +22,8 @@ function sliceTile(slice, track) {
   } }, image, head);
   const button = make("button", { type: "button", class: "play", "aria-label": `Play ${label}`, onclick: () => togglePlay(slice) }, icon("play"));
   const element = make("figure", { class: "slice" }, picture, make("figcaption", { class: "foot" }, button,
-    `${clock(slice.start_s)}–${clock(slice.start_s + slice.duration_s)}`));
+    `${clock(slice.start_s)}–${clock(slice.start_s + slice.duration_s)}`,
+    slice.captions ? make("span", { class: "own", title: slice.captions.join("\n") }, withoutTrigger(slice.captions.at(-1))) : null));
   element.slice = slice;
   tiles.set(slice, { element, head, button, label, on: false, mine: false });
   return element;

@@ -42,7 +42,7 @@ def test_a_track_without_a_caption_is_rejected_and_the_others_stay(tmp_path):
     touch(tmp_path, "a.wav", "b.wav", "c.wav")
     (tmp_path / "a.txt").write_text("one\ntwo\n")
     (tmp_path / "c.txt").write_text("\n")
-    a, b, c = make_sources(config(tmp_path)).tracks
+    a, b, c = make_sources(config(tmp_path, captions=CaptionSource.sidecar)).tracks
     assert a.captions == ("one", "two") and a.rejection is None
     assert b.rejection.reason == "no caption" and "b.txt" in b.rejection.detail
     assert c.rejection.reason == "no caption" and "c.txt is empty" in c.rejection.detail
@@ -51,7 +51,7 @@ def test_a_track_without_a_caption_is_rejected_and_the_others_stay(tmp_path):
 def test_the_one_table_of_a_folder_is_used_and_what_it_lacks_is_rejected(tmp_path):
     touch(tmp_path, "a.wav", "b.wav")
     (tmp_path / "captions.csv").write_text("file,caption\na.wav,x\nsub\\gone.wav,y\n")
-    sources = make_sources(config(tmp_path))
+    sources = make_sources(config(tmp_path, captions=CaptionSource.table))
     reasons = {track.source: track.rejection and track.rejection.reason for track in sources.tracks}
     assert reasons == {"a.wav": None, "b.wav": "no caption", "sub/gone.wav": "file not found"}
     assert make_sources(config(tmp_path, captions=CaptionSource.sidecar)).tracks[0].captions == ()
