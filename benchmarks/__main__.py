@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from benchmarks.command import arguments_of, exit_code, measure, parse_arguments
 from riffusion_train.runtime.errors import EXIT_DONE, InputError
 
-NAMES = ("codec", "prepare", "sample", "train", "loading", "play", "listening", "captions", "caption_tags")
+NAMES = (
+    "codec",
+    "prepare",
+    "sample",
+    "train",
+    "loading",
+    "play",
+    "listening",
+    "captions",
+    "caption_tags",
+    "caption_checks",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

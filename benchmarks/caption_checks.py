@@ -3,7 +3,7 @@
 Each clip gets a statement of each kind: tempo, key, drums, fast or slow, and an instrument that the tagger knows. A false
 tempo is from 60 to 180 bpm, and at least 8 % from the true one, its half, third, double, triple, and two thirds and three
 halves of it. A false key has other notes than the true one. False statements about drums name drums where there are none,
-or the other way round. The limits of the check were set on clips of the seed 11; these are of the seed 12. The clips' own
+or the other way round. The limits of the check were set on clips of the seeds 11 and 12; these are of the seed 13. The clips' own
 captions, which are all true, are checked as well.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.caption_tags import produced_tracks
 from benchmarks.report import Row
 from data_prep.captions.checking import contradictions
 from data_prep.captions.heard import Heard
@@ -25,16 +26,19 @@ from data_prep.captions.statements import INSTRUMENTS, Kind, find_statements
 from data_prep.tracks.hearing import ATTRIBUTES, TrackListener
 from data_prep.tracks.measuring import EVIDENCE, measure
 from riffusion_train.audio.io.loudness import measure_lufs
+from riffusion_train.audio.io.read import read_audio
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.listening.attributes import relative_key
 from riffusion_train.listening.words import named_key
 from riffusion_train.runtime.progress import ProgressReport
 
-SEED = 12
-"""That of the clips that are reported; the limits were set on those of the seed 11."""
+SEED = 13
+"""That of the clips that are reported; the limits were set on those of the seeds 11 and 12."""
 KINDS = ("exercises", "music")
 FALSE_SHARE = 0.3
-_CLIPS = 240
+_CLIPS = 150
+_REPEATS = 5
+"""Statements of a kind about each produced track, of which there are 28."""
 _MULTIPLES = (1 / 3, 1 / 2, 2 / 3, 1.0, 3 / 2, 2.0, 3.0)
 
 
@@ -68,13 +72,13 @@ def run(*, quick: bool = False, max_clips: int | None = None) -> list[Row]:
 
     Args:
         quick: A few clips.
-        max_clips: Clips of each kind instead of 240.
+        max_clips: Clips of each kind instead of 150.
     """
     clips = max_clips or (6 if quick else _CLIPS)
     rows: list[Row] = []
     for kind in KINDS:
         rows += rows_of(kind, list(compose(kind, SEED, clips)))
-    return rows
+    return rows if quick else [*rows, *rows_of("produced tracks", list(produced()), repeats=_REPEATS)]
 
 
 def compose(kind: str, seed: int, clips: int, first: int = 0) -> Iterator[Clip]:
@@ -97,6 +101,13 @@ def compose(kind: str, seed: int, clips: int, first: int = 0) -> Iterator[Clip]:
             progress.update(number + 1)
 
 
+def produced() -> Iterator[Clip]:
+    """Yield the produced tracks, which all have drums; of their instruments not enough is known."""
+    for path, bpm, key, _ in produced_tracks():
+        none = frozenset[str]()
+        yield Clip(bpm, named_key(f"in {key}"), _DRUM_WORDS, "medium", none, none, [], hear(*read_audio(path)))
+
+
 def hear(wav: npt.NDArray[np.float32], rate_hz: int) -> Heard:
     """Return what `riffusion prepare check_captions=warn` hears in a sound (channels, samples)."""
     lufs = measure_lufs(wav, rate_hz)
@@ -108,11 +119,22 @@ def _listener() -> TrackListener:
     return TrackListener(PrepareConfig.listen_patches)
 
 
-def rows_of(kind: str, clips: Sequence[Clip]) -> list[Row]:
-    """Return precision and recall for each kind of statement, and how often the clips' own captions are called false."""
+def rows_of(kind: str, clips: Sequence[Clip], repeats: int = 1) -> list[Row]:
+    """Return precision and recall for each kind of statement, and how often the clips' own captions are called false.
+
+    Args:
+        kind: What the clips are, for the names of the rows.
+        clips: The clips.
+        repeats: Statements of a kind about each clip.
+    """
     rows = []
     for about in Kind:
-        found = [result for number, clip in enumerate(clips) for result in _tried(about, clip, f"{kind} {number}")]
+        found = [
+            result
+            for number, clip in enumerate(clips)
+            for repeat in range(repeats)
+            for result in _tried(about, clip, f"{kind} {number} {repeat}")
+        ]
         false, named = (
             (np.array(part, bool) for part in zip(*found, strict=True)) if found else (np.zeros(0, bool),) * 2
         )
@@ -126,7 +148,8 @@ def rows_of(kind: str, clips: Sequence[Clip]) -> list[Row]:
             Row(f"{name}: statements", "count", [float(len(false))]),
         ]
     own = [bool(contradictions(caption, clip.heard)) for clip in clips for caption in clip.captions]
-    return [*rows, Row(f"{kind}: own captions called false", "share of captions", [float(np.mean(own))])]
+    name = f"{kind}: own captions called false"
+    return [*rows, *([Row(name, "share of captions", [float(np.mean(own))])] if own else [])]
 
 
 def _tried(about: Kind, clip: Clip, address: str) -> Iterator[tuple[bool, bool]]:

@@ -244,7 +244,13 @@ _LINE = re.compile(r"^\s+(\S+)\.opus\s+(\d+) bpm\s+(\S+ (?:major|minor))\s+seed 
 
 
 def _produced(listener: TrackListener) -> Iterator[Example]:
-    """Yield the produced tracks.
+    for path, bpm, key, made in produced_tracks():
+        truth = {"mood": path.stem.split("_")[0], "made": made, "bpm": bpm, "key": key}
+        yield Example(path.stem, truth, _hear(listener, *read_audio(path)))
+
+
+def produced_tracks() -> Iterator[tuple[Path, float, str, str]]:
+    """Yield file, tempo, key and instrumentation of each produced track.
 
     Raises:
         InputError: If their package is not installed.
@@ -256,5 +262,4 @@ def _produced(listener: TrackListener) -> Iterator[Example]:
     labels = package.read_text("licenses/LICENSE-MUSIC") or ""
     paths = {Path(str(file)).stem: Path(str(file.locate())) for file in package.files or () if file.suffix == ".opus"}
     for name, bpm, key, made in _LINE.findall(labels):
-        heard = _hear(listener, *read_audio(paths[name]))
-        yield Example(name, {"mood": name.split("_")[0], "made": made, "bpm": float(bpm), "key": key}, heard)
+        yield paths[name], float(bpm), key, made

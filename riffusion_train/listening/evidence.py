@@ -84,7 +84,8 @@ def gather_evidence(mono: npt.NDArray[np.float32], chroma: npt.NDArray[np.float6
 def pulse_of(onsets: npt.NDArray[np.float64]) -> tuple[int, ...]:
     """Return how far onsets support each tempo of `TEMPI_BPM`, in percent.
 
-    It is their autocorrelation at one and at two beats, relative to the highest at any lag that a beat can have.
+    It is their mean autocorrelation at half a beat, one, two and four beats, relative to the highest at any lag that a beat can
+    have. A tempo that is no multiple of the true one may meet it at one of these lags, but not at all of them.
 
     Args:
         onsets: Strength of the onsets in each hop of 256 samples, (hops,).
@@ -94,10 +95,12 @@ def pulse_of(onsets: npt.NDArray[np.float64]) -> tuple[int, ...]:
     best = float(beats.max()) if len(beats) else 0.0
     if best < _WEAKEST_PEAK:
         return ()
-    supports = [
-        np.mean([_peak(correlation, beats_in_lag * 60.0 / bpm) for beats_in_lag in (1, 2)]) / best for bpm in TEMPI_BPM
-    ]
-    return tuple(round(100 * float(np.clip(support, 0.0, 1.0))) for support in supports)
+    supports = []
+    for bpm in TEMPI_BPM:
+        peaks = [_peak(correlation, beats_in_lag * 60.0 / bpm) for beats_in_lag in (0.5, 1.0, 2.0, 4.0)]
+        inside = [peak for peak in peaks if peak is not None]
+        supports.append(sum(inside) / len(inside) / best if inside else 0.0)
+    return tuple(round(100 * min(max(support, 0.0), 1.0)) for support in supports)
 
 
 def _autocorrelation(onsets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -109,11 +112,11 @@ def _autocorrelation(onsets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]
     return raw[: int(_MOST_OF_SOUND * length)] / max(raw[0], 1e-12)
 
 
-def _peak(correlation: npt.NDArray[np.float64], lag_s: float) -> float:
-    """Return the highest autocorrelation near a lag; 0 beyond the end."""
+def _peak(correlation: npt.NDArray[np.float64], lag_s: float) -> float | None:
+    """Return the highest autocorrelation near a lag; None beyond the end."""
     first, last = (lag_s * (1 + sign * _TOLERANCE) / _HOP_S for sign in (-1, 1))
     near = correlation[int(np.floor(first)) : int(np.ceil(last)) + 1]
-    return float(near.max()) if len(near) else 0.0
+    return float(near.max()) if len(near) else None
 
 
 def support_of(pulse: Sequence[int], bpm: float) -> int:

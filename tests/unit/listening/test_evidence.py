@@ -3,8 +3,19 @@
 import numpy as np
 import pytest
 
-from riffusion_train.listening.attributes import RATE_HZ, key_fits, relative_key
-from riffusion_train.listening.evidence import BANDS_HZ, TEMPI_BPM, gather_evidence, percussive_shares, support_of
+from riffusion_train.listening.attributes import RATE_HZ, chroma_of, key_fits, relative_key
+from riffusion_train.listening.evidence import (
+    BANDS_HZ,
+    TEMPI_BPM,
+    Evidence,
+    gather_evidence,
+    percussive_shares,
+    support_of,
+)
+
+
+def evidence_of(mono):
+    return gather_evidence(mono, chroma_of(mono))
 
 
 def clicks(bpm, duration_s=6.0):
@@ -25,27 +36,27 @@ def scale(notes, step_s=0.5):
 
 @pytest.mark.parametrize("bpm", [72, 100, 128, 170])
 def test_onsets_support_their_tempo_and_no_other_one(bpm):
-    pulse = gather_evidence(clicks(bpm)).pulse
+    pulse = evidence_of(clicks(bpm)).pulse
     assert support_of(pulse, bpm) > 90 and support_of(pulse, bpm / 2) > 80
     assert support_of(pulse, bpm * 1.15) < 15 and support_of(pulse, bpm * 0.87) < 15
 
 
 def test_tempi_outside_the_measured_range_have_no_support():
-    pulse = gather_evidence(clicks(120)).pulse
+    pulse = evidence_of(clicks(120)).pulse
     assert len(pulse) == len(TEMPI_BPM)
     assert support_of(pulse, 5) == support_of(pulse, 1000) == 0
 
 
 def test_noise_has_no_pulse_and_silence_and_short_sounds_no_evidence():
     noise = np.random.default_rng(1).standard_normal(6 * RATE_HZ).astype(np.float32)
-    assert support_of(gather_evidence(noise).pulse, 120) < 100
+    assert support_of(evidence_of(noise).pulse, 120) < 100
     for sound in (np.zeros(6 * RATE_HZ, np.float32), noise[: RATE_HZ // 2]):
-        evidence = gather_evidence(sound)
+        evidence = evidence_of(sound)
         assert evidence.pulse == evidence.chroma == evidence.percussive == ()
 
 
 def test_the_notes_of_a_scale_fit_its_key_and_relative_best():
-    evidence = gather_evidence(scale([0, 4, 7, 12, 7, 4, 5, 9, 7, 2, 4, 0]))
+    evidence = evidence_of(scale([0, 4, 7, 12, 7, 4, 5, 9, 7, 2, 4, 0]))
     assert sum(evidence.chroma) == pytest.approx(1, abs=0.01)
     fits = key_fits(np.array(evidence.chroma))
     assert max(fits, key=fits.get) == "C major"
@@ -61,3 +72,8 @@ def test_clicks_are_percussive_and_tones_are_not():
     beats, tones = percussive_shares(clicks(120)), percussive_shares(scale([0, 4, 7, 12] * 3, 1.0))
     assert len(beats) == len(tones) == len(BANDS_HZ)
     assert min(beats[2:]) > 0.5 > 0.2 > max(tones[1:3])
+
+
+def test_evidence_survives_as_data():
+    evidence = evidence_of(clicks(120))
+    assert Evidence.from_data(evidence.as_data()) == evidence

