@@ -3,8 +3,8 @@
 Each clip gets a statement of each kind: tempo, key, drums, fast or slow, and an instrument that the tagger knows. A false
 tempo is from 60 to 180 bpm, and at least 8 % from the true one, its half, third, double, triple, and two thirds and three
 halves of it. A false key has other notes than the true one. False statements about drums name drums where there are none,
-or the other way round. The limits of the check were set on clips of the seeds 11 and 12; these are of the seed 13. The clips' own
-captions, which are all true, are checked as well.
+or the other way round. The limits of the check were set on clips of the seeds 11 and 12; these are of the seed 13. The
+clips' own captions, which are all true, are checked as well.
 """
 
 import dataclasses

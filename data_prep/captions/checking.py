@@ -18,20 +18,31 @@ from riffusion_train.listening.evidence import Evidence, support_of
 
 MULTIPLES = (1.0, 0.5, 2.0)
 """Multiples of a stated tempo that are no contradiction: half and double time are a matter of taste."""
-_LEAST_SUPPORT = 30
+_LEAST_SUPPORT = 52
 """Percent of `Evidence.pulse` below which a tempo is false."""
-_MOST_KEY_DISTANCE = 0.2
+_MOST_KEY_DISTANCE = 0.4
 """How much worse than the best key a stated key, or its relative, may fit the notes."""
-_DRUM_WEIGHTS = {"middle": 1.0, "upper": 1.0, "high": 1.0, "drums": 1.0, "beat": 0.5}
-_DRUM_BIAS = 0.0
-_LEAST_SCORE = 0.002
-_SLOWEST_FAST, _FASTEST_SLOW = -1.4, 0.7
-_INSTRUMENT_LIMITS: dict[str, tuple[tuple[str, ...], float, float]] = {
-    "piano": (("piano",), 0.1, 0.4),
-    "choir": (("choir",), 0.006, 0.1),
-}
-_FEWEST_DRUMS, _MOST_DRUMS = 0.2, 0.75
+_DRUM_BIAS = 16.75
+_DRUM_BANDS = (1.3, 0.97, -2.28, 1.3, 5.31)
+_DRUM_TAGS = {
+    "drums": 0.53, "beat": 0.15, "beats": 0.12, "pop": 0.42, "rock": 0.15, "techno": 0.11, "dance": 0.41, "solo": -0.42,
+    "classical": 0.38, "synth": -0.15, "msd:80s": 0.67, "msd:funk": 0.4, "msd:sexy": 1.26,
+}  # fmt: skip
+"""Weights of the percussive shares and of the logarithms of the scores: a logistic regression on 300 composed clips."""
+_FEWEST_DRUMS, _MOST_DRUMS = 0.2, 0.8
 """Probabilities of drums below which "drums" is false, and above which "no drums" is."""
+_SLOWEST_FAST, _FASTEST_SLOW = -2.5, 2.0
+"""See `speed_of`."""
+_INSTRUMENTS: dict[str, tuple[tuple[str, ...], float, float]] = {
+    "guitar": (("guitar",), 0.0, 0.6),
+    "piano": (("piano",), 0.008, 0.75),
+    "flute": (("flute",), 0.0, 0.6),
+    "choir": (("choir", "choral", "opera"), 0.0, 0.05),
+    "synth": (("synth", "electronic", "msd:electronic", "techno"), 0.04, 0.65),
+}
+"""Tags of an instrument, the score below which it is not there, and that above which it is; others are too uncertain."""
+_LEAST_SCORE = 0.002
+"""Scores below this are all the same."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,17 +127,14 @@ def drum_probability(heard: Heard, evidence: Evidence) -> float | None:
     """Return how surely there are drums, from 0 to 1, by the percussive shares and the tagger; None in silence."""
     if not evidence.percussive or not heard.starts_s:
         return None
-    return _logistic(_DRUM_BIAS, _DRUM_WEIGHTS, drum_features(heard, evidence))
-
-
-def drum_features(heard: Heard, evidence: Evidence) -> dict[str, float]:
-    """Return what drums are recognised by."""
-    middle, upper, high = evidence.percussive[2:]
-    tags = {tag: _log_score(heard.track_scores, tag) for tag in ("drums", "beat")}
-    return {"middle": middle, "upper": upper, "high": high, **tags}
+    shares = sum(weight * share for weight, share in zip(_DRUM_BANDS, evidence.percussive, strict=True))
+    tags = sum(weight * _log_score(heard.track_scores, tag) for tag, weight in _DRUM_TAGS.items())
+    return 1.0 / (1.0 + math.exp(-_DRUM_BIAS - shares - tags))
 
 
 def _against_speed(statement: Statement, heard: Heard, evidence: Evidence) -> str | None:
+    if not heard.starts_s:
+        return None
     speed = speed_of(heard)
     if statement.name == "fast":
         return "the onsets are slow" if speed < _SLOWEST_FAST else None
@@ -140,7 +148,7 @@ def speed_of(heard: Heard) -> float:
 
 def _against_instrument(statement: Statement, heard: Heard, evidence: Evidence) -> str | None:
     """The tagger's highest score anywhere in the track counts: an instrument may play in one place only."""
-    limits = _INSTRUMENT_LIMITS.get(statement.name)
+    limits = _INSTRUMENTS.get(statement.name)
     if limits is None or not heard.starts_s:
         return None
     tags, floor, ceiling = limits
@@ -152,7 +160,3 @@ def _against_instrument(statement: Statement, heard: Heard, evidence: Evidence) 
 
 def _log_score(scores: Mapping[str, float], tag: str) -> float:
     return math.log(max(scores.get(tag, 0.0), _LEAST_SCORE))
-
-
-def _logistic(bias: float, weights: Mapping[str, float], features: Mapping[str, float]) -> float:
-    return 1.0 / (1.0 + math.exp(-bias - sum(weight * features[name] for name, weight in weights.items())))

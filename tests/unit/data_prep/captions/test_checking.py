@@ -23,7 +23,10 @@ def heard(tags=None, bpm=None, **evidence):
 
 
 C_MAJOR = tuple(float(share) for share in np.array([6, 1, 4, 1, 5, 4, 1, 6, 1, 4, 1, 3]) / 37)
-LOUD_DRUMS = heard({"drums": 0.6, "beat": 0.5}, percussive=(0.6, 0.3, 0.5, 0.8, 0.9))
+LOUD_DRUMS = heard(
+    {"drums": 0.6, "beat": 0.5, "pop": 0.1, "rock": 0.5, "dance": 0.1, "msd:80s": 0.05},
+    percussive=(0.6, 0.3, 0.5, 0.8, 0.9),
+)
 NO_DRUMS = heard({"drums": 0.005, "beat": 0.002}, percussive=(0.1, 0.05, 0.01, 0.01, 0.05))
 
 
