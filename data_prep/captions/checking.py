@@ -31,11 +31,12 @@ _DRUM_TAGS = {
 """Weights of the percussive shares and of the logarithms of the scores: a logistic regression on 300 composed clips."""
 _FEWEST_DRUMS, _MOST_DRUMS = 0.2, 0.8
 """Probabilities of drums below which "drums" is false, and above which "no drums" is."""
-_SLOWEST_FAST, _FASTEST_SLOW = -2.5, 2.0
+_SLOWEST_FAST, _FASTEST_SLOW = -2.5, 3.0
 """See `speed_of`."""
 _INSTRUMENTS: dict[str, tuple[tuple[str, ...], float, float]] = {
     "guitar": (("guitar",), 0.0, 0.6),
-    "piano": (("piano",), 0.008, 0.75),
+    "piano": (("piano",), 0.012, 0.75),
+    "violin": (("violin", "strings"), 0.008, 1.0),
     "flute": (("flute",), 0.0, 0.6),
     "choir": (("choir", "choral", "opera"), 0.0, 0.05),
     "synth": (("synth", "electronic", "msd:electronic", "techno"), 0.04, 0.65),
