@@ -27,14 +27,11 @@ def check_sources(sources: Sources, files: Sequence[HeardFile], check: CaptionCh
     """
     if check is CaptionCheck.off:
         return sources
-    tracks = [
-        track
-        if file.heard is None or track.rejection is not None or track.caption_source == LISTENING
-        else _checked(track, file.heard, check)
-        for track, file in zip(sources.tracks, files, strict=True)
-    ]
-    checked = sum(file.heard is not None and bool(track.captions) for track, file in zip(tracks, files, strict=True))
-    false = sum(track is not before for track, before in zip(tracks, sources.tracks, strict=True))
+    tracks, checked, false = list(sources.tracks), 0, 0
+    for index, (track, file) in enumerate(zip(sources.tracks, files, strict=True)):
+        if file.heard is not None and track.rejection is None and track.caption_source != LISTENING:
+            tracks[index] = _checked(track, file.heard, check)
+            checked, false = checked + 1, false + (tracks[index] is not track)
     print(f"captions of {checked} tracks are checked against the sound: {false} state something false")
     return dataclasses.replace(sources, tracks=tracks)
 

@@ -25,7 +25,8 @@ def chat(monkeypatch):
 
 def config_for(audio, out, *arguments):
     base = [f"audio={audio}", f"out={out}", "spectrogram=tiny", "num_workers=0", "validation_ratio=0", "page=false"]
-    return compose("prepare", PrepareConfig, [*base, *arguments])
+    source = [] if any(one.startswith("captions=") for one in arguments) else ["captions=sidecar"]
+    return compose("prepare", PrepareConfig, [*base, *source, *arguments])
 
 
 def songs(folder, count, captioned=0):
@@ -87,6 +88,15 @@ def test_a_track_without_any_caption_is_rejected_with_the_reason(tmp_path, chat)
     line = lines_of(out)["tone-001"]
     assert line["reason"] == "no caption"
     assert "the captioner failed (status 400: too quiet); run the same command again" in line["detail"]
+
+
+def test_a_track_that_fails_is_captioned_by_listening_if_that_is_asked_for(tmp_path, chat):
+    audio, out = songs(tmp_path / "audio", 2), tmp_path / "out"
+    chat.answer = lambda number: "a caption" if number == 0 else (400, b"")
+    given = (f"captioner={chat.url}", "captioner_model=ears", "captioner_batch_size=1", "captions=auto")
+    folder = prepare(config_for(audio, out, *given))
+    assert folder.stats["caption_sources"] == {"listening": 1, "the captioner": 1}
+    assert lines_of(out)["tone-001"]["warnings"] == {"captioner failed": "status 400"}
 
 
 def test_a_captioner_that_only_fails_ends_the_run_and_keeps_what_is_cut(tmp_path, chat):
