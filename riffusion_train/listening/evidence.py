@@ -6,7 +6,7 @@ one: whether the onsets repeat at that tempo, whichever others they repeat at as
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,7 @@ class Evidence:
         return {field.name: list(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Sequence[float]]) -> Self:
+    def from_data(cls, data: Mapping[str, Any]) -> Self:
         """Read what `as_data` returned.
 
         Raises:
