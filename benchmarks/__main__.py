@@ -17,6 +17,7 @@ NAMES = (
     "listening",
     "captions",
     "caption_tags",
+    "caption_checks",
     "prepare_listening",
     "startup",
 )

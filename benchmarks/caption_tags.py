@@ -277,7 +277,14 @@ _LINE = re.compile(r"^\s+(\S+)\.opus\s+(\d+) bpm\s+(\S+ (?:major|minor))\s+seed 
 
 
 def produced(ear: Ear) -> Iterator[Example]:
-    """Yield the produced tracks.
+    """Yield the produced tracks."""
+    for path, bpm, key, made in produced_tracks():
+        heard = ear.hear(path.stem, functools.partial(read_audio, path))
+        yield Example(path.stem, {"mood": path.stem.split("_")[0], "made": made, "bpm": bpm, "key": key}, heard)
+
+
+def produced_tracks() -> Iterator[tuple[Path, float, str, str]]:
+    """Yield file, tempo, key and instrumentation of each produced track.
 
     Raises:
         InputError: If their package is not installed.
@@ -289,5 +296,4 @@ def produced(ear: Ear) -> Iterator[Example]:
     labels = package.read_text("licenses/LICENSE-MUSIC") or ""
     paths = {Path(str(file)).stem: Path(str(file.locate())) for file in package.files or () if file.suffix == ".opus"}
     for name, bpm, key, made in _LINE.findall(labels):
-        heard = ear.hear(name, functools.partial(read_audio, paths[name]))
-        yield Example(name, {"mood": name.split("_")[0], "made": made, "bpm": float(bpm), "key": key}, heard)
+        yield paths[name], float(bpm), key, made

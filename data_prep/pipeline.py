@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_prep.captions.captioner import make_captioner
 from data_prep.captions.sidecars import TAG_COLUMNS
 from data_prep.engine.array_jobs import run_part
 from data_prep.engine.ray_cluster import check_ray
@@ -61,7 +62,7 @@ def run(config: PrepareConfig, arguments: Sequence[str] = (), endpoint: str | No
     elif config.dry_run:
         print("\n".join(estimate_lines(make_sources(config), config)))
     elif config.part is not None:
-        check_packages(config)
+        check_needs(config)
         run_part(make_run(config, make_sources(config), arguments))
     else:
         folder = prepare(config, arguments)
@@ -73,14 +74,16 @@ def run(config: PrepareConfig, arguments: Sequence[str] = (), endpoint: str | No
             )
 
 
-def check_packages(config: PrepareConfig) -> None:
-    """Check that the optional packages that a config needs are installed.
+def check_needs(config: PrepareConfig) -> None:
+    """Check that what a config needs is there: optional packages, and the captioner with its key.
 
     Raises:
-        InputError: Naming the package and how to install it.
+        InputError: Naming what is missing and the fix.
     """
     if config.engine is Engine.ray:
         check_ray()
+    if config.captioner is not None:
+        make_captioner(config)
 
 
 def prepare(config: PrepareConfig, arguments: Sequence[str] = ()) -> DatasetFolder:
@@ -96,7 +99,7 @@ def prepare(config: PrepareConfig, arguments: Sequence[str] = ()) -> DatasetFold
         OSError: If the disk is full; the same command continues.
     """
     check_prepare(config)
-    check_packages(config)
+    check_needs(config)
     this_run = make_run(config, make_sources(config), arguments)
     output = OutputFolder(this_run.out)
     complete = find_complete(this_run, output)

@@ -19,7 +19,7 @@ from riffusion_train.runtime.files import is_url
 
 _HOW_IT_RUNS = (
     *("num_workers", "engine", "ray_address", "dry_run", "overwrite", "push_to_hub", "private", "part"),
-    *("page", "page_slices", "page_audio", "page_mb", "push_page"),
+    *("page", "page_slices", "page_audio", "page_mb", "push_page", "captioner_key_env", "captioner_batch_size"),
 )
 _NOT_SETTINGS = ("out", *_HOW_IT_RUNS, "license", "language", "spectrogram")
 """Keys that do not change the dataset, two that change its card only, and the one that is listed field by field."""

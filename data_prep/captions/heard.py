@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from riffusion_train.listening.evidence import Evidence
+
 PATCH_S = 3.0
 """Length of the patches that the taggers hear."""
 _LEAST_SCORE = 0.005
@@ -47,6 +49,8 @@ class Heard:
     """`dark`, `balanced` or `bright`, as `measure=brightness` says."""
     drums: bool | None = None
     """Whether there are drums, as `measure=drums` says."""
+    evidence: Evidence | None = None
+    """What captions are checked against; None unless they are."""
 
     @functools.cached_property
     def track_scores(self) -> dict[str, float]:
@@ -82,6 +86,7 @@ class Heard:
             "starts_s": list(self.starts_s),
             "scores": scores,
             "slices": [list(one) for one in self.slices],
+            "evidence": self.evidence and self.evidence.as_data(),
         }
 
     @classmethod
@@ -93,7 +98,9 @@ class Heard:
         """
         scores = {name: tuple(values) for name, values in data["scores"].items()}
         slices = tuple((start_s, duration_s) for start_s, duration_s in data["slices"])
-        return cls(**{**data, "starts_s": tuple(data["starts_s"]), "scores": scores, "slices": slices})
+        evidence = data.get("evidence")
+        plain = {"starts_s": tuple(data["starts_s"]), "evidence": evidence and Evidence.from_data(evidence)}
+        return cls(**{**data, **plain, "scores": scores, "slices": slices})
 
 
 class HeardFile(NamedTuple):

@@ -15,7 +15,7 @@ from data_prep.output.folder import OutputFolder
 from data_prep.run import PrepareRun
 from data_prep.tracks.track_store import TrackResult
 from data_prep.tracks.track_worker import WorkerSetup, make_track_worker, one_thread
-from riffusion_train.config.prepare import Engine, PrepareConfig
+from riffusion_train.config.prepare import CaptionCheck, Engine, PrepareConfig
 from riffusion_train.runtime.errors import StoppedError
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.runtime.provenance import usable_cores
@@ -43,8 +43,9 @@ def run_tracks(run: PrepareRun, output: OutputFolder) -> list[TrackResult]:
     ]
     pending = [index for index, result in enumerate(results) if result is None]
     locators = [tracks[index].locator for index in pending]
-    to_hear = tracks_to_hear(run.sources, run.config, run.cut.measure)
-    setup = WorkerSetup(run.cut, output.store(run.key), to_hear)
+    checks = run.config.check_captions is not CaptionCheck.off
+    to_hear = frozenset(locators) if checks else tracks_to_hear(run.sources, run.config, run.cut.measure)
+    setup = WorkerSetup(run.cut, output.store(run.key), to_hear, checks)
     stats, done = RunStats(), 0
     with (
         _engine(run.config) as run_tasks,

@@ -26,8 +26,8 @@ _TAG_TEMPLATE = "{comment|genre}"
 
 
 def captions_need_audio(config: PrepareConfig) -> bool:
-    """Return whether captions depend on what the workers read or measure in the files."""
-    return bool(config.measure) or config.captions is CaptionSource.tags
+    """Return whether captions depend on the sound of the files, or on what the workers read or measure in them."""
+    return bool(config.measure or config.captioner) or config.captions is CaptionSource.tags
 
 
 def add_path_fields(sources: Sources, config: PrepareConfig) -> Sources:

@@ -92,7 +92,7 @@ def column_names(config: PrepareConfig) -> ColumnNames:
     """Return the columns of a table to which a config gives a meaning."""
     # If captions can come from elsewhere, the table need not have any.
     in_the_sound = config.captions in (CaptionSource.tags, CaptionSource.listen)
-    elsewhere = config.caption_template or config.default_caption or in_the_sound
+    elsewhere = config.caption_template or config.default_caption or config.captioner or in_the_sound
     return ColumnNames(
         *(config.file_column, config.caption_column, config.artist_column, config.split_column),
         needs_caption=not elsewhere,

@@ -43,6 +43,8 @@ class Track:
     """Why it has no caption, for the message that rejects it."""
     size: int = -1
     """Size of the file in bytes; -1 if it is not known."""
+    warnings: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Problems of its captions: a few words each, with details."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,6 +47,8 @@ def _filter_one(track: Track, result: TrackResult, config: PrepareConfig) -> Tra
     wrong_name = misnamed(track.source, result.container) if result.container else None
     if wrong_name:  # added only here: the track store goes by content, and a copy may have another name
         result = dataclasses.replace(result, warnings=result.warnings | {"misnamed": wrong_name})
+    if track.warnings:
+        result = dataclasses.replace(result, warnings=result.warnings | track.warnings)
     if result.clipped_share >= CLIPPED_SHARE:
         detail = f"{result.clipped_share:.2%} of its samples are cut off at full scale"
         result = dataclasses.replace(result, warnings=result.warnings | {"clipped": detail})

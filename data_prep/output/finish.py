@@ -6,12 +6,15 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from data_prep.captions.captioner import make_captioner
 from data_prep.captions.heard import Heard, HeardFile
+from data_prep.inputs.asking import ask_captioner
+from data_prep.inputs.caption_check import check_sources
 from data_prep.inputs.captioning import LISTENING, captions_need_audio, finish_captions
 from data_prep.inputs.tracks import Track, with_columns
 from data_prep.output.card import card_text
 from data_prep.output.filters import PreparedTrack, apply_filters, likeness_keys
-from data_prep.output.folder import PICTURES_DIR, OutputFolder
+from data_prep.output.folder import CAPTIONER_DIR, PICTURES_DIR, OutputFolder
 from data_prep.output.page import PageOptions, is_current, page_line, write_page
 from data_prep.output.splits import SplitMember, assign_splits, choose_slices, used_splits, with_chosen
 from data_prep.output.stats import TEMPO, counts_text, report_lines, summarise
@@ -62,12 +65,13 @@ def finish_dataset(run: PrepareRun, results: Sequence[TrackResult], output: Outp
         InputError: If no track can be used.
         OSError: If the disk is full; the same command continues.
     """
-    sources = run.sources
     if captions_need_audio(run.config):
-        sources = with_columns(sources, [result.tags | result.measured for result in results])
+        sources = with_columns(run.sources, [result.tags | result.measured for result in results])
         check_columns(run.config, sources.extra_types)
+        run = _ask_captioner(dataclasses.replace(run, sources=sources), results, output)
     files = [HeardFile(result.file_hash, result.heard and Heard.from_data(result.heard)) for result in results]
-    run = dataclasses.replace(run, sources=finish_captions(sources, run.config, files))
+    sources = finish_captions(run.sources, run.config, files)
+    run = dataclasses.replace(run, sources=check_sources(sources, files, run.config.check_captions))
     results = apply_filters(run.sources.tracks, results, run.config)
     if all(result.reason is not None for result in results):
         output.clear()  # there is nothing to keep, and the fix may need other settings
@@ -78,6 +82,20 @@ def finish_dataset(run: PrepareRun, results: Sequence[TrackResult], output: Outp
     print("\n".join(report_lines(folder)))
     _update_page(folder, run.config)
     return folder
+
+
+def _ask_captioner(run: PrepareRun, results: Sequence[TrackResult], output: OutputFolder) -> PrepareRun:
+    """Return the run with the captions of the captioner that its config names.
+
+    Where it failed, the digest changes, so that the same command asks again about these tracks.
+    """
+    if run.config.captioner is None:
+        return run
+    file_hashes = ["" if result.reason is not None else result.file_hash for result in results]
+    captioner = make_captioner(run.config)
+    sources, failed = ask_captioner(run.sources, file_hashes, captioner, output.folder / CAPTIONER_DIR)
+    digest = f"{run.digest}, {failed} without the captioner's captions" if failed else run.digest
+    return dataclasses.replace(run, sources=sources, digest=digest)
 
 
 def _update_page(folder: DatasetFolder, config: PrepareConfig) -> None:

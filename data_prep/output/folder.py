@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_prep.inputs.asking import CAPTIONER_FAILED
+from data_prep.inputs.caption_check import CHECK_WARNINGS
 from data_prep.run import PrepareRun, read_parameters, refuse_differences, with_new_table
 from data_prep.tracks.track_store import Slice, TrackResult, TrackStore
 from data_prep.writers import read_rows
@@ -25,6 +27,8 @@ from riffusion_train.runtime.files import remove_partials, write_json
 PICTURES_DIR = "pictures"
 LEFT_OUT_DIR = ".left_out"
 """Track store of what was cut and is not in the dataset, such as duplicates, so that extending it need not cut them again."""
+CAPTIONER_DIR = ".captioner"
+"""The answers of captioners, which stay when the dataset is made anew."""
 _OURS = (
     *(layout.SHARD_DIR, layout.CARD_FILE, layout.MANIFEST_FILE, SPECTROGRAM_FILE, PICTURES_DIR, LEFT_OUT_DIR),
     layout.STATS_FILE,
@@ -81,7 +85,7 @@ class OutputFolder:
 
     def _refuse_foreign(self) -> None:
         if self.folder.is_dir():
-            other = sorted(path.name for path in self.folder.iterdir() if path.name != layout.WORK_DIR)
+            other = sorted({path.name for path in self.folder.iterdir()} - {layout.WORK_DIR, CAPTIONER_DIR})
             if other:
                 raise InputError(
                     f"out={self.folder} is not empty and not a dataset ({other[0]} is in it); choose an empty or new folder"
@@ -156,8 +160,8 @@ class OutputFolder:
 
 
 _RESULT_FIELDS = {field.name for field in dataclasses.fields(TrackResult)}
-_FILTER_WARNINGS = ("misnamed", "clipped")
-"""Warnings that the filters add again once all tracks are known."""
+_FILTER_WARNINGS = ("misnamed", "clipped", CAPTIONER_FAILED, *CHECK_WARNINGS)
+"""Warnings that are added again once all tracks are known."""
 
 
 def restore_tracks(dataset: layout.DatasetFolder, store: TrackStore) -> int:

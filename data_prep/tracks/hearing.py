@@ -72,6 +72,7 @@ class TrackListener:
             brightness_hz=None if measured.brightness_hz is None else round(measured.brightness_hz, 1),
             brightness=measured.brightness,
             drums=measured.drums,
+            evidence=measured.evidence,
         )
 
 

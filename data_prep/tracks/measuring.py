@@ -8,10 +8,22 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.captions.tables import Value
-from riffusion_train.listening.attributes import LONGEST_S, RATE_HZ, key_of, magnitudes, middle_mono, separate, tempo_of
+from riffusion_train.listening.attributes import (
+    LONGEST_S,
+    RATE_HZ,
+    best_key,
+    chroma_of,
+    magnitudes,
+    middle_mono,
+    separate,
+    tempo_of,
+)
+from riffusion_train.listening.evidence import Evidence, gather_evidence
 from riffusion_train.runtime.errors import InputError
 
 ATTRIBUTES = ("bpm", "key", "loudness", "brightness", "drums")
+EVIDENCE = "evidence"
+"""What `measure` gathers beside these attributes, for the check of captions."""
 _LOUDNESS_LUFS = (("quiet", -23.0), ("moderately loud", -13.0), ("loud", np.inf))
 """Names of integrated loudness, with their upper limits."""
 _DRUMS_HZ = 6000
@@ -52,6 +64,7 @@ class Measured:
     """Spectral centroid."""
     brightness: str | None = None
     drums: bool | None = None
+    evidence: Evidence | None = None
 
     def columns(self, attributes: Sequence[str]) -> dict[str, Value]:
         """Return those of `ATTRIBUTES` that are named, by name, without those that are None."""
@@ -72,7 +85,7 @@ def measure(
         wav: Sound, shape (channels, samples).
         rate_hz: Its sample rate.
         lufs: Its integrated loudness.
-        attributes: Some of `ATTRIBUTES`.
+        attributes: Some of `ATTRIBUTES`, and `EVIDENCE`.
         longest_s: How much is measured of it, from its middle.
     """
     measured = Measured()
@@ -87,8 +100,11 @@ def measure(
     found: dict[str, Any] = {}
     if "bpm" in attributes:
         found["bpm"], found["bpm_strength"] = tempo_of(*separate(spectrum))
+    chroma = chroma_of(mono) if {"key", EVIDENCE}.intersection(attributes) else np.zeros(12)  # (12,)
     if "key" in attributes:
-        found["key"], found["key_strength"] = key_of(mono)
+        found["key"], found["key_strength"] = best_key(chroma)
+    if EVIDENCE in attributes:
+        found["evidence"] = gather_evidence(mono, chroma)
     if "brightness" in attributes:
         weights = spectrum.sum(axis=1)
         frequencies_hz = librosa.fft_frequencies(sr=RATE_HZ, n_fft=2048)

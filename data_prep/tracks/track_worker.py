@@ -19,7 +19,7 @@ from data_prep.captions.sidecars import read_tags
 from data_prep.inputs.fetch import open_input, origin_of
 from data_prep.tracks.fingerprint import fingerprint_words, to_text
 from data_prep.tracks.hearing import ATTRIBUTES, MEASURED_S, TrackListener
-from data_prep.tracks.measuring import measure, parse_attributes, pcm_hash
+from data_prep.tracks.measuring import EVIDENCE, measure, parse_attributes, pcm_hash
 from data_prep.tracks.track_store import Slice, TrackResult, TrackStore
 from data_prep.tracks.windows import (
     Window,
@@ -120,6 +120,8 @@ class WorkerSetup:
     store: TrackStore
     to_hear: frozenset[str] = frozenset()
     """Locators of the tracks whose captions need that they are heard."""
+    checks: bool = False
+    """Whether captions are checked, for which evidence is gathered in each track that is heard."""
 
 
 class TrackWorker:
@@ -129,9 +131,12 @@ class TrackWorker:
         cut: The cutting parameters.
         store: Where results and slices go.
         to_hear: Locators of the tracks to hear.
+        checks: Whether to gather evidence in them.
     """
 
-    def __init__(self, cut: CutParameters, store: TrackStore, to_hear: Collection[str] = ()) -> None:
+    def __init__(
+        self, cut: CutParameters, store: TrackStore, to_hear: Collection[str] = (), *, checks: bool = False
+    ) -> None:
         # Imported here, so that only workers load torch.
         from riffusion_train.audio.codec.codec import make_codec
         from riffusion_train.audio.codec.image_file import png_bytes
@@ -140,6 +145,7 @@ class TrackWorker:
         self._cut = cut
         self._store = store
         self._to_hear = to_hear
+        self._heard_attributes = (*ATTRIBUTES, EVIDENCE) if checks else ATTRIBUTES
         self._listener: TrackListener | None = None
 
     def __call__(self, locator: str) -> TrackResult:
@@ -155,9 +161,9 @@ class TrackWorker:
         origin = origin_of(locator)
         known_hash = self._store.read_origin(origin) if origin else None
         stored = self._store.read(known_hash) if known_hash else None
-        if stored is not None and _is_whole(
+        if stored is not None and self._is_whole(
             stored, hears
-        ):  # a remote file that has not changed need not even be fetched
+        ):  # a remote file that has not changed need not be fetched
             return dataclasses.replace(stored, origin=origin, reused=True)
         try:
             with open_input(locator) as path:
@@ -168,6 +174,12 @@ class TrackWorker:
             self._store.write_origin(origin, result.file_hash)
         return dataclasses.replace(result, origin=origin)
 
+    def _is_whole(self, stored: TrackResult, hears: bool) -> bool:
+        """Whether a stored result holds all that is needed now; one that was not heard, for another run, may not."""
+        if not hears or stored.reason is not None:
+            return True
+        return stored.heard is not None and (EVIDENCE not in self._heard_attributes or bool(stored.heard.get(EVIDENCE)))
+
     def _process_file(self, path: Path, hears: bool) -> TrackResult:
         """Return the result of a local file, from the store or made now."""
         try:
@@ -176,7 +188,7 @@ class TrackWorker:
         except OSError as error:
             return TrackResult("", reason="unreadable", detail=error.strerror or str(error))
         stored = self._store.read(file_hash)
-        if stored is not None and _is_whole(stored, hears):
+        if stored is not None and self._is_whole(stored, hears):
             return dataclasses.replace(stored, reused=True)
         try:
             result, slices = self._cut_track(path, TrackResult(file_hash), hears)
@@ -231,8 +243,8 @@ class TrackWorker:
         result = dataclasses.replace(result, lufs=lufs, gain_db=gain)
         if self._cut.tags:
             result = dataclasses.replace(result, tags=read_tags(path))
-        attributes = {*self._cut.measure, *(ATTRIBUTES if hears else ())}
-        measured_s = LONGEST_S if self._cut.measure else MEASURED_S
+        attributes = {*self._cut.measure, *(self._heard_attributes if hears else ())}
+        measured_s = LONGEST_S if self._cut.measure or EVIDENCE in attributes else MEASURED_S
         measured = measure(wav, self._codec.rate_hz, lufs, attributes, measured_s)
         result = dataclasses.replace(result, measured=measured.columns(self._cut.measure))
         wav *= np.float32(10 ** (gain / 20))
@@ -300,14 +312,9 @@ class TrackWorker:
         return dataclasses.replace(result, reason="too short", detail=detail)
 
 
-def _is_whole(stored: TrackResult, hears: bool) -> bool:
-    """Whether a stored result holds all that is needed now: one that was made for another run may not have been heard."""
-    return not hears or stored.heard is not None or stored.reason is not None
-
-
 def make_track_worker(setup: WorkerSetup) -> TrackWorker:
     """Build the worker of a process."""
-    return TrackWorker(setup.cut, setup.store, setup.to_hear)
+    return TrackWorker(setup.cut, setup.store, setup.to_hear, checks=setup.checks)
 
 
 @contextlib.contextmanager

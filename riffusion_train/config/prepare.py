@@ -34,6 +34,19 @@ class CaptionSource(enum.Enum):
     """All captions are written into a table to edit, `table` or `<out>.captions.csv`; the same command then reads it."""
 
 
+class CaptionCheck(enum.Enum):
+    """What happens to a caption that says something else than what is measured in the sound."""
+
+    off = "off"
+    """Captions are not checked."""
+    warn = "warn"
+    """It stays, and the track is listed with a warning."""
+    fix = "fix"
+    """The false statement is taken out of it, and the track is listed with a warning."""
+    drop = "drop"
+    """The track is rejected."""
+
+
 class Duplicates(enum.Enum):
     """What happens to tracks with the same sound."""
 
@@ -141,6 +154,25 @@ class PrepareConfig:
     """Which tracks get a composed caption."""
     trigger: str | None = None
     """Word or words before every caption, with which prompts can then ask for this music."""
+    captioner: str | None = None
+    """What captions tracks without a caption of their own: a Python function, `module:function`, or the URL of an
+    OpenAI-compatible chat endpoint that takes audio; null asks none."""
+    captioner_model: str | None = None
+    """Name of the endpoint's model."""
+    captioner_prompt: str = (
+        "Describe this music for someone who cannot hear it: genre, instruments, mood and tempo, in one sentence of at most "
+        "thirty words. Answer with this sentence only."
+    )
+    """What the endpoint is asked about each track; each line of its answer becomes a caption."""
+    captioner_key_env: str | None = "CAPTIONER_API_KEY"
+    """Name of the environment variable with the endpoint's key; null sends no key."""
+    captioner_batch_size: int = 4
+    """Most requests to the endpoint at a time, or files in one call of the function."""
+    captioner_s: float | None = 30.0
+    """Seconds in the middle of a track that the endpoint hears; null sends all."""
+    check_captions: CaptionCheck = CaptionCheck.off
+    """What happens to a caption whose tempo, key, drums, speed or instruments are not those of the sound; all but off listen
+    to every track."""
     measure: str | None = None
     """Attributes to measure in the sound and store as columns, for example `bpm,key`: bpm, key, loudness, brightness,
     drums, or all; values in a table take precedence."""
@@ -334,6 +366,7 @@ def check_prepare(config: PrepareConfig) -> None:
             "default_caption= has no effect with captions=listen, which captions every track; leave out one"
         )
     check_page(config)
+    _check_captioner(config)
     if config.random_crops < 0:
         raise InputError(f"random_crops={config.random_crops}: give 0 or more")
     if config.max_slices_per_track is not None and config.max_slices_per_track < 1:
@@ -352,6 +385,17 @@ def check_prepare(config: PrepareConfig) -> None:
             raise InputError(
                 "push_to_hub= with part=: a part is not a dataset; riffusion prepare merge pushes the whole"
             )
+
+
+def _check_captioner(config: PrepareConfig) -> None:
+    if config.captioner_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", config.captioner_key_env):
+        raise InputError("captioner_key_env= takes the name of an environment variable, such as CAPTIONER_API_KEY")
+    if config.captioner_batch_size < 1:
+        raise InputError(f"captioner_batch_size={config.captioner_batch_size}: give 1 or more")
+    if config.captioner_s is not None and not (math.isfinite(config.captioner_s) and config.captioner_s >= 1):
+        raise InputError(f"captioner_s={config.captioner_s}: give a number of seconds, 1 or more, or null")
+    if config.captioner is not None and config.captions is CaptionSource.review:
+        raise InputError("captions=review with captioner=: make the dataset, and edit its captions on the dataset page")
 
 
 def parse_part(text: str) -> tuple[int, int]:

@@ -130,15 +130,40 @@ def key_of(mono: npt.NDArray[np.float32]) -> tuple[str | None, float]:
     Args:
         mono: Sound at `RATE_HZ`, shape (samples,).
     """
+    return best_key(chroma_of(mono))
+
+
+def chroma_of(mono: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return the mean strength of each note, from C to B, (12,), of a sound at `RATE_HZ`, shape (samples,)."""
     from librosa.feature import chroma_cqt
 
-    chroma = chroma_cqt(y=mono, sr=RATE_HZ).mean(axis=1)  # (12,)
+    return np.asarray(chroma_cqt(y=mono, sr=RATE_HZ).mean(axis=1))
+
+
+def best_key(chroma: npt.NDArray[np.float64]) -> tuple[str | None, float]:
+    """Return the key that fits the notes (12,) best, and how well it does, up to 1; None and 0 without pitch."""
     if not chroma.std() > 0:
         return None, 0.0
-    # All 24 keys: the profiles of C major and C minor, rotated to each tonic.
-    best = max(
-        (float(np.corrcoef(np.roll(profile, tonic), chroma)[0, 1]), f"{_NOTES[tonic]} {mode}")
+    fit, key = max((fit, key) for key, fit in key_fits(chroma).items())
+    return key, fit
+
+
+def key_fits(chroma: npt.NDArray[np.float64]) -> dict[str, float]:
+    """Return how well the notes of a sound fit each of the 24 keys: the correlation with its profile.
+
+    Args:
+        chroma: Strength of each note, from C to B, (12,).
+    """
+    # The profiles of C major and C minor, rotated to each tonic.
+    return {
+        f"{_NOTES[tonic]} {mode}": float(np.corrcoef(np.roll(profile, tonic), chroma)[0, 1])
         for profile, mode in ((_MAJOR, "major"), (_MINOR, "minor"))
         for tonic in range(12)
-    )
-    return best[1], best[0]
+    }
+
+
+def relative_key(key: str) -> str:
+    """Return the key with the same notes: A minor for C major, and C major for A minor."""
+    note, mode = key.split()
+    steps, other = (3, "major") if mode == "minor" else (9, "minor")
+    return f"{_NOTES[(_NOTES.index(note) + steps) % 12]} {other}"

@@ -222,17 +222,32 @@ _TONES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 _NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
 
+def find_tempi(caption: str) -> list[tuple[float, int, int]]:
+    """Return the numbers of beats per minute in a caption ("159 bpm"), each with start and end of its text."""
+    return [(float(match[1]), match.start(), match.end()) for match in _TEMPO.finditer(caption)]
+
+
+def find_keys(caption: str) -> list[tuple[str, int, int]]:
+    """Return the keys in a caption ("in A minor", "Bb major"), in sharps ("A# major"), each with start and end of its text."""
+    plain = [(_key_of(match), match.start(), match.end()) for match in _KEY.finditer(caption)]
+    ends = {end for _, _, end in plain}
+    small = [match for match in _KEY_AFTER_IN.finditer(caption) if match.end() not in ends]
+    return plain + [(_key_of(match), match.start(), match.end()) for match in small]
+
+
 def named_tempo(caption: str) -> float | None:
     """Return the beats per minute that a caption names ("159 bpm"); None where it names none, or several."""
-    tempi = {float(number) for number in _TEMPO.findall(caption)}
+    tempi = {bpm for bpm, _, _ in find_tempi(caption)}
     return tempi.pop() if len(tempi) == 1 else None
 
 
 def named_key(caption: str) -> str | None:
     """Return the key that a caption names ("in A minor", "Bb major"), in sharps: "A# major"; None where it names none."""
-    match = _KEY.search(caption) or _KEY_AFTER_IN.search(caption)
-    if match is None:
-        return None
+    keys = find_keys(caption)
+    return keys[0][0] if keys else None
+
+
+def _key_of(match: re.Match[str]) -> str:
     letter, word, sign, mode = match.groups()
     step = {"sharp": 1, "#": 1, "♯": 1, "flat": -1, "b": -1, "♭": -1}.get(word or sign or "", 0)
     return f"{_NOTES[(_TONES[letter.upper()] + step) % 12]} {'major' if mode.lower().startswith('maj') else 'minor'}"

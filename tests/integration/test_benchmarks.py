@@ -1,4 +1,5 @@
 import json
+import random
 import re
 from collections import Counter
 from pathlib import Path
@@ -6,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks import captions
+from benchmarks import caption_checks, captions
 from benchmarks.__main__ import main
 from benchmarks.codec_table import CODEC_RESULTS, fill
 from benchmarks.report import Goal, Row
+from data_prep.captions.heard import Heard
 from data_prep.corpus.score import attributes_of
 from riffusion_train.evaluation.classifier import ATTRIBUTES
+from riffusion_train.listening.evidence import TEMPI_BPM, Evidence
 
 ROOT = Path(__file__).parents[2]
 ROW_KEYS = {
@@ -170,3 +173,21 @@ def test_the_captions_benchmark_compares_agreement_with_shuffled_prompts():
     assert rows["unseen: instrument"].reference_value == pytest.approx(1 / 6)
     assert rows["unseen, shuffled prompts: drums"].value == pytest.approx(1 / 3, abs=0.03)
     assert rows["unseen, shuffled prompts: drums"].reference_value == pytest.approx(1 / 3)
+
+
+def test_false_statements_of_the_caption_checks_are_false():
+    rng = random.Random(0)
+    for bpm in (60, 97, 128, 175):
+        for _ in range(50):
+            false_bpm = caption_checks._false_bpm(bpm, rng)
+            assert all(not 0.93 < false_bpm / (bpm * factor) < 1.07 for factor in (0.5, 1, 2))
+    assert {caption_checks._false_key("C major", rng) for _ in range(500)}.isdisjoint({"C major", "A minor"})
+
+
+def test_the_caption_checks_count_verdicts():
+    pulse = tuple(100 * any(abs(one / bpm - 1) < 0.03 for bpm in (60, 120)) for one in TEMPI_BPM)
+    heard = Heard((0.0,), {}, evidence=Evidence(pulse=pulse))
+    clip = caption_checks.Clip(120.0, None, (), "medium", frozenset(), frozenset(), ["90 bpm", "120 bpm"], heard)
+    rows = {row.what: row.value for row in caption_checks.rows_of("clicks", [clip] * 40)}
+    assert rows["clicks: tempo: recall"] == rows["clicks: tempo: precision"] == 1.0
+    assert rows["clicks: tempo: statements"] == 40 and rows["clicks: own captions called false"] == 0.5

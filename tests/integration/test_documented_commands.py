@@ -47,6 +47,7 @@ NOT_RUN = {
     r"--config-dir mypresets": "trains Stable Diffusion 1.5; test_compose.py",
     r"audio=corpus": "of a corpus that is composed first; tests/unit/data_prep/corpus",
     r"engine=ray": "needs a Ray cluster; test_prepare_on_ray.py",
+    r"captioner=http": "needs a chat endpoint; test_prepare_captioner.py",
     r"^prepare page": "needs the manifest of a prepared dataset; test_prepare_page.py",
     r"real=dataset audio=songs": "needs the files that the dataset was made of; test_evaluate_score.py",
     r"^prepare merge": "needs the parts of eight machines; test_prepare_parts.py",

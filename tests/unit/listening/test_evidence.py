@@ -1,0 +1,79 @@
+"""Evidence for statements about a sound: support for a tempo, notes for a key, percussion in bands."""
+
+import numpy as np
+import pytest
+
+from riffusion_train.listening.attributes import RATE_HZ, chroma_of, key_fits, relative_key
+from riffusion_train.listening.evidence import (
+    BANDS_HZ,
+    TEMPI_BPM,
+    Evidence,
+    gather_evidence,
+    percussive_shares,
+    support_of,
+)
+
+
+def evidence_of(mono):
+    return gather_evidence(mono, chroma_of(mono))
+
+
+def clicks(bpm, duration_s=6.0):
+    """Short noises on each beat over soft noise."""
+    rng = np.random.default_rng(0)
+    wav = 0.001 * rng.standard_normal(round(duration_s * RATE_HZ))
+    for start_s in np.arange(0.1, duration_s - 0.1, 60 / bpm):
+        start = round(start_s * RATE_HZ)
+        wav[start : start + 1000] += 0.5 * rng.standard_normal(1000) * np.linspace(1, 0, 1000) ** 2
+    return wav.astype(np.float32)
+
+
+def scale(notes, step_s=0.5):
+    time_s = np.arange(round(step_s * RATE_HZ)) / RATE_HZ
+    tones = [np.sin(2 * np.pi * 261.63 * 2 ** (note / 12) * time_s) * np.exp(-2 * time_s) for note in notes]
+    return np.concatenate(tones).astype(np.float32)
+
+
+@pytest.mark.parametrize("bpm", [72, 100, 128, 170])
+def test_onsets_support_their_tempo_and_no_other_one(bpm):
+    pulse = evidence_of(clicks(bpm)).pulse
+    assert support_of(pulse, bpm) > 90 and support_of(pulse, bpm / 2) > 80
+    assert support_of(pulse, bpm * 1.15) < 15 and support_of(pulse, bpm * 0.87) < 15
+
+
+def test_tempi_outside_the_measured_range_have_no_support():
+    pulse = evidence_of(clicks(120)).pulse
+    assert len(pulse) == len(TEMPI_BPM)
+    assert support_of(pulse, 5) == support_of(pulse, 1000) == 0
+
+
+def test_noise_has_no_pulse_and_silence_and_short_sounds_no_evidence():
+    noise = np.random.default_rng(1).standard_normal(6 * RATE_HZ).astype(np.float32)
+    assert support_of(evidence_of(noise).pulse, 120) < 100
+    for sound in (np.zeros(6 * RATE_HZ, np.float32), noise[: RATE_HZ // 2]):
+        evidence = evidence_of(sound)
+        assert evidence.pulse == evidence.chroma == evidence.percussive == ()
+
+
+def test_the_notes_of_a_scale_fit_its_key_and_relative_best():
+    evidence = evidence_of(scale([0, 4, 7, 12, 7, 4, 5, 9, 7, 2, 4, 0]))
+    assert sum(evidence.chroma) == pytest.approx(1, abs=0.01)
+    fits = key_fits(np.array(evidence.chroma))
+    assert max(fits, key=fits.get) == "C major"
+    assert fits["F# major"] < 0 < fits["A minor"]
+
+
+def test_relative_keys_have_the_same_notes():
+    assert relative_key("C major") == "A minor" and relative_key("A minor") == "C major"
+    assert relative_key("A# major") == "G minor" and relative_key("C# minor") == "E major"
+
+
+def test_clicks_are_percussive_and_tones_are_not():
+    beats, tones = percussive_shares(clicks(120)), percussive_shares(scale([0, 4, 7, 12] * 3, 1.0))
+    assert len(beats) == len(tones) == len(BANDS_HZ)
+    assert min(beats[2:]) > 0.5 > 0.2 > max(tones[1:3])
+
+
+def test_evidence_survives_as_data():
+    evidence = evidence_of(clicks(120))
+    assert Evidence.from_data(evidence.as_data()) == evidence
