@@ -1,0 +1,187 @@
+"""Is the judge right? Its choice among the checkpoints of trainings whose quality a classifier knows independently.
+
+The demo's UNet and text encoder are trained with several seeds, on the demo's corpus and with one VAE. Every checkpoint samples
+the same held-out captions, and `evaluate run` scores it. The demo's classifier, which sees images and learnt from the true
+attributes of the corpus, says how often a clip is what was asked for. One more model is trained on ten slices only: it must be
+reported as copying, and the others must not.
+
+The work is kept in `runs/benchmark-judge`; the same command continues it. The pictures of `docs/evaluation.md` are drawn into
+`runs/benchmark-judge/STEPS-steps/pictures`.
+"""
+
+import dataclasses
+import functools
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.judge_figures import Measured, draw, figure_rows
+from benchmarks.report import Row
+from benchmarks.timing import run_in_process
+from riffusion_train.audio.codec.image_file import load_image
+from riffusion_train.config.demo import DemoConfig
+from riffusion_train.config.denoising import SchedulerName
+from riffusion_train.config.evaluate import RunConfig
+from riffusion_train.dataset.layout import SOURCE, open_dataset_folder
+from riffusion_train.dataset.order import spread
+from riffusion_train.dataset.spectrograms import SpectrogramDataset
+from riffusion_train.demo.steps import RECOMMENDED, DemoFolder, StepRunner, plan_steps
+from riffusion_train.evaluation.checkpoints import CheckpointScores
+from riffusion_train.evaluation.classifier import ATTRIBUTES, CaptionClassifier
+from riffusion_train.evaluation.run import CLIPS_DIR, RunScoring
+from riffusion_train.listening.real import grey
+from riffusion_train.runtime.errors import InputError
+
+WORK = Path("runs/benchmark-judge")
+CHECKPOINTS = 5
+FEW_SLICES = 10
+"""Slices that the copying model is trained on."""
+_BATCH_SIZE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scale:
+    """How much is done."""
+
+    demo: float = 1.0
+    """The demo's `scale=` of the corpus and the VAE."""
+    steps: int = 2100
+    """Training steps of each UNet."""
+    seeds: int = 3
+    few_steps: int = 200
+    """Training steps of the model that is trained on ten slices."""
+    clips: int = 96
+    """Clips that each checkpoint samples."""
+
+
+_QUICK = _Scale(demo=0.1, steps=5, seeds=1, few_steps=5, clips=16)
+
+
+def run(*, quick: bool = False, scale: float = 1.0) -> list[Row]:
+    """Train, sample and judge; what a stopped run has done is not done again.
+
+    Args:
+        quick: One seed and a few steps, to show that it runs.
+        scale: The training steps of each UNet are multiplied by this.
+    """
+    if quick:
+        with tempfile.TemporaryDirectory() as folder:
+            return _measure(Path(folder), _QUICK)
+    steps = CHECKPOINTS * max(1, round(_Scale.steps * scale / CHECKPOINTS))
+    return _measure(WORK / f"{steps}-steps", _Scale(steps=steps))
+
+
+def _measure(work: Path, scale: _Scale) -> list[Row]:
+    demo = _prepare(work.parent / "demo" if work.parent == WORK else work / "demo", scale)
+    runs = [work / f"seed-{seed}" for seed in range(scale.seeds)]
+    for seed, path in enumerate(runs):
+        _train(demo, demo.dataset, path, scale.steps, seed)
+    few = demo.path.parent / "few-slices"
+    _train(demo, _write_few(demo, few), few / "run", scale.few_steps, 0)
+    measured = [run_in_process(functools.partial(_score, demo, path, seed, scale)) for seed, path in enumerate(runs)]
+    copying = run_in_process(functools.partial(_score, demo, few / "run", 0, scale, "final"))[-1]
+    draw(measured, work / "pictures")
+    return figure_rows(measured, copying)
+
+
+def _prepare(path: Path, scale: _Scale) -> DemoFolder:
+    """Compose the corpus, prepare it and train the VAE, as the demo does."""
+    folder = DemoFolder(path, None)
+    path.mkdir(parents=True, exist_ok=True)
+    steps = plan_steps(DemoConfig(out=str(path), scale=scale.demo, num_threads=1), folder, lambda: None)
+    StepRunner(path).run(steps[:3])
+    return folder
+
+
+def _write_few(demo: DemoFolder, path: Path) -> Path:
+    """Prepare a dataset of ten files whose slices are in the train split of the demo's."""
+    trained = SpectrogramDataset(open_dataset_folder(demo.dataset), "train")
+    sources = trained.rows[SOURCE]
+    audio = path / "audio"
+    audio.mkdir(parents=True, exist_ok=True)
+    for row in spread(len(trained), FEW_SLICES):
+        for suffix in (".flac", ".txt"):
+            name = Path(sources[row]).with_suffix(suffix).name
+            shutil.copyfile(demo.audio / name, audio / name)
+    given = [f"audio={audio}", f"out={path / 'dataset'}", "spectrogram=tiny", "validation_ratio=0", "num_workers=0"]
+    _succeed(["prepare", *given])
+    return path / "dataset"
+
+
+def _train(demo: DemoFolder, dataset: Path, path: Path, steps: int, seed: int) -> None:
+    """Train the demo's UNet and text encoder, and keep `CHECKPOINTS` checkpoints."""
+    given = ["experiment=demo", f"model={demo.vae_run / 'final'}", f"dataset={dataset}", f"run={path}"]
+    given += [f"max_train_steps={steps}", f"checkpointing_steps={max(1, steps // CHECKPOINTS)}"]
+    given += [f"checkpoints_total_limit={CHECKPOINTS}", f"seed={seed}", "validation=none", "tracker=files"]
+    if not (path / "final").is_dir():
+        _succeed(["train", *given, "num_threads=1", "resume=auto"])
+
+
+def _succeed(arguments: list[str]) -> None:
+    code = run_in_process(functools.partial(_run_command, arguments))
+    if code:
+        raise InputError(f"riffusion {arguments[0]} ended with the exit code {code}; the same command continues")
+
+
+def _run_command(arguments: list[str]) -> int:
+    from riffusion_train.cli.main import main
+
+    return main(arguments)
+
+
+def _score(demo: DemoFolder, path: Path, seed: int, scale: _Scale, checkpoints: str = "all") -> list[Measured]:
+    """Score the checkpoints of a run as `evaluate run` does, and classify the same clips."""
+    import torch
+
+    torch.set_num_threads(1)
+    config = RunConfig(
+        real=str(demo.dataset),
+        checkpoints=checkpoints,
+        num_clips=scale.clips,
+        guidance_scale=float(RECOMMENDED["guidance_scale"]),
+        scheduler=SchedulerName(RECOMMENDED["scheduler"]),
+        num_inference_steps=int(RECOMMENDED["num_inference_steps"]),
+        batch_size=_BATCH_SIZE,
+        unet_batch_size=_BATCH_SIZE,
+        hear_slices=False,
+        device="cpu",
+    )
+    evaluation = RunScoring(str(path), config).run()
+    right = _Classified(demo)
+    return [
+        Measured(
+            seed=seed,
+            step=one.step,
+            loss=one.loss or 0.0,
+            kid=one.value("kid"),
+            agreement=one.value("agreement"),
+            copies=one.value("copies"),
+            attributes=right.shares(path, one),
+            is_chosen=one is evaluation.best.scores,
+        )
+        for one in evaluation.checkpoints
+    ]
+
+
+class _Classified:
+    """The demo's classifier, and what each held-out caption asks for.
+
+    Args:
+        demo: The demo; the classifier is fitted on its validation split.
+    """
+
+    def __init__(self, demo: DemoFolder) -> None:
+        held_out = SpectrogramDataset(open_dataset_folder(demo.dataset), "validation")
+        labels = {name: [str(value) for value in held_out.rows[name]] for name in ATTRIBUTES}
+        self._classifier = CaptionClassifier([grey(held_out.image(row)) for row in range(len(held_out))], labels)
+        self._asked: dict[str, Mapping[str, str]] = {}
+        for row in range(len(held_out)):
+            self._asked.setdefault(held_out.captions(row)[0], {name: labels[name][row] for name in ATTRIBUTES})
+
+    def shares(self, run: Path, scores: CheckpointScores) -> dict[str, float]:
+        """Return for each attribute the share of a checkpoint's clips that are what their captions ask for."""
+        folder = run / "scores" / CLIPS_DIR / scores.file_name.removesuffix(".json")
+        images = [grey(load_image((folder / str(clip["file"])).with_suffix(".png")).image) for clip in scores.clips]
+        asked = [self._asked[clip["captions"][0]] for clip in scores.clips]
+        return self._classifier.accuracy(images, {name: [one[name] for one in asked] for name in ATTRIBUTES})
