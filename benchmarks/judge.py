@@ -6,7 +6,7 @@ attributes of the corpus, says how often a clip is what was asked for. One more 
 reported as copying, and the others must not.
 
 The work is kept in `runs/benchmark-judge`; the same command continues it. The pictures of `docs/evaluation.md` are drawn into
-`runs/benchmark-judge/STEPS-steps/pictures`.
+`runs/benchmark-judge/STEPS-steps/pictures`, and the clips of `tests/fixtures/demo_clips` are put into `clips` beside.
 """
 
 import dataclasses
@@ -16,15 +16,18 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
+
 from benchmarks.judge_figures import Measured, draw, figure_rows
 from benchmarks.report import Row
 from benchmarks.timing import run_in_process
 from riffusion_train.audio.codec.image_file import load_image
+from riffusion_train.audio.plots import write_image
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.config.denoising import SchedulerName
 from riffusion_train.config.evaluate import RunConfig
 from riffusion_train.dataset.layout import SOURCE, open_dataset_folder
-from riffusion_train.dataset.order import spread
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.demo.steps import RECOMMENDED, DemoFolder, StepRunner, plan_steps
 from riffusion_train.evaluation.checkpoints import CheckpointScores
@@ -37,7 +40,10 @@ WORK = Path("runs/benchmark-judge")
 CHECKPOINTS = 5
 FEW_SLICES = 10
 """Slices that the copying model is trained on."""
+_TRAIN_BATCH_SIZE = 8
+"""Half of the demo's: more steps for the time, which short trainings gain from."""
 _BATCH_SIZE = 16
+_KEPT_CLIPS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +55,12 @@ class _Scale:
     steps: int = 2100
     """Training steps of each UNet."""
     seeds: int = 3
-    few_steps: int = 200
+    few_steps: int = 180
     """Training steps of the model that is trained on ten slices."""
-    clips: int = 96
+    clips: int = 60
     """Clips that each checkpoint samples."""
+    real: int = 128
+    """Held-out clips that they are compared with, as in the demo."""
 
 
 _QUICK = _Scale(demo=0.1, steps=5, seeds=1, few_steps=5, clips=16)
@@ -82,6 +90,8 @@ def _measure(work: Path, scale: _Scale) -> list[Row]:
     measured = [run_in_process(functools.partial(_score, demo, path, seed, scale)) for seed, path in enumerate(runs)]
     copying = run_in_process(functools.partial(_score, demo, few / "run", 0, scale, "final"))[-1]
     draw(measured, work / "pictures")
+    _write_strip(runs[0] / "scores" / CLIPS_DIR / f"step-{measured[0][-1].step:06d}", work / "clips" / "demo.png")
+    _write_strip(few / "run" / "scores" / CLIPS_DIR / "final", work / "clips" / "ten_slices.png")
     return figure_rows(measured, copying)
 
 
@@ -95,14 +105,13 @@ def _prepare(path: Path, scale: _Scale) -> DemoFolder:
 
 
 def _write_few(demo: DemoFolder, path: Path) -> Path:
-    """Prepare a dataset of ten files whose slices are in the train split of the demo's."""
+    """Prepare a dataset of the first ten files whose slices are in the train split of the demo's."""
     trained = SpectrogramDataset(open_dataset_folder(demo.dataset), "train")
-    sources = trained.rows[SOURCE]
     audio = path / "audio"
     audio.mkdir(parents=True, exist_ok=True)
-    for row in spread(len(trained), FEW_SLICES):
+    for source in sorted(set(trained.rows[SOURCE]))[:FEW_SLICES]:
         for suffix in (".flac", ".txt"):
-            name = Path(sources[row]).with_suffix(suffix).name
+            name = Path(source).with_suffix(suffix).name
             shutil.copyfile(demo.audio / name, audio / name)
     given = [f"audio={audio}", f"out={path / 'dataset'}", "spectrogram=tiny", "validation_ratio=0", "num_workers=0"]
     _succeed(["prepare", *given])
@@ -114,6 +123,7 @@ def _train(demo: DemoFolder, dataset: Path, path: Path, steps: int, seed: int) -
     given = ["experiment=demo", f"model={demo.vae_run / 'final'}", f"dataset={dataset}", f"run={path}"]
     given += [f"max_train_steps={steps}", f"checkpointing_steps={max(1, steps // CHECKPOINTS)}"]
     given += [f"checkpoints_total_limit={CHECKPOINTS}", f"seed={seed}", "validation=none", "tracker=files"]
+    given += [f"train_batch_size={_TRAIN_BATCH_SIZE}"]
     if not (path / "final").is_dir():
         _succeed(["train", *given, "num_threads=1", "resume=auto"])
 
@@ -139,6 +149,7 @@ def _score(demo: DemoFolder, path: Path, seed: int, scale: _Scale, checkpoints: 
         real=str(demo.dataset),
         checkpoints=checkpoints,
         num_clips=scale.clips,
+        num_real=scale.real,
         guidance_scale=float(RECOMMENDED["guidance_scale"]),
         scheduler=SchedulerName(RECOMMENDED["scheduler"]),
         num_inference_steps=int(RECOMMENDED["num_inference_steps"]),
@@ -162,6 +173,13 @@ def _score(demo: DemoFolder, path: Path, seed: int, scale: _Scale, checkpoints: 
         )
         for one in evaluation.checkpoints
     ]
+
+
+def _write_strip(folder: Path, file: Path) -> None:
+    """Write the images of a folder's first clips side by side into one PNG, for `tests/fixtures/demo_clips`."""
+    images = [grey(load_image(path).image) for path in sorted(folder.glob("*.png"))[:_KEPT_CLIPS]]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_image(file, PIL.Image.fromarray(np.concatenate(images, axis=1)))
 
 
 class _Classified:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import io
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -17,6 +19,7 @@ from data_prep.corpus.corpus import write_music
 from riffusion_train.audio.codec.codec import SpectrogramCodec
 from riffusion_train.audio.io.read import read_audio, resample
 from riffusion_train.listening.copies import CopySearch, TrainingSlices, band_centres_hz
+from riffusion_train.runtime.files import write_json
 
 KINDS = ("exact", "shifted", "transposed", "re-encoded", "mixed")
 """A copy as it is, .7 s later, one semitone higher, through MP3 at 64 kbit/s, and under other music at -6 dB."""
@@ -29,7 +32,7 @@ WORK = Path("runs/benchmark-copies")
 PRESETS = ("tiny", "small", "hifi")
 NUM_CLIPS, TRAINING, COPIES = 600, 300, 40
 """Clips that are composed, how many of them are training slices, and how many of these are copied in each kind."""
-FEW_SLICES, DRAWS = 90, 20
+FEW_SLICES, DRAWS = 90, 12
 """A small training set, and how many are drawn."""
 _LEAST_FOUND, _MOST_FLAGGED = 0.9, 0.015
 _LARGE_SLICES, _LARGE_CLIPS = 10_000, 200
@@ -166,6 +169,8 @@ def as_lines(calibration: Calibration) -> list[str]:
 def run(*, quick: bool = False, max_clips: int | None = None) -> list[Row]:
     """Plant copies among composed music in many styles, count false alarms with few and many slices, and time the search.
 
+    The work is kept in `runs/benchmark-copies`; the same command continues it.
+
     Args:
         quick: One preset and few clips, to show that it runs.
         max_clips: Compose this many clips instead of 600; half of them are training slices.
@@ -174,37 +179,49 @@ def run(*, quick: bool = False, max_clips: int | None = None) -> list[Row]:
 
     torch.set_num_threads(1)
     clips = 120 if quick else max_clips or NUM_CLIPS
+    copies, draws = (5, 2) if quick else (COPIES, DRAWS)
     with tempfile.TemporaryDirectory() as folder:
-        audio = Path(folder) if quick else WORK / "music"
-        write_music(audio, clips=clips, num_workers=1)
+        work = Path(folder) if quick else WORK / f"{clips}-clips"
+        write_music(work / "audio", clips=clips, num_workers=1)
         rows: list[Row] = []
         for preset in PRESETS[:1] if quick else PRESETS:
-            rows += _preset_rows(preset, audio, clips, copies=5 if quick else COPIES, draws=2 if quick else DRAWS)
+            file = work / f"{preset}.json"
+            if not file.is_file():
+                write_json(file, _measure_preset(preset, work / "audio", clips, copies, draws))
+            rows += _preset_rows(preset, clips // 2, json.loads(file.read_text(encoding="utf-8")))
     return [*rows, *_time_rows(200 if quick else _LARGE_SLICES, 16 if quick else _LARGE_CLIPS)]
 
 
-def _preset_rows(preset: str, audio: Path, clips: int, copies: int, draws: int) -> list[Row]:
+def _measure_preset(preset: str, audio: Path, clips: int, copies: int, draws: int) -> dict[str, Any]:
+    """Return what is found of each kind of copies, and the shares of new clips that are flagged by number of slices."""
     codec = SpectrogramCodec.from_preset(preset)
     sounds = [_sound(path, codec) for path in sorted(audio.glob("*.flac"))[:clips]]
-    half, names = clips // 2, [str(number) for number in range(clips)]
-    result = calibrate(sounds[:half], names[:half], sounds[half:], codec, copies)
+    half = clips // 2
+    result = calibrate(sounds[:half], [str(number) for number in range(half)], sounds[half:], codec, copies)
+    images = [_image(codec, wav) for wav in sounds]
+    return {
+        "copies": {one.kind: [one.at_one_percent, one.flagged] for one in result.detections},
+        "alarms": {
+            str(count): false_alarms(images, codec, count, draws if count < half else max(1, draws // 4))
+            for count in (FEW_SLICES, half)
+        },
+    }
+
+
+def _preset_rows(preset: str, slices: int, measured: dict[str, Any]) -> list[Row]:
     rows = [
         Row(
-            f"{preset}, {half} slices: {one.kind} copies found where 1 % of new clips are",
+            f"{preset}, {slices} slices: {kind} copies found where 1 % of new clips are",
             "share of copies",
-            [one.at_one_percent],
-            [one.flagged],
-            *(() if one.kind == "mixed" else (Goal.ours_at_least, _LEAST_FOUND)),
+            [found],
+            [flagged],
+            *(() if kind == "mixed" else (Goal.ours_at_least, _LEAST_FOUND)),
         )
-        for one in result.detections
+        for kind, (found, flagged) in measured["copies"].items()
     ]
-    images = [_image(codec, wav) for wav in sounds]
-    for count in (FEW_SLICES, half):
-        shares = false_alarms(images, codec, count, draws if count < half else max(1, draws // 4))
-        rows.append(
-            Row(f"{preset}, {count} slices: new clips flagged", "share of clips", shares, (), Goal.ours_at_most,
-                _MOST_FLAGGED)
-        )  # fmt: skip
+    for count, shares in measured["alarms"].items():
+        what = f"{preset}, {count} slices: new clips flagged"
+        rows.append(Row(what, "share of clips", shares, (), Goal.ours_at_most, _MOST_FLAGGED))
     return rows
 
 
