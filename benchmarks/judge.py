@@ -11,6 +11,7 @@ The work is kept in `runs/benchmark-judge`; the same command continues it. The p
 
 import dataclasses
 import functools
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ from riffusion_train.evaluation.classifier import ATTRIBUTES, CaptionClassifier
 from riffusion_train.evaluation.run import CLIPS_DIR, RunScoring
 from riffusion_train.listening.real import grey
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.files import write_json
 
 WORK = Path("runs/benchmark-judge")
 CHECKPOINTS = 5
@@ -44,6 +46,7 @@ _TRAIN_BATCH_SIZE = 8
 """Half of the demo's: more steps for the time, which short trainings gain from."""
 _BATCH_SIZE = 16
 _KEPT_CLIPS = 32
+_MEASURED_FILE = "measured.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +90,8 @@ def _measure(work: Path, scale: _Scale) -> list[Row]:
         _train(demo, demo.dataset, path, scale.steps, seed)
     few = demo.path.parent / "few-slices"
     _train(demo, _write_few(demo, few), few / "run", scale.few_steps, 0)
-    measured = [run_in_process(functools.partial(_score, demo, path, seed, scale)) for seed, path in enumerate(runs)]
-    copying = run_in_process(functools.partial(_score, demo, few / "run", 0, scale, "final"))[-1]
+    measured = [_scored(demo, path, seed, scale) for seed, path in enumerate(runs)]
+    copying = _scored(demo, few / "run", 0, scale, "final")[-1]
     draw(measured, work / "pictures")
     _write_strip(runs[0] / "scores" / CLIPS_DIR / f"step-{measured[0][-1].step:06d}", work / "clips" / "demo.png")
     _write_strip(few / "run" / "scores" / CLIPS_DIR / "final", work / "clips" / "ten_slices.png")
@@ -138,6 +141,15 @@ def _run_command(arguments: list[str]) -> int:
     from riffusion_train.cli.main import main
 
     return main(arguments)
+
+
+def _scored(demo: DemoFolder, path: Path, seed: int, scale: _Scale, checkpoints: str = "all") -> list[Measured]:
+    """Return what `_score` returns, from its file where it was done before."""
+    file = path / _MEASURED_FILE
+    if not file.is_file():
+        measured = run_in_process(functools.partial(_score, demo, path, seed, scale, checkpoints))
+        write_json(file, [dataclasses.asdict(one) for one in measured])
+    return [Measured(**one) for one in json.loads(file.read_text(encoding="utf-8"))]
 
 
 def _score(demo: DemoFolder, path: Path, seed: int, scale: _Scale, checkpoints: str = "all") -> list[Measured]:
