@@ -6,7 +6,7 @@ attributes of the corpus, says how often a clip is what was asked for. One more 
 reported as copying, and the others must not.
 
 The work is kept in `runs/benchmark-judge`; the same command continues it. The pictures of `docs/evaluation.md` are drawn into
-`runs/benchmark-judge/STEPS-steps/pictures`, and the clips of `tests/fixtures/demo_clips` are put into `clips` beside.
+`runs/benchmark-judge/STEPS-steps/pictures`.
 """
 
 import dataclasses
@@ -17,14 +17,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
-
 from benchmarks.judge_figures import Measured, draw, figure_rows
 from benchmarks.report import Row
 from benchmarks.timing import run_in_process
 from riffusion_train.audio.codec.image_file import load_image
-from riffusion_train.audio.plots import write_image
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.config.denoising import SchedulerName
 from riffusion_train.config.evaluate import RunConfig
@@ -45,7 +41,6 @@ FEW_SLICES = 10
 _TRAIN_BATCH_SIZE = 8
 """Half of the demo's: more steps for the time, which short trainings gain from."""
 _BATCH_SIZE = 16
-_KEPT_CLIPS = 32
 _MEASURED_FILE = "measured.json"
 
 
@@ -95,8 +90,6 @@ def _measure(work: Path, scale: _Scale) -> list[Row]:
     measured = [_scored(demo, path, seed, scale) for seed, path in enumerate(runs)]
     copying = _scored(demo, few / "run", 0, scale, "final")[-1]
     draw(measured, work / "pictures")
-    _write_strip(runs[0] / "scores" / CLIPS_DIR / f"step-{measured[0][-1].step:06d}", work / "clips" / "demo.png")
-    _write_strip(few / "run" / "scores" / CLIPS_DIR / "final", work / "clips" / "ten_slices.png")
     return figure_rows(measured, copying)
 
 
@@ -195,13 +188,6 @@ def _score(demo: DemoFolder, path: Path, seed: int, scale: _Scale, checkpoints: 
         )
         for one in evaluation.checkpoints
     ]
-
-
-def _write_strip(folder: Path, file: Path) -> None:
-    """Write the images of a folder's first clips side by side into one PNG, for `tests/fixtures/demo_clips`."""
-    images = [grey(load_image(path).image) for path in sorted(folder.glob("*.png"))[:_KEPT_CLIPS]]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_image(file, PIL.Image.fromarray(np.concatenate(images, axis=1)))
 
 
 class _Classified:
