@@ -395,7 +395,7 @@ def _exceeded_by(values: npt.NDArray[np.float64], share: float) -> float:
     k = reduced / spread_of_scale
     variance = spread_of_scale**2 * (1 + 1.14 * k + (5.4 - 1) / 4 * k**2) / independent
     fitted = float(values.mean()) + scale * float(reduced + variance / 2)
-    return min(SAME_SOUND, max(observed, fitted))
+    return float(min(SAME_SOUND, max(observed, fitted)))
 
 
 def _share_below(ascending: npt.NDArray[np.float64], value: float) -> float:
