@@ -140,7 +140,7 @@ def _checkpoint_rows(runs: Runs) -> list[Row]:
 
 def _figures(same_step: Sequence[Measured]) -> dict[str, list[float]]:
     """Return the figures of the checkpoints at one step, one value for each run; those that were not measured are left out."""
-    every = {
+    every: dict[str, list[float | None]] = {
         "classifier's agreement": [one.right for one in same_step],
         "KID": [one.kid for one in same_step],
         "agreement": [one.agreement for one in same_step],
