@@ -1,10 +1,14 @@
-"""`python -m benchmarks NAME [--quick] [clips=N] [out=DIR]`: measure, print the rows, and write DIR/NAME.json."""
+"""`python -m benchmarks NAME [--quick] [clips=N] [out=DIR]`: measure, print the rows, and write DIR/NAME.json.
+
+NAME=judge takes scale=S instead of clips=N: its trainings are shorter by that factor.
+"""
 
 import importlib
 import sys
 from collections.abc import Sequence
 
-from benchmarks.command import arguments_of, exit_code, measure, parse_arguments
+from benchmarks.command import Arguments, arguments_of, exit_code, measure, parse_arguments
+from benchmarks.report import Row
 from riffusion_train.runtime.errors import EXIT_DONE, InputError
 
 NAMES = (
@@ -19,6 +23,8 @@ NAMES = (
     "caption_tags",
     "caption_checks",
     "prepare_listening",
+    "judge",
+    "planted_copies",
     "startup",
 )
 
@@ -27,24 +33,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one benchmark. Returns the exit code: 0 done, 2 invalid input."""
     given = arguments_of(argv)
     if {"-h", "--help"} & set(given):
-        print(f"usage: {__doc__}\nNAME: {', '.join(NAMES)}")
+        print(f"usage: {__doc__}NAME: {', '.join(NAMES)}")
         return EXIT_DONE
 
     def work() -> None:
         usage = "one NAME, --quick, clips=N or out=DIR"
-        arguments = parse_arguments(given, usage, takes_name=True, flags=("--quick",), keys=("clips", "out"))
+        arguments = parse_arguments(given, usage, takes_name=True, flags=("--quick",), keys=("clips", "scale", "out"))
         name = arguments.name
         if name not in NAMES:
             raise InputError(f"unknown benchmark '{name}'; choose from: {', '.join(NAMES)}")
+        command = f"python -m benchmarks {name}"
+        if name == "judge":
+            _judge(command, arguments)
+            return
+        if "scale" in arguments.values:
+            raise InputError(f"scale=: is of the benchmark judge; {name} takes clips=N")
         module = importlib.import_module(f"benchmarks.{name}")
-        measure(
-            name,
-            f"python -m benchmarks {name}",
-            lambda quick, number: module.run(quick=quick, max_clips=number),
-            arguments,
-        )
+
+        def run(quick: bool, number: int | None) -> list[Row]:
+            return list(module.run(quick=quick, max_clips=number))
+
+        measure(name, command, run, arguments)
 
     return exit_code("benchmarks", work)
+
+
+def _judge(command: str, arguments: Arguments) -> None:
+    from benchmarks import judge
+
+    if "clips" in arguments.values:
+        raise InputError("clips=: judge takes scale=S, such as scale=0.5 for trainings of half the length")
+    given = arguments.values.get("scale", "1")
+    try:
+        scale = float(given)
+    except ValueError:
+        scale = 0.0
+    if not 0 < scale <= 1:
+        raise InputError(f"scale={given}: give a number above 0, up to 1")
+    shorter = f" scale={scale:g}" if scale < 1 else ""
+    measure("judge", command + shorter, lambda quick, _: judge.run(quick=quick, scale=scale), arguments)
 
 
 if __name__ == "__main__":

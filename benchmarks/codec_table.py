@@ -7,7 +7,7 @@ tables are empty.
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from benchmarks.command import RESULTS, arguments_of, exit_code, parse_arguments
 from riffusion_train.runtime.errors import InputError
 
 CODEC_RESULTS = RESULTS / "codec.json"
+
+Tables = Mapping[str, Callable[[dict[str, Any]], str]]
+"""What makes the text of each table from the rows by `what`."""
 
 _METHODS = (
     ("riffusion_v1", "draft"), ("riffusion_v1", "normal"), ("riffusion_v1", "best"),
@@ -43,10 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_code("codec_table", work)
 
 
-def fill(text: str, results: dict[str, Any] | None) -> str:
-    """Return the text of the page with tables made from the results."""
+def fill(text: str, results: dict[str, Any] | None, tables: Tables | None = None) -> str:
+    """Return the text of the page with tables made from the results; without `tables`, with those of the codec."""
     rows = {row["what"]: row for row in results["rows"]} if results else {}
-    for name, make in _TABLES.items():
+    for name, make in (_TABLES if tables is None else tables).items():
         before, start, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- /{name} -->")
         if start and end:
@@ -172,7 +175,7 @@ def _machine(results: dict[str, Any]) -> str:
     )
 
 
-_TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+_TABLES: Tables = {
     "sound": _sound, "damage": _damage, "inverters": _inverters, "stereo": _stereo, "width": _width, "targets": _targets,
     "machine": _machine,
 }  # fmt: skip

@@ -2,15 +2,24 @@
 
 import dataclasses
 import io
+import json
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import numpy.typing as npt
 import soxr
 
+from benchmarks.report import Goal, Row
+from benchmarks.timing import timed
+from data_prep.corpus.corpus import write_music
 from riffusion_train.audio.codec.codec import SpectrogramCodec
+from riffusion_train.audio.io.read import read_audio, resample
 from riffusion_train.listening.copies import CopySearch, TrainingSlices, band_centres_hz
+from riffusion_train.runtime.files import write_json
 
 KINDS = ("exact", "shifted", "transposed", "re-encoded", "mixed")
 """A copy as it is, .7 s later, one semitone higher, through MP3 at 64 kbit/s, and under other music at -6 dB."""
@@ -18,6 +27,15 @@ SHIFT_S = 0.7
 SEMITONES = 1
 BIT_RATE = 64_000
 MIX_DB = -6.0
+
+WORK = Path("runs/benchmark-copies")
+PRESETS = ("tiny", "small", "hifi")
+NUM_CLIPS, TRAINING, COPIES = 600, 300, 40
+"""Clips that are composed, how many of them are training slices, and how many of these are copied in each kind."""
+FEW_SLICES, DRAWS = 90, 12
+"""A small training set, and how many are drawn."""
+_LEAST_FOUND, _MOST_FLAGGED = 0.9, 0.015
+_LARGE_SLICES, _LARGE_CLIPS = 10_000, 200
 
 Wav = npt.NDArray[np.float32]
 
@@ -110,10 +128,7 @@ def calibrate(
         seed: Seed of the choice of the slices, and of the search.
     """
     config = codec.config
-    slices = TrainingSlices(
-        [_image(codec, wav) for wav in training], tracks, config.hop_length / config.rate_hz, band_centres_hz(config)
-    )
-    search = CopySearch(slices, seed=seed)
+    search = CopySearch(_slices([_image(codec, wav) for wav in training], tracks, codec), seed=seed)
     found = search.find([_image(codec, wav) for wav in new])
     by_chance = np.array([nearest.similarity for nearest in found])
     chosen = np.random.default_rng(seed).permutation(len(training))[:copies]
@@ -149,6 +164,112 @@ def as_lines(calibration: Calibration) -> list[str]:
             f"similarity {one.similarity:.2f}, area {one.area:.3f}; ROC {points}"
         )
     return lines
+
+
+def run(*, quick: bool = False, max_clips: int | None = None) -> list[Row]:
+    """Plant copies among composed music in many styles, count false alarms with few and many slices, and time the search.
+
+    The work is kept in `runs/benchmark-copies`; the same command continues it.
+
+    Args:
+        quick: One preset and few clips, to show that it runs.
+        max_clips: Compose this many clips instead of 600; half of them are training slices.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    clips = 120 if quick else max_clips or NUM_CLIPS
+    copies, draws = (5, 2) if quick else (COPIES, DRAWS)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder) if quick else WORK / f"{clips}-clips"
+        write_music(work / "audio", clips=clips, num_workers=1)
+        rows: list[Row] = []
+        for preset in PRESETS[:1] if quick else PRESETS:
+            file = work / f"{preset}.json"
+            if not file.is_file():
+                write_json(file, _measure_preset(preset, work / "audio", clips, copies, draws))
+            rows += _preset_rows(preset, clips // 2, json.loads(file.read_text(encoding="utf-8")))
+    return [*rows, *_time_rows(200 if quick else _LARGE_SLICES, 16 if quick else _LARGE_CLIPS)]
+
+
+def _measure_preset(preset: str, audio: Path, clips: int, copies: int, draws: int) -> dict[str, Any]:
+    """Return what is found of each kind of copies, and the shares of new clips that are flagged by number of slices."""
+    codec = SpectrogramCodec.from_preset(preset)
+    sounds = [_sound(path, codec) for path in sorted(audio.glob("*.flac"))[:clips]]
+    half = clips // 2
+    result = calibrate(sounds[:half], [str(number) for number in range(half)], sounds[half:], codec, copies)
+    images = [_image(codec, wav) for wav in sounds]
+    return {
+        "copies": {one.kind: [one.at_one_percent, one.flagged] for one in result.detections},
+        "alarms": {
+            str(count): false_alarms(images, codec, count, draws if count < half else max(1, draws // 4))
+            for count in (FEW_SLICES, half)
+        },
+    }
+
+
+def _preset_rows(preset: str, slices: int, measured: dict[str, Any]) -> list[Row]:
+    rows = [
+        Row(
+            f"{preset}, {slices} slices: {kind} copies found where 1 % of new clips are",
+            "share of copies",
+            [found],
+            [flagged],
+            *(() if kind == "mixed" else (Goal.ours_at_least, _LEAST_FOUND)),
+        )
+        for kind, (found, flagged) in measured["copies"].items()
+    ]
+    for count, shares in measured["alarms"].items():
+        what = f"{preset}, {count} slices: new clips flagged"
+        rows.append(Row(what, "share of clips", shares, (), Goal.ours_at_most, _MOST_FLAGGED))
+    return rows
+
+
+def false_alarms(
+    images: Sequence[npt.NDArray[np.uint8]], codec: SpectrogramCodec, count: int, draws: int, seed: int = 0
+) -> list[float]:
+    """Return for each of several random sets of training slices the share of all other clips that is flagged.
+
+    Args:
+        images: Clips of as many tracks.
+        codec: Their codec.
+        count: Number of training slices.
+        draws: Number of sets.
+        seed: Seed of the sets.
+    """
+    shares = []
+    for draw in range(draws):
+        order = np.random.default_rng((seed, draw)).permutation(len(images))
+        chosen, others = order[:count], order[count:]
+        search = CopySearch(_slices([images[index] for index in chosen], [str(index) for index in chosen], codec))
+        shares.append(float(np.mean([one.is_copy for one in search.find([images[index] for index in others])])))
+    return shares
+
+
+def _time_rows(slices: int, clips: int) -> list[Row]:
+    """Return how long a large search takes; random images take as long as music."""
+    codec = SpectrogramCodec.from_preset("tiny")
+    shape = (codec.config.n_mels, codec.config.width_px)
+    images = list(np.random.default_rng(0).integers(0, 256, (slices + clips, *shape), dtype=np.uint8))
+    prepared = _slices(images[:slices], [str(number) for number in range(slices)], codec)
+    search, prepare_s = timed(lambda: CopySearch(prepared))
+    _, find_s = timed(lambda: search.find(images[slices:]))
+    return [
+        Row(f"learning how similar {slices:,} slices are", "CPU s", [prepare_s]),
+        Row(f"search of {clips} clips in {slices:,} slices", "CPU s", [find_s]),
+    ]
+
+
+def _sound(path: Path, codec: SpectrogramCodec) -> Wav:
+    """Return the beginning of a file in mono, as long as a slice."""
+    wav, rate_hz = read_audio(path)
+    mono = resample(wav.mean(axis=0, keepdims=True), rate_hz, codec.rate_hz)[0, : codec.clip_samples]
+    return np.asarray(np.pad(mono, (0, codec.clip_samples - len(mono))), np.float32)
+
+
+def _slices(images: Sequence[npt.NDArray[np.uint8]], tracks: Sequence[str], codec: SpectrogramCodec) -> TrainingSlices:
+    config = codec.config
+    return TrainingSlices(images, tracks, config.hop_length / config.rate_hz, band_centres_hz(config))
 
 
 def _image(codec: SpectrogramCodec, wav: Wav) -> npt.NDArray[np.uint8]:

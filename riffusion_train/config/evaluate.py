@@ -31,6 +31,9 @@ class JudgeConfig(SamplerConfig):
     """With a dataset: search each clip in its training split."""
     num_slices: int | None = None
     """Training slices to search at most, spread evenly over the split; null searches them all."""
+    hear_slices: bool = True
+    """With `copies`: also say which training slice sounds most like a clip, which takes hearing all of them once; whether a
+    clip is flagged does not depend on it."""
 
 
 @dataclasses.dataclass
@@ -48,9 +51,6 @@ class ScoreConfig(JudgeConfig):
     """With a model: how many clips to sample, from held-out captions."""
     checkpoint: str = "final"
     """With a run: `final`, `newest`, `best`, `judged`, or a step."""
-    hear_slices: bool = True
-    """With `copies`: also say which training slice sounds most like a clip, which takes hearing all of them once; whether a
-    clip is flagged does not depend on it."""
     title: str = "Scores"
     """The page's title."""
 

@@ -43,7 +43,7 @@ HELD_OUT_STYLE = "chiptune"
 """The style of the music that the demo composes to fine-tune `laptop`, which that model has never heard (docs/laptop.md)."""
 
 _PROGRAM = "riffusion_train"
-_RECOMMENDED = {"guidance_scale": 2, "scheduler": "euler", "num_inference_steps": 8}
+RECOMMENDED = {"guidance_scale": 2, "scheduler": "euler", "num_inference_steps": 8}
 """How the model from nothing is best sampled; docs/sampling.md has the measurement."""
 _MIN_CLIPS, _MIN_STEPS, _MIN_SAMPLES = 24, 4, 4
 
@@ -168,7 +168,7 @@ def plan_steps(
         *compose,
         plan.prepare(codec),
         *learn,
-        plan.export({} if base is not None else _RECOMMENDED),
+        plan.export({} if base is not None else RECOMMENDED),
         plan.sample("sample prompts and invert them to sound", str(folder.model), folder.samples, write_prompts),
         plan.judge("compare the clips with real music and search for copies", folder.samples, folder.scores),
     ]

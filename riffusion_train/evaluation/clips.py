@@ -244,7 +244,7 @@ def sound_units(files: Sequence[ClipFile], clip_s: float, most: int) -> Iterator
     for position in spread(len(files), most):
         file = files[position]
         key = json.dumps(["sound", *stamp(file.audio), file.name, file.captions, round(clip_s, 4), per_file])
-        yield Unit(key, per_file, lambda file=file: _cut_file(file, clip_s, per_file))  # type: ignore[misc]
+        yield Unit(key, 1, lambda file=file: _cut_file(file, clip_s, per_file))  # type: ignore[misc]
 
 
 def clip_units(files: Sequence[ClipFile]) -> Iterator[Unit]:

@@ -105,11 +105,9 @@ def _url(path: str) -> str:
     return _text(quote(path))
 
 
-def _meaning(row: ResultRow) -> tuple[str, Meaning]:
-    """Return the label and the explanation of a row; its name may go on behind a comma."""
-    name, _, more = row.what.partition(",")
-    meaning = MEANINGS.get(name, dataclasses.replace(_PLAIN, label=name.replace("_", " ")))
-    return meaning.label + (f",{more}" if more else ""), meaning
+def _meaning(row: ResultRow) -> Meaning:
+    """Return the explanation of a row; its name may go on behind a comma."""
+    return MEANINGS.get(row.what.partition(",")[0], _PLAIN)
 
 
 def _value(value: float | None, meaning: Meaning) -> str:
@@ -119,10 +117,10 @@ def _value(value: float | None, meaning: Meaning) -> str:
 
 
 def _tile(row: ResultRow) -> str:
-    label, meaning = _meaning(row)
+    meaning = _meaning(row)
     control = f"{meaning.control}: {_value(row.reference, meaning)}" if row.reference is not None else meaning.better
     return (
-        f'<li><span class="tile-name">{_text(label)}</span><strong>{_value(row.ours, meaning)}</strong>'
+        f'<li><span class="tile-name">{_text(row.label)}</span><strong>{_value(row.ours, meaning)}</strong>'
         f'<span class="tile-note">{_text(control)}</span></li>'
     )
 
@@ -134,7 +132,7 @@ def _warnings(warnings: Sequence[str]) -> str:
 
 
 def _group(group: str, title: str, lede: str, rows: Sequence[ResultRow]) -> str:
-    mine = [row for row in rows if row.what not in _MEASURES and _meaning(row)[1].group == group]
+    mine = [row for row in rows if row.what not in _MEASURES and _meaning(row).group == group]
     if not mine:
         return ""
     return (
@@ -145,7 +143,7 @@ def _group(group: str, title: str, lede: str, rows: Sequence[ResultRow]) -> str:
 
 
 def _figure_row(row: ResultRow) -> str:
-    label, meaning = _meaning(row)
+    meaning = _meaning(row)
     if row.ours is None:
         needed = f"needs {row.needed} clips" if row.needed is not None else "not measured"
         value = f'<span class="quiet">{needed}</span>'
@@ -159,7 +157,7 @@ def _figure_row(row: ResultRow) -> str:
     if row.reference is not None:
         control += f"<small>{_text(meaning.control)}</small>"
     return (
-        f'<tr><th scope="row"><span class="figure">{_text(label)}</span> <em>{_text(meaning.better)}</em>'
+        f'<tr><th scope="row"><span class="figure">{_text(row.label)}</span> <em>{_text(meaning.better)}</em>'
         f"<span>{_text(meaning.meaning)}</span>{_trap(meaning)}{_note(row.note, meaning)}</th>"
         f'<td data-name="clips">{value}</td><td data-name="interval">{interval}</td>'
         f'<td data-name="control">{control}</td></tr>'
@@ -188,7 +186,7 @@ def _sound_row(row: ResultRow) -> str:
         return f"{number(middle)}{spread}"
 
     return (
-        f'<tr><th scope="row"><span class="figure">{_text(measure.label)}</span> <em>{_text(measure.unit)}</em>'
+        f'<tr><th scope="row"><span class="figure">{_text(row.label)}</span> <em>{_text(measure.unit)}</em>'
         f"<span>{_text(measure.meaning)}</span></th>"
         f'<td data-name="clips"><strong>{cell(row.ours, row.ours_min, row.ours_max)}</strong></td>'
         f'<td data-name="real">{cell(row.reference, row.reference_min, row.reference_max)}</td></tr>'

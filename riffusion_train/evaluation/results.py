@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from riffusion_train.evaluation.clips import ClipFile
+from riffusion_train.listening.figures import MEANINGS
 from riffusion_train.listening.judge import ClipScores, Scores
 from riffusion_train.listening.sound import MEASURES, SoundMeasures
 from riffusion_train.runtime.provenance import write_rows
 
 SCORES_FILE = "scores.json"
 PAGE_FILE = "index.html"
+
+_LABELS = {name: meaning.label for name, meaning in MEANINGS.items()}
+_LABELS |= {measure.name: measure.label[:1].upper() + measure.label[1:] for measure in MEASURES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +42,12 @@ class ResultRow:
     def ratio(self) -> float | None:
         """Ours over the reference; None without one, or where it is 0."""
         return self.ours / self.reference if self.ours is not None and self.reference else None
+
+    @property
+    def label(self) -> str:
+        """Its name for people; what follows a comma in `what` stays."""
+        name, comma, more = self.what.partition(",")
+        return _LABELS.get(name, name.replace("_", " ")) + comma + more
 
     def as_json(self) -> dict[str, Any]:
         """Return plain data, to five digits."""
@@ -95,13 +105,13 @@ class Evaluation:
 
     def table(self) -> str:
         """Return the figures as text for a terminal: value, interval, control, unit."""
-        width = max((len(row.what) for row in self.rows), default=0) + 2
+        width = max((len(row.label) for row in self.rows), default=0) + 2
         lines = [f"{'':<{width}}{'clips':>10}{'from':>10}{'to':>10}{'control':>10}"]
         for row in self.rows:
             cells = "".join(f"{shown(value):>10}" for value in (row.ours, row.ours_min, row.ours_max, row.reference))
             why_not = row.note or (f"needs {row.needed} clips" if row.needed is not None else "")
             remarks = why_not if row.ours is None else "; ".join(filter(None, [row.unit, row.note]))
-            lines.append(f"{row.what:<{width}}{cells}  {remarks}".rstrip())
+            lines.append(f"{row.label:<{width}}{cells}  {remarks}".rstrip())
         return "\n".join(lines)
 
 

@@ -287,10 +287,12 @@ class RunScoring:
     def _judge(self) -> Judge:
         real, slices = self._heard_real, None
         if self._trained is not None:
-            rows = spread(len(self._trained), self._config.num_slices)
-            decoded = DecodedSlices(self._trained, rows, Quality.draft, self._device)
-            heard = self._hear(decoded.units(), self._real / CACHE_DIR, "listening to the training slices")
-            slices = training_slices(self._trained, rows, heard.embeddings)
+            rows, embeddings = spread(len(self._trained), self._config.num_slices), None
+            if self._config.hear_slices:
+                decoded = DecodedSlices(self._trained, rows, Quality.draft, self._device)
+                heard = self._hear(decoded.units(), self._real / CACHE_DIR, "listening to the training slices")
+                embeddings = heard.embeddings
+            slices = training_slices(self._trained, rows, embeddings)
         reference = Reference(heard=real.heard, captions=real.captions, tracks=real.tracks, slices=slices)
         return Judge(reference, self._embedder, seed=self._config.seed)
 

@@ -228,7 +228,7 @@ class Scoring:
         if self._held_out is None:
             clip_s = statistics.median(sound.duration_s for sound in generated.sounds)
             units = list(sound_units(self._real_files, clip_s, config.num_real))
-            heard = self._hear(units, self._out / CACHE_DIR, "listening to the real clips")
+            heard = self._hear(units, self._out / CACHE_DIR, "listening to the real sounds")
             if not heard.heard:
                 raise InputError(
                     f"real={self._real}: none of its sounds can be read: {(heard.failed or ['too short'])[0]}"

@@ -374,14 +374,28 @@ def _best_over_shifts(clips: _Spectra, clip_energy: _Floats, slices: _Spectra, s
 
 
 def _exceeded_by(values: npt.NDArray[np.float64], share: float) -> float:
-    """Return what only a share of further values exceeds: the quantile, or that of a Gumbel distribution if it is higher.
+    """Return what only a share of further values exceeds: by rank, or by a Gumbel distribution if that is higher.
 
-    Each value is the greatest of many similarities, and such values follow a Gumbel distribution. A few hundred of them say
-    little about their highest hundredth by themselves.
+    Each value is the greatest of many similarities, and such values follow a Gumbel distribution (location μ, scale β). A few
+    hundred of them say little about their highest hundredth by themselves. Two things would make the threshold too low:
+
+    - Two slices that are unusually similar are each other's nearest, so the highest values come in pairs, and there are only
+      half as many independent ones. Of m independent values, a further one exceeds the r-th highest with the chance
+      r / (m + 1).
+    - A threshold that is estimated too low lets more through than one as much too high keeps back: beyond it the share falls
+      like exp(-t / β), so that an estimate of variance v β² is exceeded by exp(v / 2) times the share on average. It is
+      therefore raised by β v / 2; v is that of mean + k · spread by moments, whose skewness is 1.14 and kurtosis 5.4.
     """
-    scale = float(values.std()) * np.sqrt(6) / np.pi
-    fitted = float(values.mean()) - np.euler_gamma * scale - scale * np.log(-np.log1p(-share))
-    return min(SAME_SOUND, max(float(np.quantile(values, 1.0 - share, method="higher")), float(fitted)))
+    independent = len(values) / 2
+    rank = max(1, int(share * (independent + 1)))
+    observed = float(np.sort(values)[-min(2 * rank - 1, len(values))])
+    spread_of_scale = np.pi / np.sqrt(6)
+    scale = float(values.std()) / spread_of_scale
+    reduced = -np.log(-np.log1p(-share)) - np.euler_gamma  # of the quantile, from the mean, in units of the scale
+    k = reduced / spread_of_scale
+    variance = spread_of_scale**2 * (1 + 1.14 * k + (5.4 - 1) / 4 * k**2) / independent
+    fitted = float(values.mean()) + scale * float(reduced + variance / 2)
+    return float(min(SAME_SOUND, max(observed, fitted)))
 
 
 def _share_below(ascending: npt.NDArray[np.float64], value: float) -> float:

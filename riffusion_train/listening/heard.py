@@ -39,7 +39,7 @@ class Unit:
     key: str
     """Changes with everything that decides what is heard, besides the embedder."""
     count: int
-    """About how many clips it has, for the progress."""
+    """What it counts in the progress: its clips, or 1 where their number is known only once they are read."""
     load: Callable[[], list["HeardClip | str"]]
     """Reads the clips; in place of one that cannot be read, says why. May raise `InputError` for all of them."""
 
@@ -108,7 +108,7 @@ def hear_units(
             done += unit.count
             progress.update(done)
             if asked_to_stop() and done < total:
-                raise StoppedError(f"{title}: {done} of {total} clips are done; the same command continues")
+                raise StoppedError(f"{title}: {done} of {total} are done; the same command continues")
     return everything
 
 

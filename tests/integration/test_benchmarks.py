@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import random
 import re
@@ -6,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from benchmarks import caption_checks, captions
+from benchmarks import caption_checks, captions, judge_figures
 from benchmarks.__main__ import main
 from benchmarks.codec_table import CODEC_RESULTS, fill
+from benchmarks.judge_figures import Measured
 from benchmarks.report import Goal, Row
 from data_prep.captions.heard import Heard
 from data_prep.corpus.score import attributes_of
@@ -191,3 +194,40 @@ def test_the_caption_checks_count_verdicts():
     rows = {row.what: row.value for row in caption_checks.rows_of("clicks", [clip] * 40)}
     assert rows["clicks: tempo: recall"] == rows["clicks: tempo: precision"] == 1.0
     assert rows["clicks: tempo: statements"] == 40 and rows["clicks: own captions called false"] == 0.5
+
+
+def checkpoint(seed: int, step: int, right: float, kid: float, loss: float, agreement: float | None = None) -> Measured:
+    return Measured(seed, step, loss, kid, agreement, 0.01 * step, {"drums": right, "tempo": right}, step == 2)
+
+
+RUNS = [
+    [checkpoint(0, 1, 0.4, 3.0, 0.3), checkpoint(0, 2, 0.6, 2.0, 0.2), checkpoint(0, 3, 0.7, 1.0, 0.4)],
+    [checkpoint(1, 1, 0.5, 3.5, 0.1), checkpoint(1, 2, 0.8, 1.5, 0.2), checkpoint(1, 3, 0.65, 2.5, 0.3)],
+]
+
+
+def test_the_judge_benchmark_ranks_monitors_by_the_checkpoints_that_they_would_choose():
+    rows = {row.what: row for row in judge_figures.figure_rows(RUNS, checkpoint(0, 3, 0.1, 9.0, 0.0))}
+    assert rows["KID and the classifier, checkpoints of one run"].ours == [1, 1]
+    assert rows["KID and the classifier, checkpoints of all runs"].value == pytest.approx(1 - 6 * 6 / 210)
+    assert rows["held-out loss and the classifier, checkpoints of one run"].ours == [-0.5, -0.5]
+    assert not any(what.startswith("agreement and") for what in rows)  # it could not be measured
+    assert rows["regret of the choice by KID, against one by lot"].ours == [0, 0]
+    by_loss = rows["regret of the choice by held-out loss, against one by lot"]
+    assert by_loss.ours == pytest.approx([0.1, 0.3])
+    assert by_loss.reference == pytest.approx([0.4 / 3, 0.45 / 3])
+    assert rows["regret of the choice by rule of evaluate run, against one by lot"].ours == pytest.approx([0.1, 0])
+    assert rows["step 2: KID"].ours == [2.0, 1.5]
+
+
+def test_the_judge_benchmark_draws_every_figure_that_was_measured(tmp_path: Path):
+    three = Image.open(judge_figures.draw(RUNS, tmp_path)).size
+    known = [[dataclasses.replace(one, agreement=one.right) for one in run] for run in RUNS]
+    four = Image.open(judge_figures.draw(known, tmp_path)).size
+    assert three == four and four[0] > four[1]
+
+
+def test_the_judge_benchmark_refuses_a_scale_that_is_none(capsys: pytest.CaptureFixture[str]):
+    assert main(["judge", "scale=2"]) == 2
+    assert capsys.readouterr().err == "benchmarks: scale=2: give a number above 0, up to 1\n"
+    assert main(["listening", "scale=0.5"]) == 2

@@ -144,7 +144,7 @@ def test_python_scores_against_a_folder_of_sounds(world: Path, tmp_path: Path) -
     assert len(evaluation.clips) == 12 and evaluation.page.is_file()
     assert any("broken.wav" in one for one in evaluation.warnings)
     assert evaluation.row("copies").ours is None
-    assert "kid" in evaluation.table() and "bandwidth" in evaluation.table()
+    assert "KID " in evaluation.table() and "Bandwidth " in evaluation.table()
 
 
 def test_wrong_input_is_one_line(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,7 +96,7 @@ def test_what_cannot_be_read_is_listed_and_the_rest_goes_on(tmp_path: Path) -> N
 def test_a_stop_keeps_what_was_heard(tmp_path: Path) -> None:
     loaded: list[int] = []
     units = [make_unit(number, loaded) for number in range(3)]
-    with pytest.raises(StoppedError, match="2 of 6 clips are done; the same command continues"):
+    with pytest.raises(StoppedError, match="2 of 6 are done; the same command continues"):
         hear_units(units, Levels(), None, tmp_path, "listening", asked_to_stop=lambda: True)
     hear(units, tmp_path)
     assert loaded == [0, 1, 2]

@@ -120,6 +120,11 @@ def test_principal_axes_keep_two_groups_apart() -> None:
     assert principal_axes(ours[:1], reference[:0])[0].shape == (1, 2)
 
 
+def test_rows_have_names_for_people() -> None:
+    assert ResultRow("retrieval, by others", "", 0.4, None, None, 0.1).label == "Caption found among 16, by others"
+    assert ResultRow("dc_offset", "", 0.4, None, None, 0.1).label == "DC offset"
+
+
 def test_a_row_has_a_ratio_only_with_a_reference() -> None:
     assert ResultRow("kid", "", 0.4, None, None, 0.1).ratio == pytest.approx(4)
     assert ResultRow("kid", "", 0.4, None, None, 0.0).ratio is None

@@ -7,7 +7,7 @@ from support.rendered_clips import CODEC, render
 from benchmarks.planted_copies import KINDS, as_lines, calibrate
 from data_prep.corpus.score import attributes_of
 from riffusion_train.config.spectrogram import load_preset
-from riffusion_train.listening.copies import CopySearch, Nearest, TrainingSlices, band_centres_hz
+from riffusion_train.listening.copies import CopySearch, Nearest, TrainingSlices, _exceeded_by, band_centres_hz
 from riffusion_train.listening.distances import TooFewClipsError
 from riffusion_train.runtime.errors import InputError
 
@@ -101,6 +101,17 @@ def test_slices_of_the_own_track_do_not_count_as_chance(slices):
     search = CopySearch(dataclasses.replace(slices, images=parts, tracks=tracks, embeddings=None))
     assert search.threshold < 0.95 and search.duplicates == 0
     assert isinstance(search.nearest(parts[4]), Nearest)
+
+
+@pytest.mark.parametrize("slices", [60, 90, 300])
+def test_the_threshold_is_not_too_low_though_the_highest_similarities_come_in_pairs(slices):
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(1000):
+        between_tracks = np.repeat(rng.gumbel(0.4, 0.05, slices // 2), 2)  # each other's nearest
+        threshold = _exceeded_by(between_tracks, 0.01)
+        shares.append(-np.expm1(-np.exp(-(threshold - 0.4) / 0.05)))  # of the same distribution
+    assert 0.004 <= np.mean(shares) <= 0.0115
 
 
 def test_too_little_to_learn_from_is_refused(slices):

@@ -2,54 +2,53 @@
 
 import numpy as np
 import pytest
-from support.produced_tracks import write_folder
+from support.rendered_clips import render
 
+from data_prep.corpus.score import attributes_of
 from riffusion_train.audio.codec.codec import SpectrogramCodec
-from riffusion_train.audio.io.read import read_audio, resample
 from riffusion_train.listening.distances import kernel_audio_distance, kernel_inception_distance
 from riffusion_train.listening.embedder import make_embedder
 
-STARTS_S = (3.0, 20.0)
+CODEC = SpectrogramCodec.from_preset("tiny")
+CLIPS = 20
+HEARD_S = 3  # one patch of the embedder
+SEED = 1  # no model heard it
+
+
+def composed(clip: int) -> np.ndarray:
+    return render(attributes_of(SEED, clip), SEED, clip)[None, : CODEC.clip_samples]
 
 
 @pytest.fixture(scope="module")
-def embeddings(tmp_path_factory):
-    """Return the embeddings of the produced tracks, by what was done to them."""
-    folder = tmp_path_factory.mktemp("tracks") / "audio"
-    write_folder(folder)
-    codec = SpectrogramCodec.from_preset("small")
-    rate_hz = codec.rate_hz
-    length = min(codec.clip_samples, 3 * rate_hz)  # one patch of the embedder
-    cuts = {start: [] for start in STARTS_S}
-    for path in sorted(folder.glob("*.opus")):
-        sound, from_hz = read_audio(path)
-        wav = resample(sound.mean(axis=0, keepdims=True), from_hz, rate_hz)
-        for start in STARTS_S:
-            first = round(start * rate_hz)
-            cuts[start].append(wav[:, first : first + length])
-    real, others = cuts[STARTS_S[0]], cuts[STARTS_S[1]]
-    halved = np.arange(codec.config.n_mels) < codec.config.n_mels // 2  # the upper rows of the image
-    sounds = {"real": real, "other cuts": others, "codec": [], "half the bands": []}
-    for wav in others:
-        clip = codec.encode(wav)
-        sounds["codec"].append(codec.decode(clip.image, clip.max_value, quality="draft"))
-        image = np.where(halved[:, None], np.uint8(255), clip.image)
-        sounds["half the bands"].append(codec.decode(image, clip.max_value, quality="draft"))
+def embeddings():
+    """Return the embeddings of each kind of clips, all at one level."""
+    real, others = ([composed(first + clip) for clip in range(CLIPS)] for first in (0, CLIPS))
+    images = [CODEC.encode(wav).image for wav in others]
+    removed = np.arange(CODEC.config.n_mels)[:, None] < CODEC.config.n_mels // 2  # the upper rows of the image
+    halved = [np.where(removed, np.uint8(255), image) for image in images]
     rng = np.random.default_rng(0)
-    sounds["noise"] = [0.1 * rng.standard_normal((1, length)).astype(np.float32) for _ in real]
-    embedder = make_embedder("musicnn")
-    return {
-        name: np.stack([heard.embedding for heard in embedder.hear([(wav, rate_hz) for wav in clips])])
-        for name, clips in sounds.items()
+    decoded = {"codec": images, "half the bands": halved}
+    sounds = {
+        "real": real,
+        "other cuts": others,
+        **{name: [CODEC.decode(image, quality="draft") for image in parts] for name, parts in decoded.items()},
+        "noise": [rng.standard_normal((1, CODEC.clip_samples)) for _ in real],
     }
+    embedder = make_embedder("musicnn")
+
+    def hear(wavs: list[np.ndarray]) -> np.ndarray:
+        parts = [wav[:, : HEARD_S * CODEC.rate_hz] for wav in wavs]
+        levelled = [np.float32(0.1 * part / np.sqrt(np.mean(np.square(part)))) for part in parts]
+        return np.stack([one.embedding for one in embedder.hear([(wav, CODEC.rate_hz) for wav in levelled])])
+
+    return {name: hear(wavs) for name, wavs in sounds.items()}
 
 
 @pytest.mark.parametrize("distance", [kernel_inception_distance, kernel_audio_distance])
 def test_distances_rise_in_the_known_order(embeddings, distance):
-    real = embeddings["real"]
-    figures = {name: distance(clips, real) for name, clips in embeddings.items() if name != "real"}
-    values = [figures[name].value for name in ("other cuts", "codec", "half the bands", "noise")]
+    figures = {name: distance(clips, embeddings["real"]) for name, clips in embeddings.items() if name != "real"}
     print(distance.__name__, figures)
+    values = [figures[name].value for name in ("other cuts", "codec", "half the bands", "noise")]
     assert values == sorted(values) and len(set(values)) == 4, figures
     assert figures["other cuts"].low <= 0 <= figures["other cuts"].high
     assert figures["noise"].low > figures["half the bands"].high
