@@ -34,7 +34,8 @@ def run(*, quick: bool = False, max_clips: int | None = None) -> list[Row]:
         count = _link_tracks(audio, 2 if quick else max_clips)
         rows = []
         for what, (preset, page) in list(_KINDS.items())[: 1 if quick else None]:
-            with_s, without_s = [], []
+            with_s: list[float] = []
+            without_s: list[float] = []
             for repeat in range(1 if quick else _REPEATS):
                 for times_s, captions in ((with_s, "captions=listen"), (without_s, "default_caption=music")):
                     out = Path(folder) / f"{preset}-{page}-{repeat}-{captions}".replace("=", "-")
