@@ -93,7 +93,8 @@ def run_demo(config: DemoConfig, arguments: Sequence[str]) -> Path:
         steps=runner.results,
         command=command,
         facts=_facts(folder, data.held_out, samples, base),
-        base=None if base is None else base.name,
+        title=f"Music from text, {'trained' if base is None else 'fine-tuned'} on this machine",
+        base=None if base is None else Path(base.name).name,
     )  # fmt: skip
     return write_page(path, page)
 
