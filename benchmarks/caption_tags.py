@@ -220,9 +220,8 @@ def _is_true_of_produced(tag: str, truth: _Truth) -> bool | None:
     if tag in ("electronic", "acoustic"):
         return bool(truth["made"] == tag)
     if tag in ("calm", "energetic"):
-        right, wrong = ("calm", "tender"), ("energetic",)
-        right, wrong = (right, wrong) if tag == "calm" else (wrong, right)
-        return True if mood in right else False if mood in wrong else None
+        quiet, lively = mood in ("calm", "tender"), mood == "energetic"
+        return (quiet if tag == "calm" else lively) if quiet or lively else None
     if tag == "happy":
         return True if mood == "happy" else None if mood == "energetic" else False
     if tag in ("drums", "no drums"):

@@ -69,7 +69,10 @@ def finish_dataset(run: PrepareRun, results: Sequence[TrackResult], output: Outp
         sources = with_columns(run.sources, [result.tags | result.measured for result in results])
         check_columns(run.config, sources.extra_types)
         run = _ask_captioner(dataclasses.replace(run, sources=sources), results, output)
-    files = [HeardFile(result.file_hash, result.heard and Heard.from_data(result.heard)) for result in results]
+    files = [
+        HeardFile(result.file_hash, None if result.heard is None else Heard.from_data(result.heard))
+        for result in results
+    ]
     sources = finish_captions(run.sources, run.config, files)
     run = dataclasses.replace(run, sources=check_sources(sources, files, run.config.check_captions))
     results = apply_filters(run.sources.tracks, results, run.config)
