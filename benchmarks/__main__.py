@@ -18,6 +18,7 @@ NAMES = (
     "captions",
     "caption_tags",
     "caption_checks",
+    "prepare_listening",
 )
 
 

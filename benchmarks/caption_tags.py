@@ -1,14 +1,17 @@
 """How often the tags of `captions=listen` are right, and from which score on they are used.
 
 Labelled sounds are the 28 produced tracks of the package immich-memories-music, with the mood, instrumentation, tempo and key
-that they were made for, and composed clips of 12 s whose truth is known (`data_prep.corpus.music`). For each tag, the sounds
-that its label is known for are divided into two halves. Its threshold is the lowest score from which on it is right in at least
-`_FITTED` of the cases in one half; the other half, which no threshold has seen, says how often it is right and how often it is
-found. A tag that is right there in fewer than four of five cases is not used. The thresholds go to
-`data_prep/captions/thresholds.json`. What is heard is kept in `runs/benchmark-caption-tags`; the same command continues it.
+that they were made for, and composed clips of 6 s whose truth is known (`data_prep.corpus.music`). For each tag, the sounds
+that its label is known for are divided into two halves. The lowest score from which on a tag is right in at least `_FITTED` of
+the cases in one half is tried on the other half, and the other way round: each sound is judged by a threshold that has not
+seen it. A tag that is then right in fewer than four of five cases is not used. The threshold in use is that of all sounds.
+
+The thresholds go to `data_prep/captions/thresholds.json`. What is heard is kept in `runs/benchmark-caption-tags`; the same
+command continues it.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -26,22 +29,24 @@ from data_prep.captions.heard import Heard
 from data_prep.captions.listening import KEY, TEMPO, score_of
 from data_prep.captions.phrases import CAPTION_TAGS
 from data_prep.corpus.music.clip import FLUID, Composer
-from data_prep.tracks.hearing import ATTRIBUTES, TrackListener
+from data_prep.tracks.hearing import ATTRIBUTES, MEASURED_S, TrackListener
 from data_prep.tracks.measuring import measure
 from riffusion_train.audio.io.loudness import measure_lufs
-from riffusion_train.audio.io.read import read_audio, resample
+from riffusion_train.audio.io.read import read_audio
+from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.listening.patches import Clip
 from riffusion_train.listening.words import named_key, same_tempo
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import write_json
 
 WORK = Path("runs/benchmark-caption-tags")
 THRESHOLDS = Path(__file__).parent.parent / "data_prep" / "captions" / "thresholds.json"
-_RATE_HZ, _CLIP_S, _SEED = 44100, 12.0, 11
-_CLIPS = 400
+_SEEDS, _CLIPS = (11, 12), 82
+"""Of the composed clips: seeds, and clips of each."""
 _FITTED, _RIGHT = 0.88, 0.8
-"""Shares of right cases: in the half that is fitted, with a margin, and in the other one."""
-_LEAST_FOUND = 5
-"""Fewer cases in either half say nothing."""
+"""Shares of right cases: where a threshold is fitted, with a margin, and where it is tried."""
+_LEAST_NAMED = 5
+"""Fewer cases in a half say nothing."""
 
 _Truth = Mapping[str, Any]
 
@@ -100,14 +105,14 @@ def run(*, quick: bool = False, max_clips: int | None = None) -> list[Row]:
 
     Args:
         quick: Few sounds, to show that it runs.
-        max_clips: Number of composed clips.
+        max_clips: Number of composed clips of each seed.
     """
     torch.set_num_threads(1)
-    clips = 12 if quick else max_clips or _CLIPS
-    listener = TrackListener(8)
-    examples = [] if quick else list(_produced(listener))
-    examples += _composed(listener, clips, None if quick else WORK)
-    fitted = {name: fit_tag(scores, labels) for name, scores, labels in _labelled(examples)}
+    ear = Ear(None if quick else WORK)
+    examples = [] if quick else list(produced(ear))
+    for seed in _SEEDS:
+        examples += composed(ear, seed, 6 if quick else max_clips or _CLIPS)
+    fitted = {name: fit_tag(scores, labels) for name, scores, labels in labelled(examples)}
     used = {name: one for name, one in fitted.items() if one is not None and one["precision"] >= _RIGHT}
     if not quick:
         write_json(THRESHOLDS, {"made_by": "python -m benchmarks caption_tags", "tags": used})
@@ -120,53 +125,63 @@ def run(*, quick: bool = False, max_clips: int | None = None) -> list[Row]:
     return rows
 
 
+def fit_threshold(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_]) -> float | None:
+    """Return the lowest score from which on a tag is right in `_FITTED` of the cases; None if there is none."""
+    for candidate in sorted(set(scores)):
+        named = scores >= candidate
+        if named.sum() < _LEAST_NAMED:
+            return None
+        if labels[named].mean() >= _FITTED:
+            return float(candidate)
+    return None
+
+
 def fit_tag(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_]) -> dict[str, float] | None:
     """Return threshold, precision and recall of a tag; None if no threshold is right often enough.
 
+    The threshold is that of all sounds. The figures are of each half with the threshold of the other one.
+
     Args:
-        scores: Of each sound, in random order: the first half is fitted, the second half is what the figures are of.
+        scores: Of each sound, in random order.
         labels: Whether the tag is true of it.
     """
-    half = len(scores) // 2
-    threshold = None
-    for candidate in sorted(set(scores[:half])):
-        named = scores[:half] >= candidate
-        if named.sum() < _LEAST_FOUND:
-            break
-        if labels[:half][named].mean() >= _FITTED:
-            threshold = float(candidate)
-            break
+    threshold = fit_threshold(scores, labels)
     if threshold is None:
         return None
-    named, true = scores[half:] >= threshold, labels[half:]
-    if named.sum() < _LEAST_FOUND:
+    named, halves = np.zeros(len(scores), bool), np.arange(len(scores)) % 2 == 0
+    for half in (halves, ~halves):
+        other = fit_threshold(scores[~half], labels[~half])
+        named[half] = scores[half] >= other if other is not None else False
+    if named.sum() < 2 * _LEAST_NAMED:
         return None
     return {
         "threshold": round(threshold, 4),
-        "precision": round(float(true[named].mean()), 3),
-        "recall": round(float(named[true].mean()), 3),
+        "precision": round(float(labels[named].mean()), 3),
+        "recall": round(float(named[labels].mean()), 3),
         "named": int(named.sum()),
-        "true": int(true.sum()),
-        "sounds": len(true),
+        "true": int(labels.sum()),
+        "sounds": len(labels),
     }
 
 
-def _labelled(examples: Sequence[Example]) -> Iterator[tuple[str, npt.NDArray[np.float64], npt.NDArray[np.bool_]]]:
-    """Yield each tag with its scores and labels, in an order that depends on the names of the sounds alone."""
+_Labelled = tuple[str, npt.NDArray[np.float64], npt.NDArray[np.bool_]]
+"""A tag, its score in each sound, and whether it is true of it."""
+
+
+def labelled(examples: Sequence[Example]) -> Iterator[_Labelled]:
+    """Yield each tag that is true of some sound, in an order of the sounds that depends on their names alone."""
     ordered = sorted(examples, key=lambda one: hashlib.sha256(one.name.encode()).digest())
-    scored: dict[str, tuple[Callable[[Heard], float], Callable[[Example], bool | None]]] = {
-        tag.name: (
-            lambda heard, tag=tag: score_of(tag, heard.track_scores),
-            lambda one, name=tag.name: is_true(name, one.truth),
-        )
-        for tag in CAPTION_TAGS
-    }  # type: ignore[misc]
-    scored[TEMPO] = (lambda heard: heard.bpm_strength, _tempo_is_right)
-    scored[KEY] = (lambda heard: heard.key_strength, _key_is_right)
-    for name, (score, label) in scored.items():
-        known = [(score(one.heard), right) for one in ordered if (right := label(one)) is not None]
-        if any(right for _, right in known):
-            yield name, np.array([value for value, _ in known]), np.array([right for _, right in known])
+    for tag in CAPTION_TAGS:
+        pairs = [(score_of(tag, one.heard.track_scores), is_true(tag.name, one.truth)) for one in ordered]
+        yield from _with_labels(tag.name, pairs)
+    yield from _with_labels(TEMPO, [(one.heard.bpm_strength, _tempo_is_right(one)) for one in ordered])
+    yield from _with_labels(KEY, [(one.heard.key_strength, _key_is_right(one)) for one in ordered])
+
+
+def _with_labels(name: str, pairs: Sequence[tuple[float, bool | None]]) -> Iterator[_Labelled]:
+    known = [(score, label) for score, label in pairs if label is not None]
+    if any(label for _, label in known):
+        yield name, np.array([score for score, _ in known]), np.array([label for _, label in known])
 
 
 def _tempo_is_right(one: Example) -> bool | None:
@@ -218,35 +233,54 @@ def _is_true_of_produced(tag: str, truth: _Truth) -> bool | None:
     return None
 
 
-def _hear(listener: TrackListener, wav: npt.NDArray[np.float32], rate_hz: int) -> Heard:
-    mono = resample(wav.mean(axis=0, keepdims=True), rate_hz, _RATE_HZ)
-    lufs = measure_lufs(mono, _RATE_HZ)
-    return listener.hear(mono, _RATE_HZ, measure(mono, _RATE_HZ, lufs, ATTRIBUTES), lufs, 0.0, [])
+class Ear:
+    """Hears labelled sounds as `prepare` hears tracks.
 
+    Args:
+        work: Where what was heard is kept; None keeps nothing.
+    """
 
-def _composed(listener: TrackListener, clips: int, work: Path | None) -> Iterator[Example]:
-    composer = Composer(FLUID, seed=_SEED, clip_s=_CLIP_S, rate_hz=_RATE_HZ)
-    for number in range(clips):
-        path = None if work is None else work / f"{number:05d}.json"
+    def __init__(self, work: Path | None) -> None:
+        self._listener = TrackListener(PrepareConfig.listen_patches)
+        self._work = work
+
+    def hear(self, name: str, load: Callable[[], Clip]) -> Heard:
+        """Return what is heard in a sound, which is loaded if it was not heard before."""
+        path = None if self._work is None else self._work / f"{name}.json"
         if path is not None and path.is_file():
-            heard = Heard.from_data(json.loads(path.read_text(encoding="utf-8")))
-            truth = composer.describe(number)[1]
-        else:
-            clip = composer.compose(number)
-            heard, truth = _hear(listener, clip.wav, clip.rate_hz), clip.attributes
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(path, heard.as_data())
-        yield Example(f"composed {number}", dataclasses.asdict(truth), heard)
+            return Heard.from_data(json.loads(path.read_text(encoding="utf-8")))
+        wav, rate_hz = load()
+        mono = wav.mean(axis=0, keepdims=True)
+        lufs = measure_lufs(mono, rate_hz)
+        heard = self._listener.hear(mono, rate_hz, measure(mono, rate_hz, lufs, ATTRIBUTES, MEASURED_S), lufs, 0.0, [])
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, heard.as_data())
+        return heard
+
+
+def composed(ear: Ear, seed: int, clips: int) -> Iterator[Example]:
+    """Yield the first composed clips of a seed."""
+    composer = Composer(FLUID, seed=seed)
+
+    def load(number: int) -> Clip:
+        clip = composer.compose(number)
+        return clip.wav, clip.rate_hz
+
+    for number in range(clips):
+        name = f"composed-{seed}-{number:05d}"
+        heard = ear.hear(name, functools.partial(load, number))
+        yield Example(name, dataclasses.asdict(composer.describe(number)[1]), heard)
 
 
 _LINE = re.compile(r"^\s+(\S+)\.opus\s+(\d+) bpm\s+(\S+ (?:major|minor))\s+seed \d+\s+\[(\w+)\]$", re.MULTILINE)
 
 
-def _produced(listener: TrackListener) -> Iterator[Example]:
+def produced(ear: Ear) -> Iterator[Example]:
+    """Yield the produced tracks; see `produced_tracks`."""
     for path, bpm, key, made in produced_tracks():
-        truth = {"mood": path.stem.split("_")[0], "made": made, "bpm": bpm, "key": key}
-        yield Example(path.stem, truth, _hear(listener, *read_audio(path)))
+        heard = ear.hear(path.stem, functools.partial(read_audio, path))
+        yield Example(path.stem, {"mood": path.stem.split("_")[0], "made": made, "bpm": bpm, "key": key}, heard)
 
 
 def produced_tracks() -> Iterator[tuple[Path, float, str, str]]:

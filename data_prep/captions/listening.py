@@ -27,6 +27,8 @@ from data_prep.captions.text import clean_captions
 
 TEMPO, KEY = "bpm", "key"
 """Names of the measured facts in `thresholds.json`; their scores are the strengths in `Heard`."""
+_FEW = 3
+"""Up to so many tags, loudness and brightness are said as well."""
 _MOST = {Kind.genre: 2, Kind.instrument: 3, Kind.drums: 1, Kind.voice: 1, Kind.mood: 1, Kind.tempo: 1}
 """Most tags of each kind in a caption."""
 
@@ -158,8 +160,8 @@ def _listing(facts: Facts, rng: random.Random) -> str:
     rng.shuffle(tags)
     exact = [f"{facts.bpm:.0f} bpm"] if facts.bpm else []
     exact += [facts.key] if facts.key else []
-    sound = [word for word in (facts.loudness, facts.brightness) if word in ("quiet", "loud", "bright")]
-    return ", ".join([*tags, *exact, *sound[:1]])
+    sound = [word for word in (facts.loudness, facts.brightness) if word in ("quiet", "loud", "dark", "bright")]
+    return ", ".join([*tags, *exact, *(sound if len(tags) <= _FEW else sound[:1])])
 
 
 def _sentence(facts: Facts, rng: random.Random) -> str:
@@ -168,7 +170,7 @@ def _sentence(facts: Facts, rng: random.Random) -> str:
     sounds = [_word(tag, rng) for tag in (*facts.of(Kind.instrument), *facts.of(Kind.voice)) if not tag.absent]
     sounds += [_word(tag, rng) for tag in facts.of(Kind.drums) if not tag.absent]
     genres = [_word(tag, rng) for tag in facts.of(Kind.genre)]
-    if not facts.tags or not adjectives:
+    if len(facts.tags) <= _FEW:
         adjectives += _sound_words(facts, rng, all_known=not facts.tags)
     noun = genres[0] if genres else "music"
     subject = f"{', '.join(adjectives)} {noun}".strip()

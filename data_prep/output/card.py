@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data_prep.inputs.captioning import LISTENING
 from data_prep.output.stats import LOUDNESS_BINS, TEMPO_BINS, counts_text
 from riffusion_train.config.prepare import PrepareConfig, Writer
 from riffusion_train.config.spectrogram import to_data
@@ -130,6 +131,8 @@ def _captions_text(stats: Mapping[str, Any]) -> str:
     a_track, tokens, cut_off = stats["captions_a_track"], stats["caption_tokens"], stats["captions_cut_off"]
     text = f"{stats['captions']} different ones, {_range(a_track)} a track"
     text += f", {_range(tokens)} tokens long, half of them up to {tokens['median']}" if tokens else ""
+    listened = stats.get("caption_sources", {}).get(LISTENING, 0)
+    text += f"; those of {listened} tracks were made by listening, and may be wrong" if listened else ""
     return text + (f"; {cut_off} are longer than the {MAX_TOKENS} tokens that the model sees" if cut_off else "")
 
 

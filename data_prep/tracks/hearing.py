@@ -10,6 +10,8 @@ from data_prep.tracks.measuring import Measured
 
 ATTRIBUTES = ("bpm", "key", "loudness", "brightness")
 """What is measured in every track that is heard, of `measuring.ATTRIBUTES`."""
+MEASURED_S = 15.0
+"""How much of a track is measured, from its middle, if it is only heard: tempo and key cost as much as the taggers."""
 _APART_S = 6.0
 """Least distance of two patches: a track of 30 s has five, however many are allowed."""
 _BAND_STEP = 2

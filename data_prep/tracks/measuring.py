@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from data_prep.captions.tables import Value
 from riffusion_train.listening.attributes import (
+    LONGEST_S,
     RATE_HZ,
     best_key,
     chroma_of,
@@ -71,7 +72,13 @@ class Measured:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def measure(wav: npt.NDArray[np.float32], rate_hz: int, lufs: float | None, attributes: Collection[str]) -> Measured:
+def measure(
+    wav: npt.NDArray[np.float32],
+    rate_hz: int,
+    lufs: float | None,
+    attributes: Collection[str],
+    longest_s: float = LONGEST_S,
+) -> Measured:
     """Measure attributes of a track.
 
     Args:
@@ -79,6 +86,7 @@ def measure(wav: npt.NDArray[np.float32], rate_hz: int, lufs: float | None, attr
         rate_hz: Its sample rate.
         lufs: Its integrated loudness.
         attributes: Some of `ATTRIBUTES`, and `EVIDENCE`.
+        longest_s: How much is measured of it, from its middle.
     """
     measured = Measured()
     if "loudness" in attributes and lufs is not None:
@@ -87,7 +95,7 @@ def measure(wav: npt.NDArray[np.float32], rate_hz: int, lufs: float | None, attr
         return measured
     import librosa
 
-    mono = middle_mono(wav, rate_hz)
+    mono = middle_mono(wav, rate_hz, longest_s)
     spectrum = magnitudes(mono)  # (1025, frames)
     found: dict[str, Any] = {}
     if "bpm" in attributes:

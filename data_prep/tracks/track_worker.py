@@ -18,7 +18,7 @@ import xxhash
 from data_prep.captions.sidecars import read_tags
 from data_prep.inputs.fetch import open_input, origin_of
 from data_prep.tracks.fingerprint import fingerprint_words, to_text
-from data_prep.tracks.hearing import ATTRIBUTES, TrackListener
+from data_prep.tracks.hearing import ATTRIBUTES, MEASURED_S, TrackListener
 from data_prep.tracks.measuring import EVIDENCE, measure, parse_attributes, pcm_hash
 from data_prep.tracks.track_store import Slice, TrackResult, TrackStore
 from data_prep.tracks.windows import (
@@ -36,6 +36,7 @@ from riffusion_train.audio.io.loudness import gain_db, measure_lufs, rms_dbfs
 from riffusion_train.audio.io.read import decode_audio, decoding_problems, resample
 from riffusion_train.config.prepare import CaptionSource, Duplicates, PrepareConfig, Tail, Windows
 from riffusion_train.config.spectrogram import Channels, SpectrogramConfig, to_data
+from riffusion_train.listening.attributes import LONGEST_S
 from riffusion_train.runtime.errors import InputError
 
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
@@ -146,7 +147,6 @@ class TrackWorker:
         self._to_hear = to_hear
         self._heard_attributes = (*ATTRIBUTES, EVIDENCE) if checks else ATTRIBUTES
         self._listener: TrackListener | None = None
-        self._hears = False
 
     def __call__(self, locator: str) -> TrackResult:
         """Return the result of an audio file; one that is stored already is not decoded again.
@@ -157,28 +157,30 @@ class TrackWorker:
         Raises:
             OSError: If the slices cannot be written.
         """
-        self._hears = locator in self._to_hear
+        hears = locator in self._to_hear
         origin = origin_of(locator)
         known_hash = self._store.read_origin(origin) if origin else None
         stored = self._store.read(known_hash) if known_hash else None
-        if stored is not None and self._is_whole(stored):  # a remote file that has not changed need not even be fetched
+        if stored is not None and self._is_whole(
+            stored, hears
+        ):  # a remote file that has not changed need not even be fetched
             return dataclasses.replace(stored, origin=origin, reused=True)
         try:
             with open_input(locator) as path:
-                result = self._process_file(path)
+                result = self._process_file(path, hears)
         except InputError as error:
             return TrackResult("", reason="unreadable", detail=str(error))
         if origin and result.file_hash:
             self._store.write_origin(origin, result.file_hash)
         return dataclasses.replace(result, origin=origin)
 
-    def _is_whole(self, stored: TrackResult) -> bool:
-        """Whether a stored result holds all that is needed now; one that was not heard, for another run, may not."""
-        if not self._hears or stored.reason is not None:
+    def _is_whole(self, stored: TrackResult, hears: bool) -> bool:
+        """Whether a stored result holds all that is needed now: one that was made for another run may not have been heard."""
+        if not hears or stored.reason is not None:
             return True
         return stored.heard is not None and (EVIDENCE not in self._heard_attributes or bool(stored.heard.get(EVIDENCE)))
 
-    def _process_file(self, path: Path) -> TrackResult:
+    def _process_file(self, path: Path, hears: bool) -> TrackResult:
         """Return the result of a local file, from the store or made now."""
         try:
             with path.open("rb") as file:
@@ -186,10 +188,10 @@ class TrackWorker:
         except OSError as error:
             return TrackResult("", reason="unreadable", detail=error.strerror or str(error))
         stored = self._store.read(file_hash)
-        if stored is not None and self._is_whole(stored):
+        if stored is not None and self._is_whole(stored, hears):
             return dataclasses.replace(stored, reused=True)
         try:
-            result, slices = self._cut_track(path, TrackResult(file_hash))
+            result, slices = self._cut_track(path, TrackResult(file_hash), hears)
         except OSError as error:
             if error.errno in DISK_ERRORS:
                 raise
@@ -200,8 +202,8 @@ class TrackWorker:
         self._store.write(result, slices)
         return result
 
-    def _cut_track(self, path: Path, result: TrackResult) -> tuple[TrackResult, list[Slice]]:
-        """Decode, measure and cut a file. Returns the completed result, and the slices in order."""
+    def _cut_track(self, path: Path, result: TrackResult, hears: bool) -> tuple[TrackResult, list[Slice]]:
+        """Decode, measure, cut and, if asked to, hear a file. Returns the completed result, and the slices in order."""
         try:
             decoded = decode_audio(path)
         except InputError as error:
@@ -241,12 +243,13 @@ class TrackWorker:
         result = dataclasses.replace(result, lufs=lufs, gain_db=gain)
         if self._cut.tags:
             result = dataclasses.replace(result, tags=read_tags(path))
-        attributes = {*self._cut.measure, *(self._heard_attributes if self._hears else ())}
-        measured = measure(wav, self._codec.rate_hz, lufs, attributes)
+        attributes = {*self._cut.measure, *(self._heard_attributes if hears else ())}
+        measured_s = LONGEST_S if self._cut.measure else MEASURED_S
+        measured = measure(wav, self._codec.rate_hz, lufs, attributes, measured_s)
         result = dataclasses.replace(result, measured=measured.columns(self._cut.measure))
         wav *= np.float32(10 ** (gain / 20))
         slices, silent = self._encode_windows(wav, result.file_hash)
-        if self._hears and slices:
+        if hears and slices:
             self._listener = self._listener or TrackListener(self._cut.listen_patches)
             times_s = [(item.start_s, item.duration_s) for item in slices]
             heard = self._listener.hear(wav, self._codec.rate_hz, measured, lufs, gain, times_s)

@@ -22,8 +22,7 @@ class CaptionSource(enum.Enum):
     """The table, if `table` names one or the folder holds exactly one captions.csv, metadata.csv or metadata.jsonl;
     else sidecars. Tracks for which nothing else gives a caption are captioned by listening."""
     listen = "listen"
-    """As auto, but no table need have captions: tracks without one are captioned by listening, with tags, tempo, key,
-    loudness and brightness."""
+    """As auto, but no table need have captions: tracks without one are captioned by listening."""
     sidecar = "sidecar"
     """`song.txt` beside `song.wav`, one caption per line."""
     table = "table"

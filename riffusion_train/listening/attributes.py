@@ -45,12 +45,12 @@ def measure_key(wav: npt.NDArray[np.float32], rate_hz: int) -> str | None:
     return key_of(middle_mono(wav, rate_hz))[0]
 
 
-def middle_mono(wav: npt.NDArray[np.float32], rate_hz: int) -> npt.NDArray[np.float32]:
-    """Return the middle `LONGEST_S` seconds of a sound (channels, samples) in mono at `RATE_HZ`, shape (samples,)."""
+def middle_mono(wav: npt.NDArray[np.float32], rate_hz: int, longest_s: float = LONGEST_S) -> npt.NDArray[np.float32]:
+    """Return the middle `longest_s` seconds of a sound (channels, samples) in mono at `RATE_HZ`, shape (samples,)."""
     import soxr
 
     mono = wav.mean(axis=0)
-    spare = max(0, len(mono) - round(LONGEST_S * rate_hz))
+    spare = max(0, len(mono) - round(longest_s * rate_hz))
     mono = mono[spare // 2 : len(mono) - (spare - spare // 2)]
     return np.asarray(soxr.resample(mono, rate_hz, RATE_HZ) if rate_hz != RATE_HZ else mono, np.float32)
 

@@ -32,7 +32,7 @@ def manifest_of(folder):
 def audio(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audio")
     write_track(folder / "said.wav", tone(200, 5.2), "a tone")
-    write_track(folder / "chord.wav", np.concatenate([chord(220, 6.0), 0.1 * chord(330, 6.0)], axis=1))
+    write_track(folder / "chord.wav", np.concatenate([chord(220, 6.0), 0.1 * chord(220, 6.0)], axis=1))
     write_track(folder / "short.wav", noise(0, 1.2))
     write_track(folder / "silent.wav", np.zeros((1, 5 * 44100), np.float32))
     return folder
@@ -52,6 +52,7 @@ def test_tracks_without_a_caption_are_captioned_by_listening_and_the_others_are_
     assert heard["key"] == "A major" and 0.5 < heard["key_strength"] <= 1
     assert len(heard["slices"]) == manifest["chord.wav"]["slices"] > 1
     assert len(manifest["chord.wav"]["listened"]) >= 2
+    assert "those of 2 tracks were made by listening" in (dataset.path / "README.md").read_text()
     captions = {row["source"]: row["caption"] for row in rows_of(dataset)}
     assert captions["said.wav"] == ["a tone"]
     assert all(captions["chord.wav"]) and all(captions["short.wav"]), "a track under 3 s is heard as well"

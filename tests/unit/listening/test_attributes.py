@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from riffusion_train.listening.attributes import measure_key, measure_tempo
+from riffusion_train.listening.attributes import measure_key, measure_tempo, separate
 
 
 def clicks(bpm, rate_hz, duration_s=12.0):
@@ -37,3 +37,11 @@ def test_silence_and_a_fraction_of_a_second_have_neither():
     assert measure_tempo(short, 22_050) is None and measure_key(short, 22_050) is None
     empty = np.zeros((1, 0), np.float32)
     assert measure_tempo(empty, 22_050) is None and measure_key(empty, 22_050) is None
+
+
+def test_the_separation_is_librosas_to_the_last_bit():
+    from librosa.decompose import hpss
+
+    spectrum = np.abs(np.random.default_rng(0).normal(size=(60, 90))).astype(np.float32)
+    for ours, theirs in zip(separate(spectrum), hpss(spectrum), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
