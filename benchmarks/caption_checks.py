@@ -23,7 +23,7 @@ from benchmarks.report import Row
 from data_prep.captions.checking import contradictions
 from data_prep.captions.heard import Heard
 from data_prep.captions.statements import INSTRUMENTS, Kind, find_statements
-from data_prep.tracks.hearing import ATTRIBUTES, TrackListener
+from data_prep.tracks.hearing import ATTRIBUTES, MEASURED_S, TrackListener
 from data_prep.tracks.measuring import EVIDENCE, measure
 from riffusion_train.audio.io.loudness import measure_lufs
 from riffusion_train.audio.io.read import read_audio
@@ -111,7 +111,8 @@ def produced() -> Iterator[Clip]:
 def hear(wav: npt.NDArray[np.float32], rate_hz: int) -> Heard:
     """Return what `riffusion prepare check_captions=warn` hears in a sound (channels, samples)."""
     lufs = measure_lufs(wav, rate_hz)
-    return _listener().hear(wav, rate_hz, measure(wav, rate_hz, lufs, (*ATTRIBUTES, EVIDENCE)), lufs, 0.0, [])
+    measured = measure(wav, rate_hz, lufs, (*ATTRIBUTES, EVIDENCE), MEASURED_S)
+    return _listener().hear(wav, rate_hz, measured, lufs, 0.0, [])
 
 
 @functools.cache
