@@ -77,7 +77,7 @@ def test_help_lists_every_verb_and_every_verb_has_help(capsys: pytest.CaptureFix
 def test_the_help_of_a_key_says_what_it_means(capsys: pytest.CaptureFixture[str]) -> None:
     main(["train", "--help"])
     shown = capsys.readouterr().out
-    assert "method=full|lora|vae" in shown
+    assert "method=distill|full|lora|vae" in shown
     assert "objective.snr_gamma=null\n      Min-SNR weighting" in shown
 
 
