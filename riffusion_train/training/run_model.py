@@ -8,7 +8,7 @@ from typing import Any
 from riffusion_train.config.export import ExportWeights
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
-from riffusion_train.config.train import OptimizerName, TrainConfig
+from riffusion_train.config.train import MethodName, OptimizerName, TrainConfig
 from riffusion_train.model.architecture import trained_scheduler
 from riffusion_train.model.components import Components, freeze
 from riffusion_train.model.lazy import LazyModel, as_lazy_model, lazy_fingerprint, load_lazy_model
@@ -57,7 +57,7 @@ def load_start(config: TrainConfig) -> tuple[Components, Lora | None]:
     """
     if config.model.name is ModelName.random or not config.model.path:
         return make_components(config.model, config.seed), None
-    model, lora = open_start(config.model, apart=config.method.trains_adapters)
+    model, lora = open_start(config.model, apart=config.method.name is MethodName.lora)
     return load_lazy_model(model), lora
 
 
@@ -219,7 +219,7 @@ class _OpenRun:
             model = as_lazy_model(make_components(config.model, config.seed))
         else:
             start = dataclasses.replace(config.model, path=self._base_place())
-            model, _ = open_start(start, apart=config.method.trains_adapters)
+            model, _ = open_start(start, apart=config.method.name is MethodName.lora)
         known = self.manifest["base_model"]["fingerprints"]
         changed = [part for part in known if known[part] != lazy_fingerprint(model.tensors[part])]
         if changed:

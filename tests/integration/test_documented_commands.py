@@ -30,7 +30,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 NOT_RUN = {
     r"push_to_hub=": "needs an account on the hub; tests/unit/export/test_card.py has a hub of its own",
-    r"^play ": "serves until it is stopped; test_play_command.py",
+    r"^play\b": "serves until it is stopped; test_play_command.py",
     r"^train .*--multirun": "starts a process for each run; test_sweep.py",
     r"^accelerate ": "starts a process for each GPU; test_launch.py",
     r"^evaluate run": "needs fifty held-out slices; test_evaluate_run.py",
@@ -42,7 +42,8 @@ NOT_RUN = {
     r"runs/laptop |score scored": "of the packaged model's own run, which trains for hours; test_packaged_model.py",
     r"spectrogram=laptop": "of music for the packaged model, or of a corpus that is composed first; test_prepare.py",
     r"^demo": "takes minutes; test_demo.py",
-    r"notes=about.md": "of a text of the user's; test_packaged_model.py",
+    r"notes=about.md|prompts=prompts.txt": "of a text of the user's; test_packaged_model.py",
+    r"path_template=": "needs files that are named so; test_prepare_captions.py",
     r"run=runs/further": "goes on from adapters of Stable Diffusion 1.5; test_adapters.py",
     r"--config-dir mypresets": "trains Stable Diffusion 1.5; test_compose.py",
     r"audio=corpus": "of a corpus that is composed first; tests/unit/data_prep/corpus",

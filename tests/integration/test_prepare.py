@@ -167,7 +167,7 @@ def test_tracks_reach_the_target_loudness_and_keep_their_own_in_the_table(datase
 
 
 def test_two_processes_and_none_give_the_same_bytes(dataset, corpus, tmp_path):
-    prepare(config_for(corpus, tmp_path / "two", "num_workers=2", "validation_ratio=0.2"))
+    prepare(config_for(corpus, tmp_path / "two", "num_workers=2", "validation_ratio=0.2", "captions=sidecar"))
     assert files_of(tmp_path / "two") == files_of(dataset.path)
 
 
@@ -216,7 +216,7 @@ def test_ctrl_c_in_this_process_raises_stopped(tmp_path, monkeypatch):
 def test_the_same_command_over_a_finished_dataset_does_nothing(dataset, corpus, capsys):
     before = files_of(dataset.path)
     stamps = {path: path.stat().st_mtime_ns for path in dataset.path.rglob("*")}
-    prepared(corpus, dataset.path, "validation_ratio=0.2")
+    prepared(corpus, dataset.path, "validation_ratio=0.2", "captions=sidecar")
     assert "is complete" in capsys.readouterr().out
     assert files_of(dataset.path) == before
     assert {path: path.stat().st_mtime_ns for path in dataset.path.rglob("*")} == stamps

@@ -63,7 +63,7 @@ def test_a_pattern_and_a_list_choose_files_and_keep_their_sidecars(audio, tmp_pa
 def test_a_parquet_table_names_files(audio, tmp_path):
     rows = {"path": ["tone-000.wav", "sub/tone-002.wav"], "text": [["a", "b"], ["c"]], "bpm": [90.0, float("nan")]}
     pq.write_table(pa.table(rows), tmp_path / "table.parquet")
-    folder = prepared(audio, tmp_path / "out", f"table={tmp_path / 'table.parquet'}")
+    folder = prepared(audio, tmp_path / "out", f"table={tmp_path / 'table.parquet'}", "captions=table")
     assert captions_of(folder) == {"tone-000.wav": ["a", "b"], "sub/tone-002.wav": ["c"]}
     assert pq.read_table(folder.shards("train")[0])["bpm"].to_pylist() == [None, 90.0]
     (tmp_path / "bad.parquet").write_bytes(b"no")
@@ -109,7 +109,7 @@ def test_a_store_behind_a_url_gives_the_same_images_as_the_folder(audio, tmp_pat
     assert captions_of(remote) == EXPECTED
     assert remote.fingerprint == prepared(audio, tmp_path / "local").fingerprint
     store.pipe("/bucket/songs/captions.csv", b"file,caption\ntone-000.wav,from the table\n")
-    table = prepared("memory://bucket/songs", tmp_path / "table")
+    table = prepared("memory://bucket/songs", tmp_path / "table", "captions=table")
     assert captions_of(table) == {"tone-000.wav": ["from the table"]}
     with pytest.raises(InputError, match="audio=memory://bucket/empty"):
         prepared("memory://bucket/empty", tmp_path / "empty")
