@@ -63,7 +63,12 @@ SMALLER = {
     "model=sd15": [],
     "experiment=sd15_lora_12gb": SMALL_RUN,
     "experiment=tiny_cpu": SMALL_RUN,
-    "experiment=sd15_lcm_lora": ["experiment=sd15_lcm_lora", "method.lora_rank=2", *SMALL_RUN[-3:], "max_train_steps=3"],
+    "experiment=sd15_lcm_lora": [
+        "experiment=sd15_lcm_lora",
+        "method.lora_rank=2",
+        *SMALL_RUN[-3:],
+        "max_train_steps=3",
+    ],
     "spectrogram=hifi": ["spectrogram=tiny"],
     "checkpoint=500": ["checkpoint=2"],
     "duration=3min": ["duration=31s"],

@@ -20,7 +20,7 @@ from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
         ("riffusion evaluate ", ["--help", "grid", "run", "score"]),
         ("riffusion spectrogram de", ["decode"]),
         ("riffusion train optimizer.l", ["optimizer.lr="]),
-        ("riffusion train dataset='a b' method=", ["method=full", "method=lora", "method=vae"]),
+        ("riffusion train dataset='a b' method=", ["method=distill", "method=full", "method=lora", "method=vae"]),
         ("riffusion train experiment=sd15_lora", ["experiment=sd15_lora_12gb", "experiment=sd15_lora_8gb"]),
         ("riffusion train ++mixed_precision=f", ["++mixed_precision=fp16"]),
         ("riffusion train check=t", ["check=true"]),
