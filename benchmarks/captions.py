@@ -22,12 +22,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.report import Row
-from benchmarks.timing import run_in_process
+from benchmarks.timing import run_in_process, run_riffusion
 from data_prep.corpus.corpus import file_stem, write_corpus
 from data_prep.corpus.palette import DRUMS, INSTRUMENTS, PATTERNS, REGISTERS, TEMPI
 from data_prep.corpus.score import Attributes, attributes_of, captions_of, prompt_of
 from riffusion_train.evaluation.classifier import ATTRIBUTES, CaptionClassifier
-from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import write_atomically
 
 WORK = Path("runs/benchmark-captions")
@@ -161,8 +160,6 @@ def _agreement(labels: _Labels, asked: Sequence[Attributes], *, shuffled: bool) 
 
 def _write_dataset(work: Path, scale: _Scale) -> None:
     """Compose the corpus, and prepare it: the unseen combinations are not in the train split, and all are in the test split."""
-    from riffusion_train.cli.main import main
-
     audio, table = work.parent / "audio" if work.parent == WORK else work / "audio", work / "clips.jsonl"
     clips = scale.clips + scale.real_clips
     write_corpus(audio, clips=clips, seed=0, num_workers=1)
@@ -175,23 +172,12 @@ def _write_dataset(work: Path, scale: _Scale) -> None:
     work.mkdir(parents=True, exist_ok=True)
     write_atomically(table, "\n".join(rows) + "\n")
     given = [f"audio={audio}", f"out={work / 'dataset'}", "spectrogram=tiny", "captions=table", f"table={table}"]
-    _succeed(main(["prepare", *given, "num_workers=1"]), "prepare")
+    run_riffusion(["prepare", *given, "num_workers=1"])
 
 
 def _train(arguments: list[str]) -> None:
     given = ["train", *arguments, "validation=none", "tracker=files", "num_threads=1", "resume=auto"]
-    _succeed(run_in_process(functools.partial(_run_command, given)), "train")
-
-
-def _run_command(arguments: list[str]) -> int:
-    from riffusion_train.cli.main import main
-
-    return main(arguments)
-
-
-def _succeed(code: int, verb: str) -> None:
-    if code:
-        raise InputError(f"riffusion {verb} ended with the exit code {code}; the same command continues")
+    run_riffusion(given)
 
 
 def _images_file(trained: Path, *, unseen: bool) -> Path:

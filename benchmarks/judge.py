@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.judge_figures import Measured, draw, figure_rows
 from benchmarks.report import Row
-from benchmarks.timing import run_in_process
+from benchmarks.timing import run_in_process, run_riffusion
 from riffusion_train.audio.codec.image_file import load_image
 from riffusion_train.config.demo import DemoConfig
 from riffusion_train.config.denoising import SchedulerName
@@ -31,7 +31,6 @@ from riffusion_train.evaluation.checkpoints import CheckpointScores
 from riffusion_train.evaluation.classifier import ATTRIBUTES, CaptionClassifier
 from riffusion_train.evaluation.run import CLIPS_DIR, RunScoring
 from riffusion_train.listening.real import grey
-from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import write_json
 
 WORK = Path("runs/benchmark-judge")
@@ -112,7 +111,7 @@ def _write_few(demo: DemoFolder, path: Path) -> Path:
             name = Path(source).with_suffix(suffix).name
             shutil.copyfile(demo.audio / name, audio / name)
     given = [f"audio={audio}", f"out={path / 'dataset'}", "spectrogram=tiny", "validation_ratio=0", "num_workers=0"]
-    _succeed(["prepare", *given])
+    run_riffusion(["prepare", *given])
     return path / "dataset"
 
 
@@ -120,7 +119,7 @@ def _train_vae(dataset: Path, path: Path, steps: int) -> Path:
     """Train a VAE as the demo does, on a few slices only: the demo's own loses too much for a copy to be recognised."""
     given = ["experiment=demo_vae", f"dataset={dataset}", f"run={path}", f"max_train_steps={steps}", "seed=0"]
     if not (path / "final").is_dir():
-        _succeed(["train", *given, "validation=none", "tracker=files", "num_threads=1", "resume=auto"])
+        run_riffusion(["train", *given, "validation=none", "tracker=files", "num_threads=1", "resume=auto"])
     return path
 
 
@@ -131,19 +130,7 @@ def _train(vae: Path, dataset: Path, path: Path, steps: int, seed: int, *options
     given += [f"checkpoints_total_limit={CHECKPOINTS}", f"seed={seed}", "validation=none", "tracker=files"]
     given += [f"train_batch_size={_TRAIN_BATCH_SIZE}", *options]
     if not (path / "final").is_dir():
-        _succeed(["train", *given, "num_threads=1", "resume=auto"])
-
-
-def _succeed(arguments: list[str]) -> None:
-    code = run_in_process(functools.partial(_run_command, arguments))
-    if code:
-        raise InputError(f"riffusion {arguments[0]} ended with the exit code {code}; the same command continues")
-
-
-def _run_command(arguments: list[str]) -> int:
-    from riffusion_train.cli.main import main
-
-    return main(arguments)
+        run_riffusion(["train", *given, "num_threads=1", "resume=auto"])
 
 
 def _scored(demo: DemoFolder, path: Path, seed: int, scale: _Scale, checkpoints: str = "all") -> list[Measured]:

@@ -1,10 +1,13 @@
 """How the benchmarks measure: in alternation, so that a ratio compares neighbours in time, or in a process of its own."""
 
+import functools
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
+
+from riffusion_train.runtime.errors import InputError
 
 _T = TypeVar("_T")
 
@@ -49,3 +52,21 @@ def run_in_process(work: Callable[[], _T]) -> _T:
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
         return pool.submit(work).result()
+
+
+def run_riffusion(arguments: list[str]) -> None:
+    """Run `riffusion ARGUMENTS` in a forked process.
+
+    Raises:
+        InputError: If it ends with another exit code than 0.
+        BrokenProcessPool: If the process died.
+    """
+    code = run_in_process(functools.partial(_run_command, arguments))
+    if code:
+        raise InputError(f"riffusion {arguments[0]} ended with the exit code {code}; the same command continues")
+
+
+def _run_command(arguments: list[str]) -> int:
+    from riffusion_train.cli.main import main
+
+    return main(arguments)
