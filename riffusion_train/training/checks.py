@@ -28,7 +28,7 @@ from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.listening.distances import KERNEL_CLIPS
 from riffusion_train.model.components import Components
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.training.distillation import distillation_problems
+from riffusion_train.training.distillation import check_distillation
 from riffusion_train.training.distribution import fsdp_requested
 from riffusion_train.training.run_folder import Checkpoints, RunFolder, config_values
 
@@ -156,8 +156,7 @@ def _check_distillation(config: TrainConfig) -> None:
         if method.distill_adapters:
             raise InputError("method.distill_adapters=true: is of method=distill; leave it out, or take method=distill")
         return
-    for problem in distillation_problems(method):
-        raise InputError(problem)
+    check_distillation(method)
     if objective.snr_gamma is not None or objective.input_perturbation:
         raise InputError(
             "objective.snr_gamma and objective.input_perturbation: method=distill learns from the model itself and has no use "

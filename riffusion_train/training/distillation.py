@@ -7,7 +7,7 @@ the second with one step of DDIM and with guidance. What the function says there
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.func import functional_call
 from riffusion_train.config.denoising import SchedulerName
 from riffusion_train.config.train import MethodConfig, MethodName
 from riffusion_train.model.components import Components
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.objective import Batch, DiffusionObjective
 
 SAMPLING: Mapping[str, Any] = {
@@ -29,6 +30,9 @@ SAMPLING: Mapping[str, Any] = {
 _SIGMA_DATA = 0.5
 _TIMESTEP_SCALING = 10.0
 """Of the boundary condition, as in diffusers' `LCMScheduler`: at timestep 0 the function is its input."""
+
+_MOST_STEPS = 1000
+"""Timesteps of Stable Diffusion's noise schedule."""
 
 Weights = Mapping[str, Tensor]
 
@@ -142,10 +146,10 @@ def say_distilled(components: Components, config: MethodConfig) -> Components:
         components: The model, or one without its weights.
         config: How it was trained.
     """
-    from diffusers import LCMScheduler
-
     if config.name is not MethodName.distill:
         return components
+    from diffusers import LCMScheduler
+
     scheduler = LCMScheduler.from_config(
         dict(components.scheduler.config),  # type: ignore[attr-defined]
         clip_sample=False,
@@ -154,14 +158,20 @@ def say_distilled(components: Components, config: MethodConfig) -> Components:
     return dataclasses.replace(components, scheduler=scheduler, sampling=SAMPLING)
 
 
-def distillation_problems(config: MethodConfig, num_train_timesteps: int = 1000) -> Iterator[str]:
-    """Yield what is wrong with the `distill_…` keys, a line each."""
+def check_distillation(config: MethodConfig) -> None:
+    """Refuse values of the `distill_…` keys that cannot work.
+
+    Raises:
+        InputError: For the first of them; the message names the key.
+    """
     guidance = config.distill_guidance
     if len(guidance) != 2 or not 1 <= guidance[0] <= guidance[1]:
-        yield f"method.distill_guidance={guidance}: give two strengths from 1 on, the lower first, such as [7,7]"
-    if not 2 <= config.distill_num_steps <= num_train_timesteps:
-        yield f"method.distill_num_steps={config.distill_num_steps}: must be from 2 to {num_train_timesteps}"
+        raise InputError(
+            f"method.distill_guidance={guidance}: give two strengths from 1 on, the lower first, such as [7,7]"
+        )
+    if not 2 <= config.distill_num_steps <= _MOST_STEPS:
+        raise InputError(f"method.distill_num_steps={config.distill_num_steps}: must be from 2 to {_MOST_STEPS}")
     if config.distill_huber_c <= 0:
-        yield f"method.distill_huber_c={config.distill_huber_c}: must be above 0"
+        raise InputError(f"method.distill_huber_c={config.distill_huber_c}: must be above 0")
     if config.train_text_encoder:
-        yield "method.train_text_encoder=true: method=distill trains the UNet alone; leave it out"
+        raise InputError("method.train_text_encoder=true: method=distill trains the UNet alone; leave it out")
