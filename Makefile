@@ -14,7 +14,7 @@ help:
 	@echo "make test    run all tests"
 	@echo "make check   format, lint, types, layers, presets, docs"
 	@echo "make bench   compare with the reference: benchmarks/results/NAME.json   [NAME=codec]"
-	@echo "make docs    regenerate docs/config.md and the tables of docs/codec.md"
+	@echo "make docs    regenerate docs/config.md and the tables of docs/codec.md and docs/evaluation.md"
 	@echo "make js      check the types of the live page's script (needs npx from Node.js)"
 	@echo "make env     create the environment in .venv, which the others use"
 
@@ -31,7 +31,7 @@ demo: env
 	$(BIN)/riffusion demo out="$(OUT)" seed=$(SEED) $(if $(AUDIO),audio_dir="$(AUDIO)") $(if $(BASE),base="$(BASE)")
 
 test: env
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=30
 
 check: env
 	$(BIN)/ruff format --check .
@@ -40,6 +40,7 @@ check: env
 	$(BIN)/lint-imports
 	$(BIN)/python -m riffusion_train.config.reference --check docs/config.md
 	$(BIN)/python -m benchmarks.codec_table --check docs/codec.md
+	$(BIN)/python -m benchmarks.judge_table --check docs/evaluation.md
 	$(BIN)/python -m pytest --quiet tests/unit/config tests/unit/test_code_shape.py
 
 bench: env
@@ -48,6 +49,7 @@ bench: env
 docs: env
 	$(BIN)/python -m riffusion_train.config.reference docs/config.md
 	$(BIN)/python -m benchmarks.codec_table docs/codec.md
+	$(BIN)/python -m benchmarks.judge_table docs/evaluation.md
 
 js:
 	npx --yes --package typescript@5 tsc --project jsconfig.json

@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.captions.captioner import make_captioner
-from data_prep.captions.sidecars import TAG_COLUMNS
-from data_prep.engine.array_jobs import run_part
-from data_prep.engine.ray_cluster import check_ray
-from data_prep.engine.run_tracks import run_tracks
+from data_prep.engine.run_tracks import run_part, run_tracks
+from data_prep.engine.workers import check_ray
 from data_prep.inputs.captioning import (
     add_path_fields,
     captions_need_audio,
@@ -21,13 +19,12 @@ from data_prep.inputs.captioning import (
     review_path,
     write_review,
 )
-from data_prep.inputs.sources import find_sources
+from data_prep.inputs.sources import TAG_COLUMNS, find_sources
 from data_prep.inputs.tracks import Sources
-from data_prep.output.finish import find_complete, finish_dataset, push_dataset
-from data_prep.output.folder import OutputFolder, restore_tracks
+from data_prep.output.finish import find_complete, finish_dataset, push_dataset, restore_tracks
+from data_prep.output.folder import make_run, open_output
 from data_prep.output.page import PageOptions, page_line, write_page
 from data_prep.output.stats import estimate_lines
-from data_prep.run import make_run
 from data_prep.tracks.measuring import parse_attributes
 from data_prep.writers import check_columns
 from riffusion_train.config.prepare import (
@@ -39,12 +36,16 @@ from riffusion_train.config.prepare import (
     check_prepare,
 )
 from riffusion_train.dataset.layout import DatasetFolder, open_dataset_folder, read_stats
-from riffusion_train.runtime.files import refuse_url
+from riffusion_train.dataset.store import open_dataset
+from riffusion_train.runtime.files import is_url, refuse_url
 from riffusion_train.runtime.hub import check_repository
 
 
-def run(config: PrepareConfig, arguments: Sequence[str] = (), endpoint: str | None = None) -> None:
+def run(config: PrepareConfig, arguments: Sequence[str] = (), endpoint: str | None = None) -> bool:
     """Do what the command is asked for: prepare a dataset or a part of it, estimate it, or write the captions to review.
+
+    Returns:
+        Whether the dataset is complete.
 
     Args:
         config: The run's config.
@@ -65,13 +66,15 @@ def run(config: PrepareConfig, arguments: Sequence[str] = (), endpoint: str | No
         check_needs(config)
         run_part(make_run(config, make_sources(config), arguments))
     else:
-        folder = prepare(config, arguments)
+        folder = _prepare(config, arguments)
         if config.push_to_hub is not None:
             print(
                 push_dataset(
                     folder, config.push_to_hub, private=config.private, page=config.push_page, endpoint=endpoint
                 )
             )
+        return True
+    return False
 
 
 def check_needs(config: PrepareConfig) -> None:
@@ -98,20 +101,25 @@ def prepare(config: PrepareConfig, arguments: Sequence[str] = ()) -> DatasetFold
         StoppedError: On SIGINT or SIGTERM; the same command continues.
         OSError: If the disk is full; the same command continues.
     """
+    folder = _prepare(config, arguments)
+    return open_dataset(config.out) if is_url(config.out) else folder
+
+
+def _prepare(config: PrepareConfig, arguments: Sequence[str]) -> DatasetFolder:
     check_prepare(config)
     check_needs(config)
-    this_run = make_run(config, make_sources(config), arguments)
-    output = OutputFolder(this_run.out)
-    complete = find_complete(this_run, output)
-    if complete is not None:
-        return complete
-    with output.locked():
-        output.begin(this_run.parameters)
-        if not config.overwrite and read_stats(this_run.out) is not None:
-            count = restore_tracks(open_dataset_folder(this_run.out), output.store(this_run.key))
-            print(f"{this_run.out} is extended: the slices of {count} tracks are taken as they are")
-        results = run_tracks(this_run, output)
-        return finish_dataset(this_run, results, output)
+    with open_output(config.out) as output:
+        this_run = make_run(config, make_sources(config), arguments)
+        complete = find_complete(this_run, output)
+        if complete is not None:
+            return complete
+        with output.locked():
+            output.begin(this_run.parameters)
+            if not config.overwrite and read_stats(output.folder) is not None:
+                count = restore_tracks(output, this_run.key)
+                print(f"{output.name} is extended: the slices of {count} tracks are taken as they are")
+            results = run_tracks(this_run, output)
+            return finish_dataset(this_run, results, output)
 
 
 def make_sources(config: PrepareConfig) -> Sources:

@@ -15,7 +15,7 @@ from riffusion_train.runtime.errors import InputError
 from riffusion_train.torchaudio_guard import tolerate_broken_extension
 
 if TYPE_CHECKING:
-    from riffusion_train.audio.codec.codec import SpectrogramCodec
+    from riffusion_train.audio.codec import SpectrogramCodec
     from riffusion_train.dataset.spectrograms import load_dataset
     from riffusion_train.evaluation.score import evaluate
     from riffusion_train.model.loading import load_components as load_model
@@ -25,7 +25,7 @@ __all__ = ["InputError", "Sampler", "SpectrogramCodec", "__version__", "evaluate
 
 _SOURCES = {
     "Sampler": ("riffusion_train.sampling.sampler", "Sampler"),
-    "SpectrogramCodec": ("riffusion_train.audio.codec.codec", "SpectrogramCodec"),
+    "SpectrogramCodec": ("riffusion_train.audio.codec", "SpectrogramCodec"),
     "evaluate": ("riffusion_train.evaluation.score", "evaluate"),
     "load_dataset": ("riffusion_train.dataset.spectrograms", "load_dataset"),
     "load_model": ("riffusion_train.model.loading", "load_components"),

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from data_prep.captions.text import clean_captions
-from riffusion_train.audio.io.read import decode_audio, resample
+from riffusion_train.audio.read import decode_audio, resample
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.runtime.errors import InputError, one_line
 from riffusion_train.runtime.files import is_url
@@ -276,11 +277,12 @@ def wav_bytes(path: Path, longest_s: float | None) -> bytes:
     """
     import soundfile
 
-    decoded = decode_audio(path)
-    wav = decoded.wav.mean(axis=0, keepdims=True)  # (1, samples)
+    decoded = decode_audio(path, Path(tempfile.gettempdir()))
+    samples, spare = decoded.samples, 0
     if longest_s is not None:
-        spare = max(0, wav.shape[1] - round(longest_s * decoded.rate_hz))
-        wav = wav[:, spare // 2 : wav.shape[1] - (spare - spare // 2)]
+        spare = max(0, samples.length - round(longest_s * decoded.rate_hz))
+    middle = samples.read(spare // 2, samples.length - (spare - spare // 2))
+    wav = middle.mean(axis=0, keepdims=True)  # (1, samples)
     mono = resample(wav, decoded.rate_hz, _RATE_HZ)[0]
     sink = io.BytesIO()
     soundfile.write(sink, np.clip(mono, -1, 1), _RATE_HZ, format="WAV", subtype="PCM_16")

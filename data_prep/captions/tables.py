@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.captions.text import clean_captions
+from data_prep.captions.text import Value, clean_captions
 from riffusion_train.dataset.layout import COLUMNS, SPLITS
 from riffusion_train.runtime.errors import InputError
 
@@ -30,9 +30,6 @@ MAX_ROW_CHARS = 100_000
 MAX_TABLE_BYTES = 512 * 2**20
 """Largest table, as a file and as text: a small Parquet file can hold gigabytes of repeated text."""
 _BATCH_ROWS = 256
-
-Value = str | int | float | bool | None
-"""A cell of an extra column."""
 
 
 @dataclasses.dataclass(frozen=True)

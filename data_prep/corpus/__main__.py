@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.corpus.corpus import write_corpus, write_music
+from data_prep.corpus import write_corpus, write_music
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT, EXIT_STOPPED, InputError
 
 _NUMBERS = {"clips": 1800, "seed": 0, "num_workers": 2}

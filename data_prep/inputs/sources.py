@@ -1,16 +1,37 @@
-"""Sources: the audio files that a config names, with the captions and columns of tables and sidecars."""
+"""Sources: the audio files that a config names, with the captions and columns of tables, sidecars and tags.
+
+Sidecars are files beside one audio file: `song.txt`, one caption per line, and `song.json`, captions and fields.
+"""
 
 import dataclasses
+import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
-from data_prep.captions.sidecars import read_sidecars
-from data_prep.captions.tables import TABLE_NAMES, ColumnNames, Table, TableRow, parse_table, read_table
-from data_prep.inputs.fetch import PREFIX, dataset_sources
+from data_prep.captions.tables import (
+    CAPTION_COLUMNS,
+    TABLE_NAMES,
+    ColumnNames,
+    Table,
+    TableRow,
+    cell_texts,
+    parse_table,
+    read_table,
+)
+from data_prep.captions.text import Value, clean_caption, clean_captions, parse_sidecar
+from data_prep.inputs.storage import (
+    DATASETS_PREFIX,
+    LocalFolder,
+    Storage,
+    dataset_sources,
+    open_storage,
+    remote_problem,
+)
 from data_prep.inputs.tracks import Rejection, Sources, Track, with_columns
-from data_prep.storage import LocalFolder, Storage, open_storage, remote_problem
 from riffusion_train.config.prepare import CaptionSource, PrepareConfig
+from riffusion_train.dataset.layout import COLUMNS
 from riffusion_train.runtime.errors import InputError, one_line
 from riffusion_train.runtime.files import is_url
 
@@ -21,14 +42,14 @@ def find_sources(config: PrepareConfig) -> Sources:
     Raises:
         InputError: If there is no audio, or the table cannot be used.
     """
-    if config.audio.startswith(PREFIX):
+    if config.audio.startswith(DATASETS_PREFIX):
         return dataset_sources(config.audio, column_names(config))
     storage = open_storage(config.audio, Path(config.out))
-    table = find_table(config, storage)
-    return sidecar_sources(storage) if table is None else table_sources(storage, table)
+    table = _find_table(config, storage)
+    return _sidecar_sources(storage) if table is None else _table_sources(storage, table)
 
 
-def sidecar_sources(storage: Storage) -> Sources:
+def _sidecar_sources(storage: Storage) -> Sources:
     """Find audio files, captioned by `.txt` and `.json` files beside them."""
     names = storage.audio()
     if not names:
@@ -40,7 +61,7 @@ def sidecar_sources(storage: Storage) -> Sources:
             missing = Rejection("file not found", f"{storage.label} names it, and it is not there")
             tracks.append(Track(name, name, name, rejection=missing))
             continue
-        beside = read_sidecars(storage, name)
+        beside = _read_sidecars(storage, name)
         rejection = Rejection("caption unreadable", beside.problem) if beside.problem else None
         lacking = f"{beside.file_name} is empty" if beside.file_name else f"there is no {Path(name).stem}.txt beside it"
         tracks.append(
@@ -56,7 +77,7 @@ def sidecar_sources(storage: Storage) -> Sources:
     return with_columns(sources, [{}] * len(tracks)) if any(track.columns for track in tracks) else sources
 
 
-def table_sources(storage: Storage, table: Table) -> Sources:
+def _table_sources(storage: Storage, table: Table) -> Sources:
     """Find the audio files that a table names, and those in the storage that it does not name."""
     # A table elsewhere may also name files relative to its own folder.
     beside = None if is_url(table.where) else LocalFolder(Path(table.where).parent, Path())
@@ -99,7 +120,7 @@ def column_names(config: PrepareConfig) -> ColumnNames:
     )
 
 
-def find_table(config: PrepareConfig, storage: Storage) -> Table | None:
+def _find_table(config: PrepareConfig, storage: Storage) -> Table | None:
     """Read the table of captions that a config names or that lies in the storage; None if there is none.
 
     Raises:
@@ -165,3 +186,145 @@ def _with_track_ids(tracks: Iterable[Track]) -> list[Track]:
         for track in ordered
         for stem in [stems[track.source]]
     ]
+
+
+class Sidecars(NamedTuple):
+    """Content of the sidecars of one audio file."""
+
+    captions: tuple[str, ...] = ()
+    columns: dict[str, Value] = {}  # noqa: RUF012 - never changed
+    file_name: str | None = None
+    """Name of the first sidecar; None if there is none."""
+    problem: str | None = None
+    """Why it cannot be read; None if it can."""
+
+
+def _read_sidecars(storage: Storage, name: str) -> Sidecars:
+    """Read the sidecars of an audio file: `song.txt` or else `song.wav.txt`, and the same with `.json`.
+
+    A JSON file holds a list of captions, or an object whose `caption`, `captions`, `text`, `prompt` or `description` is a
+    caption or a list of captions; its other values become columns.
+
+    Args:
+        storage: Where the files are.
+        name: Name of the audio file.
+    """
+    captions: list[str] = []
+    columns: dict[str, Value] = {}
+    file_name = None
+    for suffix in (".txt", ".json"):
+        beside = sidecar_of(storage, name, suffix)
+        if beside is None:
+            continue
+        file_name = file_name or PurePosixPath(beside).name
+        try:
+            content = storage.read(beside)
+            if suffix == ".txt":
+                captions += parse_sidecar(beside, content)
+            else:
+                more, columns = _parse_json_sidecar(beside, content)
+                captions += more
+        except (InputError, OSError) as error:
+            return Sidecars(file_name=file_name, problem=one_line(error))
+    return Sidecars(clean_captions(captions), columns, file_name)
+
+
+def sidecar_of(storage: Storage, name: str, suffix: str = ".txt") -> str | None:
+    """Return the name of an audio file's sidecar; None if there is none."""
+    for beside in (str(PurePosixPath(name).with_suffix(suffix)), name + suffix):
+        if storage.locate(beside) is not None:
+            return beside
+    return None
+
+
+def _parse_json_sidecar(where: str, content: bytes) -> tuple[tuple[str, ...], dict[str, Value]]:
+    """Return the captions and the other values of a JSON sidecar.
+
+    Raises:
+        InputError: If it is not JSON, or neither a list nor an object.
+    """
+    try:
+        data = json.loads(content)
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON: {error}") from None
+    if isinstance(data, list):
+        data = {CAPTION_COLUMNS[0]: data}
+    if not isinstance(data, dict):
+        raise InputError(f'{where}: neither a list of captions nor an object; write {{"caption": …}}')
+    caption_key = next((key for key in CAPTION_COLUMNS if data.get(key)), None)
+    captions = clean_captions(cell_texts(data[caption_key])) if caption_key else ()
+    plain = {str(key): _plain(value) for key, value in data.items() if key not in CAPTION_COLUMNS}
+    # A field whose name the dataset itself uses is kept under another name.
+    columns: dict[str, Value] = {
+        f"sidecar_{key}" if key in COLUMNS else key: value for key, value in plain.items() if value is not None
+    }
+    return captions, columns
+
+
+def _plain(value: Any) -> Value:
+    if isinstance(value, list):
+        return clean_caption(", ".join(str(item) for item in value if not isinstance(item, dict | list))) or None
+    if isinstance(value, str):
+        return clean_caption(value) or None
+    return value if isinstance(value, bool | int | float) else None
+
+
+_NAMES: dict[str, tuple[str, ...]] = {
+    "title": ("tit2", "\xa9nam", "title"),
+    "artist": ("tpe1", "\xa9art", "artist", "author"),
+    "album": ("talb", "\xa9alb", "album", "wm/albumtitle"),
+    "genre": ("tcon", "\xa9gen", "genre", "wm/genre"),
+    "bpm": ("tbpm", "tmpo", "bpm", "tempo", "wm/beatsperminute"),
+    "key": ("tkey", "----:com.apple.itunes:initialkey", "key", "initialkey", "wm/initialkey"),
+    "mood": ("tmoo", "mood", "----:com.apple.itunes:mood", "wm/mood"),
+    "date": ("tdrc", "tyer", "\xa9day", "date", "year", "wm/year"),
+    "comment": ("comm", "\xa9cmt", "desc", "comment", "description"),
+}
+"""Our names, and those of the file formats in lower case, in order of preference."""
+TAG_COLUMNS = tuple(_NAMES)
+
+
+def read_tags(path: Path) -> dict[str, str]:
+    """Return the tags of an audio file by our names; empty if it has none, or they cannot be read.
+
+    Tags only serve captions, so damaged tags are not an error: the audio may still be good.
+    """
+    import mutagen
+
+    try:
+        file = mutagen.File(path)
+        raw = dict(file.tags.items()) if file is not None and file.tags is not None else {}
+    except Exception:  # mutagen passes on whatever its parsers raise
+        raw = {}
+    by_key = _lower(raw) or _lower(_container_tags(path))
+    tags = {name: next((by_key[key] for key in keys if by_key.get(key)), "") for name, keys in _NAMES.items()}
+    return {name: text for name, text in tags.items() if text}
+
+
+def _lower(raw: Mapping[str, Any]) -> dict[str, str]:
+    plain: dict[str, str] = {}
+    for name, value in raw.items():
+        # ID3 keys carry a description and a language: COMM:title:eng
+        key = name.lower() if name.startswith("----") else name.lower().split(":")[0]
+        plain.setdefault(key, clean_caption(", ".join(_texts(value))))
+    return plain
+
+
+def _texts(value: Any) -> Iterable[str]:
+    if hasattr(value, "text"):  # an ID3 frame
+        value = getattr(value, "genres", None) or value.text
+    for item in value if isinstance(value, list | tuple) else [value]:
+        plain = getattr(item, "value", item)  # an ASF attribute
+        yield plain.decode(errors="replace") if isinstance(plain, bytes) else str(plain)
+
+
+def _container_tags(path: Path) -> dict[str, str]:
+    """Return the tags that FFmpeg reads from a container that mutagen does not know, such as Matroska."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            streams = container.streams.audio
+            return dict(container.metadata) | (dict(streams[0].metadata) if streams else {})
+    except (av.FFmpegError, ValueError, OSError, UnicodeDecodeError):
+        return {}

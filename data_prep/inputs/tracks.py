@@ -5,8 +5,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
-from data_prep.captions.tables import Value, as_type, column_type
-from data_prep.captions.text import one_line_caption
+from data_prep.captions.tables import as_type, column_type
+from data_prep.captions.text import Value, one_line_caption
 
 
 @dataclasses.dataclass(frozen=True)

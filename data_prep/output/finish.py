@@ -1,34 +1,48 @@
 """From the results of all tracks to the finished dataset: captions, filters, splits, shards, statistics, card."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from data_prep.captions.captioner import make_captioner
-from data_prep.captions.heard import Heard, HeardFile
-from data_prep.inputs.asking import ask_captioner
-from data_prep.inputs.caption_check import check_sources
-from data_prep.inputs.captioning import LISTENING, captions_need_audio, finish_captions
+from data_prep.captions.listening import Heard, HeardFile
+from data_prep.inputs.captioning import (
+    CAPTIONER_FAILED,
+    CHECK_WARNINGS,
+    LISTENING,
+    ask_captioner,
+    captions_need_audio,
+    check_sources,
+    finish_captions,
+)
 from data_prep.inputs.tracks import Track, with_columns
-from data_prep.output.card import card_text
-from data_prep.output.filters import PreparedTrack, apply_filters, likeness_keys
-from data_prep.output.folder import CAPTIONER_DIR, PICTURES_DIR, OutputFolder
+from data_prep.output.folder import CAPTIONER_DIR, PICTURES_DIR, OutputFolder, PrepareRun
 from data_prep.output.page import PageOptions, is_current, page_line, write_page
-from data_prep.output.splits import SplitMember, assign_splits, choose_slices, used_splits, with_chosen
-from data_prep.output.stats import TEMPO, counts_text, report_lines, summarise
-from data_prep.run import PrepareRun
-from data_prep.tracks.track_store import TrackResult, TrackStore
-from data_prep.writers import check_columns, make_writer
-from data_prep.writers.shards import Row, Shard
+from data_prep.output.selection import (
+    PreparedTrack,
+    SplitMember,
+    apply_filters,
+    assign_splits,
+    choose_slices,
+    likeness_keys,
+    used_splits,
+    with_chosen,
+)
+from data_prep.output.stats import TEMPO, card_text, counts_text, report_lines, summarise
+from data_prep.tracks.track_store import Slice, TrackResult, TrackStore
+from data_prep.writers import check_columns, make_writer, read_rows
+from data_prep.writers.formats import Row, Shard
 from riffusion_train.audio.plots import contact_sheet, histogram_image
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.config.spectrogram import write_spectrogram
 from riffusion_train.dataset import layout
-from riffusion_train.dataset.layout import PAGE_DIR, PAGE_FILE, SHARD_DIR, DatasetFolder, open_dataset_folder
+from riffusion_train.dataset.layout import PAGE_DIR, PAGE_FILE, SHARD_DIR, DatasetFolder
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import write_atomically, write_json
+from riffusion_train.runtime.files import is_url, write_atomically, write_json
 from riffusion_train.runtime.hub import push
 
 _NUM_EXAMPLES = 12
@@ -47,8 +61,8 @@ def find_complete(run: PrepareRun, output: OutputFolder) -> DatasetFolder | None
     if output.work.is_dir():  # the last run was killed after it had moved everything into place
         with output.locked():
             output.clear()
-    folder = open_dataset_folder(output.folder)
-    print(f"{output.folder} is complete: {counts_text(folder.stats['totals'])}; nothing to do")
+    folder = output.dataset()
+    print(f"{output.name} is complete: {counts_text(folder.stats['totals'])}; nothing to do")
     _update_page(folder, run.config)
     return folder
 
@@ -81,8 +95,8 @@ def finish_dataset(run: PrepareRun, results: Sequence[TrackResult], output: Outp
         raise InputError(_no_usable_track(run.sources.tracks, results))
     assemble(run, results, output)
     output.finish()
-    folder = open_dataset_folder(output.folder)
-    print("\n".join(report_lines(folder)))
+    folder = output.dataset()
+    print("\n".join(report_lines(folder, output.name)))
     _update_page(folder, run.config)
     return folder
 
@@ -96,7 +110,10 @@ def _ask_captioner(run: PrepareRun, results: Sequence[TrackResult], output: Outp
         return run
     file_hashes = ["" if result.reason is not None else result.file_hash for result in results]
     captioner = make_captioner(run.config)
-    sources, failed = ask_captioner(run.sources, file_hashes, captioner, output.folder / CAPTIONER_DIR)
+    try:
+        sources, failed = ask_captioner(run.sources, file_hashes, captioner, output.folder / CAPTIONER_DIR)
+    finally:
+        output.keep_answers()
     digest = f"{run.digest}, {failed} without the captioner's captions" if failed else run.digest
     return dataclasses.replace(run, sources=sources, digest=digest)
 
@@ -104,7 +121,10 @@ def _ask_captioner(run: PrepareRun, results: Sequence[TrackResult], output: Outp
 def _update_page(folder: DatasetFolder, config: PrepareConfig) -> None:
     """Write the dataset page if the config asks for one and it is not there yet."""
     options = PageOptions.from_config(config)
-    if not config.page:
+    if is_url(config.out):
+        if config.page:
+            print("  no page: it opens from a disk; fetch the dataset, and run riffusion prepare page out=FOLDER")
+    elif not config.page:
         shutil.rmtree(folder.path / PAGE_DIR, ignore_errors=True)
         (folder.path / PAGE_FILE).unlink(missing_ok=True)
     elif not is_current(folder, options):
@@ -161,8 +181,7 @@ def assemble(run: PrepareRun, results: Sequence[TrackResult], output: OutputFold
     shards = _write_shards(run, included, split_of, chosen, output)
     # What was cut and is not, or not completely, in the dataset: extending it later need not cut it again.
     left_out = {result.file_hash for result in results} - {pair.result.file_hash for pair in complete} - {""}
-    for file_hash in sorted(left_out):
-        store.share(file_hash, output.left_out(run.key))
+    output.keep_left_out(run.key, sorted(left_out))
     stats = {
         "schema_version": layout.SCHEMA_VERSION,
         **summarise(included, results, split_of, shards),
@@ -206,14 +225,15 @@ def _write_shards(
     shards: list[Shard] = []
     for split in used_splits(split_of.values()):
         in_split = [pair for pair in included if split_of[pair.track.track_id] == split]
-        writer = make_writer(run.config, output.assembled / SHARD_DIR, split, schema)
+        writer = make_writer(run.config, output.assembled / SHARD_DIR, split, schema, output.keep_shard)
         shards += writer.write(_rows(in_split, chosen, store))
     return shards
 
 
 def _rows(tracks: Sequence[PreparedTrack], chosen: Mapping[str, frozenset[int]], store: TrackStore) -> Iterator[Row]:
     """Yield a row for each slice; of a track in `chosen` only the slices with these numbers."""
-    for track, result in tracks:
+    all_slices = store.slices_of(result.file_hash for _, result in tracks)
+    for (track, result), slices in zip(tracks, all_slices, strict=True):
         shared = {
             layout.CAPTION: list(track.captions),
             layout.TRACK_ID: track.track_id,
@@ -222,7 +242,7 @@ def _rows(tracks: Sequence[PreparedTrack], chosen: Mapping[str, frozenset[int]],
             **track.columns,
         }
         numbers = chosen.get(track.track_id)
-        for number, item in enumerate(store.read_slices(result.file_hash)):
+        for number, item in enumerate(slices):
             if numbers is not None and number not in numbers:
                 continue
             own = {layout.CAPTION: list(track.slice_captions[number])} if track.slice_captions else {}
@@ -273,3 +293,58 @@ def _write_card_images(
             charts.append(f"{name}.png")
             write_atomically(folder / charts[-1], histogram_image(title, unit, **histograms[name]))
     return charts
+
+
+_RESULT_FIELDS = {field.name for field in dataclasses.fields(TrackResult)}
+_FILTER_WARNINGS = ("misnamed", "clipped", CAPTIONER_FAILED, *CHECK_WARNINGS)
+"""Warnings that are added again once all tracks are known."""
+
+
+def restore_tracks(output: OutputFolder, key: str) -> int:
+    """Fill the track store of a finished dataset, as if its tracks had just been cut, so that it can be extended.
+
+    Args:
+        output: The dataset, which was made with the same parameters.
+        key: Their key.
+
+    Returns:
+        The number of tracks with slices.
+    """
+    dataset, store = output.dataset(), output.store(key)
+    results = _results_of(dataset.path / layout.MANIFEST_FILE)
+    for result in results.values():
+        if result.origin:
+            store.write_origin(result.origin, result.file_hash)
+    count = 0
+    left_out = output.cut_before(key)
+    for file_hash in left_out.file_hashes():
+        left_out.share(file_hash, store)
+        count += bool(getattr(left_out.read(file_hash), "slices", 0))
+    rows = (row for split in layout.SPLITS for row in read_rows(dataset, split, output.opened))
+    for track_id, own_rows in itertools.groupby(rows, key=lambda row: str(row[layout.TRACK_ID])):
+        slices = [
+            Slice(row[layout.IMAGE]["bytes"], row[layout.START_S], row[layout.DURATION_S], row[layout.MAX_VALUE])
+            for row in own_rows
+        ]
+        known = results.get(track_id)
+        if known is None or known.reason is not None or known.slices != len(slices):
+            continue  # some of its slices were left out, for example by balancing, so it is in `left_out`
+        if store.read(known.file_hash) is None:
+            store.write(dataclasses.replace(known, origin=None), slices)
+        count += 1
+    return count
+
+
+def _results_of(manifest: Path) -> dict[str, TrackResult]:
+    """Return the results in a manifest by track id, as they were before the filters."""
+    results = {}
+    with manifest.open(encoding="utf-8") as lines:
+        for entry in map(json.loads, lines):
+            if "file_hash" not in entry:
+                continue  # from a version that did not record it: the track is cut again
+            result = TrackResult(**{name: value for name, value in entry.items() if name in _RESULT_FIELDS})
+            warnings = {name: text for name, text in result.warnings.items() if name not in _FILTER_WARNINGS}
+            results[entry["track_id"]] = dataclasses.replace(
+                result, warnings=warnings, file_hash=result.file_hash or ""
+            )
+    return results

@@ -17,22 +17,19 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from data_prep.inputs.fetch import is_local
+from data_prep.inputs.storage import Storage, is_local, open_storage
 from data_prep.output.page_data import MAX_TRACKS, ShownSlice, choose_slices, describe_dataset, thinned
-from data_prep.storage import Storage, open_storage
 from data_prep.tracks.track_worker import one_thread
-from data_prep.writers.chosen import read_images
-from riffusion_train.audio.io.read import decode_audio
-from riffusion_train.audio.io.write import write_audio
+from data_prep.writers import read_images
+from riffusion_train.audio.read import decode_audio
+from riffusion_train.audio.write import write_audio
 from riffusion_train.config.prepare import PageConfig, PrepareConfig
 from riffusion_train.config.spectrogram import to_data
 from riffusion_train.dataset.layout import PAGE_DIR, PAGE_FILE, DatasetFolder
 from riffusion_train.runtime.errors import InputError, StoppedError
-from riffusion_train.runtime.files import remove_partials, write_atomically, write_json
-from riffusion_train.runtime.pages import static_page
-from riffusion_train.runtime.progress import ProgressReport
+from riffusion_train.runtime.files import remove_partials, static_page, write_atomically, write_json
+from riffusion_train.runtime.progress import ProgressReport, StopRequest
 from riffusion_train.runtime.provenance import usable_cores
-from riffusion_train.runtime.signals import StopRequest
 
 SCRIPTS = ("elements.js", "charts.js", "sound.js", "captions.js", "main.js")
 """The parts of the page's script, in order; they share one scope."""
@@ -157,7 +154,7 @@ class _Media:
         self._folder, self._tracks, self._options = folder, tracks, options
         self._dir = folder.path / PAGE_DIR
         self._storage = _storage_of(folder) if options.audio else None
-        from riffusion_train.audio.codec.codec import make_codec
+        from riffusion_train.audio.codec import make_codec
 
         self._codec = make_codec(folder.spectrogram)
         self._salt = json.dumps([_VERSION, _QUALITY, _COMPRESSION, _IMAGE_QUALITY, to_data(folder.spectrogram)])
@@ -253,11 +250,11 @@ class _Media:
             for item in items
         ]
         if not all((self._dir / name).is_file() for name in names):
-            decoded = decode_audio(Path(locator))
-            wav = decoded.wav[:2] * 10 ** ((track["gain_db"] or 0) / 20)
+            decoded = decode_audio(Path(locator), self._dir)
+            gain = 10 ** ((track["gain_db"] or 0) / 20)
             for item, name in zip(items, names, strict=True):
                 first, last = (round(at_s * decoded.rate_hz) for at_s in (item.start_s, item.start_s + item.duration_s))
-                self._write_sound(name, wav[:, first:last], decoded.rate_hz)
+                self._write_sound(name, decoded.samples.read(first, last)[:2] * gain, decoded.rate_hz)
         return {(item.track, round(item.start_s, 3)): name for item, name in zip(items, names, strict=True)}
 
 

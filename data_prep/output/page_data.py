@@ -5,11 +5,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from data_prep.captions.heard import Heard
-from data_prep.captions.listening import heard_tags
-from data_prep.captions.tables import Value
-from data_prep.tracks.fingerprint import from_text, similar_pairs
-from data_prep.writers.chosen import read_columns
+from data_prep.captions.listening import Heard, heard_tags
+from data_prep.captions.text import Value
+from data_prep.tracks.measuring import from_text, similar_pairs
+from data_prep.writers import read_columns
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.dataset.layout import (
     CAPTION,

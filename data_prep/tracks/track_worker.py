@@ -4,10 +4,11 @@ import contextlib
 import dataclasses
 import enum
 import errno
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,32 +16,51 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from data_prep.captions.sidecars import read_tags
-from data_prep.inputs.fetch import open_input, origin_of
-from data_prep.tracks.fingerprint import fingerprint_words, to_text
-from data_prep.tracks.hearing import ATTRIBUTES, MEASURED_S, TrackListener
-from data_prep.tracks.measuring import EVIDENCE, measure, parse_attributes, pcm_hash
-from data_prep.tracks.track_store import Slice, TrackResult, TrackStore
+from data_prep.inputs.sources import read_tags
+from data_prep.inputs.storage import open_input, origin_of
+from data_prep.tracks.measuring import (
+    EVIDENCE,
+    FINGERPRINTED_S,
+    HEARD_ATTRIBUTES,
+    MEASURED_S,
+    TrackListener,
+    fingerprint_words,
+    measure,
+    parse_attributes,
+    pcm_hash,
+    to_text,
+)
+from data_prep.tracks.track_store import Slice, SliceSpool, TrackResult, TrackStore
 from data_prep.tracks.windows import (
     Window,
     aligned_windows,
-    find_beats,
+    find_beats_of,
     fixed_windows,
     overlap_back,
     random_windows,
     sounding_stretches,
     spread,
 )
-from riffusion_train.audio.io.clipping import clipped_share, find_extremes
-from riffusion_train.audio.io.loudness import gain_db, measure_lufs, rms_dbfs
-from riffusion_train.audio.io.read import decode_audio, decoding_problems, resample
+from riffusion_train.audio.loudness import (
+    GRID_S,
+    gain_of_extremes,
+    rms_dbfs,
+    stream_clipped_share,
+    stream_extremes,
+    stream_lufs,
+)
+from riffusion_train.audio.read import DecodedAudio, Samples, decode_audio, decoding_problems, resample_blocks
 from riffusion_train.config.prepare import CaptionSource, Duplicates, PrepareConfig, Tail, Windows
 from riffusion_train.config.spectrogram import Channels, SpectrogramConfig, to_data
 from riffusion_train.listening.attributes import LONGEST_S
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.runtime.progress import report_share
 
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 """Errors of the disk that is written to. They are not the fault of a track, so they end the run."""
+_METERED_S = 300 * GRID_S
+_REPORTED_WINDOWS = 100
+"""Progress inside a track is reported so often: every ten minutes of sound, or so."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,14 +158,14 @@ class TrackWorker:
         self, cut: CutParameters, store: TrackStore, to_hear: Collection[str] = (), *, checks: bool = False
     ) -> None:
         # Imported here, so that only workers load torch.
-        from riffusion_train.audio.codec.codec import make_codec
-        from riffusion_train.audio.codec.image_file import png_bytes
+        from riffusion_train.audio.codec import make_codec
+        from riffusion_train.audio.image_file import png_bytes
 
         self._codec, self._png_bytes = make_codec(cut.spectrogram), png_bytes
         self._cut = cut
         self._store = store
         self._to_hear = to_hear
-        self._heard_attributes = (*ATTRIBUTES, EVIDENCE) if checks else ATTRIBUTES
+        self._heard_attributes = (*HEARD_ATTRIBUTES, EVIDENCE) if checks else HEARD_ATTRIBUTES
         self._listener: TrackListener | None = None
 
     def __call__(self, locator: str) -> TrackResult:
@@ -202,17 +222,17 @@ class TrackWorker:
         self._store.write(result, slices)
         return result
 
-    def _cut_track(self, path: Path, result: TrackResult, hears: bool) -> tuple[TrackResult, list[Slice]]:
+    def _cut_track(self, path: Path, result: TrackResult, hears: bool) -> tuple[TrackResult, Iterable[Slice]]:
         """Decode, measure, cut and, if asked to, hear a file. Returns the completed result, and the slices in order."""
         try:
-            decoded = decode_audio(path)
+            decoded = decode_audio(path, self._store.scratch)
         except InputError as error:
             detail = " ".join(str(error).removeprefix(f"{path}: ").split())
             return dataclasses.replace(result, reason="unreadable", detail=detail), []
-        wav, rate_hz = decoded.wav, decoded.rate_hz  # (channels, samples)
-        if wav.shape[1] == 0:
+        samples, rate_hz = decoded.samples, decoded.rate_hz
+        if samples.length == 0:
             return dataclasses.replace(result, reason="no samples", detail="it has a head and no audio samples"), []
-        extremes = find_extremes(wav)
+        extremes = stream_extremes(samples.blocks())
         if not extremes.finite:
             detail = "it holds samples that are not numbers"
             return dataclasses.replace(result, reason="not numbers", detail=detail), []
@@ -220,54 +240,73 @@ class TrackWorker:
             result,
             duration_s=decoded.duration_s,
             rate_hz=rate_hz,
-            channels=int(wav.shape[0]),
+            channels=samples.channels,
             container=decoded.container,
             warnings=decoding_problems(decoded),
-            pcm_hash=pcm_hash(wav, rate_hz),
-            clipped_share=clipped_share(wav, extremes),
+            pcm_hash=pcm_hash(samples, rate_hz),
+            clipped_share=stream_clipped_share(samples.blocks(), extremes),
         )
         if extremes.silent:
             return dataclasses.replace(result, reason="silent", detail="every sample is zero"), []
-        if self._cut.remove_dc:
-            wav = wav - wav.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+        offset = _offset(samples) if self._cut.remove_dc else np.float32(0)
         if self._cut.acoustic:
-            result = dataclasses.replace(result, acoustic=to_text(fingerprint_words(wav, rate_hz)))
-        wav, problem = mix_or_choose(self._cut.spectrogram.channels, wav)
+            beginning = samples.read(0, round(FINGERPRINTED_S * rate_hz)) - offset
+            result = dataclasses.replace(result, acoustic=to_text(fingerprint_words(beginning, rate_hz)))
+        mixed, problem = self._mixed(decoded, offset)
         if problem is not None:
             result = dataclasses.replace(result, warnings=result.warnings | {"channels cancel": problem})
-        wav = resample(wav, rate_hz, self._codec.rate_hz)
+        del decoded, samples  # the sound as the images hold it is all that is needed from here on
+        return self._cut_mixed(path, result, mixed, hears)
+
+    def _mixed(self, decoded: DecodedAudio, offset: Any) -> tuple[Samples, str | None]:
+        """Return a sound with the codec's channels and rate, and what is wrong with its mix; None if nothing is."""
+        samples, rate_hz = decoded.samples, self._codec.rate_hz
+        blocks = functools.partial(_without_offset, samples, offset)
+        mix, problem = choose_mix(self._cut.spectrogram.channels, blocks(), samples.channels)
+        channels = mix(samples.read(0, 1)).shape[0]
+        mixed = Samples(channels, -(-samples.length * rate_hz // decoded.rate_hz) + 1, self._store.scratch)
+        for block in resample_blocks(map(mix, blocks()), channels, decoded.rate_hz, rate_hz):
+            mixed.append(block)
+        return mixed, problem
+
+    def _cut_mixed(
+        self, path: Path, result: TrackResult, mixed: Samples, hears: bool
+    ) -> tuple[TrackResult, Iterable[Slice]]:
+        """Measure, cut and, if asked to, hear a sound of the codec's channels and rate; see `_cut_track`."""
         # Loudness is measured on the whole track, so that no quiet passage is blown up, and with the codec's channels and
         # rate, since that is what the model hears.
-        lufs = measure_lufs(wav, self._codec.rate_hz)
-        gain = gain_db(wav, lufs, self._cut.target_lufs, self._cut.peak_ceiling_dbfs)
+        rate_hz = self._codec.rate_hz
+        lufs = stream_lufs(mixed.blocks(round(_METERED_S * rate_hz)), mixed.channels, rate_hz)
+        extremes = stream_extremes(mixed.blocks())
+        gain = gain_of_extremes(extremes, lufs, self._cut.target_lufs, self._cut.peak_ceiling_dbfs)
         result = dataclasses.replace(result, lufs=lufs, gain_db=gain)
         if self._cut.tags:
             result = dataclasses.replace(result, tags=read_tags(path))
         attributes = {*self._cut.measure, *(self._heard_attributes if hears else ())}
         measured_s = LONGEST_S if self._cut.measure or EVIDENCE in attributes else MEASURED_S
-        measured = measure(wav, self._codec.rate_hz, lufs, attributes, measured_s)
+        spare = max(0, mixed.length - round(measured_s * rate_hz))
+        middle = mixed.read(spare // 2, mixed.length - (spare - spare // 2))
+        measured = measure(middle, rate_hz, lufs, attributes, measured_s)
         result = dataclasses.replace(result, measured=measured.columns(self._cut.measure))
-        wav *= np.float32(10 ** (gain / 20))
-        slices, silent = self._encode_windows(wav, result.file_hash)
+        mixed.scale(np.float32(10 ** (gain / 20)))
+        slices, silent = self._encode_windows(mixed, result.file_hash)
         if hears and slices:
             self._listener = self._listener or TrackListener(self._cut.listen_patches)
-            times_s = [(item.start_s, item.duration_s) for item in slices]
-            heard = self._listener.hear(wav, self._codec.rate_hz, measured, lufs, gain, times_s)
+            heard = self._listener.hear(mixed, rate_hz, measured, lufs, gain, slices.times_s)
             result = dataclasses.replace(result, heard=heard.as_data())
-        result = dataclasses.replace(
-            result, slices=len(slices), slices_s=float(sum(item.duration_s for item in slices)), silent_slices=silent
-        )
+        slices_s = float(sum(duration_s for _, duration_s in slices.times_s))
+        result = dataclasses.replace(result, slices=len(slices), slices_s=slices_s, silent_slices=silent)
         return (result, slices) if slices else (self._reject_without_slices(result), [])
 
-    def _windows(self, wav: npt.NDArray[np.float32], file_hash: str) -> list[Window]:
+    def _windows(self, samples: Samples, file_hash: str) -> list[Window]:
         """Return the windows of a track in order."""
         cut, clip, rate_hz = self._cut, self._codec.clip_samples, self._codec.rate_hz
         shortest = min(clip, round(cut.shortest_s * rate_hz))
         stride = max(1, round(cut.stride_s * rate_hz))
-        stretches = [Window(0, wav.shape[1])]
+        stretches = [Window(0, samples.length)]
         if cut.skip_silence:
-            stretches = sounding_stretches(wav, rate_hz, cut.silence_dbfs)
-        points = [] if cut.windows is Windows.fixed else find_beats(wav, rate_hz, cut.windows is Windows.bars)
+            stretches = sounding_stretches(samples, rate_hz, cut.silence_dbfs)
+        points = [] if cut.windows is Windows.fixed else find_beats_of(samples, rate_hz, cut.windows is Windows.bars)
         windows: list[Window] = []
         for start, length in stretches:
             if cut.windows is not Windows.fixed:
@@ -278,15 +317,18 @@ class TrackWorker:
             if cut.tail is Tail.overlap and cut.windows is Windows.fixed:
                 laid = overlap_back(laid, length, clip)
             windows += [Window(start + window.start, window.length) for window in laid]
-        crops = random_windows(wav.shape[1], clip, cut.random_crops, f"{cut.seed} {file_hash}")
+        crops = random_windows(samples.length, clip, cut.random_crops, f"{cut.seed} {file_hash}")
         return spread(sorted({*windows, *crops}), cut.most_slices)
 
-    def _encode_windows(self, wav: npt.NDArray[np.float32], file_hash: str) -> tuple[list[Slice], int]:
+    def _encode_windows(self, samples: Samples, file_hash: str) -> tuple[SliceSpool, int]:
         """Encode every window that is not silent. Returns the slices and the number of silent windows."""
         clip, rate_hz = self._codec.clip_samples, self._codec.rate_hz
-        slices, silent = [], 0
-        for start, length in self._windows(wav, file_hash):
-            window = wav[:, start : start + length]
+        slices, silent = SliceSpool(self._store.scratch), 0
+        windows = self._windows(samples, file_hash)
+        for number, (start, length) in enumerate(windows):
+            if number % _REPORTED_WINDOWS == _REPORTED_WINDOWS - 1:
+                report_share(number / len(windows))
+            window = samples.read(start, start + length)
             if rms_dbfs(window) < self._cut.silence_dbfs:
                 silent += 1
                 continue
@@ -352,28 +394,47 @@ _THINNED_DB, _CANCELLED_DB = 9.0, 40.0
 """Losses of a mix, beyond that of channels that have nothing in common, from which it is warned of, and not used."""
 
 
-def mix_or_choose(channels: Channels, wav: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], str | None]:
-    """Return a sound with the channels of the images, and what is wrong with its mix; None if nothing is.
+def choose_mix(
+    channels: Channels, blocks: Iterable[npt.NDArray[np.float32]], num_channels: int
+) -> tuple[Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]], str | None]:
+    """Return what mixes a block of a sound to the channels of the images, and what is wrong with the mix; None if nothing is.
 
     Channels of opposite phase, which a wrongly wired cable makes, cancel in a mono mix. One of them alone is the sound then.
 
     Args:
         channels: Channels of the images.
-        wav: Sound, shape (channels, samples).
+        blocks: The sound, (channels, samples) each; looked at only if it is mixed.
+        num_channels: Its number of channels.
     """
-    mixed = mix_channels(channels, wav)
-    if mixed.shape[0] == wav.shape[0]:
-        return mixed, None
-    energies = [float(np.dot(channel, channel)) for channel in wav]
+    mix = functools.partial(mix_channels, channels)
+    if mix(np.zeros((num_channels, 1), np.float32)).shape[0] == num_channels:
+        return mix, None
+    energies, mixed_energy = np.zeros(num_channels), 0.0
+    for block in blocks:
+        energies += [float(np.dot(channel, channel)) for channel in block]
+        mixed = mix(block)[0]
+        mixed_energy += float(np.dot(mixed, mixed))
     # n channels with nothing in common have n times the energy of their mean, which is no loss.
-    expected = sum(energies) / len(energies) ** 2
-    lost_db = 10 * math.log10(max(expected, 1e-30) / max(float(np.dot(mixed[0], mixed[0])), 1e-30))
+    expected = float(energies.sum()) / num_channels**2
+    lost_db = 10 * math.log10(max(expected, 1e-30) / max(mixed_energy, 1e-30))
     if lost_db < _THINNED_DB:
-        return mixed, None
+        return mix, None
     fix = "invert one channel, or use spectrogram=hifi_stereo"
     if lost_db < _CANCELLED_DB:
-        return mixed, f"its channels largely cancel each other in the mono mix; {fix}"
+        return mix, f"its channels largely cancel each other in the mono mix; {fix}"
     loudest = int(np.argmax(energies))
-    return wav[
-        [loudest]
-    ], f"its channels cancel each other in a mono mix, so channel {loudest + 1} alone is used; {fix}"
+    return (
+        lambda block: block[[loudest]],
+        f"its channels cancel each other in a mono mix, so channel {loudest + 1} alone is used; {fix}",
+    )
+
+
+def _offset(samples: Samples) -> npt.NDArray[np.float32]:
+    """Return the mean of each channel, (channels, 1)."""
+    sums = [block.sum(axis=1, keepdims=True, dtype=np.float64) for block in samples.blocks()]
+    return (np.sum(sums, axis=0) / samples.length).astype(np.float32)
+
+
+def _without_offset(samples: Samples, offset: Any) -> Iterator[npt.NDArray[np.float32]]:
+    for block in samples.blocks():
+        yield block - offset if np.any(offset) else block

@@ -1,15 +1,21 @@
 """Where the windows of a track lie: at a fixed stride, on beats and bars, between silences, or at random."""
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from riffusion_train.audio.read import Samples
+
 _FRAME_S = 0.05
+_FRAMES_AT_ONCE = 1200
 _PAUSE_S = 0.5
 """Shorter silences do not split a stretch of sound."""
+_WHOLE_S, _PIECE_S = 600.0, 300.0
+"""Longest track whose beats are found at once, and pieces of longer ones."""
 _BEAT_RATE_HZ = 22050
 _BEAT_HOP_LENGTH = 512
 BEATS_PER_BAR = 4
@@ -93,26 +99,45 @@ def spread(windows: Sequence[Window], most: int | None) -> list[Window]:
     return [windows[index * len(windows) // most] for index in range(most)]
 
 
-def sounding_stretches(wav: npt.NDArray[np.float32], rate_hz: int, silence_dbfs: float) -> list[Window]:
+def sounding_stretches(samples: Samples, rate_hz: int, silence_dbfs: float) -> list[Window]:
     """Return the stretches of a track between silences of half a second and more.
 
     Args:
-        wav: Sound, shape (channels, samples).
+        samples: Sound.
         rate_hz: Its sample rate.
         silence_dbfs: RMS level below which a frame of 0.05 s is silent.
     """
     frame = max(1, round(rate_hz * _FRAME_S))
-    count = -(-wav.shape[1] // frame)
-    padded = np.pad(wav, ((0, 0), (0, count * frame - wav.shape[1])))
-    power = np.square(padded, dtype=np.float64).mean(axis=0).reshape(count, frame).mean(axis=1)
-    loud = np.flatnonzero(power >= 10 ** (silence_dbfs / 10))
+    levels = []
+    for wav in samples.blocks(frame * _FRAMES_AT_ONCE):
+        count = -(-wav.shape[1] // frame)
+        padded = np.pad(wav, ((0, 0), (0, count * frame - wav.shape[1])))
+        levels.append(np.square(padded, dtype=np.float64).mean(axis=0).reshape(count, frame).mean(axis=1))
+    loud = np.flatnonzero(np.concatenate(levels) >= 10 ** (silence_dbfs / 10))
     if not len(loud):
         return []
     # A stretch ends at a gap of more than a pause between two loud frames.
     breaks = np.flatnonzero(np.diff(loud) > round(_PAUSE_S / _FRAME_S))
     firsts, lasts = loud[np.r_[0, breaks + 1]], loud[np.r_[breaks, len(loud) - 1]]
-    ends = np.minimum((lasts + 1) * frame, wav.shape[1])
+    ends = np.minimum((lasts + 1) * frame, samples.length)
     return [Window(int(start), int(end - start)) for start, end in zip(firsts * frame, ends, strict=True)]
+
+
+def find_beats_of(samples: Samples, rate_hz: int, bars: bool = False) -> list[int]:
+    """Return the starts of the beats of a track in samples.
+
+    Of a track of more than ten minutes, they are found in equal pieces of at most five: the search needs 30 times the memory of
+    its sound, and the tempo of an hour is not one. Arguments as of `find_beats`.
+    """
+    if samples.length <= _WHOLE_S * rate_hz:
+        return find_beats(samples.whole(), rate_hz, bars)
+    pieces = -(-samples.length // round(_PIECE_S * rate_hz))
+    edges = [samples.length * number // pieces for number in range(pieces + 1)]
+    return [
+        start + beat
+        for start, stop in itertools.pairwise(edges)
+        for beat in find_beats(samples.read(start, stop), rate_hz, bars)
+    ]
 
 
 def find_beats(wav: npt.NDArray[np.float32], rate_hz: int, bars: bool = False) -> list[int]:

@@ -1,16 +1,30 @@
-"""Writers of a dataset's rows: Parquet shards, a folder of images, or WebDataset shards; reading and checking the rows."""
+"""Writers of a dataset's rows; reading a finished dataset, with all of its images or a few; and checking the rows."""
 
+import contextlib
 import io
+import json
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from data_prep.writers.folder import OWN_COLUMNS, FolderWriter, caption_problems, digest_folder, read_folder
-from data_prep.writers.parquet import ParquetWriter, read_parquet
-from data_prep.writers.shards import Row, SplitWriter, digest_file
-from data_prep.writers.webdataset import TarWriter, read_tar
+from data_prep.writers.formats import (
+    FILE_NAME,
+    OWN_COLUMNS,
+    FolderWriter,
+    ParquetWriter,
+    Row,
+    SplitWriter,
+    TarWriter,
+    caption_problems,
+    digest_file,
+    digest_folder,
+    read_folder,
+    read_parquet,
+    read_tar,
+)
 from riffusion_train.config.prepare import PrepareConfig, Writer
 from riffusion_train.dataset.layout import IMAGE, SHARD_DIR, SOURCE, START_S, DatasetFolder, open_dataset_folder
 from riffusion_train.runtime.errors import InputError
@@ -24,7 +38,9 @@ _READERS: dict[Writer, Callable[[Path], Iterator[Row]]] = {
 }
 
 
-def make_writer(config: PrepareConfig, folder: Path, split: str, schema: pa.Schema) -> SplitWriter:
+def make_writer(
+    config: PrepareConfig, folder: Path, split: str, schema: pa.Schema, done: Callable[[Path], None]
+) -> SplitWriter:
     """Build the writer of one split.
 
     Args:
@@ -32,15 +48,16 @@ def make_writer(config: PrepareConfig, folder: Path, split: str, schema: pa.Sche
         folder: Folder of all shards.
         split: The split.
         schema: Columns of the rows.
+        done: Called with each shard that is one file as soon as it is whole.
     """
     shard_bytes = config.shard_size_mb * 2**20
     match config.writer:
         case Writer.parquet:
-            return ParquetWriter(folder, split, schema, shard_bytes)
+            return ParquetWriter(folder, split, schema, shard_bytes, done)
         case Writer.folder:
             return FolderWriter(folder, split)
         case Writer.webdataset:
-            return TarWriter(folder, split, shard_bytes)
+            return TarWriter(folder, split, shard_bytes, done)
 
 
 def check_columns(config: PrepareConfig, columns: Collection[str]) -> None:
@@ -56,19 +73,26 @@ def check_columns(config: PrepareConfig, columns: Collection[str]) -> None:
             )
 
 
-def read_rows(folder: DatasetFolder, split: str) -> Iterator[Row]:
+def read_rows(
+    folder: DatasetFolder, split: str, opened: Callable[[Path], contextlib.AbstractContextManager[Path]]
+) -> Iterator[Row]:
     """Yield the rows of a split of a finished dataset in order, whichever writer wrote them.
 
     Shards that are not as they were written are left out, with a message.
+
+    Args:
+        folder: The dataset.
+        split: The split.
+        opened: From the path of a shard to the one where it is while it is read.
     """
     for shard in folder.stats["shards"]:
         if shard["split"] != split:
             continue
-        path = folder.path / SHARD_DIR / shard["name"]
-        if _digest(folder, path) == shard["sha256"]:
-            yield from _READERS[Writer(folder.writer)](path)
-        else:
-            print(f"{path} is damaged; its tracks are cut again")
+        with opened(folder.path / SHARD_DIR / shard["name"]) as path:
+            if _digest(folder, path) == shard["sha256"]:
+                yield from _READERS[Writer(folder.writer)](path)
+            else:
+                print(f"{path} is damaged; its tracks are cut again")
 
 
 def _digest(folder: DatasetFolder, shard: Path) -> str | None:
@@ -133,3 +157,60 @@ def _damaged_rows(rows: Iterator[Row]) -> Iterator[str]:
         except Exception as error:  # Pillow raises classes of many kinds
             problem = " ".join(str(error).split()) or type(error).__name__
             yield f"row {number}, {row.get(SOURCE)} at {row.get(START_S) or 0:.2f} s: the image is damaged: {problem}"
+
+
+def read_columns(folder: DatasetFolder, split: str) -> Iterator[Row]:
+    """Yield the rows of a split in order, without their images."""
+    for path in folder.shards(split):
+        match Writer(folder.writer):
+            case Writer.parquet:
+                with pq.ParquetFile(path) as file:
+                    names = [name for name in file.schema_arrow.names if name != IMAGE]
+                    for batch in file.iter_batches(batch_size=1000, columns=names):
+                        yield from batch.to_pylist()
+            case Writer.folder:
+                with path.open(encoding="utf-8") as lines:
+                    yield from map(json.loads, lines)
+            case Writer.webdataset:
+                for row in read_tar(path):
+                    yield {name: value for name, value in row.items() if name != IMAGE}
+
+
+def read_images(folder: DatasetFolder, split: str, numbers: Collection[int]) -> Iterator[tuple[int, bytes]]:
+    """Yield the PNG files of some slices of a split, with their numbers, in order.
+
+    Args:
+        folder: The dataset.
+        split: The split.
+        numbers: Numbers of slices in the split, from 0.
+    """
+    first = 0
+    for shard in (shard for shard in folder.stats["shards"] if shard["split"] == split):
+        end = first + shard["slices"]
+        own = {number - first for number in numbers if first <= number < end}
+        if own:
+            path = folder.path / SHARD_DIR / shard["name"]
+            match Writer(folder.writer):
+                case Writer.parquet:
+                    images = _parquet_images(path, own)
+                case Writer.folder:
+                    with path.open(encoding="utf-8") as lines:
+                        names = [json.loads(line)[FILE_NAME] for line in lines]
+                    images = ((number, (path.parent / names[number]).read_bytes()) for number in sorted(own))
+                case Writer.webdataset:
+                    rows = enumerate(read_tar(path))
+                    images = ((number, row[IMAGE]["bytes"]) for number, row in rows if number in own)
+            yield from ((first + number, png) for number, png in images)
+        first = end
+
+
+def _parquet_images(path: Path, numbers: Collection[int]) -> Iterator[tuple[int, bytes]]:
+    with pq.ParquetFile(path) as file:
+        first = 0
+        for group in range(file.num_row_groups):
+            end = first + file.metadata.row_group(group).num_rows
+            own = sorted(number for number in numbers if first <= number < end)
+            if own:
+                column = file.read_row_group(group, columns=[IMAGE]).column(IMAGE)
+                yield from ((number, column[number - first].as_py()["bytes"]) for number in own)
+            first = end

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from riffusion_train.audio.codec.analysis import HTK_CORNER_HZ, mel_filter_bank
 from riffusion_train.audio.convert import LoadedSound, load_sound
-from riffusion_train.audio.io.read import resample
-from riffusion_train.config.sample import Inverter, Quality
+from riffusion_train.audio.mel import HTK_CORNER_HZ, mel_filter_bank
+from riffusion_train.audio.read import resample
+from riffusion_train.config.spectrogram import Inverter, Quality
 from riffusion_train.runtime.errors import InputError
 
 RATE_HZ = 44100

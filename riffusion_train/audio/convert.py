@@ -1,26 +1,40 @@
 """Convert whole files: a sound file to a spectrogram image or a folder of slices, and images back to sound.
 
-Every function returns the warnings about its files as data, one line each, beginning with the path.
+Every function that converts returns the warnings about its files as data, one line each, beginning with the path.
+
+A slice is made like any clip of its preset, so that a model can work on it. Its columns at the edges saw a reflection instead
+of its neighbour's sound, so neighbours share some columns and crossfade there. They are joined as images, before the phase is
+rebuilt, so that the join is inaudible.
 """
 
 import dataclasses
+import itertools
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from riffusion_train.audio.codec.analysis import clipping_warnings, sound_warnings
-from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
-from riffusion_train.audio.codec.image_file import LoadedImage, load_image, require_size, save_image
-from riffusion_train.audio.codec.slices import OVERLAP_PX, SLICE_KEY, join_slices, slice_starts, slice_text
-from riffusion_train.audio.io.read import load_audio, resample
+from riffusion_train.audio.codec import EncodedClip, SpectrogramCodec, make_codec
+from riffusion_train.audio.image_file import LoadedImage, load_image, require_size, save_image
 from riffusion_train.audio.marking import SOUNDS, XMP_TEXT, Mark, read_mark
+from riffusion_train.audio.mel import clipping_warnings, sound_warnings
+from riffusion_train.audio.read import load_audio, resample
 from riffusion_train.config.compose import group_options
-from riffusion_train.config.convert import DEFAULT_PRESET
-from riffusion_train.config.sample import Inverter, Quality
-from riffusion_train.config.spectrogram import Channels, SpectrogramConfig, find_preset, load_preset
+from riffusion_train.config.spectrogram import (
+    DEFAULT_PRESET,
+    Channels,
+    Inverter,
+    Quality,
+    SpectrogramConfig,
+    find_preset,
+    load_preset,
+)
 from riffusion_train.runtime.errors import InputError
+
+# --- files -----------------------------------------------------------------------------------------------------------
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
@@ -98,7 +112,7 @@ def encode_slices(
         audio: The sound file.
         folder: Where to write; it is made if it is new and must not hold images.
         config: The codec; its `width_px` is the width of the slices.
-        overlap_px: Columns that neighbours share; None takes `OVERLAP_PX`, at most a quarter of the width.
+        overlap_px: Columns that neighbours share; None takes `_OVERLAP_PX`, at most a quarter of the width.
 
     Raises:
         InputError: If a file or the overlap cannot be used, or the folder holds images.
@@ -108,7 +122,7 @@ def encode_slices(
     codec = make_codec(config)
     wav, duration_s, warnings = _load_for(audio, codec)
     strip_px = _num_columns(wav, config)
-    shared_px = min(OVERLAP_PX, config.width_px // 4) if overlap_px is None else overlap_px
+    shared_px = min(_OVERLAP_PX, config.width_px // 4) if overlap_px is None else overlap_px
     starts = slice_starts(strip_px, config.width_px, shared_px)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +136,7 @@ def encode_slices(
         encoded = codec.encode(wav[:, start_px * config.hop_length :][:, : config.clip_samples])
         images.append(encoded.image)
         path = folder / f"{audio.stem}-{index:0{digits}d}.png"
-        texts = {SLICE_KEY: slice_text(index, starts, strip_px, audio.name), **marked}
+        texts = {_SLICE_KEY: _slice_text(index, starts, strip_px, audio.name), **marked}
         save_image(path, encoded, config, texts)
     warnings += _about(audio, clipping_warnings(images, config))
     plural = "s" if len(starts) > 1 else ""
@@ -164,7 +178,7 @@ def decode_images(
         pixels, max_value = images[0].image, images[0].max_value
         count = ""
     else:
-        strip = join_slices(paths, images, codec, overlap_px)
+        strip = _join_slices(paths, images, codec, overlap_px)
         pixels, max_value = strip.image, strip.max_value
         count = f"{len(images)} images, "
     wav = codec.decode(pixels, max_value, quality=quality, inverter=inverter)
@@ -253,20 +267,12 @@ def _codec_of(
 
 
 def _preset_of_height(path: Path, loaded: LoadedImage) -> SpectrogramConfig:
-    """Return the preset that an image without a description is taken for: of several with its height, that of its width."""
+    """Return the preset that an image without a description is taken for: that of its height, the default one first."""
     height, width = loaded.image.shape[:2]
     presets = {name: load_preset(name) for name in group_options("spectrogram")}
-    if height == presets[DEFAULT_PRESET].n_mels:
-        return presets[DEFAULT_PRESET]
-    fitting = [name for name, config in presets.items() if config.n_mels == height]
-    as_wide = [name for name in fitting if presets[name].width_px == width]
-    if len(fitting) == 1 or len(as_wide) == 1:
-        return presets[(as_wide or fitting)[0]]
-    if fitting:
-        raise InputError(
-            f"{path}: an image of {width}x{height} px may be of several presets ({', '.join(fitting)}); name its codec with "
-            f"preset={fitting[0]}"
-        )
+    for config in (presets[DEFAULT_PRESET], *presets.values()):
+        if config.n_mels == height:
+            return config
     heights = ", ".join(f"{name} {config.n_mels}" for name, config in presets.items())
     raise InputError(
         f"{path}: an image of {width}x{height} px is no spectrogram of a known preset (heights: {heights}); "
@@ -282,3 +288,92 @@ def _colour_warnings(loaded: LoadedImage, config: SpectrogramConfig) -> list[str
     if difference < _COLOUR_LEVELS:
         return []
     return [f"its colours differ by {difference:.0f} levels, though '{config.name}' is grey; they are averaged"]
+
+
+# --- slices ----------------------------------------------------------------------------------------------------------
+
+_SLICE_KEY = "slice"
+"""The PNG text that says where in the strip a slice lies, as JSON."""
+
+_OVERLAP_PX = 16
+"""Columns that neighbours share by default, at most a quarter of the width; the window of no preset covers more."""
+
+
+def slice_starts(strip_px: int, width_px: int, overlap_px: int) -> list[int]:
+    """Return the first columns of slices that cover a strip; the last one may reach beyond its end.
+
+    Raises:
+        InputError: If the overlap leaves no step forward.
+    """
+    if not 0 <= overlap_px <= width_px // 2:
+        raise InputError(f"overlap={overlap_px} must lie between 0 and half of the width, {width_px // 2}")
+    step = width_px - overlap_px
+    return [0, *range(step, max(strip_px - overlap_px, 0), step)]
+
+
+def _slice_text(index: int, starts: Sequence[int], strip_px: int, source: str) -> str:
+    """Return the PNG text of one slice."""
+    position = {
+        "index": index, "count": len(starts), "start_px": starts[index], "strip_px": strip_px, "source": source,
+    }  # fmt: skip
+    return json.dumps(position, ensure_ascii=False)
+
+
+def _join_slices(
+    paths: Sequence[Path], images: Sequence[LoadedImage], codec: SpectrogramCodec, overlap_px: int | None
+) -> EncodedClip:
+    """Join several images into one strip: slices by their positions, other images in the order given.
+
+    Args:
+        paths: Where the images are from, for messages.
+        images: At least two.
+        codec: Their codec.
+        overlap_px: Columns that neighbours share; None takes it from the slices, and 0 for other images.
+
+    Raises:
+        InputError: If a slice is missing, slices of several sounds are mixed, or the images do not fit each other.
+    """
+    positions = [_position(path, loaded) for path, loaded in zip(paths, images, strict=True)]
+    strip_px = None
+    known = [position for position in positions if position is not None]
+    if overlap_px is None and len(known) == len(images):
+        if len({(position["source"], position["strip_px"]) for position in known}) > 1:
+            raise InputError(
+                f"{paths[0].parent}: slices of several sounds; give the files of one, or overlap=0 to join all"
+            )
+        order = sorted(range(len(known)), key=lambda index: known[index]["start_px"])
+        overlap_px = _overlap(paths[0].parent, [known[index]["start_px"] for index in order], images[0].image.shape[1])
+        strip_px = known[0]["strip_px"] - known[order[0]]["start_px"]
+        images = [images[index] for index in order]
+    clips = [EncodedClip(loaded.image, loaded.max_value or 0.0) for loaded in images]
+    try:
+        joined = codec.crossfade(clips, overlap_px or 0)
+    except InputError as error:
+        raise InputError(f"{paths[0].parent}: {error}") from None
+    return EncodedClip(joined.image[:, :strip_px], joined.max_value)
+
+
+def _overlap(folder: Path, starts: Sequence[int], width_px: int) -> int:
+    overlaps = set()
+    for before, after in itertools.pairwise(starts):
+        if after > before + width_px:
+            raise InputError(f"{folder}: columns {before + width_px} to {after} are in no image; add the missing slice")
+        overlaps.add(before + width_px - after)
+    if len(overlaps) > 1:
+        raise InputError(f"{folder}: the slices are not evenly spaced; one is missing or duplicated")
+    return overlaps.pop()
+
+
+def _position(path: Path, loaded: LoadedImage) -> dict[str, Any] | None:
+    """Return where in its strip a slice lies; None where the image does not say."""
+    try:
+        position = json.loads(loaded.texts[_SLICE_KEY])
+        return {
+            "start_px": int(position["start_px"]),
+            "strip_px": int(position["strip_px"]),
+            "source": str(position["source"]),
+        }
+    except KeyError:
+        return None
+    except (ValueError, TypeError):
+        raise InputError(f"{path}: its text '{_SLICE_KEY}' is damaged; give overlap= to join by name") from None

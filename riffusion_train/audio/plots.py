@@ -11,7 +11,7 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
-from riffusion_train.audio.io.read import resample
+from riffusion_train.audio.read import resample
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import open_atomically
 

@@ -1,24 +1,209 @@
-"""The audition site: the clips of a folder as one HTML page that opens from disk, and as JSON for other programs."""
+"""The audition site: the clips of a folder as one HTML page that opens from disk, and as JSON for other programs.
+
+Each clip is measured from its files, to sort and filter by, and to play all clips equally loud. What the judge says of single
+clips is read from a `scores.json` beside them, to sort and filter by as well.
+"""
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+import statistics
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from riffusion_train.audition.measures import (
-    METRICS,
-    Measured,
-    Metric,
-    heard_lufs,
-    matching_target_lufs,
-    measure_clip,
-)
-from riffusion_train.audition.scores import read_scores, score_metrics, scores_of
+import numpy as np
+
+from riffusion_train.audio.codec import make_codec
+from riffusion_train.audio.image_file import load_image
+from riffusion_train.audio.loudness import measure_lufs
+from riffusion_train.audio.read import read_audio
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import write_atomically, write_json
-from riffusion_train.runtime.pages import static_page
+from riffusion_train.runtime.files import static_page, write_atomically, write_json
+
+# --- measures of a clip ----------------------------------------------------------------------------------------------
+
+_LARGEST_CUT_DB = 12.0
+_SILENT_DBFS = -120.0
+_BOTH_SPEAKERS_DB = 10 * math.log10(2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A number that a clip may have."""
+
+    name: str
+    label: str
+    unit: str
+    decimals: int = 1
+    meaning: str = ""
+    """What it says, for people; empty where the label does."""
+
+
+METRICS = (
+    Metric("loudness_lufs", "loudness", "LUFS"),
+    Metric("peak_dbfs", "peak", "dBFS"),
+    Metric("image_error_percent", "sound ≠ image", "%", 2),
+)
+"""What `measure_clip` measures. `image_error_percent` is what the inversion could not turn into sound: the mean difference
+between the pixels of the model's image and of the image of the sound, in percent of white to black."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """The measures of a clip."""
+
+    duration_s: float
+    channels: int
+    metrics: dict[str, float]
+    """By name; one without a value, such as the loudness of silence, is left out."""
+
+
+def measure_clip(audio: Path, image: Path) -> Measured:
+    """Measure a clip.
+
+    Args:
+        audio: Its sound.
+        image: Its image; if the file does not hold its codec, the image error is left out.
+
+    Raises:
+        InputError: If a file cannot be read.
+    """
+    wav, rate_hz = read_audio(audio)
+    metrics = {}
+    loudness = measure_lufs(wav, rate_hz, whole_clip=True)
+    if loudness is not None:
+        metrics["loudness_lufs"] = loudness
+    peak = float(np.abs(wav).max(initial=0.0))
+    metrics["peak_dbfs"] = max(20 * float(np.log10(max(peak, 1e-12))), _SILENT_DBFS)
+    loaded = load_image(image)
+    if loaded.config is not None and loaded.config.rate_hz == rate_hz and wav.shape[1]:
+        sampled, heard = loaded.image, make_codec(loaded.config).encode(wav).image
+        width = min(sampled.shape[1], heard.shape[1])
+        if sampled.ndim == heard.ndim and len(sampled) == len(heard):
+            difference = np.abs(sampled[:, :width].astype(np.float32) - heard[:, :width])
+            metrics["image_error_percent"] = float(difference.mean() / 2.55)
+    return Measured(wav.shape[1] / rate_hz, wav.shape[0], {name: round(value, 3) for name, value in metrics.items()})
+
+
+def heard_lufs(measured: Measured) -> float | None:
+    """Return the loudness of a clip as a player plays it; None for silence.
+
+    The standard adds up the channels. A player sends the one channel of a mono clip to both speakers, which makes it 3 dB
+    louder than the file's own loudness.
+    """
+    loudness = measured.metrics.get("loudness_lufs")
+    if loudness is None or measured.channels != 1:
+        return loudness
+    return round(loudness + _BOTH_SPEAKERS_DB, 3)
+
+
+def matching_target_lufs(loudnesses: Sequence[float]) -> float | None:
+    """Return the loudness at which a page plays all clips; None if there is no clip with one.
+
+    A page can turn clips down but not up. The quietest clip sets the target, but at most 12 dB below the median: a single
+    faint clip must not turn all others down, and is then the one that is not matched.
+    """
+    if not loudnesses:
+        return None
+    return round(max(min(loudnesses), statistics.median(loudnesses) - _LARGEST_CUT_DB), 3)
+
+
+# --- what the judge says ---------------------------------------------------------------------------------------------
+
+SCORES_FILE = "scores.json"
+IS_COPY = "is_copy"
+_SAME_LOUDNESS_LU = 0.01
+
+_JUDGED = (
+    Metric(
+        "caption_match", "caption match", "%", 0,
+        "how many of the other captions fit the clip less well than its own; 50 % is chance",
+    ),
+    Metric("realness", "realness", "%", 0, "how typical the clip is among real ones; 0 % is unlike all of them"),
+    Metric(
+        "copy_similarity", "similarity to training", "%", 0,
+        "to the training slice that is most like the clip; a flagged one is more alike than different real tracks are",
+    ),
+    Metric("tempo_bpm", "tempo", "bpm", 0, "measured where the caption names one"),
+    Metric("silent_share", "silence", "%", 0, "how much of the clip is silent"),
+    Metric("clipped_share", "clipping", "%", 3, "samples cut off at full scale"),
+    Metric("bandwidth_hz", "bandwidth", "kHz", 1, "the highest frequency that holds energy"),
+    Metric("dc_offset", "DC offset", "% of full scale", 3, "the mean of the samples; music has none"),
+    Metric("repetition", "repetition", "%", 0, "how exactly the clip repeats itself after a second or more"),
+)  # fmt: skip
+_FACTORS = {"%": 100.0, "% of full scale": 100.0, "kHz": 0.001, "bpm": 1.0}
+
+
+def read_scores(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what `scores.json` in a folder says of its clips, by the path of the sound below the folder.
+
+    A file that is missing, damaged, or of another form gives nothing: the page is shown without scores.
+    """
+    try:
+        clips = json.loads((folder / SCORES_FILE).read_text(encoding="utf-8"))["clips"]
+        return {str(clip["file"]): dict(clip) for clip in clips}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def scores_of(
+    audio: str, scores: Mapping[str, dict[str, Any]], loudness_lufs: float | None
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the scores of a clip as metrics of the page, and what else is said of it.
+
+    Args:
+        audio: Path of its sound below the folder.
+        scores: What `read_scores` returns.
+        loudness_lufs: Its loudness as the page measured it. Scores with another one are of a clip that was there before.
+
+    Returns:
+        Values by the name of the metric, in its unit; and `is_copy` with `nearest`, and `key`, where they are known.
+    """
+    clip = scores.get(audio)
+    if clip is None or not _same(clip.get("loudness_lufs"), loudness_lufs):
+        return {}, {}
+    nearest = clip.get("nearest")
+    known = {**clip, "copy_similarity": nearest["similarity"]} if isinstance(nearest, dict) else clip
+    values = {}
+    for metric in _JUDGED:
+        value = known.get(metric.name)
+        if isinstance(value, int | float):
+            values[metric.name] = round(value * _FACTORS[metric.unit], metric.decimals + 2)
+    more: dict[str, Any] = {}
+    if isinstance(nearest, dict):
+        more = {IS_COPY: bool(nearest[IS_COPY]), "nearest": nearest_text(nearest)}
+    if clip.get("key"):
+        more["key"] = str(clip["key"])
+    return values, more
+
+
+def score_metrics(names: Set[str]) -> tuple[Metric, ...]:
+    """Return the metrics of the given names, in the order of the page."""
+    return tuple(metric for metric in _JUDGED if metric.name in names)
+
+
+def nearest_text(nearest: Mapping[str, Any]) -> str:
+    """Return in words which training slice a clip is most like, and how."""
+    parts = [f"{100 * nearest['similarity']:.0f} % similar to a slice of {PurePosixPath(str(nearest['track'])).name}"]
+    shift_s, semitones = round(float(nearest["shift_s"]), 1), int(nearest["transposition"])
+    if shift_s:
+        parts.append(f"{abs(shift_s):g} s {'later' if shift_s > 0 else 'earlier'}")
+    if semitones:
+        parts.append(
+            f"{abs(semitones)} semitone{'s' if abs(semitones) > 1 else ''} {'up' if semitones > 0 else 'down'}"
+        )
+    return ", ".join(parts)
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) <= _SAME_LOUDNESS_LU
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
 
 SCRIPTS = ("elements.js", "ratings.js", "player.js", "grid.js", "details.js", "link.js", "main.js")
 """The parts of the page's script, in order; they share one scope."""

@@ -28,7 +28,7 @@ from riffusion_train.config.compose import (
 from riffusion_train.config.sample import ModeName, SampleConfig
 from riffusion_train.runtime.errors import InputError, choice, member
 from riffusion_train.runtime.files import refuse_url
-from riffusion_train.runtime.pretrained import DEFAULT_MODEL
+from riffusion_train.runtime.hub import DEFAULT_MODEL
 
 Root = TypeVar("Root")
 

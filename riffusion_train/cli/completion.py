@@ -16,7 +16,7 @@ from typing import Any
 
 from riffusion_train.cli.arguments import HELP_FLAGS, Command, parse_general_flags
 from riffusion_train.cli.main import ENTRY_POINTS, VERBS
-from riffusion_train.cli.sweep import SWEEP_FLAGS
+from riffusion_train.cli.train import SWEEP_FLAGS
 from riffusion_train.config.compose import (
     config_keys,
     group_options,

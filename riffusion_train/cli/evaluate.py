@@ -9,8 +9,7 @@ from typing import Any
 
 from riffusion_train.cli.arguments import HELP_FLAGS, NO_PROMPT, Arguments, Command, Flag, read_prompts
 from riffusion_train.config.denoising import check_denoising
-from riffusion_train.config.evaluate import RunConfig, ScoreConfig
-from riffusion_train.config.sample import GridConfig
+from riffusion_train.config.sample import GridConfig, RunConfig, ScoreConfig
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.hub import check_source
 
@@ -115,7 +114,7 @@ def _make_grid(parsed: Arguments[GridConfig], command: str) -> None:
     for model in parsed.positionals:
         check_source(model)
     from riffusion_train.evaluation.grid import Grid, find_models
-    from riffusion_train.runtime.signals import StopRequest
+    from riffusion_train.runtime.progress import StopRequest
 
     _set_up(config.num_threads)
     scoring = None
@@ -147,7 +146,7 @@ def _score(parsed: Arguments[ScoreConfig], command: str) -> None:
     config = parsed.config
     source = _only_source(parsed, _SCORE, "one folder of clips or one model")
     from riffusion_train.evaluation.score import Scoring
-    from riffusion_train.runtime.signals import StopRequest
+    from riffusion_train.runtime.progress import StopRequest
 
     _set_up(config.num_threads)
     with StopRequest() as stop:
@@ -162,7 +161,7 @@ def _score_run(parsed: Arguments[RunConfig], command: str) -> None:
     config = parsed.config
     source = _only_source(parsed, _RUN, "one run")
     from riffusion_train.evaluation.run import RunScoring
-    from riffusion_train.runtime.signals import StopRequest
+    from riffusion_train.runtime.progress import StopRequest
 
     _set_up(config.num_threads)
     with StopRequest() as stop:

@@ -24,8 +24,13 @@ VERBS = {
     "completion": "print a script that completes commands at the tab key, for bash, zsh or fish",
     "doctor": "say what a model or LoRA is, whether it can be used, and which model made a clip",
 }
-ENTRY_POINTS = {"import": ("export", "main_import"), "doctor": ("model", "main_doctor")}
-"""Module and function of verbs that cannot be the name of a module."""
+ENTRY_POINTS = {
+    "export": ("model", "main_export"),
+    "import": ("model", "main_import"),
+    "doctor": ("model", "main_doctor"),
+    "demo": ("play", "main_demo"),
+}
+"""Module and function of the verbs that share a module with another."""
 
 _OUTPUT_ERRORS: dict[int | None, str] = {
     errno.ENOSPC: "no space left on the disk of",
@@ -39,17 +44,22 @@ _OUTPUT_ERRORS: dict[int | None, str] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit code: 0 done, 1 our fault, 2 wrong input, 3 stopped with the state saved."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_usage())
-        return EXIT_DONE if arguments else EXIT_INPUT
-    if arguments[0] == "--version":
-        print(f"riffusion-train {__version__}")
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_usage(), flush=True)
+            return EXIT_DONE if arguments else EXIT_INPUT
+        if arguments[0] == "--version":
+            print(f"riffusion-train {__version__}", flush=True)
+            return EXIT_DONE
+        verb, *rest = arguments
+        if verb not in VERBS:
+            print(f"riffusion: unknown verb '{verb}'; choose from: {', '.join(VERBS)}", file=sys.stderr)
+            return EXIT_INPUT
+        return _run(verb, rest)
+    except BrokenPipeError:
+        # Whoever read our output has had enough, as in `riffusion train --help | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
-    verb, *rest = arguments
-    if verb not in VERBS:
-        print(f"riffusion: unknown verb '{verb}'; choose from: {', '.join(VERBS)}", file=sys.stderr)
-        return EXIT_INPUT
-    return _run(verb, rest)
 
 
 def _run(verb: str, arguments: list[str]) -> int:
@@ -66,9 +76,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         print(f"riffusion {verb}: interrupted; run the same command again to go on where it can", file=sys.stderr)
         return EXIT_STOPPED
     except BrokenPipeError:
-        # Whoever read our output has had enough, as in `riffusion train --help | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DONE
+        raise  # to `main`, which has output of its own
     except Exception as error:
         problem = _OUTPUT_ERRORS.get(_error_number(error))
         if problem is None:

@@ -5,12 +5,10 @@ was written.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from shlex import quote
 
 from riffusion_train.cli.arguments import HELP_FLAGS, Command
 from riffusion_train.config.prepare import MergeConfig, PageConfig, PrepareConfig, Writer
-from riffusion_train.dataset.layout import STATS_FILE
 from riffusion_train.runtime.errors import InputError
 
 _NOTES = """
@@ -38,9 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     from data_prep.pipeline import run
 
     config = parsed.config
-    run(config, arguments)
-    is_dataset = config.part is None and not config.dry_run and (Path(config.out).expanduser() / STATS_FILE).is_file()
-    if is_dataset and config.writer is Writer.parquet:
+    if run(config, arguments) and config.writer is Writer.parquet:
         print(f"next: riffusion train dataset={quote(config.out)} …, or check=true with it to see what it needs")
 
 
@@ -51,7 +47,7 @@ def _merge(arguments: Sequence[str]) -> None:
     parsed = _MERGE.parse(arguments)
     if parsed is None:
         return
-    from data_prep.engine.array_jobs import run_merge
+    from data_prep.engine.run_tracks import run_merge
 
     run_merge(parsed.config, parsed.positionals)
 

@@ -11,15 +11,10 @@ from riffusion_train.cli.arguments import parse_range, parse_schedule, parse_sec
 from riffusion_train.config.denoising import USUAL
 from riffusion_train.config.sample import ModeName, SampleConfig
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.modes.audio import AudioRequest
-from riffusion_train.sampling.modes.base import Request, SourceFile
-from riffusion_train.sampling.modes.extend import ExtendRequest
-from riffusion_train.sampling.modes.inpaint import InpaintRequest
-from riffusion_train.sampling.modes.long import LongRequest
-from riffusion_train.sampling.modes.loop import LoopRequest
-from riffusion_train.sampling.modes.morph import MorphRequest
-from riffusion_train.sampling.modes.text import TextRequest
-from riffusion_train.sampling.modes.walk import WalkRequest
+from riffusion_train.sampling.modes.base import Request, SourceFile, TextRequest
+from riffusion_train.sampling.modes.edit import AudioRequest, ExtendRequest, InpaintRequest
+from riffusion_train.sampling.modes.long import LongRequest, LoopRequest
+from riffusion_train.sampling.modes.walk import MorphRequest, WalkRequest
 
 RequestMaker = Callable[[], Request]
 """Makes a request. A source file that cannot be read shows when it is called, so that the rest of a batch goes on."""
@@ -114,7 +109,7 @@ def _loop(config: SampleConfig, basis: dict[str, Any]) -> Request:
 
 
 def _walk(flags: argparse.Namespace, config: SampleConfig, basis: dict[str, Any]) -> Request:
-    from riffusion_train.sampling.seed_images import SEED_IMAGES
+    from riffusion_train.sampling.sources import SEED_IMAGES
 
     is_built_in = config.seed_image is None or config.seed_image in SEED_IMAGES
     request = WalkRequest(

@@ -17,17 +17,15 @@ from riffusion_train.cli.arguments import (
     parse_seconds,
     read_all_prompts,
 )
-from riffusion_train.config.convert import SeedImagesConfig
 from riffusion_train.config.denoising import check_denoising
 from riffusion_train.config.sample import AudioFormat, ModeName, SampleConfig, sampler_options
-from riffusion_train.config.spectrogram import find_preset
+from riffusion_train.config.spectrogram import SeedImagesConfig, find_preset
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import refuse_url
-from riffusion_train.runtime.hub import check_source
-from riffusion_train.runtime.pretrained import DEFAULT_MODEL
+from riffusion_train.runtime.hub import DEFAULT_MODEL, check_source
 
 if TYPE_CHECKING:
-    from riffusion_train.audio.manifest import Certificate
+    from riffusion_train.audio.marking import Certificate
     from riffusion_train.cli.requests import RequestMaker
     from riffusion_train.runtime.progress import ProgressReport
     from riffusion_train.sampling.clip import Clip, ClipRecord, StreamedClip
@@ -234,7 +232,7 @@ def _make_and_save(sampler: "Sampler", requests: Sequence["Request"], failed: li
         failed: Messages of requests that failed before.
         config: Where to write, and how.
     """
-    from riffusion_train.audio.manifest import sign_files
+    from riffusion_train.audio.marking import sign_files
     from riffusion_train.runtime.progress import ProgressReport
     from riffusion_train.sampling.clip import new_stem
 
@@ -267,7 +265,7 @@ def _certificate(config: SampleConfig) -> "Certificate | None":
     Raises:
         InputError: If it cannot be used, or not with the format.
     """
-    from riffusion_train.audio.manifest import Certificate, check_signed_format
+    from riffusion_train.audio.marking import Certificate, check_signed_format
 
     if config.certificate is None:
         if config.certificate_key is not None or config.timestamp_url is not None:
@@ -286,7 +284,7 @@ def _make(
     sampler: "Sampler", requests: Sequence["Request"], batch_size: int, progress: "ProgressReport"
 ) -> Iterator[tuple[int, "Clip | StreamedClip | InputError"]]:
     """Yield the index of each request with its clip, or with the reason why there is none."""
-    from riffusion_train.sampling.modes.text import TextRequest
+    from riffusion_train.sampling.modes.base import TextRequest
 
     if all(isinstance(request, TextRequest) for request in requests):
         yield from enumerate(sampler.make_all(requests, batch_size=batch_size, report=_step_report(progress)))
@@ -358,7 +356,7 @@ def pick_and_extend(sampler: "Sampler", request: "Request", stem: Path, num_cand
         InputError: If the source cannot be used.
     """
     from riffusion_train.sampling.modes.base import SourceFile
-    from riffusion_train.sampling.modes.extend import ExtendRequest
+    from riffusion_train.sampling.modes.edit import ExtendRequest
 
     assert isinstance(request, ExtendRequest)
     chosen = Path(request.source.path)
@@ -402,10 +400,10 @@ def _write_seed_images(arguments: Sequence[str]) -> None:
     files = [Path(name) for name in parsed.positionals]
     if not files:
         raise InputError(f"usage: riffusion sample seeds {_SEEDS.usage}")
-    from riffusion_train.audio.codec.codec import EncodedClip, make_codec
-    from riffusion_train.audio.codec.image_file import save_image
-    from riffusion_train.audio.io.write import write_audio
-    from riffusion_train.sampling.seed_images import SEED_IMAGES, make_seed_image, make_seed_image_of_sound
+    from riffusion_train.audio.codec import EncodedClip, make_codec
+    from riffusion_train.audio.image_file import save_image
+    from riffusion_train.audio.write import write_audio
+    from riffusion_train.sampling.sources import SEED_IMAGES, make_seed_image, make_seed_image_of_sound
 
     codec = make_codec(find_preset(parsed.config.preset))
     folder, *sounds = files

@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from riffusion_train.cli.arguments import HELP_FLAGS, Arguments, Command, field_kinds
 from riffusion_train.config.compose import group_options
-from riffusion_train.config.convert import CompareConfig, DecodeConfig, EncodeConfig, InspectConfig, Level
-from riffusion_train.config.spectrogram import find_preset
+from riffusion_train.config.spectrogram import (
+    CompareConfig,
+    DecodeConfig,
+    EncodeConfig,
+    InspectConfig,
+    Level,
+    find_preset,
+)
 from riffusion_train.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from riffusion_train.audio.codec.image_file import LoadedImage
     from riffusion_train.audio.compare import SoundDistance
+    from riffusion_train.audio.image_file import LoadedImage
 
 _NOTES = """
 encode   writes one image as wide as the audio is long; slices=true (or width=) writes a folder of images of the preset's
@@ -110,7 +116,7 @@ def _encode(files: Sequence[Path], parsed: Arguments[EncodeConfig]) -> None:
 
 def _decode(files: Sequence[Path], parsed: Arguments[DecodeConfig]) -> None:
     from riffusion_train.audio.convert import decode_images
-    from riffusion_train.audio.io.write import FORMATS, write_audio
+    from riffusion_train.audio.write import FORMATS, write_audio
 
     *sources, audio = files
     options = parsed.config
@@ -158,8 +164,8 @@ def _compare(files: Sequence[Path], parsed: Arguments[CompareConfig]) -> None:
 
 
 def _inspect(files: Sequence[Path], parsed: Arguments[InspectConfig]) -> None:
-    from riffusion_train.audio.codec.image_file import load_image
     from riffusion_train.audio.convert import IMAGE_SUFFIXES
+    from riffusion_train.audio.image_file import load_image
 
     (path,) = files
     if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -214,8 +220,8 @@ def _describe_image(path: Path, loaded: "LoadedImage") -> str:
 
 
 def _describe_audio(path: Path) -> str:
-    from riffusion_train.audio.io.read import load_audio
-    from riffusion_train.audio.io.tags import read_tags
+    from riffusion_train.audio.read import load_audio
+    from riffusion_train.audio.write import read_tags
 
     loaded = load_audio(path)
     _warn(f"{path}: {warning}" for warning in loaded.warnings)

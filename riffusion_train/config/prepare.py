@@ -9,10 +9,12 @@ from omegaconf import MISSING
 
 from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import refuse_url
+from riffusion_train.runtime.files import is_url, refuse_url
 
 OUT_FIX = "give a folder, and upload the finished dataset with push_to_hub= or the tools of the store"
-"""The fix for a dataset folder that is a URL."""
+"""The fix for a dataset folder that is a URL where it cannot be one."""
+_READ_ONLY = {"http": OUT_FIX, "https": OUT_FIX, "hf": "give a folder, and upload the dataset with push_to_hub="}
+"""What to do about a URL of a store in which files cannot be written, or not one by one."""
 
 
 class CaptionSource(enum.Enum):
@@ -95,7 +97,7 @@ class Engine(enum.Enum):
     local = "local"
     """In processes on this machine."""
     ray = "ray"
-    """On the nodes of an existing Ray cluster, which share the folders of `audio` and `out`."""
+    """On the nodes of an existing Ray cluster, which share the folders of `audio` and `out`, or find both in a store."""
 
 
 class Truncated(enum.Enum):
@@ -127,7 +129,7 @@ class PrepareConfig:
     subfolders; or a pattern (`songs/**/*.mp3`), a .txt or .m3u list of files, a URL that fsspec opens, or
     `datasets:ID` for a data set of the Hub or a local copy."""
     out: str = MISSING
-    """The dataset folder to make."""
+    """The dataset folder to make; or a URL of a store that fsspec writes to, such as `s3://bucket/name`."""
     spectrogram: SpectrogramConfig = dataclasses.field(default_factory=SpectrogramConfig)
     """The codec preset."""
     captions: CaptionSource = CaptionSource.auto
@@ -321,7 +323,8 @@ def check_prepare(config: PrepareConfig) -> None:
     Raises:
         InputError: With the first key whose value cannot be used.
     """
-    refuse_url("out=", config.out, OUT_FIX)
+    if is_url(config.out):
+        _check_remote_out(config)
     if config.captions is CaptionSource.review and config.table is not None:
         refuse_url("table=", config.table, "captions=review writes this table")
     clip_s = config.spectrogram.clip_s
@@ -385,6 +388,26 @@ def check_prepare(config: PrepareConfig) -> None:
             raise InputError(
                 "push_to_hub= with part=: a part is not a dataset; riffusion prepare merge pushes the whole"
             )
+
+
+def _check_remote_out(config: PrepareConfig) -> None:
+    kind = config.out.partition("://")[0].lower()
+    if kind in _READ_ONLY:
+        raise InputError(f"out={config.out}: {kind} addresses are only read; {_READ_ONLY[kind]}")
+    refused = {
+        "part=": (config.part is not None, "array jobs share a disk; give a folder, or use engine=ray"),
+        "push_to_hub=": (config.push_to_hub is not None, "give a folder, or leave one of the two out"),
+        "push_page=": (config.push_page, "the page of a dataset in a store is not written; leave it out"),
+        "page_audio=": (config.page_audio, "the page of a dataset in a store is not written; leave it out"),
+        "writer=folder": (config.writer is Writer.folder, "it writes a file for each image; use parquet or webdataset"),
+        "captions=review": (
+            config.captions is CaptionSource.review and config.table is None,
+            "name the table to write on this machine with table=",
+        ),
+    }
+    for key, (is_asked, fix) in refused.items():
+        if is_asked:
+            raise InputError(f"{key} does not go with a URL, out={config.out}; {fix}")
 
 
 def _check_captioner(config: PrepareConfig) -> None:

@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from riffusion_train.config.compose import describe, group_options, preset_groups
-from riffusion_train.config.demo import DemoConfig
-from riffusion_train.config.evaluate import RunConfig, ScoreConfig
-from riffusion_train.config.export import ExportConfig, ImportConfig
+from riffusion_train.config.model import ExportConfig, ImportConfig
 from riffusion_train.config.prepare import MergeConfig, PageConfig, PrepareConfig
-from riffusion_train.config.sample import GridConfig, PlayConfig, SampleConfig
+from riffusion_train.config.sample import DemoConfig, GridConfig, PlayConfig, RunConfig, SampleConfig, ScoreConfig
 from riffusion_train.config.train import TrainConfig
 
 ROOTS: dict[str, type] = {

@@ -1,4 +1,7 @@
-"""The configs of everything that samples a model: `riffusion sample`, `evaluate grid` and `play`."""
+"""The configs of everything that samples a model: `riffusion sample`, `play`, `evaluate` and `demo`.
+
+How a single clip is denoised stands in `denoising`; how the codec inverts its image, in `spectrogram`.
+"""
 
 import dataclasses
 import enum
@@ -7,7 +10,8 @@ from typing import Any
 from omegaconf import MISSING
 
 from riffusion_train.config.denoising import DenoisingConfig
-from riffusion_train.config.export import ExportWeights
+from riffusion_train.config.model import ExportWeights
+from riffusion_train.config.spectrogram import Quality
 
 
 class AudioFormat(enum.Enum):
@@ -49,23 +53,13 @@ class Dtype(enum.Enum):
     bf16 = "bf16"
 
 
-class Inverter(enum.Enum):
-    """How a spectrogram becomes sound."""
+class EmbedderName(enum.Enum):
+    """The pretrained model that listens."""
 
-    pghi = "pghi"
-    """Phase-gradient heap integration, then refinement by the image: the best sound for the time on a CPU."""
-    fast_griffin_lim = "fast_griffin_lim"
-    """Griffin-Lim with momentum from a random phase, then the same refinement."""
-    griffin_lim = "griffin_lim"
-    """torchaudio's least squares and Griffin-Lim: the compatible reference, slow."""
-
-
-class Quality(enum.Enum):
-    """How long to search for the phase."""
-
-    draft = "draft"
-    normal = "normal"
-    best = "best"
+    musicnn = "musicnn"
+    """Two music taggers that ship with the package (Pons & Serra 2019): 100 tags, an embedding of 200 numbers for each 3 s."""
+    clap = "clap"
+    """LAION-CLAP (Wu et al. 2023) from the hub or a folder: embeddings of sounds and of texts in one space."""
 
 
 @dataclasses.dataclass
@@ -171,6 +165,30 @@ class SampleConfig(SamplerConfig):
 
 
 @dataclasses.dataclass
+class PlayConfig(SamplerConfig):
+    """All keys of `riffusion play`; the model is a separate argument."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; `0.0.0.0` serves every machine that can reach this one, and asks for a token."""
+    port: int = 8000
+    """Port to listen on; 0 takes any that is free."""
+    token: str | None = None
+    """What every client must know; null makes one if `host` is not this machine alone, and an empty text asks for none."""
+    origins: list[str] = dataclasses.field(default_factory=list)
+    """Other origins whose pages may control the player, such as `[https://music.example.org]` behind a proxy."""
+    prompt: str | None = None
+    """The first prompt; null takes one that the model suggests, else one of ours."""
+    seed_image: str | None = None
+    """The seed image that sessions begin with; null for none."""
+    num_inference_steps: int | None = None
+    """Denoising steps at most; fewer are done if time is short; null takes what the model recommends, usually 20."""
+    max_streams: int | None = None
+    """Sessions that play at once; null allows as many as the measured speed of this machine permits."""
+    sockets_per_address: int = 64
+    """Connections from one address; all users of a network may share one."""
+
+
+@dataclasses.dataclass
 class GridConfig(SamplerConfig):
     """All keys of `riffusion evaluate grid`; the models and the prompts are separate arguments."""
 
@@ -198,24 +216,85 @@ class GridConfig(SamplerConfig):
 
 
 @dataclasses.dataclass
-class PlayConfig(SamplerConfig):
-    """All keys of `riffusion play`; the model is a separate argument."""
+class JudgeConfig(SamplerConfig):
+    """How clips are sampled and judged, by `evaluate score` and `evaluate run`."""
 
-    host: str = "127.0.0.1"
-    """Address to listen on; `0.0.0.0` serves every machine that can reach this one, and asks for a token."""
-    port: int = 8000
-    """Port to listen on; 0 takes any that is free."""
-    token: str | None = None
-    """What every client must know; null makes one if `host` is not this machine alone, and an empty text asks for none."""
-    origins: list[str] = dataclasses.field(default_factory=list)
-    """Other origins whose pages may control the player, such as `[https://music.example.org]` behind a proxy."""
-    prompt: str | None = None
-    """The first prompt; null takes one that the model suggests, else one of ours."""
-    seed_image: str | None = None
-    """The seed image that sessions begin with; null for none."""
-    num_inference_steps: int | None = None
-    """Denoising steps at most; fewer are done if time is short; null takes what the model recommends, usually 20."""
-    max_streams: int | None = None
-    """Sessions that play at once; null allows as many as the measured speed of this machine permits."""
-    sockets_per_address: int = 64
-    """Connections from one address; all users of a network may share one."""
+    embedder: EmbedderName = EmbedderName.musicnn
+    """What listens."""
+    embedder_source: str | None = None
+    """Hub id or folder of the embedder's weights; null takes those that ship with it, or its usual ones."""
+    seed: int = 0
+    """Seed of the first clip that is sampled, counted up from clip to clip. Also of the intervals and controls."""
+    weights: ExportWeights = ExportWeights.ema
+    """Which weights of a run."""
+    batch_size: int = 4
+    """Clips denoised together; it does not change them."""
+    num_real: int = 1000
+    """Real clips to compare with at most, spread evenly over what there is; decoding them takes time, once."""
+    real_quality: Quality = Quality.normal
+    """How long to search for the phase when images of a dataset become sound."""
+    copies: bool = True
+    """With a dataset: search each clip in its training split."""
+    num_slices: int | None = None
+    """Training slices to search at most, spread evenly over the split; null searches them all."""
+    hear_slices: bool = True
+    """With `copies`: also say which training slice sounds most like a clip, which takes hearing all of them once; whether a
+    clip is flagged does not depend on it."""
+
+
+@dataclasses.dataclass
+class ScoreConfig(JudgeConfig):
+    """All keys of `riffusion evaluate score`; the clips, or the model to sample them from, are a separate argument."""
+
+    real: str = MISSING
+    """What the clips are compared with: a dataset folder, of which the validation split is taken, or a folder of sounds."""
+    out: str = MISSING
+    """Folder of the page and of `scores.json`, and of the clips that are sampled; clips that exist there are kept."""
+    audio: str | None = None
+    """With a dataset: the folder that it was prepared from. The clips are then also compared with the original sound, which
+    counts what the codec loses."""
+    num_clips: int = 200
+    """With a model: how many clips to sample, from held-out captions."""
+    checkpoint: str = "final"
+    """With a run: `final`, `newest`, `best`, `judged`, or a step."""
+    title: str = "Scores"
+    """The page's title."""
+
+
+@dataclasses.dataclass
+class RunConfig(JudgeConfig):
+    """All keys of `riffusion evaluate run`; the run is a separate argument."""
+
+    real: str | None = None
+    """The dataset whose validation split the clips are compared with; null is the dataset of the run."""
+    out: str | None = None
+    """Folder of the page; null is `scores/` in the run, which holds the scores and the clips in any case."""
+    num_clips: int = 100
+    """Clips to sample from each checkpoint, from held-out captions; the same captions and noise for all."""
+    checkpoints: str = "all"
+    """Which to score: `all`, `final`, `newest`, `best`, or steps, separated by commas. Scores of others stay on the page."""
+    num_prompts: int = 4
+    """Prompts whose clips the page plays, at every step."""
+    title: str = "Checkpoints"
+    """The page's title."""
+
+
+@dataclasses.dataclass
+class DemoConfig:
+    """All keys of `riffusion demo`."""
+
+    out: str = "runs/demo"
+    """Folder for everything that the demo makes."""
+    scale: float = 1.0
+    """Size of the demo: clips and training steps are multiplied by this."""
+    seed: int = 0
+    """Seed of the corpus, the training and the samples."""
+    soundfont: str | None = None
+    """Another SoundFont (.sf2) to render with; null takes the one that comes with pretty_midi."""
+    base: str | None = None
+    """The model to fine-tune: `laptop`, a folder, a file or a hub id. `none` trains a smaller one from nothing; null is
+    `laptop` where its weights are installed, else `none`."""
+    audio_dir: str | None = None
+    """Your own folder of captioned audio instead of the composed corpus."""
+    num_threads: int | None = None
+    """CPU threads; null is one for each available core."""

@@ -1,4 +1,7 @@
-"""The parameters of the codec between sound and image, and their on-disk form `spectrogram.json`."""
+"""The codec between sound and image: its parameters, their on-disk form `spectrogram.json`, and the commands that use it alone.
+
+The commands are `riffusion spectrogram …` and `riffusion sample seeds`.
+"""
 
 import dataclasses
 import enum
@@ -9,6 +12,8 @@ from typing import Any
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import write_json
 
+DEFAULT_PRESET = "riffusion_v1"
+"""Of commands that are given no model."""
 SPECTROGRAM_FILE = "spectrogram.json"
 SCHEMA_VERSION = 2
 """Version 1 had no `scale` and no `reference_value`: its images were all scaled to their own maximum."""
@@ -42,6 +47,25 @@ class Rounding(enum.Enum):
     """Drop the fraction, as the original Riffusion does."""
     nearest = "nearest"
     """Round to the nearest of the 256 levels."""
+
+
+class Inverter(enum.Enum):
+    """How a spectrogram becomes sound."""
+
+    pghi = "pghi"
+    """Phase-gradient heap integration, then refinement by the image: the best sound for the time on a CPU."""
+    fast_griffin_lim = "fast_griffin_lim"
+    """Griffin-Lim with momentum from a random phase, then the same refinement."""
+    griffin_lim = "griffin_lim"
+    """torchaudio's least squares and Griffin-Lim: the compatible reference, slow."""
+
+
+class Quality(enum.Enum):
+    """How long to search for the phase."""
+
+    draft = "draft"
+    normal = "normal"
+    best = "best"
 
 
 @dataclasses.dataclass
@@ -213,3 +237,72 @@ def find_preset(name: str) -> SpectrogramConfig:
             except ValueError:
                 raise InputError(f"{path}: not valid JSON") from None
     return load_preset(name)
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+
+class Level(enum.Enum):
+    """What a comparison does with a difference in loudness."""
+
+    match = "match"
+    """The second sound is brought to the level of the first."""
+    keep = "keep"
+    """The difference counts."""
+
+
+@dataclasses.dataclass
+class EncodeConfig:
+    """The options of `riffusion spectrogram encode`."""
+
+    preset: str = DEFAULT_PRESET
+    """A preset of `conf/spectrogram/`, a `spectrogram.json`, or a folder that holds one."""
+    channels: Channels | None = None
+    """How the audio channels are laid into the image; null is as the preset says."""
+    slices: bool = False
+    """Write a folder of images of the preset's width instead of one image as wide as the audio is long."""
+    width: int | None = None
+    """Width of the slices in pixels; null is the preset's. Naming one makes slices."""
+    overlap: int | None = None
+    """Columns that neighbouring slices share; null is 16, at most a quarter of the width."""
+
+
+@dataclasses.dataclass
+class DecodeConfig:
+    """The options of `riffusion spectrogram decode`."""
+
+    preset: str | None = None
+    """The codec; null is what the image says, or else the preset that its height fits."""
+    quality: Quality = Quality.normal
+    """How long to search for the phase."""
+    inverter: Inverter = Inverter.pghi
+    """How the phase is found."""
+    overlap: int | None = None
+    """Columns that neighbouring images share; null is what slices say, and 0 for other images."""
+
+
+@dataclasses.dataclass
+class CompareConfig:
+    """The options of `riffusion spectrogram compare`, of which all but `level` are for images."""
+
+    preset: str | None = None
+    """The codec; null is what the image says, or else the preset that its height fits."""
+    quality: Quality = Quality.normal
+    """How long to search for the phase."""
+    inverter: Inverter = Inverter.pghi
+    """How the phase is found."""
+    level: Level = Level.match
+    """What is done with a difference in loudness."""
+
+
+@dataclasses.dataclass
+class InspectConfig:
+    """`riffusion spectrogram inspect` has no options."""
+
+
+@dataclasses.dataclass
+class SeedImagesConfig:
+    """The options of `riffusion sample seeds`."""
+
+    preset: str = DEFAULT_PRESET
+    """A preset of `conf/spectrogram/`, a `spectrogram.json`, or a folder that holds one."""

@@ -81,6 +81,16 @@ class Monitor(enum.Enum):
     """How well sampled clips agree with the words of their captions; the highest is the best."""
 
 
+class CacheDtype(enum.Enum):
+    """How cached latents and hidden states are stored."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    """Half the size, with 11 bits of precision."""
+    bf16 = "bf16"
+    """Half the size, with 8 bits of precision and the range of fp32."""
+
+
 class Resume(enum.Enum):
     """What to do if the run folder already holds a run."""
 
@@ -122,6 +132,8 @@ class MethodConfig:
     """With `vae` and a trained encoder: weight of the KL divergence."""
     perceptual_weight: float = 0.0
     """With `vae`: weight of a loss that compares edges and textures at three scales, for sharper images; 0 is off."""
+    tagger_weight: float = 0.0
+    """With `vae`: weight of a loss that compares what the shipped music tagger sees in the images; 0 is off."""
     discriminator_weight: float = 0.0
     """With `vae`: strength of a patch discriminator (Esser et al. 2021), relative to the gradient of the other losses at the
     last layer; 0 is off, 0.5 to 1 is usual."""
@@ -304,13 +316,27 @@ class TrainConfig:
     """All keys of `riffusion train`."""
 
     dataset: str = MISSING
-    """Dataset folder made by `riffusion prepare`."""
+    """Dataset made by `riffusion prepare`: its folder, a hub id such as `user/name` or `user/name@revision`, or a URL such as
+    `s3://bucket/name` or `https://…`. Several in brackets, `[a,b]`, are mixed."""
+    dataset_weights: list[float] = dataclasses.field(default_factory=list)
+    """With several datasets: how often slices of each are taken, in proportion, such as [3, 1]. Empty takes all slices equally
+    often."""
+    shuffle_window: int | None = None
+    """Shuffle row groups, then slices within windows of so many, so that few row groups are read at a time. null shuffles all
+    slices of a local dataset freely, and takes a window that suits `cache_gb` for one in a store."""
+    cache_dir: str | None = None
+    """Folder for the caches; null is `.cache` in a dataset folder, and `~/.cache/riffusion-train` for a dataset in a store."""
+    cache_gb: float = 50.0
+    """With a dataset in a store: how many GB of it are kept on this machine at most."""
     spectrogram_preset: str | None = None
     """The spectrogram preset that the dataset must have been prepared with; null accepts any."""
     allow_other_spectrogram: bool = False
     """Train even if the dataset's codec is not the base model's or not `spectrogram_preset`."""
     run: str | None = None
     """Run folder; null makes `runs/<date>-<name>`."""
+    mirror: str | None = None
+    """URL in a store, such as `s3://bucket/run`, where the run is uploaded while it trains; `resume=auto` goes on from there on
+    a machine whose run folder is empty."""
     name: str = "train"
     """Short name at the end of a run folder that `run` does not name."""
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -338,12 +364,26 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a quarter more work."""
     compile: bool = False
-    """Compile the UNet with `torch.compile`: minutes before the first step, then faster steps on a GPU."""
+    """Compile the whole objective with `torch.compile`: minutes before the first step, then faster steps on a GPU."""
+    compile_regions: bool = False
+    """Compile the blocks that the trained network repeats, instead of all of the objective: a shorter start, and with several
+    processes gradients are sent while others are still being computed."""
     cache_latents: bool = True
-    """Encode every slice once with the frozen VAE and cache mean and variance on disk."""
+    """Encode every slice once with the frozen VAE, when a step first needs it, and cache mean and variance on disk."""
     cache_text_embeddings: bool = True
-    """Encode every distinct caption once with the frozen text encoder and cache its hidden states on disk; ignored with
-    `method.train_text_encoder`."""
+    """Encode every distinct caption once with the frozen text encoder, when a step first needs it, and cache its hidden states
+    on disk; ignored with `method.train_text_encoder`."""
+    cache_dtype: CacheDtype | None = None
+    """How the caches store numbers; fp16 and bf16 take half the space. null is fp16, or what a resumed run was begun with."""
+    cache_on_device: bool = False
+    """Keep the cached rows of the steps to come in the memory of the device, where they fit in half of what is free."""
+    cache_only: bool = False
+    """Fill the caches for the whole dataset and end, before any step."""
+    cache_part: int = 1
+    """With `cache_only`: which of `cache_parts` equal parts of the slices this job fills, from 1; other machines that share
+    the folder of the caches fill the others."""
+    cache_parts: int = 1
+    """With `cache_only`: into how many parts the slices are divided."""
     dataloader_num_workers: int = 0
     """Data loader processes per training process."""
     num_threads: int | None = None

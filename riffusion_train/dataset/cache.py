@@ -3,9 +3,10 @@
 A row is found by its key, a hash of the image or caption it was computed from, and by the fingerprint of the network. So a
 dataset that grew, or was put in another order, uses every row that is there, and a new file holds only what is new.
 
-A file is a safetensors file of three tensors, `keys`, `checks` and `rows`, so that other programs can read it. While it is
-filled, it has the suffix `.partial` and its full size from the start: a row is written at its own position, then its checksum.
-A row whose checksum is zero or does not match is missing, so a job that was killed at any moment continues where it stopped.
+Each stretch of a run's steps that needs new rows adds a file. It is a safetensors file of three tensors, `keys`, `checks` and
+`rows`, so that other programs can read it. While it is filled, it has the suffix `.partial` and its full size from the start: a
+row is written at its own position, then its checksum. A row whose checksum is zero or does not match is missing, so a job that
+was killed at any moment continues where it stopped.
 """
 
 import contextlib
@@ -17,15 +18,14 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 
 from riffusion_train.dataset.layout import DatasetFolder
-from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.files import read_safetensors_header, safetensors_header, write_atomically
+from riffusion_train.runtime.files import read_safetensors_header, safetensors_header
 
 CACHE_DIR = ".cache"
 SCHEMA_VERSION = 2
@@ -38,6 +38,9 @@ _SUFFIX, _PARTIAL_SUFFIX = ".safetensors", ".partial"
 _NAME_DIGITS = 16
 _ROWS_CHECKED = 64
 _GIB = 2**30
+
+DTYPES = {"fp32": ("F32", "<f4"), "fp16": ("F16", "<f2"), "bf16": ("BF16", "<u2")}
+"""How rows are stored: safetensors' code of the dtype, and numpy's, which has the bits of bf16 as whole numbers."""
 
 Encode = Callable[[list[int]], torch.Tensor]
 """Row numbers to the rows, (B, …)."""
@@ -64,9 +67,10 @@ class CacheKind:
 class CachedRows:
     """The rows of a complete file. A row is read when it is indexed, so that memory does not grow with the dataset."""
 
-    def __init__(self, path: Path, offset: int, shape: tuple[int, ...]) -> None:
+    def __init__(self, path: Path, offset: int, shape: tuple[int, ...], dtype: str = "fp32") -> None:
         self.path = path
         self.shape = shape
+        self.dtype = dtype
         self._offset = offset
         self._file: int | None = None
 
@@ -81,13 +85,18 @@ class CachedRows:
         """
         if self._file is None:
             self._file = os.open(self.path, os.O_RDONLY)
-        row = _read_row(self._file, self._offset, self.shape, index)
+        row = _read_row(self._file, self._offset, self.shape, index, self.dtype)
         if row is None:
             raise InputError(f"{self.path}: its row {index} is damaged; delete the file, and it is made again")
-        return row
+        return _as_float32(row, self.dtype)
 
-    def __reduce__(self) -> tuple[type["CachedRows"], tuple[Path, int, tuple[int, ...]]]:
-        return CachedRows, (self.path, self._offset, self.shape)  # an open file cannot be sent to another process
+    def __reduce__(self) -> tuple[type["CachedRows"], tuple[Path, int, tuple[int, ...], str]]:
+        return CachedRows, (
+            self.path,
+            self._offset,
+            self.shape,
+            self.dtype,
+        )  # an open file cannot be sent to another process
 
     def __del__(self) -> None:
         if self._file is not None:
@@ -99,8 +108,8 @@ class _File:
     """A file of rows."""
 
     path: Path
-    keys: list[bytes]
-    """The key of each row."""
+    keys: np.ndarray
+    """The key of each row, uint8 (rows, 16)."""
     offset: int
     """Where its checksums begin; the rows follow them."""
 
@@ -138,6 +147,8 @@ class RowCache:
         keys: Hashes of what each row is computed from, uint8 (N, 16); equal ones share a row.
         shape: The shape of a row.
         name_row: From a row's number to its name, for messages.
+        directory: Where the files are; None is `.cache` in the dataset folder.
+        dtype: How rows are stored, of `DTYPES`. Rows of another one are not used.
     """
 
     def __init__(
@@ -149,7 +160,11 @@ class RowCache:
         keys: np.ndarray,
         shape: tuple[int, ...],
         name_row: Callable[[int], str],
+        directory: Path | None = None,
+        dtype: str = "fp32",
     ) -> None:
+        self.directory = folder.path / CACHE_DIR if directory is None else directory
+        self.dtype = dtype
         self.folder = folder
         self.kind = kind
         self.network = network
@@ -161,16 +176,23 @@ class RowCache:
     def plan(self, rows: Sequence[int]) -> None:
         """Choose the rows that are to be computed; a file of its own will hold them."""
         self.rows = list(rows)
-        self.num_kept = len(set(_split(self.keys))) - len(self.rows)  # distinct rows that need not be computed
+        self.num_kept = len(np.unique(_comparable(self.keys))) - len(
+            self.rows
+        )  # distinct rows that need not be computed
         self.shape = (len(rows), *self._row_shape)
         keys = self.keys[self.rows]
         digest = hashlib.blake2b(keys.tobytes(), digest_size=16).hexdigest()
         metadata = {"contents": self.kind.contents, "network": self.network, "schema_version": str(SCHEMA_VERSION)}
-        stem = f"{self.kind.name}-{digest[:_NAME_DIGITS]}-{self.network[:_NAME_DIGITS]}"
-        self.path = self.folder.path / CACHE_DIR / (stem + _SUFFIX)
+        self.path = self.directory / f"{self.kind.name}-{digest[:_NAME_DIGITS]}{self._end}"
         self.partial = self.path.with_suffix(_PARTIAL_SUFFIX)
-        self._header = _header(metadata, self.shape) + keys.tobytes()
-        self.num_bytes = len(self._header) + 4 * len(rows) + 4 * math.prod(self.shape)
+        self._header = _header(metadata, self.shape, self.dtype) + keys.tobytes()
+        self.row_bytes = _item_bytes(self.dtype) * math.prod(self._row_shape)
+        self.num_bytes = len(self._header) + (4 + self.row_bytes) * len(rows)
+
+    @property
+    def _end(self) -> str:
+        """How the names of all files of this network and dtype end."""
+        return f"-{self.network[:_NAME_DIGITS]}{'' if self.dtype == 'fp32' else f'-{self.dtype}'}{_SUFFIX}"
 
     def find_missing(self) -> list[int]:
         """Return the rows that no complete file has, one of each key.
@@ -178,9 +200,12 @@ class RowCache:
         Raises:
             InputError: If a file is damaged.
         """
-        known = {key for file in self._files() for key in file.keys}
-        missing = {key: row for row, key in reversed(list(enumerate(_split(self.keys)))) if key not in known}
-        return sorted(missing.values())
+        keys, firsts = np.unique(_comparable(self.keys), return_index=True)
+        known = np.zeros(len(keys), bool)
+        for file in self._files():
+            known |= np.isin(keys, _comparable(file.keys))
+        missing: list[int] = np.sort(firsts[~known]).tolist()
+        return missing
 
     def unused(self) -> str | None:
         """Name the files that are of no use to this dataset with this network; None where there are none."""
@@ -197,13 +222,18 @@ class RowCache:
                 the others when it is read.
         """
         files = self._files()
-        places = {key: (number, row) for number, file in enumerate(files) for row, key in enumerate(file.keys)}
-        try:
-            numbers = np.array([places[key] for key in _split(self.keys)], dtype=np.int64)
-        except KeyError:
-            raise InputError(f"{self.path.parent}: a file of the cache is gone; run the same command again") from None
-        opened = [CachedRows(file.path, file.offset, (len(file.keys), *self._row_shape)) for file in files]
-        rows = JoinedRows(opened, numbers)
+        asked = _comparable(self.keys)
+        places = np.full((len(asked), 2), -1, np.int64)
+        for number, file in enumerate(files):
+            keys = _comparable(file.keys)
+            order = np.argsort(keys, kind="stable")
+            found = order[np.minimum(np.searchsorted(keys, asked, sorter=order), len(keys) - 1)]
+            here = keys[found] == asked
+            places[here] = np.stack([np.full(here.sum(), number), found[here]], axis=1)
+        if (places < 0).any():
+            raise InputError(f"{self.path.parent}: a file of the cache is gone; run the same command again")
+        opened = [CachedRows(file.path, file.offset, (len(file.keys), *self._row_shape), self.dtype) for file in files]
+        rows = JoinedRows(opened, places)
         count = min(_ROWS_CHECKED, len(rows))
         for number in range(count):  # spread evenly over the dataset; reading a row checks it
             rows[number * len(rows) // count]
@@ -216,7 +246,7 @@ class RowCache:
             InputError: If there is too little disk space, or the folder cannot be written.
         """
         with self._problems():
-            self.path.parent.mkdir(exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             started = self._started()
             # A sparse file: rows not written yet take no blocks.
             used = self.partial.stat().st_blocks * 512 if started else 0
@@ -258,8 +288,9 @@ class RowCache:
         with file:
             for group in groups:
                 numbers = self.rows[group.start : group.stop]
-                rows = encode(numbers).float().cpu().numpy()
-                bad = [index for index, row in zip(numbers, rows, strict=True) if not np.isfinite(row).all()]
+                rows = _as_stored(encode(numbers), self.dtype)
+                finite = [np.isfinite(_as_float32(row, self.dtype)).all() for row in rows]
+                bad = [index for index, fine in zip(numbers, finite, strict=True) if not fine]
                 if bad:
                     raise InputError(
                         f"{self.folder.path}: the {self.kind.network} gives no finite {self.kind.contents} for "
@@ -284,7 +315,7 @@ class RowCache:
     def _write(self, file: int, start: int, rows: np.ndarray) -> None:
         """Write the rows, then their checksums: in this order, so that no checksum stands for a row that is not there.
 
-        Layout of the file: header, keys (N, 16) uint8, checks (N,) uint32, rows (N, …) float32.
+        Layout of the file: header, keys (N, 16) uint8, checks (N,) uint32, rows (N, …) as `dtype` says.
         """
         checks = np.array([zlib.crc32(row) for row in rows], dtype="<u4")
         row_bytes = rows[0].nbytes
@@ -294,7 +325,7 @@ class RowCache:
     def _is_written(self, file: int, index: int) -> bool:
         if not any(os.pread(file, 4, len(self._header) + 4 * index)):  # no checksum, so never written
             return False
-        return _read_row(file, len(self._header), self.shape, index) is not None
+        return _read_row(file, len(self._header), self.shape, index, self.dtype) is not None
 
     def _started(self) -> bool:
         """Whether the partial file is one that this job can continue."""
@@ -305,15 +336,15 @@ class RowCache:
 
     def _copy_from_partials(self) -> None:
         """Copy the rows that stopped jobs computed for what the dataset held then. Another job may still be writing there."""
-        row_of = {key: row for row, key in enumerate(_split(self.keys[self.rows]))}
+        row_of = {key.tobytes(): row for row, key in enumerate(self.keys[self.rows])}
         for path in self._siblings():
             other = self._read_file(path) if path.suffix == _PARTIAL_SUFFIX and path != self.partial else None
             if other is None:
                 continue
             shape = (len(other.keys), *self._row_shape)
             with path.open("rb") as source, self.partial.open("r+b") as target:
-                for number, key in enumerate(other.keys):
-                    row = _read_row(source.fileno(), other.offset, shape, number) if key in row_of else None
+                for number, key in enumerate(one.tobytes() for one in other.keys):
+                    row = _read_row(source.fileno(), other.offset, shape, number, self.dtype) if key in row_of else None
                     if row is not None and any(os.pread(source.fileno(), 4, other.offset + 4 * number)):
                         self._write(target.fileno(), row_of[key], row[None])
 
@@ -324,8 +355,8 @@ class RowCache:
             InputError: If one is damaged.
         """
         with self._problems():
-            end = f"-{self.network[:_NAME_DIGITS]}{_SUFFIX}"
-            files = [self._read_file(path, refuse=True) for path in self._siblings() if path.name.endswith(end)]
+            paths = [path for path in self._siblings() if path.name.endswith(self._end)]
+            files = [self._read_file(path, refuse=True) for path in paths]
         return [file for file in files if file is not None]
 
     def _read_file(self, path: Path, *, refuse: bool = False) -> _File | None:
@@ -333,12 +364,13 @@ class RowCache:
         try:
             header, end = read_safetensors_header(path)
             metadata, shape = header["__metadata__"], tuple(header["rows"]["shape"])
+            code = header["rows"]["dtype"]
             num_bytes = end + max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
             offset = end + header["checks"]["data_offsets"][0]
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             problem: str | None = "is not a cache, or a damaged one"
         else:
-            if (metadata.get("network"), shape[1:]) != (self.network, self._row_shape):
+            if (metadata.get("network"), shape[1:], code) != (self.network, self._row_shape, DTYPES[self.dtype][0]):
                 return None
             size = path.stat().st_size
             problem = None if size == num_bytes else f"is of another size than written ({size} bytes, not {num_bytes})"
@@ -349,10 +381,12 @@ class RowCache:
         if "keys" in header:
             with path.open("rb") as file:
                 file.seek(end)
-                return _File(path, _split(np.frombuffer(file.read(KEY_BYTES * shape[0]), np.uint8)), offset)
+                return _File(
+                    path, np.frombuffer(file.read(KEY_BYTES * shape[0]), np.uint8).reshape(-1, KEY_BYTES), offset
+                )
         # Written by version 0.1.0: the rows of one dataset, in its order.
         if metadata.get("dataset") == self.folder.fingerprint and shape[0] == len(self.keys):
-            return _File(path, _split(self.keys), offset)
+            return _File(path, self.keys, offset)
         return None
 
     def _siblings(self) -> list[Path]:
@@ -372,29 +406,46 @@ class RowCache:
             ) from None
 
 
-def _header(metadata: dict[str, str], shape: tuple[int, ...]) -> bytes:
+def _header(metadata: dict[str, str], shape: tuple[int, ...], dtype: str) -> bytes:
     entries = {
         "keys": ("U8", (shape[0], KEY_BYTES), KEY_BYTES * shape[0]),
         "checks": ("U32", shape[:1], 4 * shape[0]),
-        "rows": ("F32", shape, 4 * math.prod(shape)),
+        "rows": (DTYPES[dtype][0], shape, _item_bytes(dtype) * math.prod(shape)),
     }
     return safetensors_header(entries, metadata)
 
 
-def _split(keys: np.ndarray) -> list[bytes]:
-    """Return keys one by one."""
-    content = keys.tobytes()
-    return [content[start : start + KEY_BYTES] for start in range(0, len(content), KEY_BYTES)]
+def _item_bytes(dtype: str) -> int:
+    return int(np.dtype(DTYPES[dtype][1]).itemsize)
 
 
-def _read_row(file: int, offset: int, shape: tuple[int, ...], index: int) -> np.ndarray | None:
-    """Read a row, float32 `shape[1:]`; None where its checksum does not match."""
-    row_bytes = 4 * math.prod(shape[1:])
+def _as_stored(rows: torch.Tensor, dtype: str) -> np.ndarray:
+    """Return rows as they are stored, rounded to the nearest."""
+    if dtype == "bf16":
+        return rows.cpu().to(torch.bfloat16).view(torch.uint16).numpy()
+    return rows.float().cpu().numpy().astype(DTYPES[dtype][1])
+
+
+def _as_float32(row: np.ndarray, dtype: str) -> np.ndarray:
+    """Return a stored row as float32."""
+    if dtype == "bf16":  # the upper half of the bits of float32
+        return (row.astype(np.uint32) << 16).view(np.float32)
+    return row.astype(np.float32, copy=False)
+
+
+def _comparable(keys: np.ndarray) -> np.ndarray:
+    """Return keys, uint8 (N, 16), as an array (N,) that numpy sorts and compares."""
+    return np.ascontiguousarray(keys).view(f"S{KEY_BYTES}").ravel()
+
+
+def _read_row(file: int, offset: int, shape: tuple[int, ...], index: int, dtype: str) -> np.ndarray | None:
+    """Read a row as it is stored, `shape[1:]`; None where its checksum does not match."""
+    row_bytes = _item_bytes(dtype) * math.prod(shape[1:])
     check = os.pread(file, 4, offset + 4 * index)
     row = os.pread(file, row_bytes, offset + 4 * shape[0] + index * row_bytes)
     if len(row) != row_bytes or zlib.crc32(row) != int.from_bytes(check, "little"):
         return None
-    return np.frombuffer(row, dtype="<f4").reshape(shape[1:])
+    return np.frombuffer(row, dtype=DTYPES[dtype][1]).reshape(shape[1:])
 
 
 def _write_at(file: int, content: bytes, offset: int) -> None:
@@ -403,43 +454,6 @@ def _write_at(file: int, content: bytes, offset: int) -> None:
     while view:
         written = os.pwrite(file, view, offset)
         view, offset = view[written:], offset + written
-
-
-LATENTS = CacheKind(name="latents", contents="latents", network="VAE", key="VAE", option="cache_latents")
-
-
-def slice_keys(dataset: SpectrogramDataset, *, keep: bool) -> np.ndarray:
-    """Return the keys of a split's slices, uint8 (N, 16): hashes of their image files.
-
-    Args:
-        dataset: The slices.
-        keep: Whether to write the keys beside the caches, so that the next start need not read all images.
-    """
-    path = dataset.folder.path / CACHE_DIR / f"keys-{dataset.folder.fingerprint[:32]}"
-    with contextlib.suppress(OSError, ValueError):
-        content = path.read_bytes()
-        return np.frombuffer(content, np.uint8).reshape(len(dataset), KEY_BYTES)
-    digests = [xxhash.xxh3_128_digest(content) for content in dataset.image_files()]
-    keys = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, KEY_BYTES)
-    if keep:
-        with contextlib.suppress(OSError):  # what cannot be written is refused when the cache is allocated
-            path.parent.mkdir(exist_ok=True)
-            write_atomically(path, keys.tobytes())
-    return keys
-
-
-def latent_cache(dataset: SpectrogramDataset, keys: np.ndarray, vae: str, shape: tuple[int, int, int]) -> RowCache:
-    """Return the cache of a split's moments, whether or not it exists yet: float32 (slices, 2 * C, h, w).
-
-    Moments are kept rather than samples, so that every step draws its own latents, as without a cache.
-
-    Args:
-        dataset: The slices.
-        keys: What `slice_keys` returns.
-        vae: Fingerprint of the VAE.
-        shape: Of the moments of a slice, (2 * C, h, w).
-    """
-    return RowCache(dataset.folder, LATENTS, network=vae, keys=keys, shape=shape, name_row=dataset.slice_name)
 
 
 TEXTS = CacheKind(
@@ -452,12 +466,18 @@ TEXTS = CacheKind(
 
 
 def text_cache(
-    folder: DatasetFolder, captions: Sequence[str], *, text_encoder: str, tokenizer: str, shape: tuple[int, int]
+    folder: DatasetFolder,
+    captions: Sequence[str],
+    *,
+    text_encoder: str,
+    tokenizer: str,
+    shape: tuple[int, int],
+    **options: Any,
 ) -> RowCache:
-    """Return the cache of the captions' hidden states, whether or not it exists yet: float32 (captions, 77, D).
+    """Return the cache of the captions' hidden states, whether or not it exists yet: (captions, 77, D).
 
-    Kept in float32, as the text encoder computes them, so that the UNet gets the same numbers as without a cache in every
-    precision; a caption of SD 1.5 takes 231 KiB.
+    In float32, as the text encoder computes them, the UNet gets the same numbers as without a cache in every precision, and a
+    caption of SD 1.5 takes 231 KiB.
 
     Args:
         folder: The dataset of the captions.
@@ -465,6 +485,7 @@ def text_cache(
         text_encoder: Fingerprint of the text encoder.
         tokenizer: Fingerprint of the tokenizer.
         shape: Of the hidden states of a caption, (77, D).
+        options: `directory` and `dtype` of `RowCache`.
     """
     network = hashlib.blake2b(f"{text_encoder} {tokenizer}".encode(), digest_size=16).hexdigest()
     digests = [hashlib.blake2b(caption.encode(), digest_size=KEY_BYTES).digest() for caption in captions]
@@ -475,16 +496,5 @@ def text_cache(
         keys=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, KEY_BYTES),
         shape=shape,
         name_row=lambda row: f"the caption {captions[row]!r}",
+        **options,
     )
-
-
-class CachedTexts:
-    """The hidden states of captions, looked up by the caption."""
-
-    def __init__(self, captions: Sequence[str], rows: JoinedRows) -> None:
-        self._row_of = {caption: row for row, caption in enumerate(captions)}
-        self._rows = rows
-
-    def __getitem__(self, caption: str) -> np.ndarray:
-        """Return the hidden states of a caption: float32 (77, D)."""
-        return self._rows[self._row_of[caption]]

@@ -4,14 +4,16 @@
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
+from riffusion_train.dataset.rows import ShardFile
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import refuse_url
 
@@ -118,16 +120,49 @@ def features(extra: Mapping[str, str] | None = None) -> "datasets.Features":
     )
 
 
+class ShardStore(Protocol):
+    """A dataset in a bucket, on a web server or on the hub."""
+
+    url: str
+
+    @property
+    def cache_bytes(self) -> int:
+        """How much of it may be kept on this machine."""
+        ...
+
+    def shard(self, name: str, num_rows: int, num_bytes: int) -> ShardFile:
+        """Return a shard by its path in the dataset."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class DatasetFolder:
-    """A finished dataset folder. Make it with `open_dataset_folder`."""
+    """A finished dataset. Make it with `open_dataset_folder`, or with `open_dataset` wherever it is."""
 
     path: Path
-    """The folder."""
+    """The folder; of a dataset in a store, the folder of this machine that keeps its caches."""
     spectrogram: SpectrogramConfig
     """The codec the images were made with."""
     stats: dict[str, Any]
     """The content of `stats.json`."""
+    store: "ShardStore | None" = None
+    """Where its shards are, if they are not in the folder: a bucket, a web server or the hub."""
+    parts: tuple["DatasetFolder", ...] = ()
+    """Of several datasets opened as one: each of them, in the order of their slices."""
+    weights: tuple[float, ...] = ()
+    """How often each part is taken in training, in proportion."""
+
+    @property
+    def name(self) -> str:
+        """The folder or URL, for messages."""
+        if self.parts:
+            return " + ".join(part.name for part in self.parts)
+        return str(self.path) if self.store is None else self.store.url
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether shards are read from a store."""
+        return self.store is not None or any(part.is_remote for part in self.parts)
 
     @property
     def fingerprint(self) -> str:
@@ -139,6 +174,12 @@ class DatasetFolder:
         """What wrote the shards: `parquet`, `folder` or `webdataset`."""
         return str(self.stats.get("parameters", {}).get("writer", PARQUET))
 
+    @property
+    def cache_bytes(self) -> int:
+        """How much of a dataset in a store may be kept on this machine."""
+        own = 0 if self.store is None else self.store.cache_bytes
+        return own + sum(part.cache_bytes for part in self.parts)
+
     def require_parquet(self) -> None:
         """Refuse a dataset that was written for other trainers.
 
@@ -147,13 +188,26 @@ class DatasetFolder:
         """
         if self.writer != PARQUET:
             raise InputError(
-                f"{self.path} is written for other trainers (writer={self.writer}), and riffusion train reads Parquet; "
+                f"{self.name} is written for other trainers (writer={self.writer}), and riffusion train reads Parquet; "
                 f"make another with: riffusion prepare … writer={PARQUET} out=…"
             )
 
     def shards(self, split: str) -> list[Path]:
         """Return the shards of a split in order; empty for a split that this dataset does not have."""
         return [self.path / SHARD_DIR / shard["name"] for shard in self.stats["shards"] if shard["split"] == split]
+
+    def shard_files(self, split: str) -> list[ShardFile]:
+        """Return the shards of a split in order, to be opened wherever they are."""
+        if self.parts:
+            return [shard for part in self.parts for shard in part.shard_files(split)]
+        own = [shard for shard in self.stats["shards"] if shard["split"] == split]
+        if self.store is not None:
+            return [self.store.shard(f"{SHARD_DIR}/{one['name']}", one["slices"], one["bytes"]) for one in own]
+        paths = [str(self.path / SHARD_DIR / one["name"]) for one in own]
+        return [
+            ShardFile(path, one["slices"], functools.partial(pa.OSFile, path))
+            for path, one in zip(paths, own, strict=True)
+        ]
 
     def num_slices(self, split: str) -> int:
         """Return the number of slices of a split."""
@@ -167,15 +221,27 @@ def read_stats(folder: Path) -> dict[str, Any] | None:
         InputError: If it is there and cannot be used.
     """
     path = folder / STATS_FILE
-    if not path.is_file():
-        return None
+    return parse_stats(path.read_bytes(), str(path), f"{_FIX}{folder} overwrite=true") if path.is_file() else None
+
+
+def parse_stats(content: bytes, name: str, fix: str = "prepare the dataset again") -> dict[str, Any]:
+    """Return what a `stats.json` holds.
+
+    Args:
+        content: Of the file.
+        name: Of the file, for messages.
+        fix: What to do if it cannot be used.
+
+    Raises:
+        InputError: If it cannot be used.
+    """
     try:
-        stats = json.loads(path.read_text(encoding="utf-8"))
+        stats = json.loads(content.decode("utf-8"))
         version = stats["schema_version"]
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: not the statistics of a dataset; {_FIX}{folder} overwrite=true") from None
+        raise InputError(f"{name}: not the statistics of a dataset; {fix}") from None
     if version != SCHEMA_VERSION:
-        raise InputError(f"{path}: schema version {version} is not {SCHEMA_VERSION}; use a matching riffusion-train")
+        raise InputError(f"{name}: schema version {version} is not {SCHEMA_VERSION}; use a matching riffusion-train")
     return dict(stats)
 
 

@@ -1,56 +1,79 @@
 """A dataset folder as training reads it: images, captions, and items with the random draws of their address."""
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import io
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+import xxhash
+from PIL import Image
 from torch.utils.data import Dataset
 
+from riffusion_train.dataset.cache import CACHE_DIR, KEY_BYTES
 from riffusion_train.dataset.captions import CaptionDraws
-from riffusion_train.dataset.layout import SHARD_DIR, DatasetFolder, open_dataset_folder
-from riffusion_train.dataset.order import Address, generator, normal
+from riffusion_train.dataset.layout import CAPTION, IMAGE, SOURCE, START_S, DatasetFolder, open_dataset_folder
+from riffusion_train.dataset.order import Address, EpochOrder, MixedOrder, Order, StoredOrder, generator, normal
+from riffusion_train.dataset.rows import ParquetRows
 from riffusion_train.runtime.errors import InputError, one_line
 
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
+ROWS_PER_BLOCK = 100
+"""Slices that windows keep together: the row groups that `riffusion prepare` writes."""
+_LARGEST_WINDOW = 16384
+_SHARDS_OPENED = 8
+"""Shards that are looked at when a split is opened."""
+_TEXT_COLUMNS = (CAPTION, SOURCE, START_S)
+_Read = TypeVar("_Read")
 
 Tokenize = Callable[[str], torch.Tensor]
 """Caption to token ids (77,)."""
 
 
 class SpectrogramDataset:
-    """The slices of one split, read from the Parquet shards through a memory map.
+    """The slices of one split, read from the Parquet shards where they are, a row group at a time.
 
     Raises:
         InputError: If the split is empty or damaged, or another writer than Parquet's wrote the dataset.
     """
 
     def __init__(self, folder: DatasetFolder, split: str) -> None:
-        import datasets
-
         folder.require_parquet()
-        shards = [str(path) for path in folder.shards(split)]
+        shards = folder.shard_files(split)
         if not folder.num_slices(split) or not shards:
-            raise InputError(f"{folder.path}: the split '{split}' has no slices; prepare more audio, or other ratios")
-        datasets.disable_progress_bars()
-        self.folder, self._split = folder, split
-        try:
-            self.rows = datasets.load_dataset("parquet", data_files=shards, split="train")
-        except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError) as error:
-            cause = error.__cause__ or error
-            if isinstance(cause, OSError) and cause.errno:  # such as no space for the copy that datasets makes
-                raise cause from None
-            raise InputError(
-                f"{folder.path}: the shards of '{split}' cannot be read ({one_line(cause)}); {self._fix}"
-            ) from None
-        self._images = self.rows.select_columns(["image"])  # made once: it costs more than reading a row
-        self._texts = self.rows.select_columns(["caption", "source", "start_s"])
+            raise InputError(f"{folder.name}: the split '{split}' has no slices; prepare more audio, or other ratios")
+        self.folder, self.split = folder, split
+        self.rows = ParquetRows(shards)
+        count = min(_SHARDS_OPENED, len(shards))
+        for number in range(count):  # spread evenly; the others are opened when they are needed
+            self._read(lambda number=number: self.rows.locate(self.rows.first_row(number * len(shards) // count)))  # type: ignore[misc]
 
     def __len__(self) -> int:
-        return int(self.rows.num_rows)
+        return len(self.rows)
+
+    def _read(self, work: Callable[[], _Read]) -> _Read:
+        """Read from the shards; damage is one line.
+
+        Raises:
+            InputError: If a shard cannot be read.
+        """
+        try:
+            return work()
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(
+                f"{self.folder.name}: the shards of '{self.split}' cannot be read ({one_line(error)}); {self._fix}"
+            ) from None
+
+    def image_file(self, index: int) -> memoryview:
+        """Return the PNG file of a slice, without decoding it."""
+        table, row = self._read(lambda: self.rows.group_of(index, [IMAGE]))
+        return memoryview(table.column(IMAGE).chunk(0).field("bytes")[row].as_buffer() or b"")
 
     def image(self, index: int) -> np.ndarray:
         """Return the image of a slice as it is stored: uint8 (height, width) or (height, width, 3).
@@ -58,41 +81,30 @@ class SpectrogramDataset:
         Raises:
             InputError: If it is damaged, naming its shard, row and track.
         """
+        content = self.image_file(index)
         try:
-            return np.asarray(self._images[index]["image"])
+            with Image.open(io.BytesIO(content)) as image:
+                return np.asarray(image)
         except Exception as error:  # Pillow raises classes of many kinds
-            name, row = self._shard_row(index)
+            shard, row = self.rows.shard_of(index)
             raise InputError(
-                f"{name}: the image in row {row}, {self.slice_name(index)}, is damaged ({one_line(error)}); {self._fix}"
+                f"{self.rows.shard_name(shard)}: the image in row {row}, {self.slice_name(index)}, is damaged "
+                f"({one_line(error)}); {self._fix}"
             ) from None
-
-    def _shard_row(self, index: int) -> tuple[Path, int]:
-        """Return the shard of a slice, and its row in it, from 0."""
-        for shard in (shard for shard in self.folder.stats["shards"] if shard["split"] == self._split):
-            if index < shard["slices"]:
-                return self.folder.path / SHARD_DIR / shard["name"], index
-            index -= shard["slices"]
-        raise IndexError(index)
 
     @property
     def _fix(self) -> str:
         return (
-            f"riffusion prepare check {self.folder.path} lists all damage, and its prepare command with overwrite=true "
+            f"riffusion prepare check {self.folder.name} lists all damage, and its prepare command with overwrite=true "
             "makes it anew"
         )
-
-    def image_files(self) -> Iterator[memoryview]:
-        """Yield the PNG file of every slice, in order, without decoding it."""
-        for chunk in self.rows.data.column("image").chunks:
-            for content in chunk.field("bytes"):
-                yield memoryview(content.as_buffer())
 
     def pixels(self, index: int) -> torch.Tensor:
         """Return the image of a slice as the VAE takes it: float32 (3, height, width) in [-1, 1]."""
         image, size = self.image(index), self.folder.spectrogram
         if image.shape[:2] != (size.n_mels, size.width_px):
             raise InputError(
-                f"{self.folder.path}: the image of {self.slice_name(index)} is {image.shape[1]} x {image.shape[0]}, "
+                f"{self.folder.name}: the image of {self.slice_name(index)} is {image.shape[1]} x {image.shape[0]}, "
                 f"spectrogram.json says {size.width_px} x {size.n_mels}; prepare the dataset again"
             )
         if image.ndim == 2:  # mono is grey, and the VAE takes three channels
@@ -105,9 +117,9 @@ class SpectrogramDataset:
         Raises:
             InputError: If there is none.
         """
-        captions = self._texts[index]["caption"]
+        captions = self._read(lambda: self.rows.read(index, _TEXT_COLUMNS))[CAPTION]
         if not captions:
-            raise InputError(f"{self.folder.path}: the slice {self.slice_name(index)} has no caption; prepare it again")
+            raise InputError(f"{self.folder.name}: the slice {self.slice_name(index)} has no caption; prepare it again")
         return list(captions)
 
     def all_captions(self, weights: Sequence[float] = ()) -> list[str]:
@@ -117,33 +129,153 @@ class SpectrogramDataset:
             weights: As of `CaptionDraws`: captions that have no weight in any slice are left out.
         """
         captions: dict[str, None] = {}  # a dict keeps the order
-        for chunk in self.rows.data.column("caption").chunks:
-            texts = pc.list_flatten(chunk)
-            if 0 in weights:
-                parents = pc.list_parent_indices(chunk).to_numpy(zero_copy_only=False)
-                numbers = np.arange(len(parents)) - np.searchsorted(parents, parents)  # of the captions in their slices
-                texts = texts.filter(pa.array(np.array(weights)[np.minimum(numbers, len(weights) - 1)] > 0))
-            captions.update(dict.fromkeys(pc.unique(texts).drop_null().to_pylist()))
+        for table in self.rows.tables([CAPTION]):
+            captions.update(_distinct_captions(table, weights))
         return list(captions)
 
-    def without_caption(self) -> list[int]:
-        """Return the slices without a caption, or with one that is blank."""
-        column = self.rows.data.column("caption")
-        missing, start = [], 0
-        for chunk in column.chunks:
-            counts = pc.fill_null(pc.list_value_length(chunk), 0).to_numpy(zero_copy_only=False)
-            texts = pc.fill_null(pc.utf8_trim_whitespace(pc.list_flatten(chunk)), "")
-            blank = pc.equal(texts, "").to_numpy(zero_copy_only=False).astype(bool)
-            parents = pc.list_parent_indices(chunk).to_numpy(zero_copy_only=False)
-            incomplete = (counts == 0) | np.isin(np.arange(len(chunk)), parents[blank])
-            missing += [start + int(row) for row in np.flatnonzero(incomplete)]
-            start += len(chunk)
-        return missing
+    def captions_of(self, slices: Sequence[int], weights: Sequence[float] = ()) -> list[str]:
+        """Return every caption of some slices once, in the order of their first use; `weights` as of `all_captions`."""
+        captions: dict[str, None] = {}
+        for _, run in itertools.groupby(slices, lambda index: self.rows.locate(index)[:2]):  # of one row group
+            found = [self.rows.group_of(index, [CAPTION]) for index in run]
+            captions.update(_distinct_captions(found[0][0].take([row for _, row in found]), weights))
+        return list(captions)
+
+    def without_caption(self, most: int) -> tuple[list[str], int]:
+        """Look for slices without a caption, or with one that is blank.
+
+        Args:
+            most: Row groups to look at, spread evenly over the split.
+
+        Returns:
+            The names of those slices, and how many slices were looked at.
+        """
+        missing: list[str] = []
+        looked_at = 0
+        for table in self._read(lambda: list(self.rows.tables(_TEXT_COLUMNS, most=most))):
+            for chunk in table.column(CAPTION).chunks:
+                counts = pc.fill_null(pc.list_value_length(chunk), 0).to_numpy(zero_copy_only=False)
+                texts = pc.fill_null(pc.utf8_trim_whitespace(pc.list_flatten(chunk)), "")
+                blank = pc.equal(texts, "").to_numpy(zero_copy_only=False).astype(bool)
+                parents = pc.list_parent_indices(chunk).to_numpy(zero_copy_only=False)
+                incomplete = (counts == 0) | np.isin(np.arange(len(chunk)), parents[blank])
+                missing += [_slice_name(table.slice(int(row), 1).to_pylist()[0]) for row in np.flatnonzero(incomplete)]
+            looked_at += len(table)
+        return missing, looked_at
 
     def slice_name(self, index: int) -> str:
         """Return the name of a slice for messages: its source and start."""
-        row = self._texts[index]
-        return f"{row['source']} at {row['start_s']:.2f} s"
+        return _slice_name(self._read(lambda: self.rows.read(index, _TEXT_COLUMNS)))
+
+
+def _distinct_captions(table: pa.Table, weights: Sequence[float]) -> dict[str, None]:
+    """Return the captions of rows, each once, as the keys of a dict; without those of no weight in any row."""
+    captions: dict[str, None] = {}
+    for chunk in table.column(CAPTION).chunks:
+        texts = pc.list_flatten(chunk)
+        if 0 in weights:
+            parents = pc.list_parent_indices(chunk).to_numpy(zero_copy_only=False)
+            numbers = np.arange(len(parents)) - np.searchsorted(parents, parents)  # of the captions in their slices
+            texts = texts.filter(pa.array(np.array(weights)[np.minimum(numbers, len(weights) - 1)] > 0))
+        captions.update(dict.fromkeys(pc.unique(texts).drop_null().to_pylist()))
+    return captions
+
+
+def _slice_name(row: Mapping[str, Any]) -> str:
+    return f"{row[SOURCE]} at {row[START_S]:.2f} s"
+
+
+class SliceKeys:
+    """The keys of a split's slices: hashes of their image files, kept beside the caches once they are known.
+
+    Args:
+        dataset: The slices.
+        directory: Of the caches; None is `.cache` in the dataset folder.
+    """
+
+    def __init__(self, dataset: SpectrogramDataset, directory: Path | None = None) -> None:
+        self._dataset = dataset
+        directory = dataset.folder.path / CACHE_DIR if directory is None else directory
+        self._path = directory / f"keys-{dataset.folder.fingerprint[:32]}"
+        self._size = KEY_BYTES * len(dataset)
+
+    def known(self, slices: Sequence[int]) -> np.ndarray:
+        """Return the keys of some slices, uint8 (n, 16); zeros where they are not known yet."""
+        keys = np.zeros((len(slices), KEY_BYTES), np.uint8)
+        with contextlib.suppress(OSError), self._path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == self._size:
+                for number, index in enumerate(slices):
+                    content = os.pread(file.fileno(), KEY_BYTES, KEY_BYTES * index)
+                    keys[number] = np.frombuffer(content, np.uint8)
+        return keys
+
+    def compute(self, index: int) -> np.ndarray:
+        """Return the key of a slice, uint8 (16,)."""
+        return np.frombuffer(xxhash.xxh3_128_digest(self._dataset.image_file(index)), np.uint8)
+
+    def keep(self, slices: Sequence[int], keys: np.ndarray) -> None:
+        """Keep the keys of some slices; what cannot be written is computed again next time."""
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("r+b" if self._path.exists() else "w+b") as file:
+                file.truncate(self._size)
+                for index, key in zip(slices, keys, strict=True):
+                    os.pwrite(file.fileno(), key.tobytes(), KEY_BYTES * index)
+
+
+def slice_keys(
+    dataset: SpectrogramDataset, slices: Sequence[int] | None = None, directory: Path | None = None, *, keep: bool
+) -> np.ndarray:
+    """Return the keys of a split's slices, uint8 (n, 16): hashes of their image files.
+
+    Args:
+        dataset: The slices.
+        slices: Which of them; None is all.
+        directory: Of the caches; None is `.cache` in the dataset folder.
+        keep: Whether to write the keys beside the caches, so that the next start need not read the images.
+    """
+    numbers = range(len(dataset)) if slices is None else slices
+    keys = SliceKeys(dataset, directory)
+    found = keys.known(numbers)
+    new: list[int] = np.flatnonzero(~found.any(axis=1)).tolist()
+    for row in new:
+        found[row] = keys.compute(numbers[row])
+    if keep:
+        keys.keep([numbers[row] for row in new], found[new])
+    return found
+
+
+def choose_window(dataset: SpectrogramDataset, shuffle_window: int | None, cache_gb: float) -> int | None:
+    """Return the window that a new run shuffles within; None where all slices are shuffled freely.
+
+    Of a dataset in a store, two windows are on this machine at a time: the one in use, and the next one, which is being
+    fetched; half of the cache is left for them to overlap.
+    """
+    if shuffle_window is not None or not dataset.folder.is_remote:
+        return shuffle_window
+    stored = [shard for shard in dataset.folder.stats["shards"] if shard["split"] == dataset.split]
+    slice_bytes = sum(shard["bytes"] for shard in stored) / len(dataset)
+    return int(min(_LARGEST_WINDOW, max(ROWS_PER_BLOCK, cache_gb * 1e9 / 4 / slice_bytes)))
+
+
+def make_order(dataset: SpectrogramDataset, seed: int, window: int | None) -> Order:
+    """Return the order in which a run meets the slices of a dataset, or of several that are mixed."""
+    folder = dataset.folder
+    parts = [part.shard_files(dataset.split) for part in folder.parts or (folder,)]
+    orders = []
+    for number, shards in enumerate(parts):
+        rows = ParquetRows(shards)
+        own_seed = (seed + number * 0x9E3779B97F4A7C15) % 2**64
+        blocks = None if window is None else rows.first_rows(ROWS_PER_BLOCK)
+        orders.append(EpochOrder(len(rows), own_seed, window, blocks))
+    return orders[0] if len(orders) == 1 else MixedOrder(orders, folder.weights)
+
+
+def noted_order(dataset: SpectrogramDataset, manifest: Mapping[str, Any]) -> Order:
+    """Return the order of a run as its first start noted it; version 0.1.0 noted none, and shuffled in another way."""
+    if "order" not in manifest:
+        return StoredOrder(len(dataset), manifest["seed"])
+    return make_order(dataset, manifest["seed"], manifest["order"]["window"])
 
 
 def load_dataset(folder: Path | str, split: str = "train") -> SpectrogramDataset:

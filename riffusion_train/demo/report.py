@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from riffusion_train.audio.plots import curve_image
 from riffusion_train.demo.steps import StepResult
-from riffusion_train.listening.words import Agreement
+from riffusion_train.listening.captions import Agreement
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import write_atomically
 from riffusion_train.runtime.provenance import write_rows

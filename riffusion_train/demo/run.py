@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from riffusion_train.audio.codec.codec import EncodedClip, SpectrogramCodec, make_codec
-from riffusion_train.audio.codec.image_file import load_image, save_image
-from riffusion_train.audio.io.read import read_audio
-from riffusion_train.audio.io.write import write_audio
-from riffusion_train.config.demo import DemoConfig
+from riffusion_train.audio.codec import EncodedClip, SpectrogramCodec, make_codec
+from riffusion_train.audio.image_file import load_image, save_image
+from riffusion_train.audio.read import read_audio
+from riffusion_train.audio.write import write_audio
+from riffusion_train.config.sample import DemoConfig
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
-from riffusion_train.demo.judged import judge_demo
+from riffusion_train.demo.judged import ATTRIBUTES, CaptionClassifier, judge_demo
 from riffusion_train.demo.report import (
     FIGURES_FILE,
     Clip,
@@ -29,7 +29,6 @@ from riffusion_train.demo.report import (
     write_page,
 )
 from riffusion_train.demo.steps import FINE_TUNED, FROM_NOTHING, Base, DemoFolder, StepRunner, choose_base, plan_steps
-from riffusion_train.evaluation.classifier import ATTRIBUTES, CaptionClassifier
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.provenance import machine, versions
 

@@ -19,14 +19,14 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
-from riffusion_train.config.demo import DemoConfig
+from riffusion_train.config.sample import DemoConfig
 from riffusion_train.config.spectrogram import SpectrogramConfig, preset_words
 from riffusion_train.model.loading import open_model
 from riffusion_train.runtime.errors import EXIT_FAULT, EXIT_STOPPED, InputError, StoppedError
 from riffusion_train.runtime.files import write_json
-from riffusion_train.runtime.pretrained import DEFAULT_MODEL, has_pretrained
+from riffusion_train.runtime.hub import DEFAULT_MODEL, has_pretrained
+from riffusion_train.runtime.progress import StopRequest
 from riffusion_train.runtime.provenance import usable_cores
-from riffusion_train.runtime.signals import StopRequest
 
 SCORES_FILE = "scores.json"
 _RECORD_FILE = "steps.json"

@@ -12,17 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from riffusion_train.audio.io.read import read_audio
-from riffusion_train.audio.io.write import FORMATS
-from riffusion_train.config.export import ExportWeights
+from riffusion_train.audio.read import read_audio
+from riffusion_train.audio.write import FORMATS
+from riffusion_train.config.model import ExportWeights
 from riffusion_train.config.sample import SamplerConfig, sampler_options
 from riffusion_train.dataset.order import spread
 from riffusion_train.evaluation.grid import GridModel, find_models, option_arguments, save_whole
 from riffusion_train.listening.heard import HeardClip, Unit, stamp
 from riffusion_train.runtime.errors import InputError, StoppedError, one_line
 from riffusion_train.runtime.files import slug
-from riffusion_train.runtime.hub import check_source, looks_like_hub_id
-from riffusion_train.runtime.pretrained import model_place
+from riffusion_train.runtime.hub import check_source, looks_like_hub_id, model_place
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.training.run_folder import CHECKPOINT_DIR, RunFolder
 

@@ -14,15 +14,15 @@ from typing import Any
 from riffusion_train.audition.site import PAGE_FILE, Cell, Site, Version, write_site
 from riffusion_train.config.compose import describe
 from riffusion_train.config.denoising import choose_denoising
-from riffusion_train.config.export import ExportWeights
+from riffusion_train.config.model import ExportWeights
 from riffusion_train.config.sample import SamplerConfig, sampler_options
 from riffusion_train.model.components import freeze
 from riffusion_train.model.diffusers_folder import SUMMARY_FILE
-from riffusion_train.model.lazy import LazyModel, lazy_fingerprint, load_lazy_model
 from riffusion_train.model.loading import open_model
+from riffusion_train.model.weights import LazyModel, lazy_fingerprint, load_lazy_model
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.runtime.files import slug
-from riffusion_train.runtime.pretrained import model_place
+from riffusion_train.runtime.hub import model_place
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.sampler import Sampler

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from riffusion_train.audio.codec.codec import make_codec
-from riffusion_train.audio.io.read import read_audio
-from riffusion_train.config.sample import Quality
+from riffusion_train.audio.codec import make_codec
+from riffusion_train.audio.read import read_audio
+from riffusion_train.config.spectrogram import Quality
 from riffusion_train.dataset.order import spread
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.evaluation.clips import ClipFile, clip_units
 from riffusion_train.evaluation.grid import Grid
 from riffusion_train.evaluation.results import SCORES_FILE, ResultRow, ScoredClip
 from riffusion_train.evaluation.score import CACHE_DIR, clip_image
-from riffusion_train.listening.caption_model import CaptionModel
+from riffusion_train.listening.captions import CaptionModel
 from riffusion_train.listening.embedder import Embedder, make_embedder
 from riffusion_train.listening.heard import HeardClips, hear_units
 from riffusion_train.listening.judge import Judge, JudgedClip, Reference

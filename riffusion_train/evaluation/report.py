@@ -13,13 +13,19 @@ import numpy as np
 
 from riffusion_train.audio.plots import compared_histogram_image, scatter_image
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
-from riffusion_train.evaluation.exhibits import CopyPair, Exhibit, Exhibits, Ranking
-from riffusion_train.evaluation.results import SCORES_FILE, Evaluation, ResultRow, shown
-from riffusion_train.listening.figures import MEANINGS, Meaning
-from riffusion_train.listening.heard import HeardClips
-from riffusion_train.listening.sound import MEASURES
-from riffusion_train.runtime.files import write_atomically
-from riffusion_train.runtime.pages import content_policy
+from riffusion_train.evaluation.results import (
+    SCORES_FILE,
+    CopyPair,
+    Evaluation,
+    Exhibit,
+    Exhibits,
+    Ranking,
+    ResultRow,
+    shown,
+)
+from riffusion_train.listening.distances import MEANINGS, Meaning
+from riffusion_train.listening.heard import MEASURES, HeardClips
+from riffusion_train.runtime.files import content_policy, write_atomically
 from riffusion_train.runtime.provenance import machine, versions
 
 _GROUPS = (
@@ -101,6 +107,11 @@ def _text(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
+def unbroken(text: str) -> str:
+    """Return a text whose lines do not end between a number and its per cent sign."""
+    return text.replace(" %", "\u00a0%")
+
+
 def _url(path: str) -> str:
     return _text(quote(path))
 
@@ -121,7 +132,7 @@ def _tile(row: ResultRow) -> str:
     control = f"{meaning.control}: {_value(row.reference, meaning)}" if row.reference is not None else meaning.better
     return (
         f'<li><span class="tile-name">{_text(row.label)}</span><strong>{_value(row.ours, meaning)}</strong>'
-        f'<span class="tile-note">{_text(control)}</span></li>'
+        f'<span class="tile-note">{unbroken(_text(control))}</span></li>'
     )
 
 
@@ -241,7 +252,7 @@ def _copy_pair(number: int, pair: CopyPair) -> str:
     state = "wrong" if pair.is_copy else "right"
     return (
         f'<article class="pair" aria-labelledby="copy-{number}"><h3 id="copy-{number}">{_text(pair.clip.text)}</h3>'
-        f'<p class="verdict"><span class="{state}">{verdict}</span> {_text(pair.facts)}</p>'
+        f'<p class="verdict"><span class="{state}">{verdict}</span> {unbroken(_text(pair.facts))}</p>'
         f'<div class="panes">{pane(pair.clip)}{pane(pair.slice)}</div></article>'
     )
 

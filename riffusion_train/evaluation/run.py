@@ -12,16 +12,24 @@ from typing import Any
 
 import torch
 
-from riffusion_train.audio.codec.codec import make_codec
-from riffusion_train.audio.io.read import read_audio
-from riffusion_train.config.evaluate import RunConfig
-from riffusion_train.config.sample import Quality
+from riffusion_train.audio.codec import make_codec
+from riffusion_train.audio.read import read_audio
+from riffusion_train.config.sample import RunConfig
+from riffusion_train.config.spectrogram import Quality
 from riffusion_train.config.train import MixedPrecision
 from riffusion_train.dataset.cache import CACHE_DIR
 from riffusion_train.dataset.order import spread
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
-from riffusion_train.evaluation import run_report
-from riffusion_train.evaluation.checkpoints import LOSS, CheckpointScores, Choice, choose, read_scores
+from riffusion_train.evaluation.checkpoints import (
+    LOSS,
+    CheckpointScores,
+    Choice,
+    RunPage,
+    choose,
+    read_scores,
+    table_rows,
+    write_page,
+)
 from riffusion_train.evaluation.clips import ClipFile, choose_captions, clip_units, sample_clips
 from riffusion_train.evaluation.grid import GridModel, find_models, option_arguments
 from riffusion_train.evaluation.results import ScoredClip, rows_of_scores, rows_of_sounds
@@ -32,11 +40,11 @@ from riffusion_train.listening.heard import HeardClips, hear_units
 from riffusion_train.listening.judge import Judge, JudgedClip, Reference
 from riffusion_train.listening.real import DecodedSlices, is_dataset, open_split, training_slices
 from riffusion_train.model.components import freeze
-from riffusion_train.model.lazy import load_lazy_model
+from riffusion_train.model.weights import load_lazy_model
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.sampling.pipeline import best_device
 from riffusion_train.training.method import make_method
-from riffusion_train.training.run_folder import RunFolder, read_lines
+from riffusion_train.training.run_folder import RunFolder, read_lines, step_name
 from riffusion_train.training.run_model import FINAL, open_run_model
 from riffusion_train.training.validation import held_out_loss
 
@@ -58,7 +66,7 @@ class RunEvaluation:
 
     def table(self) -> str:
         """Return the figures over the steps as text for a terminal."""
-        rows = run_report.table_rows(self.checkpoints)
+        rows = table_rows(self.checkpoints)
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         return "\n".join(
             "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -121,8 +129,8 @@ class RunScoring:
         ordered = sorted(known.values(), key=lambda one: (one.step, one.checkpoint == FINAL))
         best = choose([one for one in ordered if self._is_there(one)])
         best.write(self._folder)
-        page = run_report.write_page(
-            run_report.RunPage(
+        page = write_page(
+            RunPage(
                 out=self._out,
                 title=self._config.title,
                 command=self._command,
@@ -302,7 +310,7 @@ class RunScoring:
         """Whether a checkpoint is still in the run; earlier ones may have been removed since."""
         if scores.checkpoint == FINAL:
             return self._run.final.is_dir()
-        return (self._run.checkpoints / f"step-{scores.step:06d}").is_dir()
+        return (self._run.checkpoints / step_name(scores.step)).is_dir()
 
     def _played(self, scores: CheckpointScores) -> list[Path | None]:
         """Return the sounds that the page plays of a checkpoint, one for each prompt that it shows; None where it is gone."""
@@ -332,4 +340,4 @@ def _checkpoint_of(model: GridModel) -> str:
 
 
 def _folder_name(checkpoint: str) -> str:
-    return FINAL if checkpoint == FINAL else f"step-{int(checkpoint):06d}"
+    return FINAL if checkpoint == FINAL else step_name(int(checkpoint))

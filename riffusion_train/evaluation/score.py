@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
-from riffusion_train.audio.codec.image_file import load_image
-from riffusion_train.audio.io.read import read_audio, resample
-from riffusion_train.config.evaluate import ScoreConfig
-from riffusion_train.config.listening import EmbedderName
-from riffusion_train.config.sample import Quality
+from riffusion_train.audio.codec import SpectrogramCodec, make_codec
+from riffusion_train.audio.image_file import load_image
+from riffusion_train.audio.read import read_audio, resample
+from riffusion_train.config.sample import EmbedderName, ScoreConfig
+from riffusion_train.config.spectrogram import Quality
 from riffusion_train.dataset.order import spread
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.evaluation import report
@@ -37,7 +36,7 @@ from riffusion_train.evaluation.results import (
     write_scores,
 )
 from riffusion_train.listening.embedder import make_embedder
-from riffusion_train.listening.heard import HeardClips, Unit, hear_units
+from riffusion_train.listening.heard import HeardClips, Unit, hear_units, sound_warnings
 from riffusion_train.listening.judge import Judge, JudgedClip, Reference, Scores
 from riffusion_train.listening.real import (
     DecodedSlices,
@@ -47,7 +46,6 @@ from riffusion_train.listening.real import (
     open_split,
     training_slices,
 )
-from riffusion_train.listening.sound import sound_warnings
 from riffusion_train.runtime.errors import InputError, member
 from riffusion_train.runtime.progress import ProgressReport
 from riffusion_train.sampling.pipeline import best_device

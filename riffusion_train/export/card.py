@@ -10,13 +10,13 @@ from typing import Any
 from riffusion_train.audio.plots import curve_image
 from riffusion_train.config.compose import group_options
 from riffusion_train.config.denoising import SchedulerName
-from riffusion_train.config.export import ExportFormat
+from riffusion_train.config.model import ExportFormat
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, SpectrogramConfig
-from riffusion_train.export.scores import ModelScores
 from riffusion_train.export.summary import (
     OPENRAIL,
     OWN,
     Imported,
+    ModelScores,
     Summary,
     base_name,
     inherited_licence,

@@ -8,18 +8,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from riffusion_train.audio.manifest import read_manifest
-from riffusion_train.audio.marking import SOURCE_TYPE, read_mark
+from riffusion_train.audio.marking import SOURCE_TYPE, read_manifest, read_mark
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
 from riffusion_train.model.detect import LORA_PEFT, LORAS, OTHER_SIZE, SD1, detect_file, detect_folder, lora_advice
 from riffusion_train.model.diffusers_folder import MODEL_INDEX_FILE, SUMMARY_FILE, SUMMARY_KEY, read_json
-from riffusion_train.model.lazy import WEIGHT_STEMS, LazyModel
 from riffusion_train.model.loading import open_model
 from riffusion_train.model.lora import PEFT_CONFIG_FILE, lora_files
-from riffusion_train.model.safetensors_io import LazyTensor, open_tensors
 from riffusion_train.model.single_file import CONFIGS_KEY, read_metadata_spectrogram
+from riffusion_train.model.weights import WEIGHT_STEMS, LazyModel, LazyTensor, open_tensors
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.pretrained import model_place
+from riffusion_train.runtime.hub import model_place
 from riffusion_train.sampling.clip import load_record
 
 _UNKNOWN = "not said"

@@ -10,14 +10,19 @@ from typing import Any
 import torch
 
 from riffusion_train.config.denoising import RecommendedConfig, recommended_data
-from riffusion_train.config.export import ExportDtype, ExportFormat, ExportWeights, LoraLayout
-from riffusion_train.config.model import ModelConfig, ModelName
+from riffusion_train.config.model import ExportDtype, ExportFormat, ExportWeights, LoraLayout, ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset, write_spectrogram
 from riffusion_train.export.card import Card, Form, card_of, imported_card
-from riffusion_train.export.scores import read_scores, scores_of_run
-from riffusion_train.export.summary import Imported, imported_metadata, metadata, summarise, write_summary
+from riffusion_train.export.summary import (
+    Imported,
+    imported_metadata,
+    metadata,
+    read_scores,
+    scores_of_run,
+    summarise,
+    write_summary,
+)
 from riffusion_train.model.detect import UNETS
-from riffusion_train.model.lazy import LazyModel
 from riffusion_train.model.loading import (
     file_kind,
     is_lora,
@@ -28,6 +33,7 @@ from riffusion_train.model.loading import (
 )
 from riffusion_train.model.lora import Lora, merge_lora, read_lora
 from riffusion_train.model.single_file import ldm_config
+from riffusion_train.model.weights import LazyModel
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import write_atomically, written_beside
 from riffusion_train.runtime.hub import check_repository, looks_like_hub_id, push

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from riffusion_train.listening.musicnn import Weights
+from riffusion_train.listening.embedder import Weights
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT, InputError
 from riffusion_train.runtime.files import write_atomically
 

@@ -14,12 +14,20 @@ import numpy as np
 import numpy.typing as npt
 import scipy.spatial.distance
 
-from riffusion_train.listening import distances, words
-from riffusion_train.listening.caption_model import CaptionModel
+from riffusion_train.listening import distances
+from riffusion_train.listening.captions import (
+    CaptionModel,
+    Comparison,
+    compare,
+    named_key,
+    named_tempo,
+    retrieval,
+    same_tempo,
+    win_shares,
+)
 from riffusion_train.listening.copies import CopySearch, Nearest, TrainingSlices
 from riffusion_train.listening.distances import Figure, TooFewClipsError
 from riffusion_train.listening.embedder import Clip, Embedder, Heard
-from riffusion_train.listening.words import Comparison
 
 FEWEST_NAMED = 8
 """Fewest clips whose captions name a tempo, or a key, for a share of right ones."""
@@ -294,8 +302,8 @@ class Judge:
         else:
             fits = model.scores(heard, captions)
         try:
-            row = _comparison_row("retrieval", words.retrieval(fits, captions, **options), "chance is 0.06")
-            for i, share in zip(asked, np.diag(words.win_shares(fits, captions)[1]), strict=True):
+            row = _comparison_row("retrieval", retrieval(fits, captions, **options), "chance is 0.06")
+            for i, share in zip(asked, np.diag(win_shares(fits, captions)[1]), strict=True):
                 matches[i] = float(share)
         except TooFewClipsError as error:
             row = _left_out("retrieval", error)
@@ -307,7 +315,7 @@ class Judge:
                 ScoreRow("clap_score", FIGURES["clap_score"], None, note="needs an embedder of texts: embedder=clap")
             ]
         options = {"shuffles": self._resamples, "resamples": self._resamples, "seed": self._seed}
-        score = words.compare(lambda clips, asked: float(fits[clips, asked].mean()), len(fits), **options)
+        score = compare(lambda clips, asked: float(fits[clips, asked].mean()), len(fits), **options)
         return [_comparison_row("clap_score", score, "mean cosine of sound and caption")]
 
     def _measured_rows(
@@ -316,8 +324,8 @@ class Judge:
         """Return the rows of tempo and key, and both of each clip whose caption names them."""
         tempi: list[float | None] = [None] * len(clips)
         keys: list[str | None] = [None] * len(clips)
-        named_tempi = {i: t for i, c in enumerate(clips) if (t := words.named_tempo(c.caption or "")) is not None}
-        named_keys = {i: k for i, c in enumerate(clips) if (k := words.named_key(c.caption or "")) is not None}
+        named_tempi = {i: t for i, c in enumerate(clips) if (t := named_tempo(c.caption or "")) is not None}
+        named_keys = {i: k for i, c in enumerate(clips) if (k := named_key(c.caption or "")) is not None}
         if named_tempi or named_keys:
             from riffusion_train.listening.attributes import measure_key, measure_tempo  # librosa is slow to import
 
@@ -339,7 +347,7 @@ class Judge:
             return _left_out(what, error)
         matrix = np.asarray(right, float)
         options = {"shuffles": self._resamples, "resamples": self._resamples, "seed": self._seed}
-        result = words.compare(lambda clips, asked: float(matrix[clips, asked].mean()), len(matrix), **options)
+        result = compare(lambda clips, asked: float(matrix[clips, asked].mean()), len(matrix), **options)
         return _comparison_row(what, result, f"of {len(matrix)} clips whose captions {condition}")
 
     def _copies(self, clips: Sequence[JudgedClip], embeddings: _Matrix) -> tuple[ScoreRow, list[Nearest | None]]:
@@ -407,7 +415,7 @@ def _left_out(what: str, error: object, note: str | None = None) -> ScoreRow:
 
 
 def _same_tempo(measured_bpm: float | None, named_bpm: float, multiples: Sequence[float]) -> bool:
-    return measured_bpm is not None and words.same_tempo(measured_bpm, named_bpm, multiples)
+    return measured_bpm is not None and same_tempo(measured_bpm, named_bpm, multiples)
 
 
 def _to_neighbour(clips: _Matrix, others: _Matrix, rank: int) -> npt.NDArray[np.float64]:

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from riffusion_train.audio.codec.codec import make_codec
-from riffusion_train.audio.io.read import read_audio
-from riffusion_train.config.sample import Quality
+from riffusion_train.audio.codec import make_codec
+from riffusion_train.audio.read import read_audio
+from riffusion_train.config.spectrogram import Quality
 from riffusion_train.dataset.layout import (
     CAPTION,
     DURATION_S,

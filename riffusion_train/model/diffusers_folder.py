@@ -9,12 +9,19 @@ import torch
 
 from riffusion_train.config.denoising import RecommendedConfig, read_recommended, recommended_data
 from riffusion_train.config.spectrogram import load_spectrogram, write_spectrogram
-from riffusion_train.model.architecture import build_skeleton, scheduler_class
-from riffusion_train.model.components import Components
+from riffusion_train.model.components import Components, build_skeleton, load_tokenizer, save_tokenizer, scheduler_class
 from riffusion_train.model.detect import detect_folder, require_sd1
-from riffusion_train.model.lazy import PICKLE_STEMS, WEIGHT_STEMS, LazyModel, match_weights
-from riffusion_train.model.safetensors_io import LazyTensor, as_matrix, open_pickle, open_tensors, write_tensors
-from riffusion_train.model.tokenizer import load_tokenizer, save_tokenizer
+from riffusion_train.model.weights import (
+    PICKLE_STEMS,
+    WEIGHT_STEMS,
+    LazyModel,
+    LazyTensor,
+    as_matrix,
+    match_weights,
+    open_pickle,
+    open_tensors,
+    write_tensors,
+)
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import write_json
 

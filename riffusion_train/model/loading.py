@@ -10,12 +10,10 @@ from typing import Any
 import torch
 
 from riffusion_train.config.denoising import read_recommended
-from riffusion_train.config.export import ExportDtype, ExportFormat, LoraLayout
-from riffusion_train.config.model import ModelConfig, ModelName
+from riffusion_train.config.model import ExportDtype, ExportFormat, LoraLayout, ModelConfig, ModelName
 from riffusion_train.config.sample import Dtype
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, write_spectrogram
-from riffusion_train.model.architecture import build_components
-from riffusion_train.model.components import Components
+from riffusion_train.model.components import Components, build_components
 from riffusion_train.model.detect import LORAS, detect_file, lora_advice
 from riffusion_train.model.diffusers_folder import (
     MODEL_INDEX_FILE,
@@ -25,7 +23,6 @@ from riffusion_train.model.diffusers_folder import (
     open_folder,
     write_model,
 )
-from riffusion_train.model.lazy import PICKLE_STEMS, WEIGHT_STEMS, LazyModel, load_lazy_model, match_weights
 from riffusion_train.model.lora import (
     LORA_FILE,
     Lora,
@@ -35,7 +32,6 @@ from riffusion_train.model.lora import (
     write_diffusers_lora,
     write_kohya_lora,
 )
-from riffusion_train.model.safetensors_io import open_tensors
 from riffusion_train.model.single_file import (
     UNET_PREFIX,
     is_ignorable,
@@ -44,9 +40,16 @@ from riffusion_train.model.single_file import (
     read_metadata_spectrogram,
     write_single_file,
 )
+from riffusion_train.model.weights import (
+    PICKLE_STEMS,
+    WEIGHT_STEMS,
+    LazyModel,
+    load_lazy_model,
+    match_weights,
+    open_tensors,
+)
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.hub import check_source
-from riffusion_train.runtime.pretrained import model_place
+from riffusion_train.runtime.hub import check_source, model_place
 
 
 def make_components(config: ModelConfig, seed: int) -> Components:
@@ -194,14 +197,14 @@ def load_with_loras(source: str, loras: Sequence[str]) -> Components:
         model = merge_lora(model, lora, weight)
         if recommended := recommended_by_lora(lora):
             model = dataclasses.replace(model, skeleton=dataclasses.replace(model.skeleton, sampling=recommended))
-        known.append(dataset_of(_summary_of(lora)))
+        known.append(dataset_of(summary_of(lora)))
     datasets = ", ".join(dict.fromkeys(one for one in known if one)) or None
     return load_lazy_model(
         dataclasses.replace(model, skeleton=dataclasses.replace(model.skeleton, dataset_fingerprint=datasets))
     )
 
 
-def _summary_of(lora: Lora) -> dict[str, Any]:
+def summary_of(lora: Lora) -> dict[str, Any]:
     """Return what the metadata of adapters says about how they were made; empty if it says nothing."""
     try:
         summary = json.loads(lora.metadata.get(SUMMARY_KEY, "{}"))
@@ -216,7 +219,7 @@ def recommended_by_lora(lora: Lora) -> dict[str, Any]:
     Raises:
         InputError: If they cannot be used.
     """
-    return read_recommended(_summary_of(lora).get("sampling"), f"{lora.source} (metadata)")
+    return read_recommended(summary_of(lora).get("sampling"), f"{lora.source} (metadata)")
 
 
 def split_lora(text: str) -> tuple[Path, float]:

@@ -15,22 +15,27 @@ from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogr
 from riffusion_train.dataset.order import normal
 from riffusion_train.model.components import Components
 from riffusion_train.model.detect import LORA_DIFFUSERS, LORA_KOHYA, LORA_PEFT, LORAS, PEFT_PREFIX, detect_file
-from riffusion_train.model.lazy import LazyModel, check_weight, shortened
-from riffusion_train.model.safetensors_io import LazyTensor, hash_tensors, in_memory, open_tensors, write_tensors
 from riffusion_train.model.single_file import METADATA_KEY, read_metadata_spectrogram
+from riffusion_train.model.weights import (
+    LazyModel,
+    LazyTensor,
+    check_weight,
+    hash_tensors,
+    in_memory,
+    open_tensors,
+    shortened,
+    write_tensors,
+)
 from riffusion_train.runtime.errors import InputError
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Name of the file in a folder of adapters in diffusers' layout."""
-
 PEFT_FILE = "adapter_model.safetensors"
 """Name of the file in a folder that peft wrote."""
 PEFT_CONFIG_FILE = "adapter_config.json"
 """Its config, beside it; the strength of the adapters is only there."""
-
 ADAPTER = "default"
 """Name of the adapters in peft's networks."""
-
 _ADAPTER_METADATA_KEY = "lora_adapter_metadata"
 _SUFFIXES = {
     ".lora_A.weight": "down",

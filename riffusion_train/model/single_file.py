@@ -12,28 +12,31 @@ import torch
 from riffusion_train.config.denoising import read_recommended
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, from_data, to_data
-from riffusion_train.model.architecture import (
+from riffusion_train.model.components import (
+    Components,
     build_components,
     build_scheduler,
     build_skeleton,
+    build_tokenizer,
     empty_networks,
+    is_standard,
     scheduler_class,
     trained_scheduler,
 )
-from riffusion_train.model.components import Components
 from riffusion_train.model.detect import detect_file, require_sd1
 from riffusion_train.model.diffusers_folder import SUMMARY_KEY, dataset_of, suggested_prompts
-from riffusion_train.model.lazy import LazyModel, match_weights, shortened
-from riffusion_train.model.safetensors_io import (
+from riffusion_train.model.weights import (
+    LazyModel,
     LazyTensor,
     as_convolution,
     as_matrix,
     in_memory,
+    match_weights,
     open_pickle,
     open_tensors,
+    shortened,
     write_tensors,
 )
-from riffusion_train.model.tokenizer import build_tokenizer, is_standard
 from riffusion_train.runtime.errors import InputError
 
 METADATA_KEY = "spectrogram"

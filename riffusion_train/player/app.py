@@ -11,20 +11,27 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from riffusion_train.config.sample import PlayConfig
-from riffusion_train.player import routes
+from riffusion_train.player import routes, takes
+from riffusion_train.player.bodies import ErrorAnswer
 from riffusion_train.player.clips import ClipMaker
+from riffusion_train.player.faders import LoraFaders
 from riffusion_train.player.loop import RETRY_AFTER_S, BusyError, FullError, GenerationLoop
 from riffusion_train.player.security import Guard
 from riffusion_train.player.serve import is_loopback
 from riffusion_train.player.session import Timeouts
-from riffusion_train.player.settings import ErrorAnswer, Limits, Settings, describe_errors, first_prompt, settings_of
+from riffusion_train.player.settings import Limits, Settings, describe_errors, first_prompt, settings_of
 from riffusion_train.runtime import __version__
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.sampler import Sampler
 
 
 def make_app(
-    config: PlayConfig, sampler: Sampler, defaults: Settings, limits: Limits, token: str | None = None
+    config: PlayConfig,
+    sampler: Sampler,
+    defaults: Settings,
+    limits: Limits,
+    token: str | None = None,
+    loras: LoraFaders | None = None,
 ) -> Guard:
     """Return the application that `riffusion play` serves.
 
@@ -34,6 +41,7 @@ def make_app(
         defaults: The settings that sessions begin with; see `make_settings`.
         limits: How much clients may send and ask for.
         token: What every client must know; None serves everybody who can reach the port.
+        loras: The faders of the model's LoRAs.
     """
     return create_app(
         sampler,
@@ -43,6 +51,7 @@ def make_app(
         loopback=is_loopback(config.host),
         origins=tuple(config.origins),
         token=token,
+        loras=loras,
     )
 
 
@@ -57,6 +66,7 @@ def create_app(
     origins: tuple[str, ...] = (),
     token: str | None = None,
     warm_up: bool = True,
+    loras: LoraFaders | None = None,
 ) -> Guard:
     """Build the application around a loaded model.
 
@@ -69,16 +79,17 @@ def create_app(
         loopback: Whether only this machine is served.
         origins: Further origins whose pages may steer.
         token: What every client must know; None serves everybody who can reach the port.
-        warm_up: Whether to make two clips first, which compiles what is compiled and measures the machine.
+        warm_up: Whether to make two clips and two changes first, which compiles what is compiled and measures the machine.
+        loras: The faders of the model's LoRAs.
 
     Returns:
         An ASGI application; once it runs, the state of the FastAPI application inside it holds the generation `loop`.
     """
-    maker = ClipMaker(sampler)
-    sampler.mark  # noqa: B018 - hashes the weights once, before a listener waits for it
+    maker = ClipMaker(sampler, loras=loras)
+    maker.mark  # noqa: B018 - hashes the weights once, before a listener waits for it
     limits = limits or Limits()
     if warm_up:
-        maker.warm_up()
+        takes.warm_up(maker)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

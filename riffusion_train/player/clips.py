@@ -1,23 +1,27 @@
 """Clips of a model as seamless loops, each a function of its settings alone; and the time that they take."""
 
 import collections
+import contextlib
 import dataclasses
+import functools
 import math
+import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from riffusion_train.audio.io.loudness import loudness_gain, measure_loudness
+from riffusion_train.audio.loudness import loudness_gain, measure_loudness
+from riffusion_train.audio.marking import Mark
+from riffusion_train.player.faders import LoraFaders
 from riffusion_train.player.settings import ClipSpec
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.denoise import StepReport
-from riffusion_train.sampling.modes.walk import draw_loop
-from riffusion_train.sampling.noise import initial_noise, slerp
+from riffusion_train.sampling.denoise import Guidance, StepReport
+from riffusion_train.sampling.modes.walk import denoise_loop
 from riffusion_train.sampling.sampler import TRUE_PEAK_DBTP, Sampler
-from riffusion_train.sampling.seed_images import encode_loop, load_seed_image
+from riffusion_train.sampling.sources import encode_loop, initial_noise, load_seed_image, slerp
 from riffusion_train.sampling.text import Condition
 
 _MARGIN_S = 0.4
@@ -39,28 +43,46 @@ class LoopingClip:
     Attributes:
         image: uint8 (n_mels, width) or (n_mels, width, 3).
         wav: float32 (channels, width * hop_length), at its final loudness.
+        latents: What the image was decoded from, (C, h, w).
     """
 
     image: np.ndarray
     wav: np.ndarray
+    latents: Tensor
 
 
 class ClipMaker:
     """Makes looping clips and keeps the newest, since links and second listeners ask for the same ones.
 
+    Two threads may use it: what needs the model is done under a lock, since a loop is drawn with the convolutions of a ring;
+    sounds are decoded beside it.
+
     Args:
         sampler: The loaded model.
+        loras: The faders of its LoRAs.
         max_kept: Clips that are kept.
     """
 
-    def __init__(self, sampler: Sampler, *, max_kept: int = 24) -> None:
+    def __init__(self, sampler: Sampler, *, loras: LoraFaders | None = None, max_kept: int = 24) -> None:
         self.sampler = sampler
+        self.loras = loras
+        self.model_lock = threading.RLock()
         self.cost = Cost()
+        self.turn_cost = Cost()
+        """What a change of a clip that plays takes."""
         self.default_steps = sampler.num_inference_steps
         self._max_kept = max_kept
         self._clips: collections.OrderedDict[ClipSpec, LoopingClip] = collections.OrderedDict()
         self._seed_latents: dict[Hashable, Tensor] = {}
         self._uploads: dict[str, np.ndarray] = {}
+
+    @functools.cached_property
+    def mark(self) -> Mark:
+        """What says in files and streams that this model made them, its LoRAs included."""
+        mark = self.sampler.mark
+        known = [mark.dataset_fingerprint, *([] if self.loras is None else self.loras.datasets)]
+        datasets = ", ".join(dict.fromkeys(one for one in known if one))
+        return dataclasses.replace(mark, dataset_fingerprint=datasets or None)
 
     @property
     def segment_samples(self) -> int:
@@ -105,56 +127,129 @@ class ClipMaker:
             self.cost = Cost()
             self._make(ClipSpec(num_inference_steps=steps), None)
 
-    @torch.no_grad()
     def draw(
-        self, spec: ClipSpec, conditions: list[Condition], other_seed: int, report: StepReport | None
-    ) -> np.ndarray:
-        """Return the image of a clip between two conditions and between the noises of two seeds.
+        self, spec: ClipSpec, condition: Condition, other_seed: int, report: StepReport | None
+    ) -> tuple[Tensor, np.ndarray]:
+        """Return latents and image of a loop under a condition, between the noises of two seeds.
 
         Args:
             spec: The other settings; the fraction of `place` says how far the noise has moved.
-            conditions: Where the transition begins and ends.
+            condition: What guides it.
             other_seed: The seed that the noise moves to.
             report: Called after every step.
         """
+        with self.model_lock, torch.no_grad():
+            self._set_loras(spec)
+            latents = denoise_loop(
+                self.sampler.pipeline,
+                condition,
+                self.ring_from(self._noise(spec, other_seed), spec.phase),
+                self._groove(spec, spec.phase),
+                strength=spec.strength,
+                num_inference_steps=spec.num_inference_steps,
+                seed=spec.seed + int(spec.place),
+                guidance=self._guidance(spec),
+                report=report,
+            )
+            return latents, self.sampler.pipeline.decode(latents, circular=True)
+
+    def redraw(
+        self, spec: ClipSpec, known: Tensor, held: int, column: int, report: StepReport | None
+    ) -> tuple[Tensor, np.ndarray]:
+        """Return latents and image of a canvas that is drawn anew, but for its first columns, which are held fast.
+
+        After every step the held columns are put back with as much noise as the next step expects, as in RePaint (Lugmayr
+        et al. 2022, arXiv:2201.09865); the others begin as the groove, or else as `known`, noised to the strength.
+
+        Args:
+            spec: The settings that are new.
+            known: The latents of the canvas, (C, h, w).
+            held: How many of its columns are held.
+            column: Its first column, counted from the beginning of the groove.
+            report: Called after every step.
+        """
         pipeline = self.sampler.pipeline
-        whole = int(spec.place)
-        seed, shape = spec.seed + whole, pipeline.latent_shape
-        noise = slerp(initial_noise(seed, shape), initial_noise(other_seed, shape), spec.place - whole)
-        condition = conditions[0].towards(conditions[1], spec.alpha)
-        return draw_loop(
-            pipeline,
-            condition,
-            noise,
-            self._latents_of_seed(spec),
-            strength=spec.strength,
-            num_inference_steps=spec.num_inference_steps,
-            seed=seed,
-            guidance=dataclasses.replace(
-                pipeline.guidance,
-                interval=(float(spec.guidance_from), pipeline.guidance.interval[1]),
-                rescale=spec.guidance_rescale,
-            ),
-            report=report,
-        )
+        with self.model_lock, torch.no_grad():
+            self._set_loras(spec)
+            noise = self.ring_from(self._noise(spec, spec.seed + int(spec.place) + 1), column)[None]
+            groove = self._groove(spec, column)
+            start = known if groove is None else torch.cat([known[..., :held], groove[..., held:]], -1)
+            scheduler = pipeline.scheduler(spec.num_inference_steps)
+
+            def hold(canvas: Tensor, next_timestep: Tensor | None) -> Tensor:
+                front = known[None]
+                if next_timestep is not None:
+                    front = scheduler.add_noise(front, noise, next_timestep[None])
+                return torch.cat([front[..., :held], canvas[..., held:]], -1)
+
+            # At least one step, or nothing would change.
+            strength = max(spec.strength, 1 / spec.num_inference_steps) if spec.strength else 0.0
+            whole = strength == 1
+            latents = pipeline.denoise(
+                noise if whole else start[None],
+                self._condition(spec),
+                num_inference_steps=spec.num_inference_steps,
+                strength=strength,
+                noise=None if whole else noise,
+                seeds=[spec.seed + int(spec.place)],
+                hook=hold,
+                report=report,
+                guidance=self._guidance(spec),
+            )[0]
+            return latents, pipeline.decode(latents)
+
+    @staticmethod
+    def ring_from(latents: Tensor, column: int) -> Tensor:
+        """Return latents that repeat, (C, h, w), from another of their columns on."""
+        return torch.roll(latents, -column, -1) if column % latents.shape[-1] else latents
 
     def decode(self, image: np.ndarray, seed: int) -> np.ndarray:
         """Return the audio of an image that loops, at its final loudness, float32 (channels, samples)."""
-        codec = self.sampler.codec
-        wav = codec.decode_loop(image, quality=self.sampler.quality, seed=seed)
-        gain = loudness_gain(*measure_loudness(wav, codec.rate_hz), self.sampler.target_lufs, TRUE_PEAK_DBTP)
-        return wav * np.float32(gain)
+        wav = self.sampler.codec.decode_loop(image, quality=self.sampler.quality, seed=seed)
+        return wav * np.float32(self.gain_of(wav))
+
+    def gain_of(self, wav: np.ndarray) -> float:
+        """Return the factor that brings a sound, (channels, samples), to its final loudness."""
+        loudness = measure_loudness(wav, self.sampler.codec.rate_hz)
+        return loudness_gain(*loudness, self.sampler.target_lufs, TRUE_PEAK_DBTP)
 
     def _make(self, spec: ClipSpec, report: StepReport | None) -> LoopingClip:
-        begin_s = time.perf_counter()
-        prompts = (spec.prompt, spec.prompt if spec.prompt_to is None else spec.prompt_to)
-        texts = [(prompt, spec.negative_prompt, spec.guidance_scale) for prompt in prompts]
-        conditions = self.sampler.pipeline.texts.equal_lengths(texts)
-        timer = _StepTimer(report)
-        image = self.draw(spec, conditions, spec.seed + int(spec.place) + 1, timer)
-        clip = LoopingClip(image, self.decode(image, spec.seed))
-        self.cost.add(timer.steps, timer.steps_s, time.perf_counter() - begin_s - timer.steps_s)
-        return clip
+        with self.cost.measured(report) as timer:
+            with self.model_lock:
+                self._set_loras(spec)
+                condition = self._condition(spec)
+                latents, image = self.draw(spec, condition, spec.seed + int(spec.place) + 1, timer)
+            return LoopingClip(image, self.decode(image, spec.seed), latents)
+
+    def _condition(self, spec: ClipSpec) -> Condition:
+        """Return the mix of the prompts of a clip."""
+        prompts = [spec.prompt, spec.prompt if spec.prompt_to is None else spec.prompt_to]
+        texts = [
+            (prompt, spec.negative_prompt, spec.guidance_scale)
+            for prompt in (*prompts, *(part.prompt for part in spec.mix))
+        ]
+        here, there, *others = self.sampler.pipeline.texts.equal_lengths(texts)
+        return here.towards(there, spec.alpha).mixed(others, [spec.prompt_weight, *(part.weight for part in spec.mix)])
+
+    def _guidance(self, spec: ClipSpec) -> Guidance:
+        guidance = self.sampler.pipeline.guidance
+        interval = (float(spec.guidance_from), guidance.interval[1])
+        return dataclasses.replace(guidance, interval=interval, rescale=spec.guidance_rescale)
+
+    def _set_loras(self, spec: ClipSpec) -> None:
+        """Set the LoRA faders; states of texts that were encoded with others are dropped."""
+        if self.loras is not None and self.loras.set({fader.name: fader.scale for fader in spec.loras}):
+            self.sampler.pipeline.texts.forget()
+
+    def _noise(self, spec: ClipSpec, other_seed: int) -> Tensor:
+        """Return the noise of a clip at the beginning of the groove, (C, h, w)."""
+        shape, whole = self.sampler.pipeline.latent_shape, int(spec.place)
+        here, there = (initial_noise(seed, shape) for seed in (spec.seed + whole, other_seed))
+        return slerp(here, there, spec.place - whole)
+
+    def _groove(self, spec: ClipSpec, column: int) -> Tensor | None:
+        latents = self._latents_of_seed(spec)
+        return None if latents is None else self.ring_from(latents, column)
 
     def _latents_of_seed(self, spec: ClipSpec) -> Tensor | None:
         """Return the latents of the seed image, which are computed once; None where there is no seed image."""
@@ -214,6 +309,17 @@ class Cost:
     rest_s: float = 0.0
     _measured: bool = False
 
+    @contextlib.contextmanager
+    def measured(self, report: StepReport | None) -> Iterator[StepReport]:
+        """Learn from what is done in the block, unless it fails.
+
+        Args:
+            report: What the yielded report of steps passes on to.
+        """
+        begin_s, timer = time.perf_counter(), _StepTimer(report)
+        yield timer
+        self.add(timer.steps, timer.steps_s, time.perf_counter() - begin_s - timer.steps_s)
+
     def add(self, steps: int, steps_s: float, rest_s: float) -> None:
         """Learn from a clip."""
         weight = _COST_WEIGHT if self._measured else 1.0
@@ -260,6 +366,10 @@ class StepController:
         self.behind = affordable < fewest
         self._steps = max(min(raised, affordable, requested), fewest)
         return self._steps
+
+    def limited(self, requested: int) -> int:
+        """Return the steps of something that is made out of turn: as many as the last segment had, or as were asked for."""
+        return requested if self._steps is None else min(self._steps, requested)
 
     def _affordable(self, time_s: float, step_s: float, rest_s: float) -> int:
         """Return the steps that fit into a time, with a margin."""

@@ -1,4 +1,4 @@
-"""The generation loop: one thread that computes, and the choice of which session it serves next."""
+"""The generation loop: what is computed next, in one thread for segments and single clips, and in one for changes."""
 
 import asyncio
 import collections
@@ -55,6 +55,10 @@ class _StoppedError(BusyError):
     """Raised between two denoising steps when the player ends."""
 
 
+class _SupersededError(Exception):
+    """Raised between two denoising steps of a segment when a change is more urgent."""
+
+
 @dataclasses.dataclass
 class _Job:
     work: Callable[[], Any]
@@ -91,7 +95,7 @@ class GenerationLoop:
         """Messages of all listeners so far, and those among them that broke the rules."""
         self.uploads: collections.OrderedDict[str, str] = collections.OrderedDict()
         """Names of the uploads that are kept, by id, the oldest first."""
-        self.segments_made = 0
+        self.segments_made = self.turns_made = 0
         self.stopping = False
         self.event_loop: asyncio.AbstractEventLoop | None = None
         self.large = asyncio.Semaphore(_MAX_LARGE)
@@ -101,7 +105,10 @@ class GenerationLoop:
         self._jobs: collections.deque[_Job] = collections.deque()
         self._tickets: collections.OrderedDict[str, float] = collections.OrderedDict()
         self._wake = asyncio.Event()
+        self._turn_wake = asyncio.Event()
+        self._turns_waiting = 0
         self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="generation")
+        self._turn_pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="changes")
         self._begin_s = clock()
 
     @property
@@ -117,23 +124,28 @@ class GenerationLoop:
     async def run(self) -> None:
         """Work until cancelled."""
         self.event_loop = asyncio.get_running_loop()
-        checks = asyncio.create_task(self._check_regularly())
+        checks = [asyncio.create_task(self._check_regularly()), asyncio.create_task(self._make_turns())]
         try:
             while True:
                 if not await self._work_once():
                     self._wake.clear()
                     await self._wake.wait()
         finally:
-            checks.cancel()
+            for check in checks:
+                check.cancel()
             self.stopping = True
             for session in self.sessions.values():
                 session.close("the player was stopped")
             for job in self._jobs:
                 job.done.cancel()
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            for pool in (self._pool, self._turn_pool):
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def wake(self) -> None:
         """Look for work: something has changed."""
+        self._turns_waiting = sum(one.wants_turn or one.turning for one in self.sessions.values())
+        if self._turns_waiting:
+            self._turn_wake.set()
         self._wake.set()
 
     def report(self, done: int, steps: int) -> None:
@@ -246,25 +258,74 @@ class GenerationLoop:
 
     async def _make_segment(self, session: Session) -> None:
         streams = sum(1 for one in self.sessions.values() if one.listeners)
-        try:
-            clip = session.plan(streams)
-            making = asyncio.get_running_loop().run_in_executor(self._pool, session.make, clip, self.report)
-            segment = await making
-            if session.closed is None:
-                session.publish(segment)
+        expected_s = self.maker.cost.of(self.maker.default_steps)
+
+        def report(done: int, steps: int) -> None:
+            self.report(done, steps)
+            if session.wants_turn or session.turning or (self._turns_waiting and session.buffered_s > 2 * expected_s):
+                raise _SupersededError
+
+        with self._closing_at_faults(session):
+            clip, rewinds = session.plan(streams), session.rewinds
+            try:
+                making = asyncio.get_running_loop().run_in_executor(self._pool, session.make, clip, report)
+                made = await making
+            except _SupersededError:
+                if session.rewinds == rewinds:
+                    session.discard()
+                return
+            if session.closed is None and session.rewinds == rewinds:
+                session.publish(made)
                 self.segments_made += 1
-        except _StoppedError:
+
+    async def _make_turns(self) -> None:
+        """Make the changes that are asked for, those of the stream that waits for the longest time first."""
+        while True:
+            waiting = [one for one in self.sessions.values() if one.wants_turn and one.closed is None]
+            if not waiting:
+                self._turn_wake.clear()
+                await self._turn_wake.wait()
+                continue
+            session = min(waiting, key=lambda one: one.asked_turn_s)
+            with self._closing_at_faults(session):
+                await self._make_turn(session)
+            session.turning = False
+            self.wake()
+
+    async def _make_turn(self, session: Session) -> None:
+        planned = session.plan_turn()
+        if planned is None:
             return
+        making = asyncio.get_running_loop().run_in_executor(self._turn_pool, session.make_turn, planned, self.report)
+        made = await making
+        if made is None:
+            session.discard(planned)
+            if session.buffered_s > 2 * session.delay_s:
+                session.ask_for_turn()  # it took longer than expected, which is known now
+        elif session.closed is None:
+            session.publish_turn(made)
+            self.turns_made += 1
+
+    @contextlib.contextmanager
+    def _closing_at_faults(self, session: Session) -> Iterator[None]:
+        """Close a session whose music cannot be made; a fault in one stream must not silence the others."""
+        try:
+            yield
+        except _StoppedError:
+            pass
         except InputError as error:
             session.close(str(error))
         except Exception:
-            # A fault in one stream must not silence the others.
             LOG.exception("a segment could not be made")
             session.close("internal error of the player; see its log")
 
     async def _do_job(self, job: _Job) -> None:
+        def work() -> Any:
+            with self.maker.model_lock:
+                return job.work()
+
         try:
-            result = await asyncio.get_running_loop().run_in_executor(self._pool, job.work)
+            result = await asyncio.get_running_loop().run_in_executor(self._pool, work)
         except Exception as error:
             if not job.done.done():
                 job.done.set_exception(error)
@@ -305,6 +366,8 @@ class GenerationLoop:
             "step_s": round(self.maker.cost.step_s, 5),
             "rest_s": round(self.maker.cost.rest_s, 5),
             "segments_made": self.segments_made,
+            "changes_made": self.turns_made,
+            "change_s": round(self.maker.turn_cost.of(self.maker.default_steps), 4),
             "ring_bytes": sum(one.buffer.bytes for one in self.sessions.values()),
             "jobs_waiting": len(self._jobs),
             "messages": self.messages,

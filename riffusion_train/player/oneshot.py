@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import PIL.Image
 
-from riffusion_train.audio.io.write import encode_audio
 from riffusion_train.audio.marking import encode_image
+from riffusion_train.audio.write import encode_audio
+from riffusion_train.player.bodies import ClipBody
 from riffusion_train.player.clips import ClipMaker
 from riffusion_train.player.segments import encode_png
-from riffusion_train.player.settings import MAX_SEED, ClipBody, ClipSpec, apply_changes
+from riffusion_train.player.settings import MAX_SEED, ClipSpec, apply_changes
 from riffusion_train.runtime.errors import InputError, choice
 from riffusion_train.sampling.denoise import StepReport
-from riffusion_train.sampling.modes.text import TextRequest
+from riffusion_train.sampling.modes.base import TextRequest
 
 MIME_TYPES = {
     "wav": "audio/wav",
@@ -117,13 +118,14 @@ def run_original(maker: ClipMaker, request: OriginalRequest, report: StepReport)
     )
     # The noise lies as far between those of the two seeds as the prompt between the two prompts.
     change: dict[str, Any] = {"place": spec.alpha} if spec.alpha < 1 else {"place": 0.0, "seed": end.seed}
-    image = maker.draw(spec.model_copy(update=change), conditions, end.seed, report)
+    condition = conditions[0].towards(conditions[1], spec.alpha)
+    _, image = maker.draw(spec.model_copy(update=change), condition, end.seed, report)
     wav = maker.decode(image, request.start.seed)
     rate_hz = maker.sampler.codec.rate_hz
-    jpeg = encode_image(PIL.Image.fromarray(image).convert("RGB"), "JPEG", maker.sampler.mark, quality=95)
+    jpeg = encode_image(PIL.Image.fromarray(image).convert("RGB"), "JPEG", maker.mark, quality=95)
     return {
         "image": _data_uri("image/jpeg", jpeg),
-        "audio": _data_uri("audio/mpeg", encode_audio(wav, rate_hz, "mp3", maker.sampler.mark)),
+        "audio": _data_uri("audio/mpeg", encode_audio(wav, rate_hz, "mp3", maker.mark)),
         "duration_s": wav.shape[1] / rate_hz,
     }
 

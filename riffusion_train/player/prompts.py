@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from typing import Any
 
-from riffusion_train.player.settings import ClipSpec, Settings
+from riffusion_train.player.settings import MOMENT, ClipSpec, Settings
 from riffusion_train.runtime.errors import InputError
 
 _MAX_STARTED = 50
@@ -28,16 +28,37 @@ class QueuedPrompt:
 
 
 @dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a session had come with a segment: what is planned next follows from it and from the settings.
+
+    Attributes:
+        prompt: The prompt that plays, or that the transition comes from.
+        noise: How far the noise has moved from the seed, in seeds.
+        alpha: How far the transition has come.
+        target: The prompt that the transition leads to.
+        started: The prompts that have started, the oldest first.
+    """
+
+    prompt: str
+    noise: float
+    alpha: float
+    target: QueuedPrompt | None
+    started: tuple[QueuedPrompt, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class PlannedClip:
     """The next clip of a session.
 
     Attributes:
         spec: The clip.
         share: Settings that restore the moment, except for the clip before it.
+        progress: How far the session has come with it.
     """
 
     spec: ClipSpec
     share: Settings
+    progress: Progress
 
 
 class PromptQueue:
@@ -62,8 +83,12 @@ class PromptQueue:
         self._waiting: list[QueuedPrompt] = []
         self._target: QueuedPrompt | None = None
         """The prompt that the present transition leads to."""
+        self._now: QueuedPrompt | None = None
+        """A prompt that replaces the present one with the next clip."""
         self._noise_jump: float | None = None
         """Where the noise goes with the next clip, if somebody has asked for it."""
+        self._granted: list[tuple[int, QueuedPrompt | None, float | None]] = []
+        """What was asked for and has been planned, with the segment it was planned for: it may have to be planned again."""
         if settings.prompt_to is not None and settings.prompt_to != settings.prompt:
             self._target = self._new(settings.prompt_to, 0)
             self._started.append(self._target)
@@ -74,8 +99,48 @@ class PromptQueue:
         """Plan the next clip."""
         if self.next_index:
             self._advance()
+        elif self._now is not None:
+            self._replace_prompt()
         self.next_index += 1
         return self.planned()
+
+    def turn(self) -> PlannedClip:
+        """Plan a change that is heard before the clip that plays ends: nothing moves on but what was asked for."""
+        if self._now is not None:
+            self._replace_prompt()
+        elif self._target is None and self._waiting:
+            self._start(self._waiting.pop(0))
+            self._move_on()
+        if self._noise_jump is not None:
+            self._jump()
+        self.next_index += 1
+        return self.planned()
+
+    def rewind(self, progress: Progress, next_index: int) -> None:
+        """Go back to how far the session had come with a segment; what was planned after it is thrown away.
+
+        Args:
+            progress: Of that segment.
+            next_index: The segment that is planned next.
+        """
+        undone = [granted for granted in self._granted if granted[0] >= next_index]
+        self._granted = [granted for granted in self._granted if granted[0] < next_index]
+        for _, now, noise in undone:
+            self._now = now if self._now is None else self._now
+            self._noise_jump = noise if self._noise_jump is None else self._noise_jump
+        at_once = [now for _, now, _ in undone]
+        again = [one for one in self._started if one not in progress.started and one not in at_once]
+        for queued in again:
+            queued.from_segment = None
+        self._started, self._waiting = list(progress.started), [*again, *self._waiting]
+        self.settings = self.settings.model_copy(update={"prompt": progress.prompt})
+        self._noise, self._alpha, self._target = progress.noise, progress.alpha, progress.target
+        self.next_index = next_index
+
+    def begins_after(self, progress: Progress) -> bool:
+        """Whether the only prompt that waits could begin right after a segment."""
+        nothing_started = all(queued in progress.started for queued in self._started)
+        return progress.target is None and nothing_started and len(self._waiting) == 1
 
     def planned(self) -> PlannedClip:
         """Return the clip that was planned last."""
@@ -84,8 +149,10 @@ class PromptQueue:
             "alpha": 0.0 if self._target is None else self._alpha,
             "place": self._noise,
         }
-        share = self.settings.model_copy(update={**moment, "before": None})
-        return PlannedClip(share.clip(), share)
+        nothing_before = {name: Settings.model_fields[name].default for name in MOMENT if name not in moment}
+        share = self.settings.model_copy(update={**nothing_before, **moment})
+        progress = Progress(self.settings.prompt, self._noise, self._alpha, self._target, tuple(self._started))
+        return PlannedClip(share.clip(), share, progress)
 
     def change(self, settings: Settings) -> None:
         """Use other settings from the next clip on; the prompt stays, which only `add` can change."""
@@ -106,6 +173,16 @@ class PromptQueue:
         queued = self._new(prompt, None)
         self._waiting.append(queued)
         return queued
+
+    def replace(self, prompt: str) -> None:
+        """Let a prompt be heard instead of the present one, from the next clip or change on.
+
+        Raises:
+            InputError: If it is empty.
+        """
+        if not prompt:
+            raise InputError("now: is empty; write what you want to hear")
+        self._now = self._new(prompt, None)
 
     def remove(self, id: str) -> None:
         """Remove a prompt that waits.
@@ -131,7 +208,7 @@ class PromptQueue:
         heard = [queued for queued in self._started if (queued.from_segment or 0) <= playing_index]
         current = heard[-1] if heard else self._started[0]
         rows, is_past, is_next = [], True, True
-        for queued in [*self._started, *self._waiting]:
+        for queued in [*self._started, *([] if self._now is None else [self._now]), *self._waiting]:
             if queued is current:
                 state, is_past = "playing", False
             elif is_past:
@@ -143,18 +220,42 @@ class PromptQueue:
 
     def _advance(self) -> None:
         """Go one segment further: in the transition to a prompt, or else from noise to noise."""
-        clips = self.settings.clips
-        if self._target is None and self._waiting:
+        if self._now is not None:
+            self._replace_prompt()
+        elif self._target is None and self._waiting:
             self._start(self._waiting.pop(0))
         if self._noise_jump is not None:
-            self._noise, self._noise_jump = self._noise_jump, None
+            self._jump()
         elif self._target is None:
-            self._noise = _snapped(self._noise + 1 / clips)
+            self._noise = _snapped(self._noise + 1 / self.settings.clips)
         if self._target is not None:
-            self._alpha = min(_snapped(self._alpha + 1 / clips), 1.0)
-            if self._alpha == 1.0:
-                self.settings = self.settings.model_copy(update={"prompt": self._target.prompt})
-                self._target, self._alpha = None, 0.0
+            self._move_on()
+
+    def _move_on(self) -> None:
+        """Go one step further in the transition."""
+        assert self._target is not None
+        self._alpha = min(_snapped(self._alpha + 1 / self.settings.clips), 1.0)
+        if self._alpha == 1.0:
+            self.settings = self.settings.model_copy(update={"prompt": self._target.prompt})
+            self._target, self._alpha = None, 0.0
+
+    def _jump(self) -> None:
+        """Let the noise be where it was asked to go."""
+        assert self._noise_jump is not None
+        self._granted = [*self._granted, (self.next_index, None, self._noise_jump)][-_MAX_STARTED:]
+        self._noise, self._noise_jump = self._noise_jump, None
+
+    def _replace_prompt(self) -> None:
+        """Let the prompt that is to be heard at once be the present one."""
+        assert self._now is not None
+        queued, self._now = self._now, None
+        self._granted = [*self._granted, (self.next_index, queued, None)][-_MAX_STARTED:]
+        queued.from_segment = self.next_index
+        if self.next_index == 0:
+            self._started = []
+        self._started = [*self._started, queued][-_MAX_STARTED:]
+        self._target, self._alpha = None, 0.0
+        self.settings = self.settings.model_copy(update={"prompt": queued.prompt})
 
     def _start(self, queued: QueuedPrompt) -> None:
         queued.from_segment = self.next_index
@@ -164,6 +265,8 @@ class PromptQueue:
     def _forecast(self) -> None:
         """Note when each waiting prompt will be heard, if nothing else changes."""
         clips = self.settings.clips
+        if self._now is not None:
+            self._now.from_segment = self.next_index
         left = 0 if self._target is None else round((1 - self._alpha) * clips)
         for position, queued in enumerate(self._waiting):
             queued.from_segment = self.next_index + left + position * clips

@@ -11,24 +11,9 @@ from fastapi import APIRouter, Query, Request, UploadFile, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
-from riffusion_train.audio.io.write import encode_audio
+from riffusion_train.audio.write import encode_audio
 from riffusion_train.config.spectrogram import SpectrogramConfig
-from riffusion_train.player.loop import GenerationLoop
-from riffusion_train.player.oneshot import (
-    MIME_TYPES,
-    clip_request,
-    make_clip,
-    original_request,
-    run_original,
-)
-from riffusion_train.player.prompts import BUILDER, DICE, SEED_IMAGE_TEXTS
-from riffusion_train.player.security import read_upload
-from riffusion_train.player.segments import Segment, encode_png, image_between, samples_between
-from riffusion_train.player.session import Session
-from riffusion_train.player.settings import (
-    MAX_PROMPT_CHARS,
-    MAX_STEPS,
-    MOMENT,
+from riffusion_train.player.bodies import (
     Change,
     ChangeAnswer,
     ClipAnswer,
@@ -40,13 +25,32 @@ from riffusion_train.player.settings import (
     OriginalBody,
     SessionAnswer,
     UploadAnswer,
+)
+from riffusion_train.player.faders import NamedLora
+from riffusion_train.player.loop import GenerationLoop
+from riffusion_train.player.oneshot import (
+    MIME_TYPES,
+    clip_request,
+    make_clip,
+    original_request,
+    run_original,
+)
+from riffusion_train.player.prompts import BUILDER, DICE, SEED_IMAGE_TEXTS
+from riffusion_train.player.security import read_upload
+from riffusion_train.player.segments import Segment, encode_png, image_between, samples_between
+from riffusion_train.player.session import GUARD_S, Session
+from riffusion_train.player.settings import (
+    MAX_MIXED,
+    MAX_PROMPT_CHARS,
+    MAX_STEPS,
+    MOMENT,
+    Settings,
     apply_changes,
     settings_schema,
 )
 from riffusion_train.player.stream import serve_socket
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.seed_images import SEED_IMAGES
-from riffusion_train.sampling.sources import band_of
+from riffusion_train.sampling.sources import SEED_IMAGES, band_of
 
 router = APIRouter()
 
@@ -59,7 +63,9 @@ _FILES = {path.name: path for path in (Path(__file__).parent / "static").glob("*
 """All files that are served: a name from a client is looked up here, and is never a path."""
 _NAME_CHARS = 80
 _INDEX_DIGITS = 12
-_QUEUE_CHANGES = ("remove", "next", "prompt")
+_QUEUE_CHANGES = ("remove", "next", "prompt", "now")
+_SILENT = ("clips", "num_inference_steps")
+"""Settings that nobody hears at once: they hold from the next segment on."""
 _GONE: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer}}
 
 
@@ -115,6 +121,7 @@ async def choices(request: Request) -> dict[str, Any]:
         "channels": loop.maker.channels,
         "segment_s": loop.maker.segment_s,
         "settings": state.defaults.public(),
+        "delay_s": loop.maker.turn_cost.of(loop.maker.default_steps) + GUARD_S,
         "schema": settings_schema(),
         "seed_images": [{"id": id, "name": name, "about": about} for id, (name, about) in texts.items()],
         "dice": list(loop.maker.sampler.components.prompts or DICE),
@@ -122,15 +129,21 @@ async def choices(request: Request) -> dict[str, Any]:
         "limits": {
             "prompt_chars": MAX_PROMPT_CHARS,
             "queue": loop.limits.queue,
+            "mix": MAX_MIXED,
             "upload_bytes": loop.limits.upload_bytes,
             "upload_s": loop.limits.upload_s,
             "recording_s": loop.timeouts.buffer_s,
         },
         "steps": {"min": 1, "max": MAX_STEPS, "default": loop.maker.default_steps},
+        "loras": [{"name": one.name, "scale": one.scale} for one in _loras(loop)],
         "hop_length": config.hop_length,
         "planes": config.channels.value,
         "row_hz": row_frequencies(config),
     }
+
+
+def _loras(loop: GenerationLoop) -> tuple[NamedLora, ...]:
+    return () if loop.maker.loras is None else loop.maker.loras.loras
 
 
 def row_frequencies(config: SpectrogramConfig) -> list[float]:
@@ -199,7 +212,8 @@ async def begin(request: Request, body: NewSession) -> dict[str, Any]:
     loop = _loop(request)
     data = body.given()
     ticket = data.pop("ticket", None)
-    session = loop.open(apply_changes(request.app.state.defaults, data, loop.has_upload), ticket)
+    settings = apply_changes(request.app.state.defaults, data, loop.has_upload)
+    session = loop.open(_known(loop, settings), ticket)
     return {"id": session.id, "token": session.token, **_settings_and_queue(session)}
 
 
@@ -215,20 +229,33 @@ async def change(request: Request, id: str, body: Change) -> dict[str, Any]:
     data = body.given()
     if any(key in data for key in MOMENT):
         raise InputError(f"{', '.join(MOMENT)}: are for new sessions only")
+    played_sample = data.pop("played_sample", None)
     queue_changes = {key: data.pop(key) for key in _QUEUE_CHANGES if key in data}
     prompts = session.prompts
-    settings = apply_changes(prompts.settings, data, loop.has_upload)
+    settings = _known(loop, apply_changes(prompts.settings, data, loop.has_upload))
     if queue_changes.get("remove") is not None:
         prompts.remove(queue_changes["remove"])
     if queue_changes.get("next") is not None:
         prompts.put_first(queue_changes["next"])
     if "prompt" in queue_changes:
         prompts.add(queue_changes["prompt"])
+    if queue_changes.get("now") is not None:
+        prompts.replace(queue_changes["now"])
+    heard = any(getattr(settings, key) != getattr(prompts.settings, key) for key in data if key not in _SILENT)
     prompts.change(settings)
+    if played_sample is not None:
+        session.note_position(played_sample)
+    if heard or queue_changes.get("now") is not None or ("prompt" in queue_changes and session.begins_now()):
+        session.ask_for_turn()
     session.note_activity()
     session.send_queue()
     loop.wake()
-    return {**_settings_and_queue(session), "takes_effect_at": prompts.next_index}
+    return {
+        **_settings_and_queue(session),
+        "takes_effect_at": session.takes_effect_at,
+        "change": session.next_change,
+        "delay_s": round(session.delay_s, 3),
+    }
 
 
 @router.get("/api/sessions/{id}", tags=["sessions"], responses=_GONE)
@@ -256,6 +283,15 @@ def _session(request: Request, id: str) -> Session:
     if session is None or session.closed is not None:
         raise HTTPException(404, "there is no such session (any more); begin a new one")
     return session
+
+
+def _known(loop: GenerationLoop, settings: Settings) -> Settings:
+    """Return settings whose LoRAs the player has."""
+    if settings.loras:
+        if loop.maker.loras is None:
+            raise InputError("loras: the player was started without --lora; leave them out")
+        loop.maker.loras.check([fader.name for fader in settings.loras])
+    return settings
 
 
 def _settings_and_queue(session: Session) -> dict[str, Any]:
@@ -304,7 +340,7 @@ async def recording(
     if kind == "png":
         async with _loop(request).large:
             png = await asyncio.to_thread(
-                lambda: encode_png(image_between(segments, start, stop, config.hop_length), sampler.mark)
+                lambda: encode_png(image_between(segments, start, stop, config.hop_length), _loop(request).maker.mark)
             )
         return Response(png, media_type="image/png", headers=disposition)
     audio = await _audio(request, segments, start, stop, kind)
@@ -319,7 +355,7 @@ async def _audio(request: Request, segments: list[Segment], start: int, stop: in
     def encode() -> bytes:
         pcm = samples_between(segments, start, stop, channels)
         wav = np.ascontiguousarray(pcm.T.astype(np.float32) / 32768)
-        return encode_audio(wav, sampler.codec.rate_hz, audio_format, sampler.mark)
+        return encode_audio(wav, sampler.codec.rate_hz, audio_format, _loop(request).maker.mark)
 
     async with loop.large:
         return await asyncio.to_thread(encode)

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import numpy as np
 import soundfile
 
-from riffusion_train.audio.io.read import resample
+from riffusion_train.audio.read import resample
 from riffusion_train.player.settings import Limits
 from riffusion_train.runtime.errors import InputError
 

@@ -33,6 +33,8 @@ class Segment:
         png: The image of exactly these samples.
         spec: The clip that it shows.
         share: Settings of a session that begins with this segment, exactly.
+        change: How many changes were made before it while the stream played; the first segment after a change replaces what was
+            sent from its first sample on.
     """
 
     index: int
@@ -42,6 +44,7 @@ class Segment:
     png: bytes
     spec: ClipSpec
     share: Settings
+    change: int = 0
 
     @property
     def end_sample(self) -> int:
@@ -68,8 +71,9 @@ class Segment:
             "alpha": self.spec.alpha,
             "seed": self.spec.seed + int(self.spec.place),
             "num_inference_steps": self.spec.num_inference_steps,
-            "share": self.share.model_dump(),
+            "share": self.share.shared(),
             "type": "segment",
+            "change": self.change,
             "discontinuity": discontinuity,
         }
         return json.dumps(message, ensure_ascii=False)
@@ -124,6 +128,31 @@ class SegmentBuffer:
         self.bytes += segment.size
         while len(self._segments) > 1 and self._is_full():
             self.bytes -= self._segments.popleft().size
+
+    def truncate(self, sample: int, channels: int, hop_length: int, mark: Mark) -> None:
+        """Drop everything from a sample on: what was made ahead is not heard.
+
+        Args:
+            sample: A multiple of `hop_length`.
+            channels: Channels of the audio.
+            hop_length: Samples for one column of the image.
+            mark: What the shortened image is marked with.
+        """
+        while self._segments and self._segments[-1].start_sample >= sample:
+            self.bytes -= self._segments.pop().size
+        if not self._segments or self.end_sample <= sample:
+            return
+        last = self._segments.pop()
+        self.bytes -= last.size
+        pcm = last.pcm[: 2 * channels * (sample - last.start_sample)]
+        png = encode_png(image_between([last], last.start_sample, sample, hop_length), mark)
+        shorter = dataclasses.replace(last, n_samples=sample - last.start_sample, pcm=pcm, png=png)
+        self._segments.append(shorter)
+        self.bytes += shorter.size
+
+    def at(self, sample: int) -> Segment | None:
+        """Return the segment that a sample is in; None where it is not kept."""
+        return next(iter(self.between(sample, sample + 1)), None)
 
     def get(self, index: int) -> Segment | None:
         """Return a segment; None where it is not kept."""

@@ -13,7 +13,7 @@ import uvicorn
 from riffusion_train.player.security import TOKEN_KEY, Application
 from riffusion_train.player.settings import Limits
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.signals import StopRequest
+from riffusion_train.runtime.progress import StopRequest
 
 _GRACE_S = 3
 _BACKLOG = 128

@@ -1,21 +1,26 @@
-"""One stream: its prompts, its segments, its listeners, and when it ends."""
+"""One stream: its prompts, its segments and the changes of what is not heard yet, its listeners, and when it ends."""
 
 import asyncio
 import dataclasses
 import hmac
 import secrets
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from riffusion_train.player.clips import ClipMaker, StepController
 from riffusion_train.player.prompts import PlannedClip, PromptQueue
-from riffusion_train.player.segments import Segment, SegmentBuffer, crossfade, encode_png, to_pcm
-from riffusion_train.player.settings import ClipSpec, Settings
+from riffusion_train.player.segments import Segment, SegmentBuffer, encode_png, to_pcm
+from riffusion_train.player.settings import MAX_TURNS, MOMENT, Settings
+from riffusion_train.player.takes import Grid, Left, Made, PlannedTurn, Redrawn, Take, begin, redraw, restore, turn
 from riffusion_train.sampling.denoise import StepReport
-from riffusion_train.sampling.modes.walk import crossfade_columns, crossfade_images
 
 LOOKAHEAD_SEGMENTS = 3
 """Segments are made at most so far ahead of what is heard."""
+GUARD_S = 0.15
+"""What is played this soon is not changed any more: a change must reach the loudspeaker before it is due."""
+_EARLY = 0.8
+"""A change is drawn for the moment after this share of the time that it usually takes; it is heard when it is ready."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Listener:
     def __init__(self, next_index: int) -> None:
         self.next_index = next_index
         self.credit = 0
+        self.paused = False
         """Segments that it asked for and has not got yet."""
         self.played_sample = 0
         self.discontinuity = next_index > 0
@@ -66,6 +72,12 @@ class Listener:
         """Return the messages, and keep none."""
         messages, self.outbox = self.outbox, []
         return messages
+
+    def turn_to(self, index: int) -> None:
+        """Get a segment that replaces what was sent before it, whether one was asked for or not."""
+        if self.next_index >= index:
+            self.next_index, self.credit = index, max(self.credit, 1)
+        self.wake.set()
 
     def take_discontinuity(self) -> bool:
         """Return whether the segment it just got is out of order; the next one will not be."""
@@ -105,7 +117,20 @@ class Session:
         self._rate_hz = maker.sampler.codec.rate_hz
         self.buffer = SegmentBuffer(round(timeouts.buffer_s * self._rate_hz), timeouts.buffer_bytes)
         self._step_controller = StepController(maker.segment_s)
-        self._previous: ClipSpec | None = settings.before
+        self._opening = settings
+        self._grid = Grid.of(maker)
+        self._newest: Made | None = None
+        self._known: dict[int, Made] = {}
+        """What is not heard yet, by the index of the segment."""
+        self.rewinds = 0
+        """How often what was planned was thrown away; a segment that was planned before is not heard."""
+        self._lock = threading.Lock()
+        self.changes = 0
+        """Changes that were made while it played."""
+        self.wants_turn = self.turning = self.paused = False
+        """Whether a change was asked for, whether one is being made, and whether nobody plays."""
+        self.asked_turn_s = 0.0
+        """When the change was asked for."""
         self._played = (0, clock())  # the sample that is heard, and when that was reported
         self._last_activity_s = self._alone_since_s = clock()
         self._asked_s: float | None = None
@@ -129,9 +154,17 @@ class Session:
         return min(self._played[0], self.buffer.end_sample)
 
     @property
+    def heard_sample(self) -> int:
+        """The sample that the foremost listener should hear by now, at most the end of what is made."""
+        sample, reported_s = self._played
+        passed_s = 0.0 if self.paused else self._clock() - reported_s
+        return min(sample + round(passed_s * self._rate_hz), self.buffer.end_sample)
+
+    @property
     def playing_index(self) -> int:
         """The segment that the foremost listener hears."""
-        return min(self.played_sample // self.segment_samples, max(self.buffer.next_index - 1, 0))
+        playing = self.buffer.at(self.played_sample)
+        return max(self.buffer.next_index - 1, 0) if playing is None else playing.index
 
     @property
     def buffered_s(self) -> float:
@@ -151,6 +184,7 @@ class Session:
         ahead = self.buffer.end_sample - self.played_sample
         return (
             self.closed is None
+            and not (self.wants_turn or self.turning)
             and ahead < LOOKAHEAD_SEGMENTS * self.segment_samples
             and any(one.credit > 0 and one.next_index >= self.buffer.next_index for one in self.listeners)
         )
@@ -175,32 +209,189 @@ class Session:
         )
         self._send_behind(self._step_controller.behind, steps)
         change = {"num_inference_steps": steps}
-        return PlannedClip(clip.spec.model_copy(update=change), clip.share.model_copy(update=change))
+        return PlannedClip(clip.spec.model_copy(update=change), clip.share.model_copy(update=change), clip.progress)
 
-    def make(self, clip: PlannedClip, report: StepReport | None = None) -> Segment:
+    def make(self, clip: PlannedClip, report: StepReport | None = None) -> Made:
         """Make a segment; this takes a while and may run in another thread, one call after the other."""
-        maker, config = self._maker, self._maker.sampler.codec.config
-        previous = maker.make(self._previous, report) if self._previous is not None else None
-        current = maker.make(clip.spec, report)
-        length = crossfade_columns(current.image) * config.hop_length
-        wav = crossfade(None if previous is None else previous.wav, current.wav, length, config.rate_hz)
-        image = current.image if previous is None else crossfade_images(previous.image, current.image)
-        share = clip.share.model_copy(update={"before": self._previous})
-        self._previous = clip.spec
-        start_sample, mark = self.buffer.end_sample, maker.sampler.mark
-        return Segment(
-            self.buffer.next_index, start_sample, wav.shape[1], to_pcm(wav), encode_png(image, mark), clip.spec, share
-        )
+        with self._lock:  # a change may be published meanwhile
+            newest, changes, index = self._newest, self.changes, self.buffer.next_index
+        if newest is None:
+            moment = {name: getattr(self._opening, name) for name in MOMENT if name not in ("prompt_to", "alpha")}
+            take = restore(self._maker, clip.share.model_copy(update=moment), report)
+            return self._made(take, clip, -take.begin, index, changes)
+        phase = (newest.take.spec.phase + newest.take.end // self._grid.column_samples) % self._grid.width
+        spec = clip.spec.model_copy(update={"phase": phase})
+        take = begin(self._maker, spec, Left(newest.take, newest.take.end), report)
+        return self._made(take, clip, newest.start_sample + newest.take.end, index, changes)
 
-    def publish(self, segment: Segment) -> None:
+    def publish(self, made: Made) -> None:
         """Give a segment to all listeners."""
-        if len(self.buffer) and self.buffered_s == 0:
-            # Playback had run dry; it continues from here.
+        segment = made.segment
+        if not len(self.buffer) or self.buffered_s == 0:
+            # Playback had run dry, or begins; it continues from here.
             self._played = (self.played_sample, self._clock())
-        self.buffer.append(segment)
+        with self._lock:
+            self.buffer.append(segment)
+            self._note(made)
         for listener in self.listeners:
             listener.wake.set()
         self.send_queue()
+
+    def discard(self, turn: PlannedTurn | None = None) -> None:
+        """Throw away what was planned after the newest segment; what a change was to do is asked for again."""
+        self.rewinds += 1
+        if turn is not None:
+            self.prompts.rewind(turn.made.progress, turn.made.segment.index + 1)
+        if self._newest is not None:
+            self.prompts.rewind(self._newest.progress, self.buffer.next_index)
+
+    # Changing what is not heard yet.
+
+    def ask_for_turn(self) -> None:
+        """Let what is not heard yet be made again, with the settings as they are now."""
+        if len(self.buffer):
+            if not self.wants_turn:
+                self.asked_turn_s = self._clock()
+            self.wants_turn = True
+
+    @property
+    def delay_s(self) -> float:
+        """Seconds until a change is heard."""
+        return self._turn_s + GUARD_S
+
+    @property
+    def next_change(self) -> int | None:
+        """The number of the change that was asked for and is not begun; None where there is none."""
+        return self.changes + 1 + self.turning if self.wants_turn else None
+
+    @property
+    def takes_effect_at(self) -> int:
+        """The first segment that is made with the settings as they are now, as far as it is known."""
+        if not self.wants_turn:
+            return self.prompts.next_index
+        made = self._made_at(self.heard_sample + round((_EARLY * self._turn_s + GUARD_S) * self._rate_hz))
+        return self.buffer.next_index if made is None else made.segment.index + 1
+
+    def begins_now(self) -> bool:
+        """Whether the prompt that was added last can begin at once."""
+        return bool(self._known) and self.prompts.begins_after(self._known[min(self._known)].progress)
+
+    @property
+    def _turn_s(self) -> float:
+        """Seconds that a change usually takes to make."""
+        settings = self.prompts.settings
+        steps = self._step_controller.limited(settings.num_inference_steps)
+        return self._maker.turn_cost.of(int(steps * settings.strength + 1e-6))
+
+    def plan_turn(self) -> PlannedTurn | None:
+        """Return the change that was asked for; None if it is heard best from the next segment on."""
+        self.wants_turn = False
+        aim = self.heard_sample + round((_EARLY * self._turn_s + GUARD_S) * self._rate_hz)
+        made = self._made_at(aim)
+        anew = made is not None and len(made.take.turns) >= MAX_TURNS
+        if made is None or anew:
+            # The log of the clip is long enough: another clip begins where this one is left, at a column of latents.
+            whole_s = self._maker.cost.of(self.prompts.settings.num_inference_steps)
+            aim = self.heard_sample + round((whole_s + GUARD_S) * self._rate_hz) + self._grid.column_samples
+            made = self._made_at(aim) if anew else None
+        if made is None:
+            self.discard()
+            return None
+        index = made.segment.index + 1
+        self.rewinds += 1
+        self.prompts.rewind(made.progress, index)
+        planned = self.prompts.turn()
+        phase = made.take.spec.phase
+        column = self._grid.column_of(made.take, aim - made.start_sample)
+        if anew:
+            column = max(column, made.take.begin // self._grid.column_samples + 1)  # a part of the segment is left
+            phase = (phase + column) % self._grid.width
+        change = {"num_inference_steps": self._step_controller.limited(planned.spec.num_inference_steps)}
+        spec = planned.spec.model_copy(update={**change, "phase": phase})
+        self.turning = True
+        planned = PlannedClip(spec, planned.share.model_copy(update=change), planned.progress)
+        return PlannedTurn(made, planned, column, anew)
+
+    def make_turn(self, planned: PlannedTurn, report: StepReport | None = None) -> Made | None:
+        """Make a change; None where it took so long that what it was to change was heard already."""
+        made, clip = planned.made, planned.clip
+        index, changes = made.segment.index + 1, self.changes + 1
+        if planned.anew:
+            left = planned.column * self._grid.column_samples
+            take = begin(self._maker, clip.spec, Left(made.take, left), report)
+            start_sample = made.start_sample + left
+            return None if start_sample < self._soonest() else self._made(take, clip, start_sample, index, changes)
+        redrawn = redraw(self._maker, made.take, clip.spec, planned.column, report)
+        sample = self._sample_of(redrawn, made)
+        if sample is None:
+            return None
+        return self._made(turn(self._maker, redrawn, sample), clip, made.start_sample, index, changes)
+
+    def publish_turn(self, made: Made) -> None:
+        """Give a change to all listeners, instead of what was made from its first sample on."""
+        segment = made.segment
+        config = self._maker.sampler.codec.config
+        with self._lock:
+            self.buffer.truncate(segment.start_sample, config.num_channels, config.hop_length, self._maker.mark)
+            self.buffer.append(segment)
+            self._known = {}  # nothing is changed before the last change any more
+            self.changes = segment.change
+            self._note(made)
+        for listener in self.listeners:
+            listener.turn_to(segment.index)
+        self.send_queue()
+
+    def _made_at(self, sample: int) -> Made | None:
+        """Return the segment in which a change can be heard from about a sample on; None if it is not made yet."""
+        grid = self._grid
+        for _, made in sorted(self._known.items()):
+            take, relative = made.take, sample - made.start_sample
+            if relative > grid.last_sample(take):
+                continue
+            if len(take.turns) < MAX_TURNS or relative >= grid.first_sample(take):
+                return made
+            return None
+        return None
+
+    def _sample_of(self, redrawn: Redrawn, made: Made) -> int | None:
+        """Return the sample of the take from which a change is heard, at a column of the image; None if it is too late."""
+        grid = self._grid
+        soonest = self._soonest() - made.start_sample
+        first = max(redrawn.column * grid.column_samples, soonest, grid.first_sample(made.take))
+        sample = -(-first // grid.hop) * grid.hop
+        return sample if sample <= grid.last_sample(made.take) else None
+
+    def _soonest(self) -> int:
+        """The first sample that can still be changed."""
+        return self.heard_sample + round(GUARD_S * self._rate_hz)
+
+    def _made(self, take: Take, clip: PlannedClip, start_sample: int, index: int, changes: int) -> Made:
+        """Cut the newest part of a take into a segment.
+
+        Args:
+            take: The take.
+            clip: How it was planned.
+            start_sample: Where the take begins in the stream.
+            index: Of the segment.
+            changes: Changes that were made so far.
+        """
+        maker, hop = self._maker, self._grid.hop
+        samples = take.end - take.begin
+        wav = take.heard.between(take.begin, take.end)
+        first = take.begin // hop - take.column * self._grid.scale
+        image = take.drawn[:, first : first + samples // hop]
+        share = clip.share.model_copy(update=take.moment())
+        segment = Segment(
+            index, start_sample + take.begin, samples, to_pcm(wav), encode_png(image, maker.mark), take.spec,
+            share, changes,
+        )  # fmt: skip
+        return Made(segment, take, start_sample, clip.progress)
+
+    def _note(self, made: Made) -> None:
+        """Remember what segments that are not heard yet are cut from."""
+        self._newest = made
+        self._known[made.segment.index] = made
+        self._known = {index: one for index, one in self._known.items() if index >= self.playing_index}
 
     # Listeners.
 
@@ -216,16 +407,21 @@ class Session:
         if not self.listeners:
             self._alone_since_s = self._clock()
 
-    def update_credit(self, listener: Listener, ahead: int, played_sample: int) -> None:
-        """Note how many segments a listener asks for and how far it has played."""
-        listener.credit = ahead
+    def update_credit(self, listener: Listener, ahead: int, played_sample: int, *, paused: bool = False) -> None:
+        """Note how many segments a listener asks for, how far it has played, and whether it is paused."""
+        listener.credit, listener.paused = ahead, paused
         listener.played_sample = max(min(played_sample, self.buffer.end_sample), 0)
-        if listener.played_sample >= self._played[0]:
-            self._played = (listener.played_sample, self._clock())
+        self.paused = all(one.paused for one in self.listeners)
+        self.note_position(listener.played_sample)
         if self.playing_index != self._announced_index:
             self._announced_index = self.playing_index
             self.send_queue()
         listener.wake.set()
+
+    def note_position(self, sample: int) -> None:
+        """Note the sample that a listener hears."""
+        if sample >= self._played[0]:
+            self._played = (min(sample, self.buffer.end_sample), self._clock())
 
     def next_for(self, listener: Listener) -> Segment | None:
         """Return what a listener gets now; one whose next segment was dropped goes on with what the others hear."""

@@ -1,14 +1,13 @@
-"""What a listener can set: one pydantic model, its JSON schema, the TypeScript types, and the bodies of the interface.
+"""What a listener can set, and what restores a moment: one pydantic model, and the errors of what cannot be used.
 
 `Settings` is the only list of the settings. The server checks requests with it, `/api/choices` serves its schema, from which
-the page builds its fields, and `python -m riffusion_train.player.settings` writes `static/types.d.ts`.
+the page builds its fields, and `python -m riffusion_train.player.bodies` writes `static/types.d.ts` from it.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -19,13 +18,12 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
-    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from riffusion_train.config.sample import PlayConfig
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.seed_images import SEED_IMAGES
+from riffusion_train.sampling.sources import SEED_IMAGES
 from riffusion_train.sampling.text import parse_weights
 
 if TYPE_CHECKING:
@@ -35,6 +33,8 @@ MAX_SEED = 2**53 - 1
 """The largest whole number that JavaScript keeps exactly."""
 MAX_STEPS = 100
 MAX_PROMPT_CHARS = 300
+MAX_MIXED = 4
+"""Prompts that can be mixed."""
 
 DEFAULT_PROMPT = "a slow piano in an empty house, rain outside"
 
@@ -100,6 +100,18 @@ def _known_upload(id: str, info: ValidationInfo) -> str:
     return id
 
 
+def _as_tuple(value: Any) -> Any:
+    """Accept the lists of JSON."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _known_loras(faders: Any, info: ValidationInfo) -> Any:
+    """Check that no LoRA is named twice."""
+    if len({fader.name for fader in faders}) < len(faders):
+        raise _fault("names a LoRA twice; give each once")
+    return faders
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
 Prompt = Annotated[str, AfterValidator(_one_line), WithJsonSchema({"type": "string", "maxLength": MAX_PROMPT_CHARS})]
 SeedImage = Annotated[str, AfterValidator(_known_image), WithJsonSchema({"type": "string", "enum": list(SEED_IMAGES)})]
@@ -148,6 +160,26 @@ class PromptSettings(Body):
     )  # fmt: skip
 
 
+class Part(Body):
+    """A further prompt of a mix."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt: Prompt = Field(description="What is mixed in.")
+    weight: float = Field(
+        default=1.0, ge=0, le=1, description="How much of it, 0 to 1; only the ratio of the weights counts."
+    )
+
+
+class LoraFader(Body):
+    """How strong a LoRA is that the player was started with."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = Field(max_length=200, description="Its name, as `/api/choices` lists it.")
+    scale: float = Field(ge=-4, le=4, description="Its strength; 0 is none, 1 is as it was trained.")
+
+
 class ClipSpec(PromptSettings):
     """Everything that decides one clip of a model: between two prompts, and between the noises of two seeds."""
 
@@ -163,7 +195,7 @@ class ClipSpec(PromptSettings):
     )  # fmt: skip
     strength: float = Field(
         default=0.75, ge=0, le=1, title="How freely it leaves the groove",
-        description="How much of the seed image is changed, 0 to 1.",
+        description="How much of the seed image is changed, 0 to 1; without one, how much a change alters what was to come.",
         json_schema_extra=_control(1, "slider", minimum=0.2, maximum=1, step=0.01),
     )  # fmt: skip
     seed_image: SeedImage | None = Field(
@@ -183,12 +215,43 @@ class ClipSpec(PromptSettings):
     seed_upload: UploadId | None = Field(
         default=None, description="The id of an upload to riff on, instead of `seed_image`; null for none."
     )
+    prompt_weight: float = Field(default=1.0, ge=0, le=1, description="How much of the prompt is in the mix, 0 to 1.")
+    mix: Annotated[tuple[Part, ...], BeforeValidator(_as_tuple)] = Field(
+        default=(), max_length=MAX_MIXED - 1, description="Further prompts that are mixed with it, at most three."
+    )
+    loras: Annotated[tuple[LoraFader, ...], BeforeValidator(_as_tuple), AfterValidator(_known_loras)] = Field(
+        default=(), max_length=16, description="The strengths of the player's LoRAs; one that is left out has its own."
+    )
+    phase: Whole = Field(
+        default=0,
+        ge=0,
+        le=4096,
+        description="Where in the groove it begins, in columns of latents; the player sets it.",
+    )
+
+
+class Turn(Body):
+    """A change that was made to a clip while it played. Positions count from the beginning of the clip."""
+
+    model_config = ConfigDict(frozen=True)
+
+    column: Whole = Field(
+        ge=0, le=2**32, description="The first column of latents that was drawn anew; those before it stood."
+    )
+    sample: Whole = Field(ge=0, le=MAX_SEED, description="The sample from which the change was heard.")
+    clip: ClipSpec = Field(description="What it was changed to.")
+
+
+Turns = Annotated[tuple[Turn, ...], BeforeValidator(_as_tuple)]
+MAX_TURNS = 6
+"""Changes to one clip; the next one begins another clip, so that a moment is restored in bounded time."""
 
 
 class Settings(ClipSpec):
     """Settings of a session; what is left out keeps its value. The `share` of a segment is one of these.
 
-    With `prompt_to`, `alpha`, `place` and `before` they restore a moment exactly.
+    With the settings that `MOMENT` names, and `place` and `phase`, they restore a moment exactly: they are the log of what was
+    asked for, as far as the moment depends on it.
     """
 
     clips: Whole = Field(
@@ -200,121 +263,38 @@ class Settings(ClipSpec):
         default=None,
         description="The clip before the first segment, which begins with the end of that clip; null for none.",
     )
+    before_turns: Turns = Field(
+        default=(), max_length=MAX_TURNS, description="The changes that were made to that clip."
+    )
+    before_left: Whole | None = Field(
+        default=None, ge=0, le=MAX_SEED, description="The sample at which that clip was left; null for its end."
+    )
+    opening: ClipSpec | None = Field(
+        default=None, description="With `turns`: what the first segment's clip was before its changes; null for none."
+    )
+    turns: Turns = Field(default=(), max_length=MAX_TURNS, description="The changes that were made to the first clip.")
 
     def public(self) -> dict[str, Any]:
         """Return what a page shows and sends back."""
         return self.model_dump(exclude=set(MOMENT))
+
+    def shared(self) -> dict[str, Any]:
+        """Return what restores a moment, short: of clips within it, only what is not usual."""
+        nested = {name: getattr(self, name) for name in ("before", "opening", "before_turns", "turns")}
+        short = {
+            name: [one.model_dump(exclude_defaults=True) for one in value] if isinstance(value, tuple)
+            else None if value is None else value.model_dump(exclude_defaults=True)
+            for name, value in nested.items()
+        }  # fmt: skip
+        return self.model_dump() | short
 
     def clip(self, **changes: Any) -> ClipSpec:
         """Return the clip that these settings describe, with some values replaced."""
         return ClipSpec.model_construct(**{**{name: getattr(self, name) for name in ClipSpec.model_fields}, **changes})
 
 
-MOMENT = ("prompt_to", "alpha", "before")
+MOMENT = ("prompt_to", "alpha", "phase", "before", "before_turns", "before_left", "opening", "turns")
 """The settings that only restore a moment: a session that plays does not accept them."""
-
-
-class NewSession(Settings):
-    """A new session."""
-
-    ticket: str | None = Field(default=None, description="The place in the waiting line, from an answer 503.")
-
-
-class Change(Settings):
-    """Changes of a session; `prompt` queues."""
-
-    remove: str | None = Field(default=None, description="The id of a waiting prompt to remove from the queue.")
-    next: str | None = Field(default=None, description="The id of a waiting prompt that is to be the next.")
-
-
-class ClipBody(PromptSettings):
-    """One clip."""
-
-    prompt: Prompt = Field(description="What is heard.")
-    format: str = Field(default="wav", description="wav, flac, mp3, ogg or opus")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_steps(cls, data: Any) -> Any:
-        """Take null for the player's own number of steps."""
-        if isinstance(data, dict) and data.get("num_inference_steps", 0) is None:
-            return {key: value for key, value in data.items() if key != "num_inference_steps"}
-        return data
-
-
-class ClipAnswer(BaseModel):
-    """One clip as data URIs, and how it was made."""
-
-    audio: str
-    image: str
-    settings: dict[str, Any]
-
-
-class QueueItem(BaseModel):
-    """A prompt of a session, as a page shows it."""
-
-    id: str
-    prompt: str
-    state: Literal["past", "playing", "next", "waiting"]
-    from_segment: int | None
-
-
-class SessionAnswer(BaseModel):
-    """A session that has begun; its token steers it."""
-
-    id: str
-    token: str
-    settings: dict[str, Any]
-    queue: list[QueueItem]
-
-
-class ChangeAnswer(BaseModel):
-    """A session after a change."""
-
-    settings: dict[str, Any]
-    queue: list[QueueItem]
-    takes_effect_at: int = Field(description="The first segment that is made with the change.")
-
-
-class UploadAnswer(BaseModel):
-    """An upload, for `seed_upload`."""
-
-    id: str
-    name: str
-    duration_s: float
-
-
-class ErrorAnswer(BaseModel):
-    """What is wrong and how to fix it, in one line."""
-
-    error: str
-
-
-class FullAnswer(ErrorAnswer):
-    """All streams are taken."""
-
-    position: int
-    ticket: str
-    retry_after_s: float = Field(description="When to ask again; a ticket that is not asked for lapses soon after.")
-
-
-class OriginalBody(BaseModel):
-    """The original server's request."""
-
-    alpha: float
-    num_inference_steps: int = 50
-    seed_image_id: str = "og_beat"
-    mask_image_id: Literal[""] | None = None
-    start: dict[str, Any] = Field(description="prompt, seed, negative_prompt, denoising, guidance")
-    end: dict[str, Any] = Field(description="as start")
-
-
-class OriginalAnswer(BaseModel):
-    """The original server's answer: a JPEG and an MP3 as data URIs."""
-
-    image: str
-    audio: str
-    duration_s: float
 
 
 Model = TypeVar("Model", bound=ClipSpec)
@@ -396,7 +376,7 @@ def describe_errors(errors: Sequence[Any], model: type[BaseModel] | None = None)
         return f"{name}: is missing"
     if kind == "fault":
         return f"{name}: {text}"
-    inner = path[0] == "before" and len(path) > 1
+    inner = path[0] in ("before", "opening") and len(path) > 1
     schema = ClipSpec.model_json_schema() if inner else Settings.model_json_schema()
     requirement = _requirement(schema["properties"].get(str(path[-1]), {}))
     return f"{name}: {requirement or f'{text}; see /openapi.json'}"
@@ -419,31 +399,3 @@ def _requirement(field: Mapping[str, Any]) -> str | None:
         return "must be text" if "string" in kinds else None
     bounds = [("from", field.get("minimum")), ("to", field.get("maximum"))]
     return " ".join([f"must be {noun}", *(f"{word} {bound:.17g}" for word, bound in bounds if bound is not None)])
-
-
-_TYPES_FILE = Path(__file__).parent / "static" / "types.d.ts"
-_TYPES_HEAD = "// Written by `python -m riffusion_train.player.settings` from the models of the server; do not edit.\n"
-
-
-def typescript_types() -> str:
-    """Return `static/types.d.ts`: the settings that a page shows, and other shapes of the interface, as TypeScript."""
-    shapes: dict[str, dict[str, Any]] = {"Settings": settings_schema()}
-    for model in (QueueItem, UploadAnswer):
-        shapes[model.__name__] = model.model_json_schema()["properties"]
-    blocks = []
-    for name, properties in shapes.items():
-        fields = [f"  {key}: {_typescript_type(schema)};\n" for key, schema in properties.items()]
-        blocks.append(f"\nexport interface {name} {{\n{''.join(fields)}}}\n")
-    return _TYPES_HEAD + "".join(blocks)
-
-
-def _typescript_type(schema: Mapping[str, Any]) -> str:
-    if "anyOf" in schema:
-        return " | ".join(_typescript_type(option) for option in schema["anyOf"])
-    if "enum" in schema:
-        return " | ".join(f'"{value}"' for value in schema["enum"])
-    return {"integer": "number"}.get(schema["type"], schema["type"])
-
-
-if __name__ == "__main__":
-    _TYPES_FILE.write_text(typescript_types(), encoding="utf-8")

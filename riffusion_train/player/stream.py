@@ -44,8 +44,8 @@ async def serve_socket(socket: WebSocket, loop: GenerationLoop, session: Session
             session.remove_listener(listener)
 
 
-def parse_message(text: str) -> tuple[str, int, int]:
-    """Return the type of a message, and for a credit the segments asked for and the sample that was played last.
+def parse_message(text: str) -> tuple[str, int, int, bool]:
+    """Return the type of a message, and for a credit the segments asked for, the sample played last, and whether it is paused.
 
     Raises:
         MalformedError: If it is anything but the two messages that the protocol has.
@@ -57,14 +57,19 @@ def parse_message(text: str) -> tuple[str, int, int]:
     if not isinstance(message, dict):
         raise MalformedError
     if message == {"type": "stay"}:
-        return "stay", 0, 0
-    if set(message) != {"type", "ahead", "played_sample"} or message["type"] != "credit":
+        return "stay", 0, 0, False
+    if set(message) - {"paused"} != {"type", "ahead", "played_sample"} or message["type"] != "credit":
         raise MalformedError
-    ahead, played_sample = message["ahead"], message["played_sample"]
+    ahead, played_sample, paused = message["ahead"], message["played_sample"], message.get("paused", False)
     whole = all(isinstance(value, int) and not isinstance(value, bool) for value in (ahead, played_sample))
-    if not whole or not 0 <= ahead <= LOOKAHEAD_SEGMENTS or not 0 <= played_sample < 2**53:
+    if (
+        not whole
+        or not isinstance(paused, bool)
+        or not 0 <= ahead <= LOOKAHEAD_SEGMENTS
+        or not 0 <= played_sample < 2**53
+    ):
         raise MalformedError
-    return "credit", ahead, played_sample
+    return "credit", ahead, played_sample, paused
 
 
 def _hello(loop: GenerationLoop, session: Session, listener: Listener) -> dict[str, Any]:
@@ -80,9 +85,10 @@ def _hello(loop: GenerationLoop, session: Session, listener: Listener) -> dict[s
         "settings": session.prompts.settings.public(),
         "queue": session.queue(),
         "live_index": listener.next_index,
+        "delay_s": session.delay_s,
         "digital_source_type": SOURCE_TYPE,
-        "model_fingerprint": sampler.mark.model_fingerprint,
-        "dataset_fingerprint": sampler.mark.dataset_fingerprint,
+        "model_fingerprint": loop.maker.mark.model_fingerprint,
+        "dataset_fingerprint": loop.maker.mark.dataset_fingerprint,
     }
 
 
@@ -133,7 +139,7 @@ async def _receive(socket: WebSocket, loop: GenerationLoop, session: Session, li
             text = message.get("text")
             if text is None or len(text) > loop.limits.message_bytes:
                 raise MalformedError
-            kind, ahead, played_sample = parse_message(text)
+            kind, ahead, played_sample, paused = parse_message(text)
         except MalformedError:
             malformed += 1
             loop.count_malformed()
@@ -144,5 +150,5 @@ async def _receive(socket: WebSocket, loop: GenerationLoop, session: Session, li
         if kind == "stay":
             session.note_activity()
         else:
-            session.update_credit(listener, ahead, played_sample)
+            session.update_credit(listener, ahead, played_sample, paused=paused)
         loop.wake()

@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from riffusion_train.audio.codec.codec import EncodedClip
-from riffusion_train.audio.codec.image_file import load_image, save_image
-from riffusion_train.audio.io.loudness import LoudnessMeter, loudness_gain
-from riffusion_train.audio.io.tags import read_tags
-from riffusion_train.audio.io.write import FORMATS, AudioWriter, encode_audio, write_audio
+from riffusion_train.audio.codec import EncodedClip
+from riffusion_train.audio.image_file import load_image, save_image
+from riffusion_train.audio.loudness import LoudnessMeter, loudness_gain
 from riffusion_train.audio.marking import XMP_TEXT, Mark, encode_image
+from riffusion_train.audio.write import FORMATS, AudioWriter, encode_audio, read_tags, write_audio
 from riffusion_train.config.compose import describe
 from riffusion_train.config.denoising import USUAL, GuidanceName, SchedulerName, TimestepSpacing
-from riffusion_train.config.sample import Dtype, Quality
-from riffusion_train.config.spectrogram import SpectrogramConfig
+from riffusion_train.config.sample import Dtype
+from riffusion_train.config.spectrogram import Quality, SpectrogramConfig
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import slug, write_json
 from riffusion_train.sampling.modes import REQUESTS

@@ -9,15 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from riffusion_train.audio.codec.codec import make_codec
+from riffusion_train.audio.codec import make_codec
 from riffusion_train.config.denoising import SchedulerName, TimestepSpacing, usual_timesteps
 from riffusion_train.config.spectrogram import Channels, load_preset
 from riffusion_train.model.components import Components
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.denoise import Denoiser, StepHook, StepReport, Window, run_denoising, window_starts
-from riffusion_train.sampling.guidance import CLASSIFIER_FREE, Guidance
-from riffusion_train.sampling.noise import step_noise
+from riffusion_train.sampling.denoise import (
+    CLASSIFIER_FREE,
+    Denoiser,
+    Guidance,
+    StepHook,
+    StepReport,
+    Window,
+    run_denoising,
+    window_starts,
+)
 from riffusion_train.sampling.schedulers import check_spacing, make_scheduler
+from riffusion_train.sampling.sources import step_noise
 from riffusion_train.sampling.text import Condition, TextConditions
 
 ASSUMED_PRESET = "riffusion_v1"

@@ -8,29 +8,23 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from riffusion_train.audio.codec.codec import SpectrogramCodec
-from riffusion_train.audio.codec.streaming import StreamingDecoder
-from riffusion_train.audio.io.loudness import loudness_gain, measure_loudness
+from riffusion_train.audio.codec import SpectrogramCodec, StreamingDecoder
+from riffusion_train.audio.loudness import loudness_gain, measure_loudness
 from riffusion_train.audio.marking import Mark
 from riffusion_train.config.denoising import GuidanceName, SchedulerName, TimestepSpacing, choose_denoising
-from riffusion_train.config.sample import Dtype, Quality
+from riffusion_train.config.sample import Dtype
+from riffusion_train.config.spectrogram import Quality
 from riffusion_train.model import loading
 from riffusion_train.model.components import Components, fingerprint, freeze
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.pretrained import DEFAULT_MODEL
+from riffusion_train.runtime.hub import DEFAULT_MODEL
 from riffusion_train.sampling import modes
 from riffusion_train.sampling.clip import Clip, ClipRecord, SamplerRecord, StreamedClip, load_record, record
-from riffusion_train.sampling.denoise import StepReport
-from riffusion_train.sampling.guidance import Guidance
-from riffusion_train.sampling.modes.audio import AudioRequest
-from riffusion_train.sampling.modes.base import ClipData, ModeOptions, Request, SourceFile, StreamData
-from riffusion_train.sampling.modes.extend import ExtendRequest
-from riffusion_train.sampling.modes.inpaint import InpaintRequest
-from riffusion_train.sampling.modes.long import LongRequest
-from riffusion_train.sampling.modes.loop import LoopRequest
-from riffusion_train.sampling.modes.morph import MorphRequest
-from riffusion_train.sampling.modes.text import TextRequest
-from riffusion_train.sampling.modes.walk import WalkRequest
+from riffusion_train.sampling.denoise import Guidance, StepReport
+from riffusion_train.sampling.modes.base import ClipData, ModeOptions, Request, SourceFile, StreamData, TextRequest
+from riffusion_train.sampling.modes.edit import AudioRequest, ExtendRequest, InpaintRequest
+from riffusion_train.sampling.modes.long import LongRequest, LoopRequest
+from riffusion_train.sampling.modes.walk import MorphRequest, WalkRequest
 from riffusion_train.sampling.pipeline import ASSUMED_PRESET, Pipeline, best_device
 
 TRUE_PEAK_DBTP = -1.0
@@ -233,36 +227,36 @@ class Sampler:
     def audio_to_audio(self, audio: str | Path, prompt: str, **options: Any) -> StreamedClip:
         """Change a sound of any length towards a prompt; `options` are the fields of `AudioRequest`."""
         request = AudioRequest(prompt=prompt, source=SourceFile.of(audio), **self._with_guidance(options))
-        return self._stream(request, modes.audio.make(self.pipeline, request, self._options()))
+        return self._stream(request, modes.edit.make_audio(self.pipeline, request, self._options()))
 
     def inpaint(self, audio: str | Path, prompt: str, **options: Any) -> Clip:
         """Generate parts of a sound anew; `options` are the fields of `InpaintRequest`, the mask a path."""
         if options.get("mask") is not None:
             options["mask"] = SourceFile.of(options["mask"])
         request = InpaintRequest(prompt=prompt, source=SourceFile.of(audio), **self._with_guidance(options))
-        return self._clip(request, modes.inpaint.make(self.pipeline, request, self._options()))
+        return self._clip(request, modes.edit.make_inpaint(self.pipeline, request, self._options()))
 
     def extend(self, audio: str | Path, prompt: str, **options: Any) -> Clip:
         """Continue a sound, or lead up to it; `options` are the fields of `ExtendRequest`."""
         request = ExtendRequest(prompt=prompt, source=SourceFile.of(audio), **self._with_guidance(options))
-        return self._clip(request, modes.extend.make(self.pipeline, request, self._options()))
+        return self._clip(request, modes.edit.make_extend(self.pipeline, request, self._options()))
 
     def long_form(self, prompt: str, duration_s: float, **options: Any) -> StreamedClip:
         """Make one coherent piece of any length; `options` are the fields of `LongRequest`."""
         request = LongRequest(prompt=prompt, duration_s=duration_s, **self._with_guidance(options))
-        return self._stream(request, modes.long.make(self.pipeline, request, self._options()))
+        return self._stream(request, modes.long.make_long(self.pipeline, request, self._options()))
 
     def loop(self, prompt: str, **options: Any) -> Clip:
         """Make a loop whose end meets its beginning; `options` are the fields of `LoopRequest`."""
         request = LoopRequest(prompt=prompt, **self._with_guidance(options))
-        return self._clip(request, modes.loop.make(self.pipeline, request, self._options()))
+        return self._clip(request, modes.long.make_loop(self.pipeline, request, self._options()))
 
     def walk(self, prompts: Sequence[str], **options: Any) -> StreamedClip:
         """Go from prompt to prompt without a break; `options` are the fields of `WalkRequest`, the seed file a path."""
         if options.get("seed_file") is not None:
             options["seed_file"] = SourceFile.of(options["seed_file"])
         request = WalkRequest(prompt=" → ".join(prompts), prompts=tuple(prompts), **self._with_guidance(options))
-        return self._stream(request, modes.walk.make(self.pipeline, request, self._options()))
+        return self._stream(request, modes.walk.make_walk(self.pipeline, request, self._options()))
 
     def morph(self, source: str | Path, target: str | Path, *, steps: int = 5, **options: Any) -> Iterator[Clip]:
         """Yield sounds on the way from one file to another, both ends included; `options` are the fields of `MorphRequest`."""
@@ -270,7 +264,7 @@ class Sampler:
         for step in range(steps):
             share = step / max(steps - 1, 1)
             request = MorphRequest(**{**ends, "share": share, **self._with_guidance(options)})
-            yield self._clip(request, modes.morph.make(self.pipeline, request, self._options()))
+            yield self._clip(request, modes.walk.make_morph(self.pipeline, request, self._options()))
 
     def again(self, file: str | Path) -> Clip | StreamedClip:
         """Make a clip once more from one of its files; the sampler must have the same model and options.
@@ -358,7 +352,7 @@ class Sampler:
 
     def images(self, requests: Sequence[TextRequest], report: StepReport | None = None) -> list[np.ndarray]:
         """Return the images alone of requests of mode text."""
-        return modes.text.make_images(self.pipeline, requests, self._options(report))
+        return modes.base.make_images(self.pipeline, requests, self._options(report))
 
     def record(self, request: Request, num_inference_steps: int | None = None) -> ClipRecord:
         """Return the record that a clip of this sampler carries."""
@@ -402,7 +396,7 @@ class Sampler:
 
     def _text_clips(self, requests: Sequence[TextRequest], options: ModeOptions) -> Iterator[Clip]:
         if requests:
-            for request, data in zip(requests, modes.text.make(self.pipeline, requests, options), strict=True):
+            for request, data in zip(requests, modes.base.make_text(self.pipeline, requests, options), strict=True):
                 yield self._clip(request, data, options.num_inference_steps)
 
     def _clip(self, request: Request, data: ClipData, num_inference_steps: int | None = None) -> Clip:

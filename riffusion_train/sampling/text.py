@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -95,6 +96,22 @@ class Condition:
             self.guidance_scale + share * (other.guidance_scale - self.guidance_scale),
         )
 
+    def mixed(self, others: Sequence["Condition"], weights: Sequence[float]) -> "Condition":
+        """Return the weighted mean of the prompts of this condition and of others, with this one's guidance.
+
+        Args:
+            others: Conditions of the same length.
+            weights: One for this condition, then one for each other, at least 0; all 0 leaves this condition alone.
+        """
+        shares = [weight / (sum(weights) or 1.0) for weight in weights]
+        if not any(shares[1:]):
+            return self  # bit for bit
+        states = [condition.positive for condition in (self, *others)]
+        positive = sum(
+            (share * state for share, state in zip(shares, states, strict=True)), torch.zeros_like(states[0])
+        )
+        return dataclasses.replace(self, positive=positive)
+
 
 _MAX_CACHED = 256
 """Texts whose states are cached; the player gets new ones all day long and must not fill the memory."""
@@ -119,6 +136,10 @@ class TextConditions:
         self._encoder = text_encoder
         self._guide = guide
         self._cache: dict[str, Tensor] = {}
+
+    def forget(self) -> None:
+        """Drop the cached states: the weights of the text encoder have changed."""
+        self._cache.clear()
 
     def condition(self, prompt: str, negative_prompt: str = "", guidance_scale: float = 7.0) -> Condition:
         """Return the condition of a prompt; the shorter text is padded with chunks of the empty text."""

@@ -1,6 +1,5 @@
 """What is wrong with a training config, its dataset, its run folder or this machine, said in one line before the first step."""
 
-import dataclasses
 import importlib.util
 import math
 import os
@@ -25,6 +24,7 @@ from riffusion_train.config.train import (
 )
 from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
+from riffusion_train.dataset.store import codec_differences
 from riffusion_train.listening.distances import KERNEL_CLIPS
 from riffusion_train.model.components import Components
 from riffusion_train.runtime.errors import InputError
@@ -44,6 +44,8 @@ _AT_LEAST_ONE = (
     "method.discriminator_layers",
     "validation.num_slices",
     "validation.num_real",
+    "cache_part",
+    "cache_parts",
     "captions.num_variants",
 )
 _NOT_NEGATIVE = (
@@ -58,6 +60,7 @@ _NOT_NEGATIVE = (
     "objective.input_perturbation",
     "method.kl_weight",
     "method.perceptual_weight",
+    "method.tagger_weight",
     "method.discriminator_weight",
     "method.discriminator_start_step",
     "ema.update_after_step",
@@ -65,6 +68,7 @@ _NOT_NEGATIVE = (
 )
 _ABOVE_ZERO = (
     "rank_timeout_s",
+    "cache_gb",
     "optimizer.lr",
     "optimizer.eps",
     "max_grad_norm",
@@ -75,7 +79,7 @@ _ABOVE_ZERO = (
     "ema.power",
 )
 _ABOVE_ZERO_OR_NULL = ("method.text_encoder_lr", "objective.snr_gamma")
-_AT_LEAST_ONE_OR_NULL = ("num_threads", "validation.patience")
+_AT_LEAST_ONE_OR_NULL = ("num_threads", "shuffle_window", "validation.patience")
 _BELOW_ONE = ("optimizer.beta1", "optimizer.beta2", "ema.decay", "captions.tag_dropout")
 
 
@@ -100,11 +104,20 @@ def check_config(config: TrainConfig) -> None:
         )
     if method.train_text_encoder and method.name is MethodName.vae:
         raise InputError("method.train_text_encoder=true: method=vae trains on images alone; take method=full or lora")
+    if config.compile and (config.compile_regions or method.discriminator_weight):
+        raise InputError(
+            "compile=true is for the whole objective: a discriminator divides it, and compile_regions=true is instead of it; "
+            "take compile=false"
+        )
     _check_vae_losses(config)
     _check_distillation(config)
     if method.text_encoder_lr is not None and not method.train_text_encoder:
         raise InputError("method.text_encoder_lr is set; add method.train_text_encoder=true")
     _check_captions(config.captions, method.name)
+    if config.cache_part > config.cache_parts:
+        raise InputError(
+            f"cache_part={config.cache_part}: there are cache_parts={config.cache_parts}; give one of these"
+        )
     if not config.validation.every_steps and (config.validation.patience or config.validation.keep_best):
         raise InputError("validation.patience and validation.keep_best need validation.every_steps")
     _check_judge(config)
@@ -139,7 +152,7 @@ def _check_captions(captions: CaptionsConfig, method: MethodName) -> None:
 def _check_vae_losses(config: TrainConfig) -> None:
     """Refuse losses of the VAE where no VAE is trained, or that would never be used."""
     method = config.method
-    for key in ("perceptual_weight", "discriminator_weight"):
+    for key in ("perceptual_weight", "tagger_weight", "discriminator_weight"):
         if getattr(method, key) and method.name is not MethodName.vae:
             raise InputError(f"method.{key}={getattr(method, key)}: is of method=vae; leave it out, or take method=vae")
     if method.discriminator_weight and method.discriminator_start_step >= config.max_train_steps:
@@ -162,8 +175,6 @@ def _check_distillation(config: TrainConfig) -> None:
             "objective.snr_gamma and objective.input_perturbation: method=distill learns from the model itself and has no use "
             "for them; leave them out"
         )
-    if config.compile:
-        raise InputError("compile=true: method=distill calls the UNet with three sets of weights; leave it out")
 
 
 def _check_range(config: TrainConfig, keys: tuple[str, ...], good: Callable[[Any], bool], rule: str) -> None:
@@ -190,30 +201,30 @@ def check_tracker(config: TrackerConfig) -> None:
             )
 
 
-_LOOKED_AT = 64
-"""Images of a dataset that are looked at before the first step."""
+_LOOKED_AT, _LOOKED_AT_IN_STORES = 64, 8
+"""Images of a dataset that are looked at before the first step. In a store, each costs its row group."""
 
 
 def check_slices(dataset: SpectrogramDataset, *, captions: bool) -> None:
     """Refuse slices that cannot be trained on: images of another size, missing captions.
 
     Args:
-        dataset: The slices; up to 64 images spread over them are looked at, and all captions.
+        dataset: The slices; up to 64 images spread over them are looked at, 8 in a store, and as many row groups' captions.
         captions: Whether captions are needed.
 
     Raises:
         InputError: Naming a slice and how many there are like it.
     """
-    count = min(_LOOKED_AT, len(dataset))
+    count = min(_LOOKED_AT_IN_STORES if dataset.folder.is_remote else _LOOKED_AT, len(dataset))
     for number in range(count):
         dataset.pixels(number * len(dataset) // count)
     if not captions:
         return
-    missing = dataset.without_caption()
+    missing, looked_at = dataset.without_caption(count)
     if missing:
         raise InputError(
-            f"{dataset.folder.path}: {len(missing)} of {len(dataset)} slices have an empty caption or none, such as "
-            f"{dataset.slice_name(missing[0])}; prepare the audio with captions, or leave these files out"
+            f"{dataset.folder.name}: {len(missing)} of {looked_at} slices have an empty caption or none, such as "
+            f"{missing[0]}; prepare the audio with captions, or leave these files out"
         )
 
 
@@ -264,10 +275,11 @@ def check_launch(config: TrainConfig) -> None:
             "method.discriminator_weight needs whole weights, which FSDP shards; take method.discriminator_weight=0, or "
             "launch/multi_gpu.yaml"
         )
-    if config.compile:
-        raise InputError(
-            "compile=true needs whole weights, which FSDP shards; take compile=false, or launch/multi_gpu.yaml"
-        )
+    for key in ("compile", "compile_regions"):
+        if getattr(config, key):
+            raise InputError(
+                f"{key}=true needs whole weights, which FSDP shards; take {key}=false, or launch/multi_gpu.yaml"
+            )
 
 
 def check_precision(precision: MixedPrecision, device: torch.device) -> None:
@@ -341,25 +353,14 @@ def check_codec(config: TrainConfig, folder: DatasetFolder, own: SpectrogramConf
         return
     preset = None if config.spectrogram_preset is None else load_preset(config.spectrogram_preset)
     for name, codec in ((f"spectrogram_preset={config.spectrogram_preset}", preset), ("the base model's codec", own)):
-        differences = [] if codec is None else _differences(folder.spectrogram, codec)
+        differences = [] if codec is None else codec_differences(folder.spectrogram, codec)
         if codec is not None and differences:
             words = " ".join(preset_words(codec))
             raise InputError(
-                f"{folder.path}: its spectrogram.json differs from {name}: {', '.join(differences)}; prepare the audio anew "
+                f"{folder.name}: its spectrogram.json differs from {name}: {', '.join(differences)}; prepare the audio anew "
                 f"with riffusion prepare audio=… out=… {words}, or set allow_other_spectrogram=true to teach the model "
                 "another one"
             )
-
-
-def _differences(actual: SpectrogramConfig, expected: SpectrogramConfig) -> list[str]:
-    """Return the fields in which two codecs differ, except for their names."""
-    fields = [field.name for field in dataclasses.fields(SpectrogramConfig) if field.name != "name"]
-    pairs = {name: (_plain(getattr(actual, name)), _plain(getattr(expected, name))) for name in fields}
-    return [f"{name} is {one}, not {other}" for name, (one, other) in pairs.items() if one != other]
-
-
-def _plain(value: Any) -> Any:
-    return getattr(value, "value", value)
 
 
 def check_image_size(components: Components, folder: DatasetFolder) -> None:
@@ -372,7 +373,7 @@ def check_image_size(components: Components, folder: DatasetFolder) -> None:
     height, width = folder.spectrogram.n_mels, folder.spectrogram.width_px
     if height % multiple or width % multiple:
         raise InputError(
-            f"{folder.path}: its images are {width} x {height}, the model needs multiples of {multiple}; prepare the "
+            f"{folder.name}: its images are {width} x {height}, the model needs multiples of {multiple}; prepare the "
             "audio with another spectrogram preset, or take a smaller model"
         )
 
@@ -385,17 +386,24 @@ def check_validation_split(config: TrainConfig, folder: DatasetFolder) -> None:
     """
     depends = config.validation.patience or config.validation.keep_best or config.validation.num_clips
     if config.validation.every_steps and depends and not folder.num_slices("validation"):
-        raise InputError(f"{folder.path}: has no validation split to measure on; prepare it again, or validation=none")
+        raise InputError(f"{folder.name}: has no validation split to measure on; prepare it again, or validation=none")
     if config.validation.every_steps and config.validation.num_clips:
         slices = folder.num_slices("validation")
         if slices < KERNEL_CLIPS:
             raise InputError(
-                f"{folder.path}: its validation split has {slices} slices, and KID needs at least {KERNEL_CLIPS}; prepare it "
+                f"{folder.name}: its validation split has {slices} slices, and KID needs at least {KERNEL_CLIPS}; prepare it "
                 "again with a larger validation_ratio, or take validation.num_clips=0"
             )
 
 
 _FREE_TO_CHANGE = (
+    "cache_dir",
+    "cache_dtype",  # hardly; see `with_cache_dtype`
+    "cache_gb",
+    "cache_on_device",
+    "cache_only",
+    "cache_part",
+    "cache_parts",
     "check",
     "checkpointing_steps",
     "checkpoints_total_limit",
@@ -404,6 +412,7 @@ _FREE_TO_CHANGE = (
     "gradient_accumulation_steps",  # the global batch is compared instead, see Trainer
     "logging_steps",
     "max_train_steps",  # it may grow
+    "mirror",
     "model.base",
     "model.path",  # as the dataset
     "model.revision",
@@ -434,7 +443,9 @@ def check_resumable(run: RunFolder, config: TrainConfig) -> None:
     if config.resume is not Resume.auto:
         raise InputError(f"run={run.path}: a run is there; continue it with resume=auto, or choose another folder")
     before, now = config_values(run.read_config()), config_values(config)
-    changed = [key for key in now if before[key] != now[key] and not key.startswith(_FREE_TO_CHANGE)]
+    groups = tuple(key for key in _FREE_TO_CHANGE if key.endswith("."))
+    free = [key for key in now if key in _FREE_TO_CHANGE or key.startswith(groups)]
+    changed = [key for key in now if before[key] != now[key] and key not in free]
     if changed:
         differences = ", ".join(f"{key} was {before[key]}, now {now[key]}" for key in changed)
         raise InputError(f"run={run.path}: cannot go on with other settings: {differences}")
@@ -460,7 +471,7 @@ def check_same_dataset(run: RunFolder, folder: DatasetFolder) -> None:
     """
     if run.manifest_file.is_file() and run.read_manifest()["dataset"]["fingerprint"] != folder.fingerprint:
         raise InputError(
-            f"run={run.path}: was started on another dataset than {folder.path} holds now; give the one it was started on "
+            f"run={run.path}: was started on another dataset than {folder.name} holds now; give the one it was started on "
             f"with dataset=, or go on from its model in another run folder: model={run.path}"
         )
 

@@ -7,7 +7,7 @@ from riffusion_train.config.train import Monitor, ValidationConfig
 from riffusion_train.dataset.cache import CACHE_DIR
 from riffusion_train.dataset.order import spread
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
-from riffusion_train.listening.caption_model import frequent_words
+from riffusion_train.listening.captions import frequent_words
 from riffusion_train.listening.distances import TooFewClipsError
 from riffusion_train.listening.embedder import make_embedder
 from riffusion_train.listening.heard import hear_units

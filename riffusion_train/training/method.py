@@ -10,25 +10,29 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from riffusion_train.config.export import ExportFormat
+from riffusion_train.config.model import ExportFormat
 from riffusion_train.config.spectrogram import SpectrogramConfig
 from riffusion_train.config.train import MethodConfig, MethodName, TrainConfig
 from riffusion_train.dataset.captions import CaptionDraws
 from riffusion_train.dataset.layout import DatasetFolder
 from riffusion_train.dataset.order import generator
 from riffusion_train.dataset.spectrograms import LatentItems, PixelItems, SpectrogramDataset, make_tokenize
-from riffusion_train.model.architecture import trained_scheduler
-from riffusion_train.model.components import Components, freeze, unfreeze
-from riffusion_train.model.lazy import as_lazy_model
+from riffusion_train.model.components import Components, freeze, trained_scheduler, unfreeze
 from riffusion_train.model.loading import write_model_files
 from riffusion_train.model.lora import Lora, adapter_weights, add_lora, from_peft, lora_scale_alpha
+from riffusion_train.model.weights import as_lazy_model
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import remove_partials, written_beside
-from riffusion_train.training.adversary import Adversary, PatchDiscriminator
-from riffusion_train.training.caches import Caches
 from riffusion_train.training.checks import check_image_size
 from riffusion_train.training.distillation import DistillationObjective, say_distilled
-from riffusion_train.training.objective import DiffusionObjective, VaeObjective, encode_moments
+from riffusion_train.training.objective import (
+    Adversary,
+    DiffusionObjective,
+    PatchDiscriminator,
+    VaeObjective,
+    encode_moments,
+)
+from riffusion_train.training.step_data import Caches
 from riffusion_train.training.validation import HeldOutBatches, HeldOutImages, HeldOutNoise
 
 _MEASURED_SLICES = 256
@@ -82,21 +86,33 @@ class FullMethod:
         components.vae.to(memory_format=torch.channels_last)
         self._unfreeze(components)
 
-    def compile(self, components: Components) -> None:
-        """Compile the main network in place, so that the names of its weights stay."""
-        components.unet.compile(fullgraph=True)
+    def compile(self, objective: nn.Module, components: Components, backend: Any = "inductor") -> nn.Module:
+        """Compile the objective, or its regions, in place, so that the names of weights stay; return it.
+
+        Shapes are static: all batches of a run have the same. What has others, such as sampling, runs as it was written.
+        """
+        if self.config.compile:
+            objective.compile(fullgraph=True, dynamic=False, backend=backend)
+        if self.config.compile_regions:
+            compile_regions(self.main_network(components), backend)
+        return objective
 
     def make_adversary(self, components: Components) -> Adversary | None:
         """Return what the objective is trained against; None for methods without it."""
         return None
 
     def make_objective(
-        self, components: Components, adversary: Adversary | None = None, ema: Any | None = None
+        self,
+        components: Components,
+        codec: SpectrogramConfig | None = None,
+        adversary: Adversary | None = None,
+        ema: Any | None = None,
     ) -> nn.Module:
         """Return the network from batch to loss.
 
         Args:
             components: The model, with its trainable weights chosen.
+            codec: What the images' pixels mean, for losses that ask; those of held-out slices do not.
             adversary: What it is trained against.
             ema: diffusers' `EMAModel` over the trainable weights, where one is kept.
         """
@@ -207,7 +223,11 @@ class DistillMethod(LoraMethod):
         self.guidance_range = (lowest, highest)
 
     def make_objective(
-        self, components: Components, adversary: Adversary | None = None, ema: Any | None = None
+        self,
+        components: Components,
+        codec: SpectrogramConfig | None = None,
+        adversary: Adversary | None = None,
+        ema: Any | None = None,
     ) -> nn.Module:
         """Return the network from batch to the distance between neighbouring points."""
         from diffusers import DDPMScheduler
@@ -257,9 +277,6 @@ class VaeMethod(FullMethod):
         components.unet.to(memory_format=torch.channels_last)
         unfreeze_vae(components.vae, encoder=self.config.method.train_vae_encoder)
 
-    def compile(self, components: Components) -> None:
-        """Do nothing: the VAE is entered by `encode` and `decode`, which `compile` does not see."""
-
     def make_adversary(self, components: Components) -> Adversary | None:
         """Return the discriminator of decoded images, where one is asked for."""
         method, vae = self.config.method, components.vae
@@ -276,7 +293,11 @@ class VaeMethod(FullMethod):
         )
 
     def make_objective(
-        self, components: Components, adversary: Adversary | None = None, ema: Any | None = None
+        self,
+        components: Components,
+        codec: SpectrogramConfig | None = None,
+        adversary: Adversary | None = None,
+        ema: Any | None = None,
     ) -> nn.Module:
         """Return the network from batch to the VAE's loss."""
         method = self.config.method
@@ -285,6 +306,8 @@ class VaeMethod(FullMethod):
             kl_weight=method.kl_weight,
             train_encoder=method.train_vae_encoder,
             perceptual_weight=method.perceptual_weight,
+            tagger_weight=method.tagger_weight,
+            codec=codec,
             adversary=adversary,
         )
 
@@ -345,9 +368,22 @@ def apply_method(config: TrainConfig, method: FullMethod, folder: DatasetFolder,
     method.make_trainable(components)
     if config.gradient_checkpointing:
         method.main_network(components).enable_gradient_checkpointing()
-    if config.compile:
-        method.compile(components)
     return components
+
+
+_REGIONS = ("ResnetBlock2D", "BasicTransformerBlock")
+_MOST_GRAPHS = 64
+"""Graphs of one kind of region: the blocks of SD 1.5's UNet have fewer pairs of channels and image size."""
+
+
+def compile_regions(network: nn.Module, backend: Any) -> None:
+    """Compile the blocks that a network repeats, in place; those of the same shapes share a graph."""
+    from torch._dynamo import config as dynamo
+
+    dynamo.recompile_limit = max(dynamo.recompile_limit, _MOST_GRAPHS)
+    for module in network.modules():
+        if type(module).__name__ in _REGIONS:
+            module.compile(fullgraph=True, dynamic=False, backend=backend)
 
 
 @torch.no_grad()

@@ -1,14 +1,26 @@
-"""Training objectives: networks that map a batch to a loss, so that one wrapped module trains under any strategy."""
+"""Training objectives: networks that map a batch to a loss, so that one wrapped module trains under any strategy.
 
-from collections.abc import Mapping
+A UNet is trained as diffusion models are. A VAE loses by pixels, by a perceptual loss on its images (do edges and texture
+agree, not only the levels of pixels), by the features that a music tagger sees in them, and by an adversary, a network that
+tells decoded images from real ones. The adversary
+is that of VQGAN (Esser, Rombach and Ommer 2021, arXiv:2012.09841) and of the VAE of latent diffusion (Rombach et al. 2022): a
+patch discriminator with the hinge loss, which joins in at some step, with a weight that follows the gradients at the
+decoder's last layer.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from riffusion_train.training.adversary import Adversary
-from riffusion_train.training.perceptual import perceptual_loss
+from riffusion_train.audio.mel import mel_filter_bank
+from riffusion_train.config.spectrogram import SpectrogramConfig
+from riffusion_train.listening.embedder import HOP_LENGTH, N_FFT, RATE_HZ, LogMel, Weights, load_tagger
+from riffusion_train.training.optimizer import optimizer_tensors, restore_optimizer
 
 Batch = Mapping[str, Tensor]
 
@@ -96,6 +108,281 @@ class DiffusionObjective(nn.Module):
         return clamped / snr
 
 
+_SCALES = (1, 2, 4)
+"""Sides of the square blocks of pixels whose means the images are compared by."""
+_WINDOW_PX = 5
+"""Side of the window in which the deviation of a texture is measured."""
+_SMALLEST_VARIANCE = 1e-5
+"""Added to a variance, in a range of levels from -1 to 1: the root's slope is infinite at zero."""
+
+
+def perceptual_loss(decoded: Tensor, images: Tensor) -> Tensor:
+    """Return how different the edges and textures of two batches of images are: a scalar, 0 where they are equal.
+
+    A loss of pixels alone is least for the median of all images that a latent may stand for, which is blurred: partials and
+    onsets are wider than they were, and noise, which no latent can hold, becomes an even grey, which sounds dull. So at each
+    of three scales the images are compared by two kinds of features that need no pretrained network:
+
+    - differences of neighbours along time and along frequency, as in the gradient difference loss (Mathieu, Couprie and LeCun
+      2016, arXiv:1511.05440), which sharpen onsets and partials;
+    - the standard deviation in windows of 5 x 5 pixels, the contrast term of the structural similarity (Wang et al. 2003,
+      "Multi-scale structural similarity for image quality assessment"), which does not ask where the grains of a noise are
+      but how strong they are.
+
+    Args:
+        decoded: Images (B, C, H, W) in [-1, 1].
+        images: What they should be, of the same shape.
+    """
+    terms = []
+    for scale in _SCALES:
+        one, other = (F.avg_pool2d(image.float(), scale) if scale > 1 else image.float() for image in (decoded, images))
+        for axis in (2, 3):
+            terms.append(F.l1_loss(torch.diff(one, dim=axis), torch.diff(other, dim=axis)))
+        terms.append(F.l1_loss(local_deviation(one), local_deviation(other)))
+    return torch.stack(terms).sum() / len(_SCALES)
+
+
+def local_deviation(images: Tensor) -> Tensor:
+    """Return the standard deviation around each pixel, (B, C, H - 4, W - 4), of images (B, C, H, W)."""
+    mean = F.avg_pool2d(images, _WINDOW_PX, stride=1)
+    # The mean of squares less the square of the mean may fall below zero by rounding.
+    variance = (F.avg_pool2d(images.square(), _WINDOW_PX, stride=1) - mean.square()).clamp(min=0)
+    return (variance + _SMALLEST_VARIANCE).sqrt()
+
+
+_TAGGER_BAND_STEP = 6
+"""Distance of the positions in frequency at which the tagger's first filters are tried: a sixth of the work."""
+_USUAL_GAIN = 150.0
+"""What the power of images is multiplied with, of which the loudest pixel is 1: the tagger then sees, over composed music, the
+mean level that it sees in the sound."""
+
+
+class TaggerLoss(nn.Module):
+    """How different two batches of images are to a music tagger: a perceptual loss of a pretrained network.
+
+    As LPIPS (Zhang et al. 2018, arXiv:1801.03924) without learned weights: the features of each layer are brought to unit
+    length at each position in time, and the squares of their differences are summed. The network is musicnn's for the Million
+    Song Dataset, which ships with the package; the judge's embeddings are those of the other one, for MagnaTagATune. The image
+    is not made sound: its magnitudes are brought to the tagger's bands and frames, which agrees with what it sees of the sound
+    (correlation of the levels .94 with `spectrogram=laptop`).
+
+    Args:
+        codec: What the images' pixels mean; of several channels the first colour is heard.
+    """
+
+    bands: Tensor
+    filters: Tensor
+
+    def __init__(self, codec: SpectrogramConfig) -> None:
+        super().__init__()
+        self.tagger = load_tagger(Weights.msd, band_step=_TAGGER_BAND_STEP)
+        self.register_buffer("bands", _tagger_bands(codec), persistent=False)  # (n_mels, bins)
+        self.register_buffer("filters", LogMel().filters, persistent=False)  # (bins, 96)
+        self.exponent = 1 / codec.power
+        self.frames_per_px = codec.hop_length / codec.rate_hz * RATE_HZ / HOP_LENGTH
+
+    def forward(self, decoded: Tensor, images: Tensor) -> Tensor:
+        """Return the distance, a scalar, of decoded images (B, C, H, W) in [-1, 1] and what they should be."""
+        with torch.no_grad():
+            target = self.tagger.features(self.log_mel(images))
+        terms = []
+        for one, other in zip(self.tagger.features(self.log_mel(decoded)), target, strict=True):  # (B, channels, T)
+            terms.append((F.normalize(one, dim=1) - F.normalize(other, dim=1)).square().sum(dim=1).mean())
+            # How much there is of each feature over the whole clip, wherever it is: textures, which no latent can hold.
+            pooled, wanted = one.mean(dim=2), other.mean(dim=2)
+            terms.append((F.normalize(pooled, dim=1) - F.normalize(wanted, dim=1)).square().sum(dim=1).mean())
+        return torch.stack(terms).mean()
+
+    def log_mel(self, images: Tensor) -> Tensor:
+        """Return what the tagger would see of the sound of images (B, C, H, W): (B, T, 96)."""
+        intensity = (
+            ((1 - images[:, 0].float()) / 2).clamp(0, 1).flip(1)
+        )  # (B, H, W), 1 is loudest, the lowest band first
+        magnitudes = intensity.pow(self.exponent).mT @ self.bands  # (B, W, bins)
+        frames = round(images.shape[3] * self.frames_per_px)
+        magnitudes = F.interpolate(magnitudes.mT, size=frames, mode="linear").mT  # (B, T, bins)
+        return torch.log10(10_000 * _USUAL_GAIN * (magnitudes.square() @ self.filters) + 1)
+
+
+def _tagger_bands(codec: SpectrogramConfig) -> Tensor:
+    """Return the matrix from mel magnitudes of a codec to magnitudes at the tagger's frequencies, (n_mels, bins).
+
+    Magnitudes are linear between the centres of two bands. That of a band is divided by its width, since its filter sums.
+    """
+    bins_hz = np.linspace(0, RATE_HZ / 2, N_FFT // 2 + 1)
+    low, high, mels = (np.log10(1 + hz / codec.mel_corner_hz) for hz in (codec.f_min_hz, codec.f_max_hz, bins_hz))
+    position = np.clip((mels - low) / (high - low) * (codec.n_mels + 1) - 1, 0, codec.n_mels - 1)
+    nearness = np.clip(1 - np.abs(position[None] - np.arange(codec.n_mels)[:, None]), 0, None)  # (n_mels, bins)
+    filters = mel_filter_bank(
+        codec.n_fft, codec.rate_hz, codec.n_mels, codec.f_min_hz, codec.f_max_hz, codec.mel_corner_hz
+    )
+    widths = filters.sum(dim=0)
+    return torch.from_numpy(nearness.astype(np.float32)) * (widths.mean() / widths)[:, None]
+
+
+_LARGEST_WEIGHT = 1e4
+_SMALLEST_GRADIENT = 1e-4
+_GROUP_CHANNELS = 8
+"""Channels of a group of the group norms."""
+_WEIGHT_PREFIX, _OPTIMIZER_PREFIX = "weight.", "optimizer."
+
+Mean = Callable[[Tensor], Tensor]
+"""From a tensor to its mean over all ranks, on every rank."""
+
+
+class PatchDiscriminator(nn.Sequential):
+    """Scores overlapping patches of images (B, C, H, W): above zero is real (Isola et al. 2017, arXiv:1611.07004).
+
+    The norms are group norms: with batch norms the score of an image would depend on the others in its batch, and so on how
+    many processes share it.
+
+    Args:
+        in_channels: Channels of the images.
+        channels: Channels of the first layer; each further one has twice as many, up to eight times.
+        layers: Convolutions that halve the image. With three, a patch is 70 pixels wide.
+        seed: Its weights are a function of it.
+    """
+
+    def __init__(self, in_channels: int, channels: int, layers: int, seed: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            super().__init__(*_discriminator_layers(in_channels, channels, layers))
+            for module in self:
+                if isinstance(module, nn.Conv2d):
+                    nn.init.normal_(module.weight, 0.0, 0.02)
+
+
+def _discriminator_layers(in_channels: int, channels: int, layers: int) -> Iterator[nn.Module]:
+    yield nn.Conv2d(in_channels, channels, 4, stride=2, padding=1)
+    yield nn.LeakyReLU(0.2)
+    width = channels
+    for layer in range(1, layers + 1):
+        wider = channels * min(2**layer, 8)
+        yield nn.Conv2d(width, wider, 4, stride=2 if layer < layers else 1, padding=1, bias=False)
+        yield nn.GroupNorm(max(1, wider // _GROUP_CHANNELS), wider)
+        yield nn.LeakyReLU(0.2)
+        width = wider
+    yield nn.Conv2d(width, 1, 4, padding=1)
+
+
+class Adversary:
+    """A discriminator with its optimizer, its weight in the VAE's loss, and all of its state.
+
+    In every step of an active adversary, `loss` is called once for each forward pass, and `update` once after the VAE's
+    weights were changed. The weight is that of the step before, so that it is the same in all forward passes of all ranks.
+
+    Args:
+        network: The discriminator, on the device that it computes on; the same weights on every rank.
+        lr: Its learning rate.
+        weight: What the weight that follows from the gradients is multiplied with.
+        start_step: Before this step the VAE is trained without it, and it is not trained either.
+    """
+
+    def __init__(self, network: nn.Module, *, lr: float, weight: float, start_step: int) -> None:
+        self.network = network
+        self.start_step = start_step
+        self.last: dict[str, Tensor] = {}
+        """The newest figures for the log; empty before it is active."""
+        self._factor = weight
+        self._weight = torch.zeros((), device=next(network.parameters()).device)
+        self._names = [name for name, _ in network.named_parameters()]
+        self._optimizer = torch.optim.AdamW(network.parameters(), lr=lr, betas=(0.5, 0.9), weight_decay=0.0)
+        self._active = False
+        self._pairs: list[tuple[Tensor, Tensor]] = []  # real and decoded images of each forward pass, (B, C, H, W)
+        self._gradients: list[tuple[Tensor, Tensor]] = []  # of the reconstruction's loss and of its own
+
+    def begin(self, step: int) -> None:
+        """Begin a step: forget what a forward pass outside of training has left."""
+        self._active = step >= self.start_step
+        self._pairs, self._gradients = [], []
+
+    def loss(self, reconstruction: Tensor, decoded: Tensor, images: Tensor, last_layer: Tensor) -> Tensor:
+        """Return what is added to the loss of a forward pass: a scalar, 0 before the adversary is active.
+
+        Args:
+            reconstruction: The loss of the reconstruction, a scalar with a graph.
+            decoded: Decoded images (B, C, H, W) in [-1, 1], with a graph.
+            images: The real ones.
+            last_layer: The weight of the decoder's last layer.
+        """
+        if not self._active:
+            return torch.zeros_like(reconstruction)
+        score, slope = self._fool(decoded)
+        (of_reconstruction,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
+        (of_score,) = torch.autograd.grad(decoded, last_layer, grad_outputs=slope.to(decoded.dtype), retain_graph=True)
+        self._pairs.append((images.detach().float(), decoded.detach().float()))
+        self._gradients.append((of_reconstruction.float(), of_score.float()))
+        # The value of the score with the gradient that is known already: the discriminator is passed through once.
+        passed_on = (decoded.float() * slope).sum()
+        return self._weight * (score + passed_on - passed_on.detach())
+
+    def update(self, mean: Mean) -> None:
+        """Train the discriminator on the images of the step, and set the weight of the next one. All ranks join."""
+        if not self._active:
+            return
+        count = len(self._pairs)
+        losses = []
+        for real, decoded in self._pairs:
+            with _without_autocast(real.device):
+                # Hinge loss (Lim and Ye 2017, arXiv:1705.02894), halved as in VQGAN.
+                loss = 0.5 * (F.relu(1 - self.network(real)).mean() + F.relu(1 + self.network(decoded)).mean())
+                (loss / count).backward()
+            losses.append(loss.detach())
+        for weight in self.network.parameters():
+            assert weight.grad is not None  # every layer takes part in every score
+            weight.grad = mean(weight.grad)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        # Esser et al., equation 7: the gradient of both losses at the last layer gets the same norm.
+        norms = [mean(torch.stack(parts).mean(dim=0)).norm() for parts in zip(*self._gradients, strict=True)]
+        self._weight = self._factor * (norms[0] / (norms[1] + _SMALLEST_GRADIENT)).clamp(max=_LARGEST_WEIGHT)
+        self.last = {"discriminator_loss": mean(torch.stack(losses).mean()), "adversarial_weight": self._weight}
+        self._active = False
+        self._pairs, self._gradients = [], []
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the weights and moments by name, and plain JSON data."""
+        moments, groups = optimizer_tensors(self._optimizer, self._names)
+        tensors = {_WEIGHT_PREFIX + name: weight.detach() for name, weight in self.network.named_parameters()}
+        tensors |= {_OPTIMIZER_PREFIX + name: moment for name, moment in moments.items()}
+        return tensors, {"weight": float(self._weight), "optimizer_groups": groups}
+
+    def restore(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+        """Restore what `state` returned."""
+        with torch.no_grad():
+            for name, weight in self.network.named_parameters():
+                weight.copy_(tensors[_WEIGHT_PREFIX + name])
+        moments = {
+            name.removeprefix(_OPTIMIZER_PREFIX): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(_OPTIMIZER_PREFIX)
+        }
+        groups = scalars["optimizer_groups"]
+        restore_optimizer(self._optimizer, self._names, moments, groups, like_weight=_like)
+        self._weight = torch.full_like(self._weight, scalars["weight"])
+
+    def _fool(self, decoded: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of images that are not taken for real, a scalar, and its slope, of the images' shape."""
+        images = decoded.detach().float().requires_grad_()
+        self.network.requires_grad_(False)
+        try:
+            with _without_autocast(images.device), torch.enable_grad():
+                score = -self.network(images).mean()
+                (slope,) = torch.autograd.grad(score, images)
+        finally:
+            self.network.requires_grad_(True)
+        return score.detach(), slope
+
+
+def _like(tensor: Tensor, weight: Tensor) -> Tensor:
+    return torch.empty_like(weight, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
+
+
+def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return the context that the discriminator computes in: fp32, whatever the VAE is trained in."""
+    return torch.autocast(device.type, enabled=False)
+
+
 class VaeObjective(nn.Module):
     """Loss of the VAE: mean absolute error, the KL divergence where the encoder is trained, and what else is asked for.
 
@@ -104,6 +391,8 @@ class VaeObjective(nn.Module):
         kl_weight: Weight of the KL divergence, averaged over latents.
         train_encoder: Whether gradients reach the encoder.
         perceptual_weight: Weight of the perceptual loss; 0 leaves it out.
+        tagger_weight: Weight of the loss on a music tagger's features, which needs a codec; 0 leaves it out.
+        codec: What the images' pixels mean.
         adversary: Adds its loss in training; None is none.
     """
 
@@ -114,6 +403,8 @@ class VaeObjective(nn.Module):
         kl_weight: float,
         train_encoder: bool,
         perceptual_weight: float = 0.0,
+        tagger_weight: float = 0.0,
+        codec: SpectrogramConfig | None = None,
         adversary: Adversary | None = None,
     ) -> None:
         super().__init__()
@@ -121,6 +412,8 @@ class VaeObjective(nn.Module):
         self.kl_weight = kl_weight
         self.train_encoder = train_encoder
         self.perceptual_weight = perceptual_weight
+        self.tagger_weight = tagger_weight
+        self.tagger_loss = TaggerLoss(codec) if tagger_weight and codec is not None else None
         self.adversary = adversary
 
     def forward(self, batch: Batch, *, each: bool = False) -> Tensor:
@@ -134,6 +427,9 @@ class VaeObjective(nn.Module):
         loss = F.l1_loss(decoded.float(), pixels)
         if self.perceptual_weight:
             loss = loss + self.perceptual_weight * perceptual_loss(decoded, pixels)
+        if self.tagger_loss is not None:
+            with _without_autocast(pixels.device):
+                loss = loss + self.tagger_weight * self.tagger_loss(decoded.float(), pixels)
         if self.adversary is not None:
             loss = loss + self.adversary.loss(loss, decoded, pixels, self.vae.decoder.conv_out.weight)
         if not self.train_encoder:

@@ -21,11 +21,13 @@ from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.clip import Clip
 from riffusion_train.sampling.sampler import Sampler
 from riffusion_train.training.distribution import Distribution
-from riffusion_train.training.run_folder import METRICS_FILE, read_lines, step_of
+from riffusion_train.training.run_folder import METRICS_FILE, read_lines, step_name, step_of
 from riffusion_train.training.tracking import track_clips
 from riffusion_train.training.validation import AGREEMENT, COPIES, KID, LOSS
 
 BASE_DIR = "base"
+_LOOKED_AT = 4096
+"""Trained slices, spread evenly, whose captions may become prompts."""
 _BATCH_SIZE = 4
 """Prompts that are sampled together."""
 
@@ -45,7 +47,7 @@ def preview_prompts(
     """
     if config.prompts:
         return list(config.prompts)
-    seen = dict.fromkeys(trained.all_captions())
+    seen = dict.fromkeys(trained.captions_of(spread(len(trained), _LOOKED_AT)))
     new = [] if held_out is None else [caption for caption in held_out.all_captions() if caption not in seen]
     num_new = min(len(new), max(-(-config.num_prompts // 2), config.num_prompts - len(seen)))
     num_seen = min(len(seen), config.num_prompts - num_new)
@@ -69,7 +71,7 @@ def make_preview(
     """
 
     def preview(step: int) -> None:
-        target = folder / (f"step-{step:06d}" if step else BASE_DIR)
+        target = folder / (step_name(step) if step else BASE_DIR)
         model = distribution.whole_model(components)
 
         def write() -> None:

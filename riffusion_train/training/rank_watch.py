@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.distributed as dist
@@ -31,6 +31,7 @@ class RankWatch:
         rank: Number of this process.
         world_size: Number of ranks.
         timeout_s: The longest silence.
+        places: For every rank, where it runs, in words: what an error names.
         launched: Whether the parent process is a launcher, which outlives its ranks.
         end: Called with a line of text to end the process; None prints it and exits with code 1, whatever other threads do.
     """
@@ -42,6 +43,7 @@ class RankWatch:
         world_size: int,
         timeout_s: float,
         *,
+        places: Sequence[str] = (),
         launched: bool = False,
         end: Callable[[str], None] | None = None,
     ) -> None:
@@ -54,7 +56,7 @@ class RankWatch:
         self._asked_to_stop = False
         self._end = end or _end_process
         self._counts: dict[int, int] = dict.fromkeys(self._others, 0)
-        self._places: dict[int, str] = {}
+        self._places = places
         self._silent_s: dict[int, float] = dict.fromkeys(self._others, 0.0)
         self._stopped = threading.Event()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._report, self._listen)]
@@ -72,18 +74,13 @@ class RankWatch:
 
     def _report(self) -> None:
         """Count up, and read the counts of the others."""
-        with contextlib.suppress(RuntimeError):
-            self._store.set(f"place-{self._rank}", f"process {os.getpid()} on {socket.gethostname()}")
         while not self._stopped.wait(self._interval_s):
             if self._launcher_gone():  # and the store, which it hosts
                 continue
             with contextlib.suppress(RuntimeError):  # the store's host has gone: the counts stand still
                 self._store.add(f"alive-{self._rank}", 1)
                 for other in self._others:
-                    count = int(self._store.add(f"alive-{other}", 0))
-                    if count and other not in self._places:
-                        self._places[other] = self._store.get(f"place-{other}").decode()
-                    self._counts[other] = count
+                    self._counts[other] = int(self._store.add(f"alive-{other}", 0))
         with contextlib.suppress(RuntimeError):
             self._store.add(f"alive-{self._rank}", _LEFT)
 
@@ -119,9 +116,7 @@ class RankWatch:
             self._stopped.wait(2 * self._interval_s)
             self._end("")
             return
-        names = ", ".join(
-            f"{other} ({self._places[other]})" if other in self._places else str(other) for other in silent
-        )
+        names = ", ".join(f"{other} ({self._places[other]})" if self._places else str(other) for other in silent)
         self._end(
             f"rank {names} has not answered for {self._timeout_s:g} s (rank_timeout_s); the newest checkpoint stands, and the "
             "same command with resume=auto continues"
@@ -140,6 +135,14 @@ def _print_line(line: str) -> None:
         print(f"riffusion train: {line}", file=sys.stderr, flush=True)
 
 
+def _exchange_places(store: Any, rank: int, world_size: int) -> list[str]:
+    """Return where every rank runs, once all have said it; none where one does not in time, which the watch will say."""
+    with contextlib.suppress(RuntimeError):
+        store.set(f"place-{rank}", f"process {os.getpid()} on {socket.gethostname()}")
+        return [store.get(f"place-{other}").decode() for other in range(world_size)]
+    return []
+
+
 def watch_ranks(rank: int, world_size: int, timeout_s: float) -> RankWatch | None:
     """Start to watch the other ranks; return None where there are none, or they were not joined by an address."""
     if world_size == 1 or "MASTER_ADDR" not in os.environ:
@@ -151,11 +154,13 @@ def watch_ranks(rank: int, world_size: int, timeout_s: float) -> RankWatch | Non
         timeout=datetime.timedelta(seconds=max(timeout_s, 1.0)),
     )
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    prefixed = dist.PrefixStore(f"riffusion-{attempt}", store)  # type: ignore[attr-defined]
     watch = RankWatch(
-        dist.PrefixStore(f"riffusion-{attempt}", store),  # type: ignore[attr-defined]
+        prefixed,
         rank,
         world_size,
         timeout_s,
+        places=_exchange_places(prefixed, rank, world_size),
         launched="TORCHELASTIC_RUN_ID" in os.environ,
     )
     watch.start()

@@ -19,22 +19,23 @@ from torch import Tensor
 
 from riffusion_train.config.compose import config_keys, load_saved, write_config
 from riffusion_train.config.spectrogram import SpectrogramConfig, write_spectrogram
-from riffusion_train.config.train import TrainConfig
+from riffusion_train.config.train import CacheDtype, TrainConfig
+from riffusion_train.dataset.store import split_sources
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import json_text, refuse_url, remove_partials, write_json, written_beside
-from riffusion_train.runtime.pretrained import MODELS
+from riffusion_train.runtime.hub import MODELS
 
 RUN_FILE = "config.yaml"
 """A folder with this file is a run."""
 CHECKPOINT_DIR = "checkpoints"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_SCHEMA = 1
-_STATE_FILE = "state.json"
+STATE_FILE = "state.json"
 _TENSOR_FILES = ("trained", "ema", "optimizer")
 _ADVERSARY = "adversary"
 """The tensor file that only the checkpoints of a run with an adversary have."""
 _DAMAGED_PREFIX = "damaged-"
-_BEST_FILE = "best.json"
+BEST_FILE = "best.json"
 _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)
 """What reading a damaged file raises."""
 
@@ -64,7 +65,7 @@ class RunFolder:
         if self.final.is_dir():
             step = Checkpoints(self.checkpoints, config.checkpoints_total_limit).steps()[-1].name.removeprefix("step-")
             kept = self.final.with_name(f"final-{step}")
-            if kept.exists():  # of the same step, from a run that patience ended twice
+            if kept.exists():  # of the same step, from a run that ended early twice
                 shutil.rmtree(kept)
             self.final.rename(kept)
             print(
@@ -82,6 +83,11 @@ class RunFolder:
             write_config(self.config_file, config)  # last, since it says that the folder is a run
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         append_line(self.overrides_file, {"time": now, "overrides": list(arguments)})
+
+    def newest_step(self) -> int:
+        """Return the step of the newest checkpoint, 0 where there is none."""
+        steps = Checkpoints(self.checkpoints, 1).steps()
+        return step_of(steps[-1]) if steps else 0
 
     def is_finished(self, config: TrainConfig) -> bool:
         """Whether the run has reached its end, and `config` does not ask for a later one."""
@@ -152,7 +158,9 @@ def whole_path(source: str) -> str:
 def _with_whole_paths(config: TrainConfig) -> TrainConfig:
     path, base = (place and whole_path(place) for place in (config.model.path, config.model.base))
     model = dataclasses.replace(config.model, path=path, base=base)
-    return dataclasses.replace(config, dataset=whole_path(config.dataset), model=model)
+    sources = [whole_path(source) for source in split_sources(config.dataset)]
+    dataset = sources[0] if len(sources) == 1 else f"[{','.join(sources)}]"
+    return dataclasses.replace(config, dataset=dataset, model=model)
 
 
 def append_line(path: Path, values: Mapping[str, Any]) -> None:
@@ -189,9 +197,24 @@ def new_run_path(config: TrainConfig) -> Path:
         InputError: If the config gives a URL.
     """
     if config.run is not None:
-        refuse_url("run=", config.run, "give a folder, and copy it to the store when the run has ended")
+        refuse_url("run=", config.run, "give a folder, and the store with mirror=")
         return Path(config.run).expanduser()
     return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.name}"
+
+
+def with_cache_dtype(config: TrainConfig) -> TrainConfig:
+    """Return a config that says how caches store numbers: as asked, as the run was begun with, else in fp16.
+
+    A run goes on with its caches as they are; before the key existed they were fp32.
+
+    Raises:
+        InputError: If the config of the run that is there cannot be read.
+    """
+    if config.cache_dtype is not None:
+        return config
+    run = RunFolder(new_run_path(config))
+    noted = (run.read_config().cache_dtype or CacheDtype.fp32) if run.config_file.is_file() else CacheDtype.fp16
+    return dataclasses.replace(config, cache_dtype=noted)
 
 
 def config_values(config: Any) -> dict[str, Any]:
@@ -245,7 +268,7 @@ class Checkpoints:
         Raises:
             InputError: If there is a file in the place of the folder.
         """
-        target = self.folder / f"step-{state.step:06d}"
+        target = self.folder / step_name(state.step)
         with reporting(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._remove_partials()
@@ -261,7 +284,7 @@ class Checkpoints:
                     "scalars": state.scalars,
                     "hashes": {f"{name}.safetensors": _hash_file(partial / f"{name}.safetensors") for name in files},
                 }
-                write_json(partial / _STATE_FILE, {**data, "hash": _hash_data(data)}, ascii_only=True)
+                write_json(partial / STATE_FILE, {**data, "hash": _hash_data(data)}, ascii_only=True)
             self._rotate()
         return target
 
@@ -271,11 +294,11 @@ class Checkpoints:
         Raises:
             InputError: If the file that names it is damaged.
         """
-        file = self.folder / _BEST_FILE
+        file = self.folder / BEST_FILE
         if not file.exists():
             return None
         try:
-            folder = self.folder / f"step-{json.loads(file.read_text(encoding='utf-8'))['step']:06d}"
+            folder = self.folder / step_name(json.loads(file.read_text(encoding="utf-8"))["step"])
         except _READ_ERRORS as error:
             raise InputError(
                 f"{file}: is damaged ({_one_line(error)}); delete it, or write into it the step of the best checkpoint as "
@@ -285,7 +308,7 @@ class Checkpoints:
 
     def keep_best(self, step: int) -> None:
         """Keep the checkpoint of a step beyond the limit, instead of the one that was kept before."""
-        write_json(self.folder / _BEST_FILE, {"step": step}, indent=None, sync=True)
+        write_json(self.folder / BEST_FILE, {"step": step}, indent=None, sync=True)
         self._rotate()
 
     def set_aside(self, damaged: Iterable[Path]) -> None:
@@ -331,9 +354,9 @@ class Checkpoints:
         data = _verified(folder)
         for key in ("step", "global_batch_size"):
             if type(data[key]) is not int:
-                raise ValueError(f"the {key} in {_STATE_FILE} is {data[key]!r}")
+                raise ValueError(f"the {key} in {STATE_FILE} is {data[key]!r}")
         if data["step"] != step_of(folder):
-            raise ValueError(f"{_STATE_FILE} is of step {data['step']}")
+            raise ValueError(f"{STATE_FILE} is of step {data['step']}")
         tensors = {name: load_file(folder / f"{name}.safetensors") for name in _TENSOR_FILES}
         adversary = folder / f"{_ADVERSARY}.safetensors"
         return TrainingState(
@@ -383,7 +406,7 @@ def _verified(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: If the checkpoint is of a newer schema.
     """
-    data: dict[str, Any] = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+    data: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
     if data["schema_version"] > CHECKPOINT_SCHEMA:
         raise InputError(
             f"{folder}: written by a newer riffusion-train (checkpoint schema {data['schema_version']}, this one knows "
@@ -392,7 +415,7 @@ def _verified(folder: Path) -> dict[str, Any]:
     if "hashes" not in data and "hash" not in data:  # of version 0.1.0
         return data
     if _hash_data({key: value for key, value in data.items() if key != "hash"}) != data["hash"]:
-        raise ValueError(f"{_STATE_FILE} is not what was written")
+        raise ValueError(f"{STATE_FILE} is not what was written")
     for name, digest in data["hashes"].items():
         if _hash_file(folder / name) != digest:
             raise ValueError(f"{name} is not what was written")
@@ -418,6 +441,11 @@ def _one_line(error: BaseException) -> str:
     """Return the type and first line of an error."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def step_name(step: int) -> str:
+    """Return the name of the folder of a step's checkpoint or previews, `step-000500`."""
+    return f"step-{step:06d}"
 
 
 def step_of(folder: Path) -> int:

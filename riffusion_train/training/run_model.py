@@ -5,18 +5,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from riffusion_train.config.export import ExportWeights
-from riffusion_train.config.model import ModelConfig, ModelName
+from riffusion_train.config.model import ExportWeights, ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
 from riffusion_train.config.train import MethodName, OptimizerName, TrainConfig
-from riffusion_train.model.architecture import trained_scheduler
-from riffusion_train.model.components import Components, freeze
-from riffusion_train.model.lazy import LazyModel, as_lazy_model, lazy_fingerprint, load_lazy_model
+from riffusion_train.model.components import Components, freeze, trained_scheduler
 from riffusion_train.model.loading import is_lora, make_components, open_model
 from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora
-from riffusion_train.model.safetensors_io import open_tensors
+from riffusion_train.model.weights import LazyModel, as_lazy_model, lazy_fingerprint, load_lazy_model, open_tensors
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.pretrained import MODELS, model_place
+from riffusion_train.runtime.hub import MODELS, model_place
 from riffusion_train.training.distillation import say_distilled
 from riffusion_train.training.method import make_method
 from riffusion_train.training.run_folder import CHECKPOINT_DIR, RUN_FILE, Checkpoints, RunFolder, require_whole, step_of

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from riffusion_train.runtime.errors import InputError, StoppedError
-from riffusion_train.runtime.progress import ProgressReport
-from riffusion_train.runtime.signals import StopRequest
-from riffusion_train.training.adversary import Adversary
+from riffusion_train.runtime.progress import ProgressReport, StopRequest
 from riffusion_train.training.distribution import Distribution
+from riffusion_train.training.objective import Adversary
 from riffusion_train.training.optimizer import (
     averaged_weights,
     averages,
@@ -25,8 +24,8 @@ from riffusion_train.training.optimizer import (
     update_ema,
 )
 from riffusion_train.training.run_folder import Checkpoints, TrainingState
-from riffusion_train.training.throughput import count_flops
-from riffusion_train.training.tracking import MetricsLog
+from riffusion_train.training.step_data import BatchCopy
+from riffusion_train.training.tracking import MetricsLog, count_flops
 from riffusion_train.training.validation import Validation
 
 Batches = Callable[[int], Iterator[dict[str, Tensor]]]
@@ -103,6 +102,7 @@ class Trainer:
         self.validation = outputs.validation
         self.preview = outputs.preview
         self.intervals = intervals
+        self._copy = BatchCopy(distribution.device)
         self.step = 0
         self._saved_step: int | None = None
         objective, optimizer = learning.objective, learning.optimizer
@@ -153,12 +153,8 @@ class Trainer:
 
     def _fetch(self, batches: Iterator[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
         """Return the forward batches of one step, on the device; count the FLOPs of the first one of a start."""
-        device = self.distribution.device
         with self.metrics.speed.waiting():
-            fetched = [
-                {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-                for batch in itertools.islice(batches, self.learning.accumulation)
-            ]
+            fetched = [self._copy(batch) for batch in itertools.islice(batches, self.learning.accumulation)]
         if self.metrics.speed.flops_per_image is None:
             with self.metrics.speed.paused():
                 plain = self.distribution.unwrap(self.objective)  # DDP would wait for the other ranks
@@ -231,7 +227,8 @@ class Trainer:
     def _validate_if_due(self) -> None:
         if self.validation is None or not self.validation.due(self.step, last=self._finished()):
             return
-        with self.metrics.speed.paused(), self.averaged_weights():
+        # Other shapes than those of training: nothing is compiled for them.
+        with self.metrics.speed.paused(), self.averaged_weights(), torch.compiler.set_stance("force_eager"):
             improved = self.validation.measure(self.objective, self.step)
         if improved and self.validation.keep_best:
             self._save()

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.corpus.music.voices import Part
+from data_prep.corpus.music.soundfont import Part
 
 Stereo = npt.NDArray[np.float32]
 

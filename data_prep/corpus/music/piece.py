@@ -4,13 +4,20 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
-from data_prep.corpus.music import drums as percussion
-from data_prep.corpus.music.harmony import TONICS, Chord, melody_classes, progression_of, quality_of, voicing
-from data_prep.corpus.music.instruments import INSTRUMENTS, REGISTERS, registers_of
-from data_prep.corpus.music.melody import riff, sing
-from data_prep.corpus.music.soundfont import DRUM_BANK
+from data_prep.corpus.music.instruments import (
+    DRUM_FILLS,
+    DRUM_KITS,
+    DRUM_NOTES,
+    DRUM_PATTERNS,
+    DRUM_VELOCITIES,
+    INSTRUMENTS,
+    REGISTERS,
+    Drums,
+    registers_of,
+)
+from data_prep.corpus.music.melody import TONICS, Chord, melody_classes, progression_of, quality_of, riff, sing, voicing
+from data_prep.corpus.music.soundfont import DRUM_BANK, Note, Part
 from data_prep.corpus.music.styles import STYLES, Style
-from data_prep.corpus.music.voices import Note, Part
 
 LEAD_IN_S = 0.7
 """Music before the clip, so that tails sound into it; it is cut off."""
@@ -103,7 +110,7 @@ def compose_piece(seed: int, index: int, styles: Sequence[str], length_s: float)
     rng = addressed_random(seed, index, "attributes")
     style_name = styles[rng.randrange(len(styles))]
     style = STYLES[style_name]
-    drums = rng.choice(percussion.PATTERNS[rng.choice(style.drums)])
+    drums = rng.choice(DRUM_PATTERNS[rng.choice(style.drums)])
     section = "solo" if rng.random() < _SOLO_SHARE else "no drums" if rng.random() < _NO_DRUMS_SHARE else "full"
     if section == "no drums" and rng.random() < 0.3:
         section = "sparse"
@@ -137,7 +144,7 @@ def compose_piece(seed: int, index: int, styles: Sequence[str], length_s: float)
 
 
 def _parts(
-    attributes: Attributes, style: Style, drums: percussion.Drums, tonic: int, progression: list[list[Chord]],
+    attributes: Attributes, style: Style, drums: Drums, tonic: int, progression: list[list[Chord]],
     seed: int, index: int, length_s: float,
 ) -> list[Part]:  # fmt: skip
     rng = addressed_random(seed, index, "place")
@@ -215,11 +222,9 @@ def _lead(attributes: Attributes, frame: _Frame, tonic: int, rng: random.Random)
     return part
 
 
-def _drums(pattern: percussion.Drums, frame: _Frame, rng: random.Random) -> Part:
+def _drums(pattern: Drums, frame: _Frame, rng: random.Random) -> Part:
     style = frame.style
-    part = Part(
-        "drums", DRUM_BANK, percussion.KITS[rng.choice(style.kits)], [], reverb=rng.uniform(0.03, 0.15), width=0.8
-    )
+    part = Part("drums", DRUM_BANK, DRUM_KITS[rng.choice(style.kits)], [], reverb=rng.uniform(0.03, 0.15), width=0.8)
     swap = {"hat": rng.choice(("hat", "hat", "ride", "shaker"))} if rng.random() < 0.3 else {}
     for bar in range(len(frame.chords)):
         is_fill = bar % 4 == 3 and rng.random() < 0.6
@@ -236,13 +241,13 @@ def _drums(pattern: percussion.Drums, frame: _Frame, rng: random.Random) -> Part
                     continue
                 if mark == "o" and rng.random() < 0.15:
                     continue
-                _stroke(part, rng, frame, beat, swap.get(name, name), percussion.VELOCITIES[mark], len(row))
+                _stroke(part, rng, frame, beat, swap.get(name, name), DRUM_VELOCITIES[mark], len(row))
         if is_fill:
-            for name, row in rng.choice(percussion.FILLS).items():
+            for name, row in rng.choice(DRUM_FILLS).items():
                 for step, mark in enumerate(row):
                     if mark != ".":
                         beat = (bar + 0.5 + step / len(row) / 2) * style.beats
-                        _stroke(part, rng, frame, beat, name, percussion.VELOCITIES[mark] - 6, 16)
+                        _stroke(part, rng, frame, beat, name, DRUM_VELOCITIES[mark] - 6, 16)
     return part
 
 
@@ -251,7 +256,7 @@ def _stroke(part: Part, rng: random.Random, frame: _Frame, beat: float, name: st
     looseness_s = frame.style.looseness_ms / 1000 * (0.3 if name == "kick" else 0.6)
     grid = steps / frame.style.beats
     start_s = frame.time_s(beat, grid if grid != 3 else 0.01) + rng.gauss(0, looseness_s)
-    part.notes.append(Note(start_s, 0.1, percussion.NOTES[name], max(20, min(127, round(velocity + rng.gauss(0, 6))))))
+    part.notes.append(Note(start_s, 0.1, DRUM_NOTES[name], max(20, min(127, round(velocity + rng.gauss(0, 6))))))
 
 
 def _grid_notes(grid: str) -> list[tuple[int, int, str]]:

@@ -18,7 +18,7 @@ class Style:
         words: What captions call it; the first is canonical.
         moods: Words for its character.
         tempi: Beats per minute of each tempo class that suits it.
-        modes: Scales, by the names in `harmony.MODES`; more frequent ones repeated.
+        modes: Scales, by the names in `melody.MODES`; more frequent ones repeated.
         progressions: See the module.
         chord_size: Notes of a chord: 2 (root and fifth), 3, 4 or 5.
         bass: Grids of the bass.
@@ -27,8 +27,8 @@ class Style:
         comps: Their instruments.
         pads: Instruments of held chords.
         leads: Instruments of the melody, of `instruments.LEADS`.
-        drums: Names of `drums.PATTERNS`.
-        kits: Names of `drums.KITS`.
+        drums: Names of `instruments.DRUM_PATTERNS`.
+        kits: Names of `instruments.DRUM_KITS`.
         sound: How it is mixed.
         beats: Beats of a bar.
         swing: Delay of every second step of the finest grid, as a share of the step.

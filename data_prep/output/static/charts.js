@@ -1,7 +1,7 @@
 // Charts of the tracks' attributes. Each bar is a button that filters; bars of one chart add up, charts narrow each other.
 const MOST_BARS = 12;
 const MOST_COLUMNS = 11;
-const STOP_WORDS = new Set("a an and as at by for from in into is it its of on or the this to with without that are be no".split(" "));
+const STOP_WORDS = new Set("a an and as at by for from in into is it its of on or the this to with without that are be no featuring built around close piece".split(" "));
 const LABELS = { bpm: "Tempo", tempo: "Tempo", loudness: "Loudness in words" };
 const UNITS = { bpm: "bpm", tempo: "bpm" };
 const labelOf = (name) => LABELS[name] || name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");

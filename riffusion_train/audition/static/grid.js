@@ -113,7 +113,7 @@ function tile(cell, index) {
     blind.on || !noteOf(cell) ? null : make("p", { class: "of" }, noteOf(cell)),
     view.order === "grid" || blind.on ? null : make("p", { class: "of" }, `${cell.settings.prompt || "(no prompt)"} · seed ${cell.settings.seed}`),
     spectrogram, make("div", { class: "foot" }, button, measures),
-    blind.on || !cell.is_copy ? null : make("p", { class: "flag" }, make("strong", {}, "Possible copy: "), cell.nearest));
+    blind.on || !cell.is_copy ? null : make("p", { class: "flag" }, make("strong", {}, "Possible copy: "), cell.nearest.replaceAll(" %", "\u00a0%")));
   const parts = { cell, element, spectrogram, playhead, button, measures, label, metrics: shownMetrics, shown: null };
   tiles.set(cell.id, parts);
   showMeasures(parts);

@@ -45,7 +45,7 @@ export const readChoices = () => ask("/api/choices");
 export const makeSession = (settings) => ask("/api/sessions", withJson("POST", settings));
 
 /** @param {string} id @param {string} token @param {Record<string, unknown>} changes
- * @returns {Promise<{ settings: Settings, queue: QueueItem[], takes_effect_at: number }>} */
+ * @returns {Promise<{ settings: Settings, queue: QueueItem[], takes_effect_at: number, change: number | null }>} */
 export const steer = (id, token, changes) => ask(session(id), withJson("PATCH", changes, token));
 
 /** @param {File} file @param {string} [token] @returns {Promise<UploadAnswer>} */

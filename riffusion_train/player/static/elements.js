@@ -90,7 +90,7 @@ export const preferences = {
   read(name, otherwise) {
     try {
       const saved = JSON.parse(localStorage.getItem(`riffusion-player.${name}`) ?? "null");
-      return typeof saved === typeof otherwise ? saved : otherwise;
+      return saved !== null && typeof saved === typeof otherwise ? saved : otherwise;
     } catch {
       return otherwise;
     }

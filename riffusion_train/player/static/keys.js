@@ -1,7 +1,7 @@
 // @ts-check
 // Keyboard shortcuts; the help is made from the same table.
 import { byId, make } from "./elements.js";
-/** @typedef {{ keys: string[], shown: string, does: string, run: () => void, typing?: boolean }} Key */
+/** @typedef {{ keys: string[], shown: string, does: string, run: (key: string) => void, typing?: boolean }} Key */
 
 /** @param {Key[]} keys */
 export function makeKeys(keys) {
@@ -15,9 +15,9 @@ export function makeKeys(keys) {
     if (target?.matches("input:not([type=range]):not([type=checkbox]):not([type=radio]), textarea, select") && !key.typing) return;
     // A key that the focused control itself uses is left to that control.
     if ((event.key === " " || event.key === "Enter") && target?.closest("button, a, summary")) return;
-    if (event.key.startsWith("Arrow") && target?.matches("input[type=range]")) return;
+    if (/^(Arrow|Page|Home|End)/.test(event.key) && target?.matches("input[type=range]")) return;
     if (event.repeat && !event.key.startsWith("Arrow")) return;
     event.preventDefault();
-    key.run();
+    key.run(event.key);
   });
 }

@@ -4,6 +4,7 @@ import { readChoices, readLink } from "./api.js";
 import { MAPS } from "./colours.js";
 import { button, byId, clock, copy, dialog, input, make, notify, notifyError, preferences, select, setIcon } from "./elements.js";
 import { makeKeys } from "./keys.js";
+import { Mixer } from "./mixer.js";
 import { Player } from "./player.js";
 import { Prompts } from "./prompts.js";
 import { makeBuilder, makeSharing, save, saveLast, SettingsSheet } from "./sheets.js";
@@ -36,10 +37,12 @@ class Page {
     if (!this.link.share && !this.link.listen) this.player.restoreSession();
     if (typeof this.link.share?.prompt === "string") this.player.steer({ prompt: this.link.share.prompt });
     byId("model").textContent = choices.model;
-    const ask = (/** @type {string} */ prompt) => this.ask(prompt);
+    const ask = (/** @type {string} */ prompt, later = false) => this.ask(prompt, later);
     this.prompts = new Prompts(this.player, ask);
+    this.mixer = new Mixer(this.player);
+    this.showMixer(preferences.read("mixer", false));
     this.settings = new SettingsSheet(this.player, () => this.updateLook());
-    this.openBuilder = makeBuilder(this.player, ask);
+    this.openBuilder = makeBuilder(this.player, (prompt) => this.ask(prompt, true));
     makeSharing(this.player);
     this.#listenToPlayer();
     this.#listenToControls();
@@ -74,8 +77,8 @@ class Page {
     else this.play();
   }
 
-  /** Play a prompt next. @param {string} prompt */
-  async ask(prompt) {
+  /** Play a prompt. @param {string} prompt @param {boolean} later Whether it waits for what plays. */
+  async ask(prompt, later) {
     const { player } = this;
     try {
       if (!player.stream) {
@@ -83,8 +86,8 @@ class Page {
         await player.steer({ prompt });
         await this.play();
       } else {
-        await player.steer({ prompt });
-        notify(`Next: ${prompt}`);
+        await player.steer(later ? { prompt } : { now: prompt });
+        notify(`${later ? "Next" : "Now"}: ${prompt}`);
         if (!player.sound.on) await this.play();
       }
     } catch (error) {
@@ -146,6 +149,21 @@ class Page {
   escape() {
     if (document.body.classList.contains("is-full")) this.toggleFullScreen();
     else if (document.activeElement instanceof HTMLElement) document.activeElement.blur();
+  }
+
+  /** @param {boolean} on Whether the mixer is shown instead of the prompts. */
+  showMixer(on) {
+    byId("mixer").hidden = !on;
+    byId("queue").hidden = on;
+    button("show-mixer").setAttribute("aria-pressed", String(on));
+    button("show-prompts").setAttribute("aria-pressed", String(!on));
+    preferences.write("mixer", on);
+  }
+
+  /** Show the mixer and go to a prompt's fader. @param {number} index */
+  focusFader(index) {
+    this.showMixer(true);
+    input(`fader-${index}`).focus();
   }
 
   updateLook() {
@@ -237,6 +255,9 @@ class Page {
       "sustained": seconds(report?.held),
       "segment boundaries": String(report?.boundaries ?? 0),
       "largest step at a boundary": (report?.boundaryStep ?? 0).toFixed(4),
+      "changes heard": String(report?.changes ?? 0),
+      "of these too late": String(report?.late ?? 0),
+      "largest step at a change": (report?.changeStep ?? 0).toFixed(4),
       "largest step inside": (report?.insideStep ?? 0).toFixed(4),
       "denoising steps of this clip": String(segment?.num_inference_steps ?? "–"),
       "seed": String(segment?.seed ?? "–"),
@@ -261,6 +282,10 @@ class Page {
     const { player, spectrogram } = this;
     player.addEventListener("change", () => this.#showAll());
     player.addEventListener("segment", (event) => { spectrogram.add(/** @type {CustomEvent<Segment>} */ (event).detail).catch(notifyError); });
+    player.addEventListener("truncated", (event) => {
+      const { start_sample, change } = /** @type {CustomEvent<Segment>} */ (event).detail;
+      spectrogram.truncate(start_sample, change);
+    });
     player.addEventListener("cleared", () => spectrogram.clear());
     player.addEventListener("notice", (event) => notify(/** @type {CustomEvent<string>} */ (event).detail));
     player.addEventListener("idle", () => { if (!dialog("idle").open) dialog("idle").showModal(); });
@@ -268,12 +293,14 @@ class Page {
     // Exact figures, for tests and for the curious; read from the page, since nothing of it is global.
     player.sound.addEventListener("report", () => {
       const { report, context } = player.sound;
-      if (report) byId("figures").dataset.report = JSON.stringify({ ...report, wall: performance.now(), state: context?.state, rate: player.rateHz, heard: player.sound.heard() });
+      if (report) byId("figures").dataset.report = JSON.stringify({ ...report, wall: performance.now(), state: context?.state, rate: player.rateHz, heard: player.sound.heard(), changeMs: player.sound.changeMs, delayS: player.delayS });
     });
   }
 
   #listenToControls() {
     const { player, spectrogram } = this;
+    button("show-mixer").addEventListener("click", () => this.showMixer(true));
+    button("show-prompts").addEventListener("click", () => this.showMixer(false));
     for (const id of ["toggle", "start"]) button(id).addEventListener("click", () => this.toggle());
     button("live").addEventListener("click", () => player.goLive());
     button("mute").addEventListener("click", () => this.toggleMute());
@@ -312,10 +339,17 @@ class Page {
       { keys: ["Escape"], shown: "Esc", does: "leave the field, full screen", typing: true, run: () => this.escape() },
       { keys: ["d"], shown: "d", does: "suggest a prompt", run: () => { if (player.owner) this.prompts.dice(); } },
       { keys: ["b"], shown: "b", does: "put a prompt together", run: () => { if (player.owner) this.openBuilder(); } },
+      { keys: [], shown: "shift+Enter", does: "in the field: play it next, after what plays", run: () => {} },
       { keys: ["n"], shown: "n", does: "jump to the next prompt", run: () => this.prompts.skip() },
       { keys: ["ArrowLeft"], shown: "←", does: `${JUMP_S} seconds back`, run: () => this.jump(-JUMP_S) },
       { keys: ["ArrowRight"], shown: "→", does: `${JUMP_S} seconds forward`, run: () => this.jump(JUMP_S) },
       { keys: ["l", "End"], shown: "l", does: "back to live", run: () => player.goLive() },
+      { keys: ["x"], shown: "x", does: "mixer, prompts", run: () => this.showMixer(Boolean(byId("mixer").hidden)) },
+      { keys: ["1", "2", "3", "4"], shown: "1 2 3 4", does: "a prompt's fader", run: (key) => this.focusFader(Number(key) - 1) },
+      { keys: ["["], shown: "[", does: "less strength", run: () => this.mixer.turn("strength", -1) },
+      { keys: ["]"], shown: "]", does: "more strength", run: () => this.mixer.turn("strength", 1) },
+      { keys: ["-"], shown: "-", does: "less guidance", run: () => this.mixer.turn("guidance_scale", -1) },
+      { keys: ["="], shown: "=", does: "more guidance", run: () => this.mixer.turn("guidance_scale", 1) },
       { keys: ["ArrowUp"], shown: "↑", does: "louder", run: () => this.setVolume(sound.volume + 0.05, false) },
       { keys: ["ArrowDown"], shown: "↓", does: "softer", run: () => this.setVolume(sound.volume - 0.05, sound.muted) },
       { keys: ["m"], shown: "m", does: "mute", run: () => this.toggleMute() },

@@ -1,6 +1,6 @@
 // The shapes that the modules of the page share, beside those of types.d.ts; read by `tsc --checkJs` alone and never served.
 
-import type { QueueItem, Settings } from "./types.d.ts";
+import type { LoraFader, QueueItem, Settings } from "./types.d.ts";
 
 export type Channels = "mono" | "stereo" | "stereo_phase";
 
@@ -26,7 +26,10 @@ export interface Choices {
   seed_images: { id: string; name: string; about: string }[];
   dice: string[];
   builder: Record<"genre" | "mood" | "instrument" | "tempo", string[]>;
-  limits: { prompt_chars: number; upload_bytes: number };
+  limits: { prompt_chars: number; upload_bytes: number; mix: number };
+  loras: LoraFader[];
+  /** Seconds until a change should be heard. */
+  delay_s: number;
   schema: Record<keyof Settings, SettingField>;
   settings: Settings;
 }
@@ -42,6 +45,8 @@ export interface SegmentMessage {
   seed: number;
   num_inference_steps: number;
   share: Record<string, unknown>;
+  /** Changes that were made before it while the stream played: one with a higher number replaces what was sent from its first sample on. */
+  change: number;
   discontinuity: boolean;
 }
 
@@ -60,6 +65,7 @@ export interface Hello {
   settings: Settings;
   queue: QueueItem[];
   live_index: number;
+  delay_s: number;
   digital_source_type: string;
   model_fingerprint: string;
   dataset_fingerprint: string | null;
@@ -74,7 +80,7 @@ export type ServerMessage =
   | { type: "gone"; why: string };
 
 export type WorkletMessage =
-  | { type: "push"; epoch: number; start: number; channels: Float32Array[]; fade: boolean }
+  | { type: "push" | "splice"; epoch: number; start: number; channels: Float32Array[]; fade: boolean }
   | { type: "seek"; epoch: number }
   | { type: "run"; on: boolean };
 
@@ -97,6 +103,12 @@ export interface Report {
   /** Largest step from one sample to the next, at boundaries and inside pieces. */
   boundaryStep: number;
   insideStep: number;
+  /** Changes that were heard, the context's time at the first sample of the last one that differs, and the largest step near them. */
+  changes: number;
+  changeTime: number;
+  changeStep: number;
+  /** Changes that came too late for their first sample, and were crossfaded in where it played. */
+  late: number;
   epoch: number;
 }
 

@@ -14,7 +14,7 @@ const AHEAD = 3; // segments asked for beyond the one that plays
 const PUSHED_S = 20; // audio pushed to the audio thread, longer than the page is ever busy
 const STORAGE_KEY = "riffusion-player.session";
 
-/** Events: "change" (anything to show), "segment" (detail: a Segment), "cleared", "idle", "ended", "notice" (detail: a text to show). */
+/** Events: "change" (anything to show), "segment" (detail: a Segment), "truncated" (detail: the Segment that replaces what follows its first sample), "cleared", "idle", "ended", "notice" (detail: a text to show). */
 export class Player extends EventTarget {
   /** @param {Choices} choices */
   constructor(choices) {
@@ -47,6 +47,12 @@ export class Player extends EventTarget {
     this.startOffsetS = 0; // into the first segment of a link
     this.jumped = true; // the next piece does not follow the one before
     this.greeted = false; // whether the open socket has sent its hello
+    this.delayS = choices.delay_s; // from asking to hearing, as measured last
+    /** Changes that are not heard yet: when they were asked for, and the number of the change they are heard with. @type {{ ms: number, change: number }[]} */
+    this.waiting = [];
+    this.heardChanges = 0;
+    /** Numbers of the changes that the audio thread was given and has not played yet. @type {number[]} */
+    this.spliced = [];
     /** @type {Record<string, unknown> | null} */
     this.lastShare = null;
     this.creditSentMs = 0;
@@ -71,6 +77,13 @@ export class Player extends EventTarget {
   get position() {
     const { report, epoch } = this.sound;
     return report && report.epoch === epoch ? report.position : this.target;
+  }
+
+  /** The next sample that the audio thread takes, by the clock since it said so last. */
+  get soon() {
+    const { report, epoch, context } = this.sound;
+    if (!report || !context || report.epoch !== epoch || !report.moving) return this.position;
+    return report.position + Math.min(Math.max(context.currentTime - report.time, 0) * this.rateHz, report.buffered);
   }
 
   /** Seconds between what is heard and what would be heard if the listener had not gone back. */
@@ -121,12 +134,13 @@ export class Player extends EventTarget {
     }
   }
 
-  /** Change settings, or the queue: prompt, remove, next. @param {Record<string, unknown>} changes @returns {Promise<number | null>} The first segment with the change. */
+  /** Change settings, or the prompts: now, prompt, remove, next. @param {Record<string, unknown>} changes @returns {Promise<number | null>} The first segment with the change. */
   async steer(changes) {
-    const { prompt, next: _next, remove: _remove, ...settings } = changes;
+    const { prompt, now, next: _next, remove: _remove, ...settings } = changes;
     if (!this.stream) {
       this.settings = { ...this.settings, ...settings };
-      if (typeof prompt === "string") this.settings.prompt = prompt;
+      const first = now ?? prompt;
+      if (typeof first === "string") this.settings.prompt = first;
       this.#changed();
       return null;
     }
@@ -134,7 +148,8 @@ export class Player extends EventTarget {
     this.asked.add(settings);
     this.#confirm(this.confirmed);
     this.#changed();
-    const request = this.answered.then(() => steer(this.id, this.token, changes));
+    const askedMs = performance.now();
+    const request = this.answered.then(() => steer(this.id, this.token, { ...changes, played_sample: Math.max(0, Math.round(this.soon)) }));
     this.answered = request.then(() => undefined, () => undefined);
     let answer;
     try {
@@ -148,6 +163,7 @@ export class Player extends EventTarget {
     this.asked.delete(settings);
     this.#confirm(answer.settings);
     this.queue = answer.queue;
+    if (answer.change) this.waiting.push({ ms: askedMs, change: answer.change });
     this.#changed();
     return answer.takes_effect_at;
   }
@@ -267,6 +283,7 @@ export class Player extends EventTarget {
     this.jumped = true;
     this.liveFrom = null;
     this.queue = [];
+    [this.waiting, this.spliced] = [[], []];
     this.dispatchEvent(new Event("cleared"));
   }
 
@@ -286,6 +303,7 @@ export class Player extends EventTarget {
   #receive(message) {
     if (message.type === "hello") {
       this.segmentSamples = message.segment_samples;
+      this.waiting = [];
       this.#confirm(message.settings);
       this.queue = message.queue;
       this.greeted = true;
@@ -300,6 +318,12 @@ export class Player extends EventTarget {
 
   /** @param {Segment} segment */
   #take(segment) {
+    const newest = this.timeline.segments.at(-1);
+    const replaces = newest !== undefined && segment.change > newest.change && segment.start_sample < this.timeline.end;
+    if (replaces) {
+      this.timeline.truncate(segment.start_sample);
+      this.dispatchEvent(new CustomEvent("truncated", { detail: segment }));
+    }
     const expected = this.timeline.end;
     if (!this.timeline.add(segment)) return;
     segment.discontinuity = this.timeline.segments.length > 1 ? segment.start_sample !== expected : segment.index > 0;
@@ -309,6 +333,11 @@ export class Player extends EventTarget {
       this.target = this.cursor;
     }
     this.dispatchEvent(new CustomEvent("segment", { detail: segment }));
+    if (replaces && this.cursor > segment.start_sample) {
+      this.sound.splice(segment.start_sample, segment.pcm);
+      this.cursor = segment.start_sample + segment.n_samples;
+      this.spliced.push(segment.change);
+    }
     this.#feed();
     this.#credit(true);
     this.#changed();
@@ -332,10 +361,24 @@ export class Player extends EventTarget {
     const report = this.sound.report;
     if (!report) return;
     if (this.liveFrom !== null && report.epoch === this.sound.epoch && report.position >= this.liveFrom) this.liveFrom = null;
+    if (report.changes > this.heardChanges) this.#changeHeard(report.changes);
     if (report.played && this.state === "starting") this.#setState("playing");
     if (report.epoch === this.sound.epoch) this.lastShare = this.timeline.at(report.position)?.share ?? this.lastShare;
     this.#feed();
     this.#credit(false);
+  }
+
+  /** A change came out of the loudspeaker: note how long it took. @param {number} changes */
+  #changeHeard(changes) {
+    const numbers = this.spliced.splice(0, changes - this.heardChanges);
+    this.heardChanges = changes;
+    const number = numbers.at(-1);
+    if (number === undefined) return;
+    const heard = this.waiting.filter((one) => one.change <= number);
+    this.waiting = this.waiting.filter((one) => one.change > number).slice(-50);
+    if (!heard.length) return;
+    this.delayS = Math.max(0, this.sound.changeMs - heard[heard.length - 1].ms) / 1000;
+    this.#changed();
   }
 
   /** Tell the server how many segments to send. @param {boolean} now */
@@ -344,7 +387,7 @@ export class Player extends EventTarget {
     this.creditSentMs = performance.now();
     const position = this.position;
     const ahead = this.sound.on ? Math.max(0, AHEAD - this.timeline.ahead(position)) : 0;
-    this.stream?.send({ type: "credit", ahead, played_sample: Math.max(0, Math.round(position)) });
+    this.stream?.send({ type: "credit", ahead, played_sample: Math.max(0, Math.round(this.soon)), paused: !this.sound.on });
   }
 
   #updateBlocked() {

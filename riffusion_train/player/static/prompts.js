@@ -1,32 +1,62 @@
 // @ts-check
 // The prompts: what was played, what plays, and what comes next and when.
-import { byId, button, icon, input, make, notify, notifyError } from "./elements.js";
+import { byId, button, icon, input, make, notify, notifyError, preferences } from "./elements.js";
 /** @typedef {import("./player.js").Player} Player */
 /** @typedef {import("./types.d.ts").QueueItem} QueueItem */
 /** @typedef {import("./page.d.ts").Segment} Segment */
 
 const PAST_SHOWN = 24;
+const TYPING_MS = 300; // after which what was typed is heard
+const LEAST_TYPED = 3;
 
 export class Prompts {
-  /** @param {Player} player @param {(prompt: string) => void} ask Plays a prompt next. */
+  /** @param {Player} player @param {(prompt: string, later?: boolean) => void} ask Plays a prompt now, or next. */
   constructor(player, ask) {
     this.player = player;
     this.ask = ask;
     this.shown = "";
+    this.typing = 0;
     const field = input("prompt");
     field.maxLength = player.choices.limits.prompt_chars;
     byId("ask").addEventListener("submit", (event) => {
       event.preventDefault();
-      const prompt = field.value.trim();
-      if (!prompt) {
-        field.focus();
-        return;
-      }
-      field.value = "";
-      ask(prompt);
+      this.#send(false);
+    });
+    button("later").addEventListener("click", () => this.#send(true));
+    field.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || !event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      this.#send(true);
+    });
+    const typed = input("as-typed");
+    typed.checked = preferences.read("as-typed", false);
+    typed.addEventListener("change", () => preferences.write("as-typed", typed.checked));
+    field.addEventListener("input", () => {
+      clearTimeout(this.typing);
+      if (typed.checked && player.stream && player.owner) this.typing = window.setTimeout(() => this.#typed(), TYPING_MS);
     });
     button("dice").addEventListener("click", () => this.dice());
     player.addEventListener("change", () => this.show());
+  }
+
+  /** @param {boolean} later Whether it waits for what plays. */
+  #send(later) {
+    clearTimeout(this.typing);
+    const field = input("prompt");
+    const prompt = field.value.trim();
+    if (!prompt) {
+      field.focus();
+      return;
+    }
+    field.value = "";
+    if (later || prompt !== this.player.settings.prompt || !this.player.stream) this.ask(prompt, later);
+  }
+
+  /** What was typed so far is heard; it stays in the field. */
+  #typed() {
+    const prompt = input("prompt").value.trim();
+    if (prompt.length < LEAST_TYPED || prompt === this.player.settings.prompt) return;
+    this.player.steer({ now: prompt }).catch(notifyError);
   }
 
   /** Put a suggestion into the field, another one each time. */
@@ -65,8 +95,8 @@ export class Prompts {
       const when = line.querySelector(".when");
       if (when) when.textContent = this.#when(coming[index], heard);
     });
-    for (const id of ["prompt", "dice", "build", "send"]) button(id).disabled = !player.owner;
-    input("prompt").placeholder = player.owner ? (innerWidth < 480 ? "What comes next?" : "What do you want to hear next?") : "You are listening along; the host chooses";
+    for (const id of ["prompt", "dice", "build", "later", "send", "as-typed"]) button(id).disabled = !player.owner;
+    input("prompt").placeholder = player.owner ? (innerWidth < 480 ? "What to play?" : "What do you want to hear?") : "You are listening along; the host chooses";
   }
 
   /** @param {Segment | null} segment @param {number} heard */

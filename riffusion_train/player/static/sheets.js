@@ -70,7 +70,7 @@ export class SettingsSheet {
     const steering = /** @type {HTMLFieldSetElement} */ (byId("steering"));
     steering.disabled = !owner;
     byId("settings-note").textContent = owner
-      ? stream ? "A change is heard after the clips that are made already." : "These apply from the first clip."
+      ? stream ? "A change is heard as soon as it is made." : "These apply from the first clip."
       : "You are listening along: the host chooses the settings.";
     this.#showGrooves();
     for (const name of this.fields) {
@@ -78,7 +78,6 @@ export class SettingsSheet {
       input(name).value = String(settings[name] ?? "");
       input(name).dispatchEvent(new Event("shown"));
     }
-    input("strength").disabled = settings.seed_image === null && settings.seed_upload === null;
   }
 
   /** Build a field for each setting of the schema that has a control, in the schema's order. */

@@ -27,6 +27,7 @@ export class Sound extends EventTarget {
     /** @type {{ position: number, at: number } | null} */
     this.smooth = null;
     this.sleep = 0;
+    this.changeMs = 0; // when the last change was heard
   }
 
   /** Open the output; must be called from a click or a key. Throws errors with a message for the listener. */
@@ -37,7 +38,7 @@ export class Sound extends EventTarget {
     }
     if (navigator.audioSession) navigator.audioSession.type = "playback"; // an iPhone's silent switch would mute it
     try {
-      const context = new AudioContext({ sampleRate: this.rateHz, latencyHint: "playback" });
+      const context = new AudioContext({ sampleRate: this.rateHz, latencyHint: "balanced" });
       await context.audioWorklet.addModule("/static/worklet.js");
       const node = new AudioWorkletNode(context, "riffusion-player", {
         numberOfInputs: 0, numberOfOutputs: 1, outputChannelCount: [this.channels],
@@ -81,12 +82,24 @@ export class Sound extends EventTarget {
 
   /** @param {number} start Its first sample in the session. @param {Int16Array} pcm Interleaved. @param {boolean} fade Whether it does not follow the piece before. */
   push(start, pcm, fade) {
+    const channels = this.#split(pcm);
+    this.#post({ type: "push", epoch: this.epoch, start, channels, fade }, channels.map((samples) => samples.buffer));
+  }
+
+  /** Play other samples instead of everything from one on. @param {number} start @param {Int16Array} pcm Interleaved. */
+  splice(start, pcm) {
+    const channels = this.#split(pcm);
+    this.#post({ type: "splice", epoch: this.epoch, start, channels, fade: false }, channels.map((samples) => samples.buffer));
+  }
+
+  /** @param {Int16Array} pcm Interleaved. @returns {Float32Array<ArrayBuffer>[]} */
+  #split(pcm) {
     const count = pcm.length / this.channels;
     const channels = Array.from({ length: this.channels }, () => new Float32Array(count));
     channels.forEach((samples, channel) => {
       for (let index = 0; index < count; index += 1) samples[index] = pcm[index * this.channels + channel] / 32768;
     });
-    this.#post({ type: "push", epoch: this.epoch, start, channels, fade }, channels.map((samples) => samples.buffer));
+    return channels;
   }
 
   /** @param {number} volume @param {boolean} muted */
@@ -115,8 +128,17 @@ export class Sound extends EventTarget {
     return this.on && this.context !== null && this.context.state !== "running";
   }
 
+  /** The page's time, in milliseconds, at which a moment of the context comes out of the loudspeaker. @param {number} time */
+  #outputMs(time) {
+    const context = /** @type {AudioContext} */ (this.context);
+    const stamp = context.getOutputTimestamp?.();
+    if (stamp?.contextTime && stamp.performanceTime) return stamp.performanceTime + 1000 * (time - stamp.contextTime);
+    return performance.now() + 1000 * (time - context.currentTime + (context.outputLatency || context.baseLatency || 0));
+  }
+
   /** @param {Report} report */
   #heard(report) {
+    if (report.changes > (this.report?.changes ?? 0)) this.changeMs = this.#outputMs(report.changeTime);
     this.report = report;
     this.dispatchEvent(new CustomEvent("report", { detail: report }));
   }

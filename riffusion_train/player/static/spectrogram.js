@@ -4,12 +4,13 @@ import { intensity, isDark, MAPS, sourceRows, table, ticks } from "./colours.js"
 /** @typedef {import("./page.d.ts").Segment} Segment */
 /** @typedef {import("./page.d.ts").Choices} Choices */
 /** @typedef {import("./colours.js").ScaleName} ScaleName */
-/** @typedef {{ start: number, end: number, columns: number, rows: number, levels: Uint8Array, colours: Uint8ClampedArray | null, canvas: HTMLCanvasElement | null, version: number, from: string, to: string }} Tile */
+/** @typedef {{ start: number, end: number, columns: number, shown: number, rows: number, levels: Uint8Array, colours: Uint8ClampedArray | null, canvas: HTMLCanvasElement | null, version: number, from: string, to: string }} Tile */
 
 const PX_PER_S = 56;
 const MIN_SPAN_S = 7; // at phone width
 const MARGIN = 192; // columns drawn ahead into the strip
 const KEPT_TILES = 60; // five minutes of clips of five seconds
+const KEPT_CUTS = 20;
 const LABEL_LEFT_PX = 14;
 const ROWS = 256; // where the frequency scale is not the image's own
 
@@ -41,6 +42,8 @@ export class Spectrogram {
     this.stripFrom = NaN;
     this.changed = true; // whether the next frame differs although no time has passed
     this.epoch = 0;
+    /** @type {{ sample: number, change: number }[]} */
+    this.cuts = [];
     this.size = { width: 1, height: 1 };
     this.rows = choices.row_hz.length;
     this.sourceRows = sourceRows("drawn", choices.row_hz, this.rows);
@@ -65,7 +68,7 @@ export class Spectrogram {
   }
 
   clear() {
-    this.tiles = [];
+    [this.tiles, this.cuts] = [[], []];
     this.#redraw();
     this.epoch += 1;
   }
@@ -84,13 +87,28 @@ export class Spectrogram {
     contextOf(decoded).drawImage(bitmap, 0, 0);
     const image = contextOf(decoded).getImageData(0, 0, bitmap.width, bitmap.height);
     bitmap.close();
+    const start = segment.start_sample;
+    const end = this.cuts.filter((cut) => segment.change < cut.change).reduce((least, cut) => Math.min(least, cut.sample), start + segment.n_samples);
+    if (end <= start) return;
     this.tiles.push({
-      start: segment.start_sample, end: segment.start_sample + segment.n_samples, columns: image.width, rows: image.height,
+      start, end, columns: image.width, shown: Math.round((end - start) / this.choices.hop_length), rows: image.height,
       levels: intensity(image, this.choices.planes), colours: this.choices.planes === "mono" ? null : image.data, canvas: null, version: -1,
       from: segment.prompt_from, to: segment.prompt_to,
     });
     this.tiles.sort((one, other) => one.start - other.start);
     if (this.tiles.length > KEPT_TILES) this.tiles.shift();
+    this.#redraw();
+  }
+
+  /** Drop the images from a sample on, and those before the change that are still being read. @param {number} sample @param {number} change Its number. */
+  truncate(sample, change) {
+    this.tiles = this.tiles.filter((tile) => tile.start < sample);
+    for (const tile of this.tiles) {
+      if (tile.end <= sample) continue;
+      tile.end = sample;
+      tile.shown = Math.round((sample - tile.start) / this.choices.hop_length);
+    }
+    this.cuts = [...this.cuts.slice(-KEPT_CUTS), { sample, change }];
     this.#redraw();
   }
 
@@ -188,12 +206,12 @@ export class Spectrogram {
     context.fillRect(0, 0, this.strip.width, this.strip.height);
     for (const tile of this.tiles) {
       const from = Math.round(tile.start / this.choices.hop_length) - this.stripFrom;
-      if (from > this.strip.width || from + tile.columns < 0) {
+      if (from > this.strip.width || from + tile.shown < 0) {
         tile.canvas = null; // painted again when it is visible
         continue;
       }
       if (!tile.canvas || tile.version !== this.version) tile.canvas = this.#paint(tile);
-      context.drawImage(tile.canvas, from, 0);
+      context.drawImage(tile.canvas, 0, 0, tile.shown, this.rows, from, 0, tile.shown, this.rows);
     }
   }
 

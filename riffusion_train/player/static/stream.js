@@ -48,7 +48,7 @@ export class Stream extends EventTarget {
     return this.socket?.readyState === WebSocket.OPEN;
   }
 
-  /** @param {{ type: "credit", ahead: number, played_sample: number } | { type: "stay" }} message */
+  /** @param {{ type: "credit", ahead: number, played_sample: number, paused: boolean } | { type: "stay" }} message */
   send(message) {
     if (this.open) this.socket?.send(JSON.stringify(message));
   }

@@ -37,6 +37,17 @@ export class Timeline {
     return true;
   }
 
+  /** Drop everything from a sample on. @param {number} sample */
+  truncate(sample) {
+    this.segments = this.segments.filter((one) => one.start_sample < sample);
+    const last = this.segments.at(-1);
+    if (last && last.start_sample + last.n_samples > sample) {
+      const count = sample - last.start_sample;
+      this.segments[this.segments.length - 1] = { ...last, n_samples: count, pcm: last.pcm.slice(0, count * this.channels) };
+    }
+    this.bytes = this.segments.reduce((sum, one) => sum + one.pcm.byteLength, 0);
+  }
+
   clear() {
     this.segments = [];
     this.bytes = 0;

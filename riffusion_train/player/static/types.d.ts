@@ -1,4 +1,4 @@
-// Written by `python -m riffusion_train.player.settings` from the models of the server; do not edit.
+// Written by `python -m riffusion_train.player.bodies` from the models of the server; do not edit.
 
 export interface Settings {
   prompt: string;
@@ -12,7 +12,20 @@ export interface Settings {
   guidance_from: number;
   guidance_rescale: number;
   seed_upload: string | null;
+  prompt_weight: number;
+  mix: Part[];
+  loras: LoraFader[];
   clips: number;
+}
+
+export interface Part {
+  prompt: string;
+  weight: number;
+}
+
+export interface LoraFader {
+  name: string;
+  scale: number;
 }
 
 export interface QueueItem {

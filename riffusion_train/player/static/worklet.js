@@ -1,7 +1,7 @@
 // @ts-check
 // The audio thread: plays pieces one after another, to the sample, and never stops abruptly.
 /** @typedef {import("./page.d.ts").WorkletMessage} WorkletMessage */
-/** @typedef {{ epoch: number, start: number, channels: Float32Array[], fade: boolean }} Piece */
+/** @typedef {{ epoch: number, start: number, channels: Float32Array[], fade: boolean, changed?: number }} Piece `changed`: the first sample that a change has changed. */
 
 const RAMP_S = 0.01; // when playing and pausing
 const JUMP_FADE_S = 0.05; // out of and into a piece that does not follow the one before
@@ -11,6 +11,9 @@ const MEMORY_S = 3;
 const HOLD_S = 1; // the echo stays this long, then it fades
 const FADE_S = 2;
 const REPORTS_PER_S = 40;
+const LATE_FADE_S = 0.03; // into a change that comes too late for its first sample
+const SAME = 1e-4; // samples that differ less are the same
+const CHANGE_S = 0.1; // steps so soon after the first sample of a change count as those of changes
 
 class Echo {
   /** Sustains what was played last, by overlapping grains of it, while nothing new comes. */
@@ -90,8 +93,10 @@ class Player extends AudioWorkletProcessor {
     this.last = [0, 0];
     this.untilReport = 0;
     this.steady = 0;
+    this.index = 0; // of the frame in its quantum
     this.report = {
       position: 0, played: 0, time: 0, buffered: 0, moving: false, starving: false, underruns: 0, held: 0, boundaries: 0, boundaryStep: 0, insideStep: 0, epoch: 0,
+      changes: 0, changeTime: 0, changeStep: 0, late: 0,
     };
     this.port.onmessage = (event) => this.#receive(event.data);
   }
@@ -100,11 +105,73 @@ class Player extends AudioWorkletProcessor {
   #receive(message) {
     if (message.type === "run") this.running = message.on;
     else if (message.type === "seek") this.epoch = message.epoch;
+    else if (message.type === "splice") this.#splice(message);
     else if (message.epoch >= this.epoch && message.channels[0].length > 0) {
       this.queue.push(message);
       this.total += message.channels[0].length;
     }
     if (message.type === "run") this.untilReport = 0;
+  }
+
+  /** Play a piece instead of everything from its first sample on. @param {Piece} piece */
+  #splice(piece) {
+    if (piece.epoch < this.epoch || piece.channels[0].length === 0) return;
+    const head = this.queue.find((one) => one.epoch === piece.epoch);
+    const position = head ? head.start + (head === this.queue[0] ? this.offset : 0) : this.report.epoch === piece.epoch ? this.report.position : piece.start;
+    const late = Math.max(0, position - piece.start);
+    if (late >= piece.channels[0].length) {
+      // All of it should have been heard already: what was to come instead is not heard either.
+      this.#cut(piece.epoch, position);
+      this.report.late += 1;
+      this.report.changes += 1;
+      this.report.changeTime = currentTime;
+      return;
+    }
+    const from = Math.max(position, piece.start);
+    const channels = piece.channels.map((samples) => samples.slice(late));
+    const old = this.#cut(piece.epoch, from);
+    const known = old.length ? old[0].length : 0;
+    if (late > 0) {
+      // It should have been heard already: what plays is crossfaded into it.
+      this.report.late += 1;
+      const fade = Math.min(Math.round(LATE_FADE_S * sampleRate), known, channels[0].length);
+      channels.forEach((samples, channel) => {
+        for (let index = 0; index < fade; index += 1) {
+          const share = Math.sin((Math.PI / 2) * (index / fade)) ** 2;
+          samples[index] = old[Math.min(channel, old.length - 1)][index] * (1 - share) + samples[index] * share;
+        }
+      });
+    }
+    let changed = 0;
+    while (changed < known && changed < channels[0].length && Math.abs(channels[0][changed] - old[0][changed]) < SAME) changed += 1;
+    changed = Math.min(changed, channels[0].length - 1);
+    this.queue.push({ epoch: piece.epoch, start: from, channels, fade: known === 0, changed });
+    this.total += channels[0].length;
+  }
+
+  /** Drop what is to be played from a sample on, and return it as far as it is in one piece. @param {number} epoch @param {number} sample @returns {Float32Array[]} */
+  #cut(epoch, sample) {
+    /** @type {Float32Array[]} */
+    let old = [];
+    const kept = [];
+    for (const [index, piece] of this.queue.entries()) {
+      const length = piece.channels[0].length;
+      const left = sample - piece.start; // samples of it that stay
+      if (piece.epoch !== epoch || left >= length) {
+        kept.push(piece);
+        continue;
+      }
+      if (!old.length) old = piece.channels.map((samples) => samples.slice(Math.max(left, 0)));
+      this.total -= length;
+      if (left <= 0 || (index === 0 && left <= this.offset)) {
+        if (index === 0) this.offset = 0;
+        continue;
+      }
+      kept.push({ ...piece, channels: piece.channels.map((samples) => samples.slice(0, left)) });
+      this.total += left;
+    }
+    this.queue = kept;
+    return old;
   }
 
   /** Drop what was to be played before a jump. */
@@ -159,7 +226,7 @@ class Player extends AudioWorkletProcessor {
     this.echo.remember(first[this.offset] * limit, second[this.offset] * limit);
     frame[0] += gain * first[this.offset];
     frame[1] += gain * second[this.offset];
-    this.#measure(gain === 1, this.offset === 0);
+    this.#measure(gain === 1, this.offset === 0, head);
     this.offset += 1;
     this.sinceJump += 1;
     this.report.played += 1;
@@ -168,16 +235,21 @@ class Player extends AudioWorkletProcessor {
     return true;
   }
 
-  /** Keep the largest steps from a sample to the next, at boundaries and inside pieces, where nothing fades. @param {boolean} plain @param {boolean} atBoundary */
-  #measure(plain, atBoundary) {
+  /** Keep the largest steps from a sample to the next, at boundaries, at changes and inside pieces, where nothing fades. @param {boolean} plain @param {boolean} atBoundary @param {Piece} head */
+  #measure(plain, atBoundary, head) {
     const report = this.report;
     this.steady = plain ? this.steady + 1 : 0;
     if (this.steady > 1) {
       const step = Math.max(Math.abs(this.frame[0] - this.last[0]), Math.abs(this.frame[1] - this.last[1]));
-      if (atBoundary) {
+      if (head.changed !== undefined && this.offset < CHANGE_S * sampleRate) report.changeStep = Math.max(report.changeStep, step);
+      else if (atBoundary) {
         report.boundaries += 1;
         report.boundaryStep = Math.max(report.boundaryStep, step);
       } else report.insideStep = Math.max(report.insideStep, step);
+    }
+    if (this.offset === head.changed) {
+      report.changes += 1;
+      report.changeTime = currentTime + this.index / sampleRate;
     }
     this.last[0] = this.frame[0];
     this.last[1] = this.frame[1];
@@ -188,6 +260,7 @@ class Player extends AudioWorkletProcessor {
     const out = outputs[0];
     const frames = out[0].length;
     for (let index = 0; index < frames; index += 1) {
+      this.index = index;
       if (!this.#take()) this.steady = 0;
       if (out.length > 1) {
         out[0][index] = this.frame[0];

@@ -1,26 +1,28 @@
-"""The walk: from prompt to prompt without a break, as the original Riffusion's endless music.
+"""From one thing to another: the walk from prompt to prompt without a break, and the morph from one sound to another.
 
-Every clip is a loop, denoised from the same seed image or from noise that moves on a sphere. A clip would go on with its own
-beginning, which is crossfaded into the beginning of the next one; the phase is continued across the join.
+The walk is the original Riffusion's endless music. Every clip is a loop, denoised from the same seed image or from noise that
+moves on a sphere. A clip would go on with its own beginning, which is crossfaded into the beginning of the next one; the phase
+is continued across the join. A morph mixes the noises that two sounds come from on a sphere, and denoises the mixture (DDIM
+inversion, Song et al. 2020).
 """
 
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from riffusion_train.audio.codec.streaming import StreamingDecoder
+from riffusion_train.audio.codec import StreamingDecoder
 from riffusion_train.config.spectrogram import Channels
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.denoise import StepReport
-from riffusion_train.sampling.guidance import Guidance
-from riffusion_train.sampling.modes.audio import check_strength
-from riffusion_train.sampling.modes.base import ModeOptions, Request, SourceFile, StreamData
-from riffusion_train.sampling.noise import initial_noise, slerp
+from riffusion_train.sampling.denoise import Guidance, StepReport
+from riffusion_train.sampling.modes.base import ClipData, ModeOptions, Request, SourceFile, StreamData, fade_edges
+from riffusion_train.sampling.modes.edit import check_strength
 from riffusion_train.sampling.pipeline import Pipeline
-from riffusion_train.sampling.seed_images import load_seed_image
+from riffusion_train.sampling.schedulers import make_ddim_pair
+from riffusion_train.sampling.sources import encode_source, initial_noise, load_seed_image, read_wav, slerp
 from riffusion_train.sampling.text import Condition
 
 _CROSSFADE_PARTS = 8
@@ -48,7 +50,7 @@ class WalkRequest(Request):
     """Curve of the way between two prompts: above 1 it begins slowly."""
 
 
-def make(pipeline: Pipeline, request: WalkRequest, options: ModeOptions) -> StreamData:
+def make_walk(pipeline: Pipeline, request: WalkRequest, options: ModeOptions) -> StreamData:
     """Walk from the first prompt to the last."""
     config = pipeline.codec.config
     count = _count(request)
@@ -127,6 +129,13 @@ def crossfade_columns(image: np.ndarray) -> int:
 
 
 def draw_loop(
+    pipeline: Pipeline, condition: Condition, noise: Tensor, start: Tensor | None, **options: Any
+) -> np.ndarray:
+    """Return the image of a clip that is circular; arguments as of `denoise_loop`."""
+    return pipeline.decode(denoise_loop(pipeline, condition, noise, start, **options), circular=True)
+
+
+def denoise_loop(
     pipeline: Pipeline,
     condition: Condition,
     noise: Tensor,
@@ -137,8 +146,8 @@ def draw_loop(
     seed: int,
     report: StepReport | None = None,
     guidance: Guidance | None = None,
-) -> np.ndarray:
-    """Return the image of a clip that is circular.
+) -> Tensor:
+    """Return the latents of a clip that is circular, (C, h, w).
 
     Args:
         pipeline: The model.
@@ -162,7 +171,7 @@ def draw_loop(
         report=report,
         guidance=guidance,
     )
-    return pipeline.decode(latents[0], circular=True)
+    return latents[0]
 
 
 def _leg(conditions: Sequence[Condition], leg: int, alpha: float, seed: int) -> tuple[Condition, tuple[int, int]]:
@@ -186,3 +195,42 @@ def _seed_latents(pipeline: Pipeline, request: WalkRequest) -> Tensor | None:
     else:
         return None
     return pipeline.encode(image)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MorphRequest(Request):
+    """A step on the way from one sound to another."""
+
+    mode = "morph"
+
+    source: SourceFile
+    target: SourceFile
+    share: float = 0.5
+    """How far on the way: 0 is the source, 1 the target."""
+
+
+def make_morph(pipeline: Pipeline, request: MorphRequest, options: ModeOptions) -> ClipData:
+    """Make the clip that lies `share` of the way from the first clip's length of the source to that of the target."""
+    if not 0 <= request.share <= 1:
+        raise InputError(f"share={request.share:g} must lie between 0 (the source) and 1 (the target)")
+    codec = pipeline.codec
+    # Without a prompt there is nothing to guide towards, which halves the work.
+    scale = request.guidance_scale if request.prompt or request.negative_prompt else 1.0
+    condition = pipeline.texts.condition(request.prompt, request.negative_prompt, scale)
+    unguided = Condition(condition.positive, condition.negative, 1.0)
+    forwards, backwards = make_ddim_pair(pipeline.components.scheduler)
+    steps, report = options.num_inference_steps, options.report
+    noises: list[Tensor] = []
+    for file in (request.source, request.target):
+        wav = read_wav(file.unchanged(), codec)[:, : codec.clip_samples]
+        encoded = encode_source(wav, codec, multiple=1, min_width=codec.config.width_px)
+        latents = pipeline.encode(encoded.image[:, : codec.config.width_px])[None]
+        # Inversion follows the same equation from the image to the noise, without guidance, which would not be undone.
+        noises.append(
+            pipeline.denoise(latents, unguided, num_inference_steps=steps, scheduler=backwards, report=report)
+        )
+    noise = slerp(noises[0], noises[1], request.share)  # (1, C, h, w)
+    latents = pipeline.denoise(noise, condition, num_inference_steps=steps, scheduler=forwards, report=report)
+    image = pipeline.decode(latents[0])
+    wav = codec.decode(image, quality=options.quality, seed=request.seed)
+    return ClipData(image, fade_edges(wav, codec.rate_hz))

@@ -1,1 +1,0 @@
-"""The codec: sound to spectrogram image and image to sound."""

@@ -1,1 +1,0 @@
-"""From mel magnitudes to sound: phase, transforms and the loops that find it."""

@@ -1,1 +1,0 @@
-"""Audio files: read, write, tags, loudness."""
