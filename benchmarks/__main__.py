@@ -1,6 +1,7 @@
 """`python -m benchmarks NAME [--quick] [clips=N] [out=DIR]`: measure, print the rows, and write DIR/NAME.json.
 
-NAME=judge takes scale=S instead of clips=N: its trainings are shorter by that factor.
+NAME=judge takes scale=S instead of clips=N: its trainings are shorter by that factor. NAME=play takes model=MODEL, which it
+measures how soon changes are heard with.
 """
 
 import importlib
@@ -17,15 +18,20 @@ NAMES = (
     "sample",
     "train",
     "loading",
+    "cache_dtype",
+    "store",
     "play",
     "listening",
     "captions",
     "caption_tags",
+    "caption_drums",
     "caption_checks",
     "prepare_listening",
     "judge",
     "planted_copies",
     "startup",
+    "roofline",
+    "train_true_size",
 )
 
 
@@ -38,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         usage = "one NAME, --quick, clips=N or out=DIR"
-        arguments = parse_arguments(given, usage, takes_name=True, flags=("--quick",), keys=("clips", "scale", "out"))
+        arguments = parse_arguments(
+            given, usage, takes_name=True, flags=("--quick",), keys=("clips", "scale", "model", "out")
+        )
         name = arguments.name
         if name not in NAMES:
             raise InputError(f"unknown benchmark '{name}'; choose from: {', '.join(NAMES)}")
@@ -48,12 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             return
         if "scale" in arguments.values:
             raise InputError(f"scale=: is of the benchmark judge; {name} takes clips=N")
+        options = {key: arguments.values[key] for key in ("model",) if key in arguments.values}
+        if options and name != "play":
+            raise InputError(f"model=: is of the benchmark play; {name} takes clips=N")
         module = importlib.import_module(f"benchmarks.{name}")
 
         def run(quick: bool, number: int | None) -> list[Row]:
-            return list(module.run(quick=quick, max_clips=number))
+            return list(module.run(quick=quick, max_clips=number, **options))
 
-        measure(name, command, run, arguments)
+        measure(name, " ".join([command, *(f"{key}={value}" for key, value in options.items())]), run, arguments)
 
     return exit_code("benchmarks", work)
 

@@ -23,10 +23,10 @@ import numpy as np
 
 from benchmarks.report import Row
 from benchmarks.timing import run_in_process, run_riffusion
-from data_prep.corpus.corpus import file_stem, write_corpus
+from data_prep.corpus import file_stem, write_corpus
+from data_prep.corpus.exercises import Attributes, attributes_of, captions_of, prompt_of
 from data_prep.corpus.palette import DRUMS, INSTRUMENTS, PATTERNS, REGISTERS, TEMPI
-from data_prep.corpus.score import Attributes, attributes_of, captions_of, prompt_of
-from riffusion_train.evaluation.classifier import ATTRIBUTES, CaptionClassifier
+from riffusion_train.demo.judged import ATTRIBUTES, CaptionClassifier
 from riffusion_train.runtime.files import write_atomically
 
 WORK = Path("runs/benchmark-captions")
@@ -189,7 +189,7 @@ def _sample(trained: Path, asked: Sequence[Attributes], file: Path) -> None:
     import torch
 
     from riffusion_train.cli.model import quieten_libraries
-    from riffusion_train.sampling.modes.text import TextRequest
+    from riffusion_train.sampling.modes.base import TextRequest
     from riffusion_train.sampling.sampler import Sampler
 
     quieten_libraries()

@@ -14,9 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.corpus.render import default_soundfont, load_soundfont, midi_bytes, require_renderer
-from data_prep.corpus.score import attributes_of, compose_notes
-from riffusion_train.audio.io.read import read_audio, resample
+from data_prep.corpus.exercises import (
+    attributes_of,
+    compose_notes,
+    default_soundfont,
+    load_soundfont,
+    midi_bytes,
+    require_renderer,
+)
+from riffusion_train.audio.read import read_audio, resample
 from riffusion_train.runtime.errors import InputError
 
 RATE_HZ = 44100

@@ -20,7 +20,7 @@ from benchmarks.codec_formats import stereo_rows, width_rows
 from benchmarks.original import OriginalCodec
 from benchmarks.report import Goal, Row
 from benchmarks.timing import alternate, timed
-from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
+from riffusion_train.audio.codec import SpectrogramCodec, make_codec
 from riffusion_train.audio.compare import SoundDistance, compare_sounds
 from riffusion_train.config.spectrogram import load_preset
 

@@ -15,10 +15,10 @@ import torch
 from benchmarks.clips import RATE_HZ, Clip, make_clips
 from benchmarks.command import arguments_of, exit_code, parse_arguments
 from benchmarks.original import OriginalCodec
-from riffusion_train.audio.codec.codec import make_codec
+from riffusion_train.audio.codec import make_codec
 from riffusion_train.audio.compare import compare_sounds
-from riffusion_train.audio.io.write import write_audio
 from riffusion_train.audio.plots import draw_spectrogram, stack, write_image
+from riffusion_train.audio.write import write_audio
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.runtime.errors import InputError
 

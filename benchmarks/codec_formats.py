@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.clips import RATE_HZ, Clip, load_track
 from benchmarks.report import Goal, Row
-from riffusion_train.audio.codec.codec import make_codec
+from riffusion_train.audio.codec import make_codec
 from riffusion_train.audio.compare import BAND_EDGES_HZ, SoundDistance, compare_sounds
 from riffusion_train.config.spectrogram import load_preset
 

@@ -16,13 +16,12 @@ import numpy.typing as npt
 
 from benchmarks.command import arguments_of, exit_code, measure, parse_arguments
 from benchmarks.report import Row
-from riffusion_train.audio.codec.codec import make_codec
+from riffusion_train.audio.codec import make_codec
 from riffusion_train.audio.compare import compare_sounds
-from riffusion_train.audio.io.read import read_audio, resample
+from riffusion_train.audio.read import read_audio, resample
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset
 from riffusion_train.listening.distances import kernel_inception_distance
-from riffusion_train.listening.embedder import Embedder, make_embedder
-from riffusion_train.listening.patches import Clip
+from riffusion_train.listening.embedder import Clip, Embedder, make_embedder
 from riffusion_train.runtime.errors import InputError
 
 _DECODED, _REFERENCE = 72, 160

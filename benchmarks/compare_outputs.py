@@ -29,9 +29,10 @@ LEFT_OUT = {
     "overrides.jsonl": {"time"},
     "manifest.json": {"git"},
     "site.json": {"stamp", "id", "label"},
+    "*.safetensors": {"modelspec.date"},
     "corpus.json": {"palette_sha256"},
 }  # fmt: skip
-"""Keys that are not compared, by file: times, speeds and memory; the commit; what follows from them; a source file's hash;
+"""Keys that are not compared, by file: times, dates, speeds, memory; the commit; what follows from them; a source's hash;
 what the page calls a metric."""
 VERSION = "<version>"
 """Stands for the package's own version, as `--version` prints it."""
@@ -133,6 +134,7 @@ def _tensors(path: Path, version: str) -> dict[str, Any]:
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
     metadata = header.pop("__metadata__", {})
+    metadata = {name: text for name, text in metadata.items() if name not in LEFT_OUT["*.safetensors"]}
     tensors = {}
     for name, tensor in header.items():
         first, end = tensor["data_offsets"]

@@ -19,11 +19,11 @@ from benchmarks.report import Row
 from benchmarks.timing import timed
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
-from riffusion_train.evaluation.classifier import ATTRIBUTES, CaptionClassifier, image_features
+from riffusion_train.demo.judged import ATTRIBUTES, CaptionClassifier, image_features
 from riffusion_train.model.components import Components, freeze
 from riffusion_train.model.loading import load_components
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.modes.text import TextRequest
+from riffusion_train.sampling.modes.base import TextRequest
 from riffusion_train.sampling.sampler import Sampler
 from riffusion_train.training.run_model import load_guide
 
@@ -37,7 +37,7 @@ USUAL: dict[str, Any] = {
 }
 """What all rows are compared with: the usual choice of models that recommend nothing."""
 
-_NOISY_PART = (300, 1000)
+NOISY_PART = (300, 1000)
 
 
 def choices(guide: Components | None) -> list[dict[str, Any]]:
@@ -60,15 +60,15 @@ def choices(guide: Components | None) -> list[dict[str, Any]]:
     five = euler | {"guidance_scale": 5}
     kinds = [
         five,
-        five | {"guidance_interval": _NOISY_PART},
-        euler | {"guidance_scale": 2, "guidance_interval": _NOISY_PART},
+        five | {"guidance_interval": NOISY_PART},
+        euler | {"guidance_scale": 2, "guidance_interval": NOISY_PART},
     ]
     kinds += [five | {"guidance": "apg"}, five | {"guidance_rescale": 0.7}]
     if guide is not None:
         kinds += [euler | {"guidance_scale": scale, "guide": guide} for scale in (2, 3)]
     strengths: list[dict[str, Any]] = [{"guidance_scale": scale} for scale in (1, 2, 3, 5)]
-    intervals: list[dict[str, Any]] = [{"guidance_interval": _NOISY_PART}]
-    intervals += [{"guidance_scale": 5, "guidance_interval": part} for part in (_NOISY_PART, (500, 1000), (0, 800))]
+    intervals: list[dict[str, Any]] = [{"guidance_interval": NOISY_PART}]
+    intervals += [{"guidance_scale": 5, "guidance_interval": part} for part in (NOISY_PART, (500, 1000), (0, 800))]
     return [{}, *solvers, *kinds, *strengths, *intervals]
 
 
@@ -156,8 +156,8 @@ def run(demo: Path, guide: str | None = None, *, quick: bool = False, max_clips:
         values: list[Sequence[float]] = [agreements, [distance], [seconds]]
         usual = usual or values
         for unit, ours, reference in zip(UNITS, values, usual, strict=True):
-            rows.append(Row(_name(choice), unit, ours, reference))
-        print(f"{_name(choice):<64} {np.mean(agreements):.3f} {distance:8.3f} {seconds:.3f}", flush=True)
+            rows.append(Row(describe_choice(choice), unit, ours, reference))
+        print(f"{describe_choice(choice):<64} {np.mean(agreements):.3f} {distance:8.3f} {seconds:.3f}", flush=True)
     return rows
 
 
@@ -190,7 +190,7 @@ def measure_choice(model: Components, judge: Judge, choice: dict[str, Any]) -> t
     return judge.agreements(images), judge.distance(features), seconds / len(images)
 
 
-def _name(choice: dict[str, Any]) -> str:
+def describe_choice(choice: dict[str, Any]) -> str:
     """Return a choice as a text: solver, places and number of steps, guidance."""
     full = {**USUAL, **choice}
     parts = [f"{full['scheduler']} {full['timesteps']}, {full['num_inference_steps']} steps"]

@@ -20,15 +20,14 @@ from pathlib import Path
 from benchmarks.judge_figures import Measured, draw, figure_rows
 from benchmarks.report import Row
 from benchmarks.timing import run_in_process, run_riffusion
-from riffusion_train.audio.codec.image_file import load_image
-from riffusion_train.config.demo import DemoConfig
+from riffusion_train.audio.image_file import load_image
 from riffusion_train.config.denoising import SchedulerName
-from riffusion_train.config.evaluate import RunConfig
+from riffusion_train.config.sample import DemoConfig, RunConfig
 from riffusion_train.dataset.layout import SOURCE, open_dataset_folder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
+from riffusion_train.demo.judged import ATTRIBUTES, CaptionClassifier
 from riffusion_train.demo.steps import RECOMMENDED, DemoFolder, StepRunner, plan_steps
 from riffusion_train.evaluation.checkpoints import CheckpointScores
-from riffusion_train.evaluation.classifier import ATTRIBUTES, CaptionClassifier
 from riffusion_train.evaluation.run import CLIPS_DIR, RunScoring
 from riffusion_train.listening.real import grey
 from riffusion_train.runtime.files import write_json
@@ -52,9 +51,9 @@ class _Scale:
     steps: int = 2100
     """Training steps of each UNet."""
     seeds: int = 3
-    few_steps: int = 400
+    few_steps: int = 300
     """Training steps of the VAE that is trained on ten slices, and of its UNet."""
-    clips: int = 60
+    clips: int = 48
     """Clips that each checkpoint samples."""
     real: int = 128
     """Held-out clips that they are compared with, as in the demo."""

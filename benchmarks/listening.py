@@ -9,10 +9,9 @@ import torch
 
 from benchmarks.report import Goal, Row
 from benchmarks.timing import timed
-from riffusion_train.audio.io.read import read_audio
+from riffusion_train.audio.read import read_audio
 from riffusion_train.listening.attributes import measure_key, measure_tempo
-from riffusion_train.listening.embedder import make_embedder
-from riffusion_train.listening.patches import Clip
+from riffusion_train.listening.embedder import Clip, make_embedder
 from riffusion_train.runtime.errors import InputError
 
 _START_S, _EXCERPT_S, _CLIP_S = 10, 10, 5

@@ -16,7 +16,7 @@ from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.order import AddressedBatches, EpochOrder
 from riffusion_train.dataset.spectrograms import PixelItems, SpectrogramDataset
 from riffusion_train.training.run import run_training
-from riffusion_train.training.throughput import peak_memory_bytes
+from riffusion_train.training.tracking import peak_memory_bytes
 
 _REPEATS, _STEPS, _LOGGING_STEPS, _SLICES = 3, 60, 10, 1000
 _LARGE_FACTOR = 10

@@ -15,9 +15,9 @@ import soxr
 
 from benchmarks.report import Goal, Row
 from benchmarks.timing import timed
-from data_prep.corpus.corpus import write_music
-from riffusion_train.audio.codec.codec import SpectrogramCodec
-from riffusion_train.audio.io.read import read_audio, resample
+from data_prep.corpus import write_music
+from riffusion_train.audio.codec import SpectrogramCodec
+from riffusion_train.audio.read import read_audio, resample
 from riffusion_train.listening.copies import CopySearch, TrainingSlices, band_centres_hz
 from riffusion_train.runtime.files import write_json
 
@@ -29,7 +29,7 @@ BIT_RATE = 64_000
 MIX_DB = -6.0
 
 WORK = Path("runs/benchmark-copies")
-PRESETS = ("tiny", "small", "hifi")
+PRESETS = ("tiny", "small", "laptop", "hifi")
 NUM_CLIPS, TRAINING, COPIES = 600, 300, 40
 """Clips that are composed, how many of them are training slices, and how many of these are copied in each kind."""
 FEW_SLICES, DRAWS = 90, 12
@@ -169,7 +169,7 @@ def as_lines(calibration: Calibration) -> list[str]:
 def run(*, quick: bool = False, max_clips: int | None = None) -> list[Row]:
     """Plant copies among composed music in many styles, count false alarms with few and many slices, and time the search.
 
-    The work is kept in `runs/benchmark-copies`; the same command continues it.
+    The ROC of each kind is printed. The work is kept in `runs/benchmark-copies`; the same command continues it.
 
     Args:
         quick: One preset and few clips, to show that it runs.
@@ -188,12 +188,14 @@ def run(*, quick: bool = False, max_clips: int | None = None) -> list[Row]:
             file = work / f"{preset}.json"
             if not file.is_file():
                 write_json(file, _measure_preset(preset, work / "audio", clips, copies, draws))
-            rows += _preset_rows(preset, clips // 2, json.loads(file.read_text(encoding="utf-8")))
+            measured = json.loads(file.read_text(encoding="utf-8"))
+            print(f"{preset}:", *measured["roc"], sep="\n  ", flush=True)
+            rows += _preset_rows(preset, clips // 2, measured)
     return [*rows, *_time_rows(200 if quick else _LARGE_SLICES, 16 if quick else _LARGE_CLIPS)]
 
 
 def _measure_preset(preset: str, audio: Path, clips: int, copies: int, draws: int) -> dict[str, Any]:
-    """Return what is found of each kind of copies, and the shares of new clips that are flagged by number of slices."""
+    """Return what is found of each kind of copies with its ROC, and the shares of new clips flagged by number of slices."""
     codec = SpectrogramCodec.from_preset(preset)
     sounds = [_sound(path, codec) for path in sorted(audio.glob("*.flac"))[:clips]]
     half = clips // 2
@@ -201,6 +203,7 @@ def _measure_preset(preset: str, audio: Path, clips: int, copies: int, draws: in
     images = [_image(codec, wav) for wav in sounds]
     return {
         "copies": {one.kind: [one.at_one_percent, one.flagged] for one in result.detections},
+        "roc": as_lines(result),
         "alarms": {
             str(count): false_alarms(images, codec, count, draws if count < half else max(1, draws // 4))
             for count in (FEW_SLICES, half)

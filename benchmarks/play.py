@@ -1,4 +1,4 @@
-"""The live player: time to the first sound, its page, many listeners, and random messages.
+"""The live player: time to the first sound, its page, how soon changes are heard, many listeners, and random messages.
 
 The server runs in its own process.
 """
@@ -17,24 +17,28 @@ from typing import Any
 from websockets.sync.client import connect
 
 from benchmarks.play_load import Received, fuzz, listen
-from benchmarks.play_page import page_rows
+from benchmarks.play_page import change_rows, page_rows
 from benchmarks.report import Goal, Row
 
 LISTENERS = 50
 LOAD_S = 60.0
 PAGE_S = 30.0
+CHANGES_S = 120.0
+CHANGES_STEPS = 2
 RANDOM_MESSAGES = 10_000
 _PROMPT = "solo piano with soft drums"
 _SETTLED_S = 20.0
 """After this time the server's memory should not grow any more."""
 
 
-def run(*, quick: bool = False, max_clips: int | None = None) -> list[Row]:
-    """Measure a player with a model of the demo's size and random weights.
+def run(*, quick: bool = False, max_clips: int | None = None, model: str | None = None) -> list[Row]:
+    """Measure a player with a model of the demo's size and random weights, and changes with a larger one.
 
     Args:
         quick: Few steps, repeats, listeners and seconds, to show that it runs.
         max_clips: Repeats of the first sounds.
+        model: What changes are measured with, with the sampling that it recommends; None takes random weights of the size of
+            the base model, in few steps and without guidance.
     """
     repeats = 2 if quick else max_clips or 9
     with run_player(steps=2 if quick else 20) as (address, process_id):
@@ -42,15 +46,23 @@ def run(*, quick: bool = False, max_clips: int | None = None) -> list[Row]:
         rows += page_rows(address, 2.0 if quick else PAGE_S)
         rows += _load(address, process_id, 5 if quick else LISTENERS, 4.0 if quick else LOAD_S)
         rows.append(_fuzz(address, 500 if quick else RANDOM_MESSAGES))
+    what = f"{'random weights of the base model' if model is None else Path(model).name}: changes every 3 s"
+    with run_player(steps=CHANGES_STEPS, model=_SMALL if quick and model is None else model or _LAPTOP) as (address, _):
+        rows += change_rows(address, what, 10.0 if quick else CHANGES_S)
     return rows
 
 
 @contextlib.contextmanager
-def run_player(steps: int) -> Iterator[tuple[str, int]]:
-    """Run a player; yields its address and process id."""
+def run_player(steps: int, model: str = "tiny") -> Iterator[tuple[str, int]]:
+    """Run a player; yields its address and process id.
+
+    Args:
+        steps: Denoising steps of random weights.
+        model: `tiny`, `laptop_random` and such, random weights of a preset; or where a model is.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, steps))
+    process = context.Process(target=_serve, args=(theirs, steps, model))
     process.start()
     try:
         assert process.pid is not None
@@ -61,7 +73,12 @@ def run_player(steps: int) -> Iterator[tuple[str, int]]:
         assert process.exitcode == 0, f"the player ended with exit code {process.exitcode}"
 
 
-def _serve(pipe: Connection, steps: int) -> None:
+_SMALL, _LAPTOP = "tiny", "laptop_random"
+_RANDOM = {_SMALL: "tiny", _LAPTOP: "laptop"}
+"""Presets of models with random weights, and the spectrograms that belong to them."""
+
+
+def _serve(pipe: Connection, steps: int, model: str) -> None:
     import torch
 
     from riffusion_train.config.compose import compose
@@ -74,11 +91,16 @@ def _serve(pipe: Connection, steps: int) -> None:
     from riffusion_train.player.settings import Limits
     from riffusion_train.sampling.sampler import Sampler
 
-    torch.set_num_threads(1)
-    components = make_components(compose("train", TrainConfig, ["dataset=x", "model=tiny"]).model, seed=0)
-    components.spectrogram = load_preset("tiny")
-    freeze(components)
-    application = create_app(Sampler(components, num_inference_steps=steps), max_streams=1000)
+    if model in _RANDOM:
+        components = make_components(compose("train", TrainConfig, ["dataset=x", f"model={model}"]).model, seed=0)
+        components.spectrogram = load_preset(_RANDOM[model])
+        freeze(components)
+        options: dict[str, Any] = {"scheduler": "lcm", "guidance_scale": 1.0} if model == _LAPTOP else {}
+        sampler = Sampler(components, num_inference_steps=steps, **options)
+    else:
+        sampler = Sampler.load(model, device="cpu")
+    torch.set_num_threads(1 if model == _SMALL else 2)
+    application = create_app(sampler, max_streams=1000)
     with open_socket("127.0.0.1", 0) as socket:
         pipe.send(socket.getsockname()[1])
         make_server(application, Limits()).run(sockets=[socket])

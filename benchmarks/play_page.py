@@ -1,6 +1,8 @@
-"""The live page, played in headless Chromium: frames per second, underruns, and playback against the clock."""
+"""The live page, played in headless Chromium: frames, underruns, playback against the clock, and how soon changes are heard."""
 
+import itertools
 import json
+import math
 import os
 import shutil
 import time
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 _START_TIMEOUT_S = 60.0
 _POLL_MS = 100
+_CHANGE_EVERY_S = 3.0
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # Returns the milliseconds between the frames that the page could draw.
@@ -29,6 +32,9 @@ _COUNT_FRAMES = """(seconds) => new Promise((resolve) => {
   };
   requestAnimationFrame(count);
 })"""
+
+
+_NOTE_KEYS = "document.addEventListener('keydown', (event) => { window.pressedMs = event.timeStamp; }, true)"
 
 
 @contextmanager
@@ -67,13 +73,17 @@ def page_rows(address: str, seconds: float) -> list[Row]:
     return rows
 
 
-def _measure_page(page: "Page", size: str, seconds: float) -> list[Row]:
+def _press_play(page: "Page") -> None:
     page.locator("#start").click()
     end = time.monotonic() + _START_TIMEOUT_S
     while _report(page).get("played", 0) == 0:
         if time.monotonic() > end:
-            raise InputError(f"the page at {size} size did not start to play within {_START_TIMEOUT_S:g} s")
+            raise InputError(f"the page did not start to play within {_START_TIMEOUT_S:g} s")
         page.wait_for_timeout(_POLL_MS)
+
+
+def _measure_page(page: "Page", size: str, seconds: float) -> list[Row]:
+    _press_play(page)
     page.wait_for_timeout(1000)
     lag_before_s = _smallest_lag(page)
     intervals_ms = page.evaluate(_COUNT_FRAMES, seconds)
@@ -88,6 +98,76 @@ def _measure_page(page: "Page", size: str, seconds: float) -> list[Row]:
         Row(f"{what}: underruns", "times", [float(report["underruns"])], (), Goal.ours_at_most, 0),
         Row(f"{what}: drift of playback against the clock", "ms", [drift_ms], (), Goal.ours_at_most, 50),
     ]
+
+
+def change_rows(address: str, what: str, seconds: float) -> list[Row]:
+    """Change something every few seconds while the page plays, and time each change from the key to the loudspeaker.
+
+    By turns a prompt is entered and the knob of the strength is turned. The time ends where the first sample that a change has
+    changed comes out, by the output's own clock.
+
+    Args:
+        address: Of the server.
+        what: What plays, for the rows.
+        seconds: For how long.
+
+    Raises:
+        InputError: If no Chromium is installed, or the page does not start to play.
+    """
+    with open_chromium() as browser:
+        page = browser.new_context(viewport=SIZES["desktop"]).new_page()  # type: ignore[arg-type]
+        page.goto(address)
+        _press_play(page)
+        page.click("#show-mixer")
+        page.evaluate(_NOTE_KEYS)
+        page.wait_for_timeout(1000 * _CHANGE_EVERY_S)
+        delays_s, missed = [], 0
+        before = _report(page)
+        end = time.monotonic() + seconds
+        for number in itertools.count():
+            next_s = time.monotonic() + _CHANGE_EVERY_S
+            if next_s > end:
+                break
+            changes = _report(page)["changes"]
+            _change(page, number)
+            pressed_ms = page.evaluate("window.pressedMs")
+            while (now := _report(page))["changes"] == changes and time.monotonic() < next_s:
+                page.wait_for_timeout(_POLL_MS / 4)
+            if now["changes"] > changes:
+                delays_s.append((now["changeMs"] - pressed_ms) / 1000)
+            else:
+                missed += 1
+            page.wait_for_timeout(max(1000 * (next_s - time.monotonic()), 0))
+        after = _report(page)
+        page.close()
+    if not delays_s:
+        raise InputError(
+            f"{what}: no change was heard within {_CHANGE_EVERY_S:g} s; the machine is too slow for this model"
+        )
+    ranked = sorted(delays_s)
+    steps = ([after["changeStep"]], [after["insideStep"]])
+    return [
+        Row(f"{what}: from a key to the first changed sample, median", "s", [ranked[len(ranked) // 2]], (),
+            Goal.ours_at_most, 0.6),
+        Row(f"{what}: from a key to the first changed sample, 95th percentile", "s",
+            [ranked[math.ceil(0.95 * len(ranked)) - 1]], (), Goal.ours_at_most, 1.0),
+        Row(f"{what}: changes not heard within {_CHANGE_EVERY_S:g} s", "changes", [float(missed)], (), Goal.ours_at_most, 0),
+        Row(f"{what}: changes heard", "changes", [float(len(delays_s))]),
+        Row(f"{what}: changes later than the server meant", "changes", [float(after["late"] - before["late"])]),
+        Row(f"{what}: underruns in {seconds:g} s", "times", [float(after["underruns"] - before["underruns"])], (),
+            Goal.ours_at_most, 0),
+        Row(f"{what}: largest step near changes, against inside clips", "full scale", *steps, Goal.ratio_at_most, 1),
+    ]  # fmt: skip
+
+
+def _change(page: "Page", number: int) -> None:
+    """Enter a prompt, or turn the knob of the strength."""
+    if number % 2:
+        page.focus("#knob-strength")
+        page.keyboard.press("ArrowLeft" if number % 4 == 1 else "ArrowRight")
+    else:
+        page.fill("#prompt", f"music number {number}")
+        page.keyboard.press("Enter")
 
 
 def _report(page: "Page") -> dict[str, Any]:

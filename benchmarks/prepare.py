@@ -30,16 +30,15 @@ from benchmarks.prepare_peers import (
 )
 from benchmarks.report import Goal, Row
 from benchmarks.timing import alternate, timed
-from data_prep.engine.process_pool import run_in_processes
+from data_prep.engine.workers import run_in_processes
 from data_prep.tracks.measuring import pcm_hash
 from data_prep.tracks.track_store import Slice, TrackResult, TrackStore
 from data_prep.tracks.track_worker import CutParameters, TrackWorker, WorkerSetup, make_track_worker, mix_channels
-from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
-from riffusion_train.audio.codec.image_file import png_bytes
-from riffusion_train.audio.io.clipping import clipped_share
-from riffusion_train.audio.io.loudness import gain_db, measure_lufs
-from riffusion_train.audio.io.read import decode_audio, resample
-from riffusion_train.audio.io.write import write_audio
+from riffusion_train.audio.codec import SpectrogramCodec, make_codec
+from riffusion_train.audio.image_file import png_bytes
+from riffusion_train.audio.loudness import clipped_share, gain_db, measure_lufs
+from riffusion_train.audio.read import decode_audio, resample
+from riffusion_train.audio.write import write_audio
 from riffusion_train.config.prepare import Tail
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset
 
@@ -165,7 +164,7 @@ def _stage_seconds(path: Path, codec: SpectrogramCodec, scratch: Path) -> dict[s
         return result
 
     decoded = measured("decode", lambda: decode_audio(path))
-    measured("hashes, clipping", lambda: (pcm_hash(decoded.wav, decoded.rate_hz), clipped_share(decoded.wav)))
+    measured("hashes, clipping", lambda: (pcm_hash(decoded.samples, decoded.rate_hz), clipped_share(decoded.wav)))
     wav = measured("mix down", lambda: mix_channels(codec.config.channels, decoded.wav))
     wav = measured("resample", functools.partial(resample, wav, decoded.rate_hz, codec.rate_hz))
     lufs = measured("loudness", lambda: measure_lufs(wav, codec.rate_hz))

@@ -15,9 +15,8 @@ from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.model.components import Components, freeze
 from riffusion_train.model.loading import make_components
-from riffusion_train.sampling.noise import initial_noise, slerp
 from riffusion_train.sampling.sampler import Sampler
-from riffusion_train.sampling.seed_images import make_seed_image
+from riffusion_train.sampling.sources import initial_noise, make_seed_image, slerp
 
 PROMPT = "solo piano with soft drums"
 WALK_PROMPTS = ("solo piano with soft drums", "church bells")

@@ -18,7 +18,7 @@ from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.model.loading import make_components
 from riffusion_train.training.run import build_job, start_run
-from riffusion_train.training.throughput import peak_memory_bytes
+from riffusion_train.training.tracking import peak_memory_bytes
 
 MODEL = [
     "model=tiny", "model.sample_size=16", "model.vae_block_out_channels=[12,28,52,52]",

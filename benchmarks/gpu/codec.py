@@ -15,7 +15,7 @@ from benchmarks.clips import make_clips
 from benchmarks.command import measure_on_gpu
 from benchmarks.report import Row
 from benchmarks.timing import alternate
-from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
+from riffusion_train.audio.codec import SpectrogramCodec, make_codec
 from riffusion_train.audio.compare import compare_sounds
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.sampling.pipeline import best_device

@@ -1,0 +1,308 @@
+"""The base model judged: `python -m benchmarks.base_model corpus=DIR dataset=DIR [--choices] [model=PATH] [clips=N] [out=DIR]`.
+
+`corpus` holds composed clips of another seed than the model was trained on, `dataset` is a dataset of composed music for the
+classifier. The prompts are the first captions of the corpus. For three sampling seeds: KID to the corpus, and how often the
+classifier hears in the image what the prompt asks for, with shuffled prompts as the reference. Before them, what codec and VAE
+lose by themselves: KID of clips that went through them to other clips. With `--choices`, one sampling seed of many solvers,
+numbers of steps and kinds of guidance instead (`base_model_choices.json`).
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.json
+import torch
+
+from benchmarks.command import arguments_of, exit_code, measure, parse_arguments
+from benchmarks.guidance import NOISY_PART, describe_choice
+from benchmarks.report import Row
+from benchmarks.timing import timed
+from riffusion_train.audio.read import read_audio, resample
+from riffusion_train.dataset.layout import open_dataset_folder
+from riffusion_train.dataset.spectrograms import SpectrogramDataset
+from riffusion_train.demo.judged import image_features
+from riffusion_train.listening.captions import Agreement, Labels, measure_agreement
+from riffusion_train.listening.distances import kernel_inception_distance
+from riffusion_train.listening.embedder import Clip, make_embedder
+from riffusion_train.model.components import freeze
+from riffusion_train.model.loading import load_components
+from riffusion_train.runtime.errors import InputError
+from riffusion_train.sampling.modes.base import TextRequest
+from riffusion_train.sampling.sampler import Sampler
+
+_SEEDS = 3
+_BATCH = 16
+_ROUND_TRIPS = 96
+_FEWEST = 40
+"""Clips of a corpus."""
+_LABELS = {"drums": "drums", "tempo": "tempo", "register": "register", "instrument": "lead", "style": "style"}
+"""What is judged, and the column of the corpus that says it."""
+_TARGETS = {"drums": 0.95, "tempo": 0.9, "register": 0.9, "instrument": 0.8, "style": 0.8}
+_FOLDS = 5
+_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "steps": ("num_inference_steps", int),
+    "guidance": ("guidance_scale", float),
+    "scheduler": ("scheduler", str),
+}
+"""Keys of the command line that replace what the model recommends, and the options of the sampler that they set."""
+
+_Images = Sequence[npt.NDArray[np.uint8]]
+
+
+class Listener:
+    """Linear discriminants on the features of spectrogram images, one for each attribute.
+
+    Attributes:
+        real: The share of right labels on clips of other folds, for each attribute: what a perfect model would reach.
+    """
+
+    def __init__(self, images: Iterator[npt.NDArray[np.uint8]], labels: Labels) -> None:
+        """Fit on real clips."""
+        from sklearn.model_selection import cross_val_predict
+
+        features = np.stack([image_features(image) for image in images])
+        self.real: dict[str, float] = {}
+        self._models: dict[str, Any] = {}
+        for name, values in labels.items():
+            predicted = cross_val_predict(_discriminant(), features, values, cv=_FOLDS)
+            self.real[name] = float(np.mean(predicted == np.asarray(values)))
+            self._models[name] = _discriminant().fit(features, values)
+
+    def predict(self, images: _Images) -> dict[str, list[str]]:
+        """Return the labels of images, for each attribute."""
+        features = np.stack([image_features(image) for image in images])
+        return {name: [str(label) for label in model.predict(features)] for name, model in self._models.items()}
+
+
+def _discriminant() -> Any:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """What the clips of a model are compared with.
+
+    Attributes:
+        clips: The composed clips, and their rate.
+        real: Their embeddings, (clips, dimensions).
+        prompts: One caption of each clip that is sampled.
+        expected: For every attribute, what each prompt asks for.
+        listener: Says what is heard in an image.
+        hear: Returns the embeddings of clips.
+    """
+
+    clips: list[Clip]
+    real: npt.NDArray[np.float32]
+    prompts: list[str]
+    expected: dict[str, list[str]]
+    listener: Listener
+    hear: Callable[[Sequence[Clip]], npt.NDArray[np.float32]]
+
+    @classmethod
+    def open(cls, corpus: Path, dataset: Path, count: int) -> "Judge":
+        """Read the corpus, and fit the classifier on the training split of the dataset.
+
+        Raises:
+            InputError: If the corpus is too small or has no labels.
+        """
+        rows = _read_rows(corpus)
+        clips = [read_audio(corpus / row["file_name"]) for row in rows]
+        count = min(count, len(clips))
+        if len(clips) < 2 * min(_ROUND_TRIPS, count) or len(clips) < _FEWEST:
+            raise InputError(f"corpus={corpus}: has {len(clips)} clips; compose at least 400")
+        embedder = make_embedder("musicnn")
+
+        def hear(some: Sequence[Clip]) -> npt.NDArray[np.float32]:
+            return np.stack([heard.embedding for heard in embedder.hear(some)])
+
+        trained = SpectrogramDataset(open_dataset_folder(dataset), "train")
+        table = {column: [str(value) for value in trained.rows[column]] for column in _LABELS.values()}
+        listener = Listener((trained.image(index) for index in range(len(trained))), _labels(table))
+        prompts = [row["caption"][0] for row in rows[:count]]
+        expected = _labels({column: [row[column] for row in rows[:count]] for column in _LABELS.values()})
+        return cls(clips, hear(clips), prompts, expected, listener, hear)
+
+    def distance(self, sounds: Sequence[Clip]) -> float:
+        """Return KID of sounds to the corpus."""
+        return float(kernel_inception_distance(self.hear(sounds), self.real, resamples=0).value)
+
+    def agreements(self, images: _Images) -> dict[str, Agreement]:
+        """Return for every attribute how often the prompt's is heard in the images."""
+        labels = self.listener.predict(images)
+        return {name: measure_agreement({name: labels[name]}, self.expected, self.listener.real)[0] for name in _LABELS}
+
+
+def run(model: str, judge: Judge, options: Mapping[str, Any]) -> list[Row]:
+    """Measure a model as it is sampled, and what codec and VAE lose.
+
+    Args:
+        model: A name, folder or file of a model.
+        judge: What it is compared with; has the prompts.
+        options: Options of the sampler, where they are not to be those that the model recommends.
+    """
+    components = load_components(model)
+    freeze(components)
+    sampler = Sampler(components, unet_batch_size=_BATCH, **options)
+    count, trips = len(judge.prompts), min(_ROUND_TRIPS, len(judge.prompts))
+    rows = _losses(sampler, judge.clips[:trips], judge.real[:trips], judge.real[trips:], judge.hear)
+    kids, seconds, agreements = [], [], []
+    for seed in range(_SEEDS):
+        (images, sounds), cpu_s = timed(lambda seed=seed: _draw(sampler, judge.prompts, seed))  # type: ignore[misc]
+        seconds.append(cpu_s / count)
+        kids.append(judge.distance(sounds))
+        agreements.append(judge.agreements(images))
+    rows.append(Row(f"{count} clips of the model: KID", "1", kids))
+    for name, target in _TARGETS.items():
+        rows.append(
+            Row(
+                f"agreement, {name} (real clips {judge.listener.real[name]:.3f}, target {target})",
+                "share of clips; reference: shuffled prompts",
+                [each[name].agreement for each in agreements],
+                [each[name].shuffled for each in agreements],
+            )
+        )
+    rows.append(Row("a clip, image and sound", "CPU s", seconds))
+    return rows
+
+
+def run_choices(model: str, judge: Judge) -> list[Row]:
+    """Measure solvers, steps and guidance, one sampling seed each, beside what the model recommends.
+
+    Args:
+        model: A name, folder or file of a model.
+        judge: What it is compared with; has the prompts.
+    """
+    components = load_components(model)
+    freeze(components)
+    rows: list[Row] = []
+    recommended: list[list[float]] = []
+    for choice in [{}, *CHOICES]:
+        name = describe_choice(choice) if choice else "as the model recommends"
+        sampler = Sampler(components, unet_batch_size=_BATCH, **choice)
+        (images, sounds), cpu_s = timed(lambda sampler=sampler: _draw(sampler, judge.prompts, 0))  # type: ignore[misc]
+        agreements = [agreement.agreement for agreement in judge.agreements(images).values()]
+        values = [agreements, [judge.distance(sounds)], [cpu_s / len(images)]]
+        recommended = recommended or values
+        for unit, ours, reference in zip(("agreement", "KID", "CPU s a clip"), values, recommended, strict=True):
+            rows.append(Row(name, unit, ours, reference))
+        each = " ".join(f"{attribute} {value:.2f}" for attribute, value in zip(_LABELS, agreements, strict=True))
+        print(f"{name:<44} {np.mean(agreements):.3f} ({each}) KID {values[1][0]:.3f} {values[2][0]:.2f} s", flush=True)
+    return rows
+
+
+_EULER: dict[str, Any] = {"scheduler": "euler", "timesteps": "model", "num_inference_steps": 20}
+_DPM: dict[str, Any] = {"scheduler": "dpmsolver", "timesteps": "karras", "num_inference_steps": 20}
+CHOICES: list[dict[str, Any]] = [
+    *(_EULER | {"guidance_scale": scale} for scale in (1, 2, 3, 5)),
+    *(_DPM | {"guidance_scale": scale} for scale in (2, 3, 5)),
+    _DPM | {"guidance_scale": 3, "num_inference_steps": 10},
+    *(
+        _DPM | {"scheduler": "dpmsolver_sde", "guidance_scale": scale, "num_inference_steps": steps}
+        for scale, steps in ((2, 20), (3, 20), (3, 12))
+    ),
+    *(_EULER | {"guidance_scale": scale, "guidance_interval": NOISY_PART} for scale in (3, 5)),
+    _EULER | {"guidance_scale": 5, "guidance": "apg"},
+    _EULER | {"guidance_scale": 5, "guidance_rescale": 0.7},
+    _EULER | {"guidance_scale": 3, "num_inference_steps": 8},
+    _EULER | {"guidance_scale": 2, "num_inference_steps": 4},
+    *(_DPM | {"guidance_scale": 2, "num_inference_steps": 4, "timesteps": place} for place in ("trailing", "ays")),
+    _DPM | {"guidance_scale": 3, "num_inference_steps": 8, "timesteps": "trailing"},
+]
+"""What `run_choices` measures: options of the sampler."""
+
+
+def _losses(sampler: Sampler, clips: Sequence[Clip], real: Any, others: Any, hear: Any) -> list[Row]:
+    """Return KID to other clips of clips as they are, through the codec, and through the VAE as well."""
+    codec, pipeline = sampler.codec, sampler.pipeline
+    coded: list[Clip] = []
+    learned: list[Clip] = []
+    psnr_db: list[float] = []
+    for wav, rate_hz in clips:
+        encoded = codec.encode(resample(wav, rate_hz, codec.rate_hz))
+        image = pipeline.decode(pipeline.encode(encoded.image))
+        error = np.mean((image.astype(np.float64) - encoded.image) ** 2)
+        psnr_db.append(float(10 * np.log10(255.0**2 / max(error, 1e-9))))
+        coded.append((codec.decode(encoded.image, encoded.max_value), codec.rate_hz))
+        learned.append((codec.decode(image, encoded.max_value), codec.rate_hz))
+    stages = {"untouched": real, "codec": hear(coded), "codec and VAE": hear(learned)}
+    rows = [
+        Row(f"{name}: KID", "1", [kernel_inception_distance(heard, others, resamples=0).value])
+        for name, heard in stages.items()
+    ]
+    return [*rows, Row("VAE: PSNR", "dB", psnr_db)]
+
+
+def _draw(sampler: Sampler, prompts: Sequence[str], seed: int) -> tuple[list[npt.NDArray[np.uint8]], list[Clip]]:
+    requests = [
+        TextRequest(prompt=prompt, seed=seed * len(prompts) + index, guidance_scale=sampler.guidance_scale)
+        for index, prompt in enumerate(prompts)
+    ]
+    images = [
+        image for first in range(0, len(requests), _BATCH) for image in sampler.images(requests[first : first + _BATCH])
+    ]
+    codec = sampler.codec
+    return images, [(codec.decode(image), codec.rate_hz) for image in images]
+
+
+def _labels(columns: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    labels = {name: list(columns[column]) for name, column in _LABELS.items()}
+    labels["drums"] = ["no" if beat == "none" else "yes" for beat in labels["drums"]]
+    return labels
+
+
+def _read_rows(corpus: Path) -> list[dict[str, Any]]:
+    file = corpus / "metadata.jsonl"
+    if not file.is_file():
+        raise InputError(f"corpus={corpus}: has no metadata.jsonl; python -m data_prep.corpus kind=music writes one")
+    rows: list[dict[str, Any]] = pyarrow.json.read_json(file).to_pylist()
+    missing = [column for column in _LABELS.values() if column not in rows[0]]
+    if missing:
+        raise InputError(f"corpus={corpus}: its clips do not say their {missing[0]}; compose with kind=music")
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark. Returns the exit code: 0 done, 2 invalid input."""
+    given = arguments_of(argv)
+
+    def work() -> None:
+        keys = ("corpus", "dataset", "model", "clips", "out", *_OPTIONS)
+        usage = "corpus=DIR, dataset=DIR, --choices, model=PATH, clips=N or out=DIR"
+        arguments = parse_arguments(given, usage, flags=("--choices",), keys=keys)
+        for key in ("corpus", "dataset"):
+            if key not in arguments.values:
+                raise InputError(f"{key}=DIR is missing; docs/laptop.md says how it is made")
+        torch.set_num_threads(1)
+        values = arguments.values
+        options: dict[str, Any] = {}
+        for key, (name, kind) in _OPTIONS.items():
+            if key in values:
+                try:
+                    options[name] = kind(values[key])
+                except ValueError:
+                    raise InputError(f"{key}={values[key]}: give a number") from None
+        model = values.get("model", "laptop")
+        said = [f"{key}={values[key]}" for key in ("model", *_OPTIONS) if key in values]
+        several = "--choices" in arguments.flags
+
+        def measured(_quick: bool, number: int | None) -> list[Row]:
+            judge = Judge.open(Path(values["corpus"]), Path(values["dataset"]), number or 200)
+            return run_choices(model, judge) if several else run(model, judge, options)
+
+        command = ["python -m benchmarks.base_model corpus=DIR dataset=DIR", *["--choices"] * several, *said]
+        measure("base_model_choices" if several else "base_model", " ".join(command), measured, arguments)
+
+    return exit_code("benchmarks.base_model", work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
