@@ -36,6 +36,7 @@ def test_every_key_does_what_the_help_says(opened: Open, player: Player) -> None
                 "ArrowRight": "→",
                 "ArrowUp": "↑",
                 "ArrowDown": "↓",
+                "Shift+Enter": "shift+Enter",
             }.get(key, key)
         )
 
@@ -50,8 +51,20 @@ def test_every_key_does_what_the_help_says(opened: Open, player: Player) -> None
     press("Escape", "document.activeElement === document.body")
     press("d", "document.getElementById('prompt').value.length > 5")
     page.keyboard.press("Enter")
+    wait(page, "document.getElementById('status').textContent.startsWith('Now: ')")
+    page.fill("#prompt", "and then this")
+    press("Shift+Enter", "document.getElementById('status').textContent.startsWith('Next: ')")
     page.keyboard.press("Escape")
-    wait(page, "document.getElementById('status').textContent.startsWith('Next: ')")
+    press("x", "document.getElementById('mixer').checkVisibility()")
+    for number in "4321":
+        press(number, f"{FOCUS} === 'fader-{int(number) - 1}'")
+    page.evaluate("document.activeElement.blur()")
+    knob = "Number(document.getElementById('knob-{}').value)"
+    for keys, name in (("[]", "strength"), ("=-", "guidance")):
+        value = page.evaluate(knob.format(name))
+        press(keys[0], f"{knob.format(name)} !== {value}")
+        press(keys[1], f"{knob.format(name)} === {value}")
+    page.keyboard.press("x")
     press("b", "document.getElementById('build-sheet').open")
     page.keyboard.press("Escape")
     hear(page, 1.5)
@@ -102,7 +115,7 @@ def test_the_keyboard_alone_reaches_everything(opened: Open, player: Player) -> 
         assert page.evaluate("getComputedStyle(document.activeElement).visibility") == "visible"
     assert seen >= {
         "spectrogram", "start", "prompt", "dice", "build", "send", "toggle", "mute", "volume", "record", "save", "share",
-        "settings", "full", "help-button",
+        "settings", "full", "help-button", "show-mixer", "later", "as-typed",
     }  # fmt: skip
     page.focus("#start")
     page.keyboard.press("Enter")
@@ -139,10 +152,13 @@ def test_the_live_page_has_no_accessibility_fault_and_fits(
     press_play(page)
     for prompt in ("church bells over a deep electronic bass", "dub reggae, spring reverb on the snare"):
         page.fill("#prompt", prompt)
-        page.keyboard.press("Enter")
+        page.keyboard.press("Shift+Enter")
     wait(page, "document.getElementById('transition').checkVisibility()")
     wait(page, "document.querySelectorAll('#coming li').length > 0 || document.querySelectorAll('#past li').length > 0")
     check("playing")
+    page.click("#show-mixer")
+    check("mixer")
+    page.click("#show-prompts")
     for control in ("settings", "build", "save", "share", "help-button"):
         page.click(f"#{control}")
         check(control)

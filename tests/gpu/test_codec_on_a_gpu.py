@@ -5,7 +5,7 @@ import pytest
 import torch
 from support.sounds import noise, tone
 
-from riffusion_train.audio.codec.codec import make_codec
+from riffusion_train.audio.codec import make_codec
 from riffusion_train.audio.compare import compare_sounds
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.sampling.pipeline import best_device

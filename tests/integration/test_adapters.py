@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 from support.nano import NANO_MODEL, train_arguments, train_config, write_dataset
 
 from riffusion_train.config.compose import compose
-from riffusion_train.config.export import ExportFormat, ExportWeights, LoraLayout
+from riffusion_train.config.model import ExportFormat, ExportWeights, LoraLayout
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.export.write import export_run
 from riffusion_train.model.diffusers_folder import write_model
-from riffusion_train.model.lazy import as_lazy_model, load_lazy_model
 from riffusion_train.model.loading import load_components, make_components
 from riffusion_train.model.lora import LORA_FILE, add_lora, merge_lora, read_lora
+from riffusion_train.model.weights import as_lazy_model, load_lazy_model
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.run import run_training
 from riffusion_train.training.run_model import open_run_model

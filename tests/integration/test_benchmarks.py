@@ -6,18 +6,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import caption_checks, captions, judge_figures
+from benchmarks import caption_checks, caption_drums, captions, judge_figures
 from benchmarks.__main__ import main
 from benchmarks.codec_table import CODEC_RESULTS, fill
 from benchmarks.judge_figures import Measured
 from benchmarks.report import Goal, Row
-from data_prep.captions.heard import Heard
-from data_prep.corpus.score import attributes_of
-from riffusion_train.evaluation.classifier import ATTRIBUTES
-from riffusion_train.listening.evidence import TEMPI_BPM, Evidence
+from data_prep.captions.listening import Heard
+from data_prep.corpus.exercises import attributes_of
+from riffusion_train.demo.judged import ATTRIBUTES
+from riffusion_train.listening.attributes import TEMPI_BPM, Evidence
 
 ROOT = Path(__file__).parents[2]
 ROW_KEYS = {
@@ -194,6 +195,20 @@ def test_the_caption_checks_count_verdicts():
     rows = {row.what: row.value for row in caption_checks.rows_of("clicks", [clip] * 40)}
     assert rows["clicks: tempo: recall"] == rows["clicks: tempo: precision"] == 1.0
     assert rows["clicks: tempo: statements"] == 40 and rows["clicks: own captions called false"] == 0.5
+
+
+def test_the_drum_judge_is_fitted_to_what_tells_drums_and_its_limits_to_precision():
+    rng = np.random.default_rng(0)
+    sounds = [
+        caption_drums.Sound("music", index % 3, (float(2 * drums + noise), float(rng.normal())), drums)
+        for index, (drums, noise) in enumerate(zip(rng.random(300) < 0.6, rng.normal(0, 0.6, 300), strict=True))
+    ]
+    bias, weights = caption_drums.fit(sounds)
+    assert weights[0] > 5 * abs(weights[1]) and -bias / weights[0] == pytest.approx(1, abs=0.3)
+    known, drums = caption_drums._of_kind(sounds, caption_drums.cross_validated(sounds), "music")
+    precision, recall = caption_drums.expected(known, drums, *caption_drums.best_limits(known, drums))
+    assert precision >= 0.93 and recall > 0.8
+    assert caption_drums.expected(np.ones(10), np.arange(10) < 8, 0.2, 0.9) == pytest.approx((0.24 / 0.38, 0.8))
 
 
 def checkpoint(seed: int, step: int, right: float, kid: float, loss: float, agreement: float | None = None) -> Measured:

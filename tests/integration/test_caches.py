@@ -14,10 +14,12 @@ from support.nano import train_arguments, train_config, write_dataset
 from support.processes import run_ranks
 
 from riffusion_train.cli.main import main
+from riffusion_train.config.train import CacheDtype
 from riffusion_train.dataset.cache import CACHE_DIR, RowCache
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.training.distribution import run_together
 from riffusion_train.training.run import run_training
+from riffusion_train.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,12 @@ def count_groups(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 def test_a_run_with_caches_and_those_without_have_the_same_losses(dataset: Path, tmp_path: Path) -> None:
-    words = ["max_train_steps=6", "objective.proportion_empty_prompts=0.4", "validation.every_steps=3"]
+    words = [
+        "max_train_steps=6",
+        "objective.proportion_empty_prompts=0.4",
+        "validation.every_steps=3",
+        "cache_dtype=fp32",
+    ]
     without = {"both": [], "latents": ["cache_latents=false"], "texts": ["cache_text_embeddings=false"]}
     runs = {
         name: run_training(train_config(dataset, tmp_path / name, *words, *keys), []) for name, keys in without.items()
@@ -62,12 +69,101 @@ def test_a_run_with_caches_and_those_without_have_the_same_losses(dataset: Path,
 def test_the_second_run_computes_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = write_dataset(tmp_path / "dataset")
     written = count_groups(monkeypatch)
+    run_training(train_config(dataset, tmp_path / "none", "cache_only=true"), [])
     for run in ("first", "second"):
         run_training(train_config(dataset, tmp_path / run, "max_train_steps=2"), [])
+    assert not (tmp_path / "none").exists()
     assert written == [("latents", 0), ("latents", 8), ("texts", 0), ("texts", 8), ("texts", 16), ("texts", 24)]
     assert losses(tmp_path / "first") == losses(tmp_path / "second")
     texts = load_file(next((dataset / CACHE_DIR).glob("texts-*")))
     assert texts["rows"].shape == (1 + 2 * 12, 77, 16)
+
+
+def test_three_steps_cost_three_batches_and_the_next_ones_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = write_dataset(tmp_path / "dataset", num_train=40)
+    rows: list[str] = []
+    fill = RowCache.fill
+    monkeypatch.setattr(
+        RowCache, "fill", lambda cache, *more: rows.extend([cache.kind.name] * len(cache.rows)) or fill(cache, *more)
+    )
+    run_training(train_config(dataset, tmp_path / "first", "max_train_steps=3"), [])
+    assert rows.count("latents") == 12 and rows.count("texts") <= 12
+    words = ["max_train_steps=10", "resume=auto"]
+    run_training(train_config(dataset, tmp_path / "first", *words), [])
+    assert rows.count("latents") == 40
+    monkeypatch.setattr("riffusion_train.training.caches._FIRST_STRETCH", 8)
+    run_training(train_config(dataset, tmp_path / "other", "max_train_steps=10", "cache_latents=false"), [])
+    assert losses(tmp_path / "other") == pytest.approx(losses(tmp_path / "first"), rel=1e-3)  # the others are fp16
+
+
+def test_stretches_that_grow_and_another_start_train_the_same_run_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = []
+    for number, (first_stretch, stops) in enumerate([(1024, [10]), (4, [5, 10]), (12, [3, 10])]):
+        monkeypatch.setattr("riffusion_train.training.caches._FIRST_STRETCH", first_stretch)
+        dataset = write_dataset(tmp_path / f"dataset-{number}", num_train=25)
+        for stop in stops:
+            words = [f"max_train_steps={stop}", "resume=auto", "schedule=constant"]
+            run = run_training(train_config(dataset, tmp_path / f"run-{number}", *words), [])
+        weights.append((run / "final" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes())
+    assert weights[0] == weights[1] == weights[2]
+
+
+def test_a_folder_for_caches_leaves_the_dataset_as_it_is_and_serves_several(tmp_path: Path) -> None:
+    first, second = write_dataset(tmp_path / "a"), write_dataset(tmp_path / "b", num_train=14)
+    before = sorted(path.name for path in first.rglob("*"))
+    words = [f"cache_dir={tmp_path / 'caches'}", "cache_only=true"]
+    for dataset in (first, second):
+        path = run_training(train_config(dataset, tmp_path / "none", *words), [])
+    assert path == tmp_path / "caches"
+    assert sorted(path.name for path in first.rglob("*")) == before
+    shapes = sorted(load_file(file)["rows"].shape[0] for file in path.glob("latents-*"))
+    assert shapes == [2, 12], "the second dataset has two slices that the first has not"
+
+
+def test_parts_of_the_caches_are_filled_by_machines_on_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    for part in (3, 1, 2):
+        words = ["cache_only=true", f"cache_part={part}", "cache_parts=3"]
+        run_training(train_config(dataset, tmp_path / "none", *words), [])
+    written = count_groups(monkeypatch)
+    run_training(train_config(dataset, tmp_path / "none", "cache_only=true"), [])
+    run_training(train_config(dataset, tmp_path / "run", "max_train_steps=3"), [])
+    assert written == []
+    with pytest.raises(InputError, match="cache_part=4: there are cache_parts=3"):
+        run_training(train_config(dataset, tmp_path / "none", "cache_part=4", "cache_parts=3"), [])
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_half_the_bytes_store_nearly_the_same_numbers(tmp_path: Path, dtype: str) -> None:
+    runs = {}
+    for kind in ("fp32", dtype):
+        dataset = write_dataset(tmp_path / kind)
+        words = [f"cache_dtype={kind}", "max_train_steps=6"]
+        runs[kind] = losses(run_training(train_config(dataset, tmp_path / f"run-{kind}", *words), []))
+    assert runs[dtype] == pytest.approx(runs["fp32"], rel=0.02) and runs[dtype] != runs["fp32"]
+    halves = load_file(next((tmp_path / dtype / CACHE_DIR).glob("latents-*")))["rows"]
+    whole = load_file(next((tmp_path / "fp32" / CACHE_DIR).glob("latents-*")))["rows"]
+    assert halves.element_size() == 2
+    assert halves.float().sub(whole).abs().max() <= whole.abs().max() * (2**-11 if dtype == "fp16" else 2**-8)
+
+
+def test_caches_are_fp16_and_a_run_goes_on_with_the_dtype_that_it_began_with(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    words = ["schedule=constant", "resume=auto"]
+    for run, own in (("new", []), ("old", ["cache_dtype=fp32"])):
+        for steps, more in ((2, own), (4, [])):
+            run_training(train_config(dataset, tmp_path / run, f"max_train_steps={steps}", *words, *more), [])
+    run = tmp_path / "old"
+    assert RunFolder(run).read_config().cache_dtype is CacheDtype.fp32
+    assert RunFolder(tmp_path / "new").read_config().cache_dtype is CacheDtype.fp16
+    whole = run_training(train_config(dataset, tmp_path / "whole", "max_train_steps=4", *words, "cache_dtype=fp32"), [])
+    assert losses(run) == losses(whole) != losses(tmp_path / "new")
 
 
 @pytest.mark.parametrize(
@@ -102,12 +198,13 @@ def test_a_filling_that_was_asked_to_stop_continues_where_it_was(
 
         patch.setattr(RowCache, "_write", write_and_signal)
         with pytest.raises(StoppedError, match="encode captions: 16 of this process's 25 are done; the same command"):
-            run_training(train_config(dataset, tmp_path / "run", *words), [])
+            run_training(train_config(dataset, tmp_path / "run", *words, "cache_only=true"), [])
     assert written[-1] == ("texts", 8)
     assert files(dataset) == ["latents.safetensors", "texts.partial"]
     written = count_groups(monkeypatch)
-    run_training(train_config(dataset, tmp_path / "run", *words), [])
+    run_training(train_config(dataset, tmp_path / "run", *words, "cache_only=true"), [])
     assert written == [("texts", 16), ("texts", 24)]
+    run_training(train_config(dataset, tmp_path / "run", *words), [])
     run_training(train_config(dataset, tmp_path / "other", "max_train_steps=2"), [])
     assert losses(tmp_path / "run") == losses(tmp_path / "other")
 
@@ -116,11 +213,12 @@ def test_an_extended_dataset_computes_only_what_is_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small, large = write_dataset(tmp_path / "small"), write_dataset(tmp_path / "large", num_train=20)
-    run_training(train_config(small, tmp_path / "first", "max_train_steps=1"), [])
+    run_training(train_config(small, tmp_path / "first", "cache_only=true"), [])
     (small / CACHE_DIR).rename(large / CACHE_DIR)
     capsys.readouterr()
     assert main(["train", *train_arguments(large, tmp_path / "run", "check=true")]) == 0
     written = count_groups(monkeypatch)
+    run_training(train_config(large, tmp_path / "none", "cache_only=true"), [])
     run_training(train_config(large, tmp_path / "second", "max_train_steps=4"), [])
     assert written == [("latents", 0), ("texts", 0), ("texts", 8)]
     said = capsys.readouterr().out
@@ -179,10 +277,13 @@ def test_previews_and_the_final_model_have_the_text_encoder_that_is_not_needed_f
 
 
 @pytest.mark.two_ranks
-def test_two_ranks_fill_the_caches_that_one_process_fills(dataset: Path, tmp_path: Path) -> None:
+def test_two_ranks_fill_the_caches_that_one_process_fills(tmp_path: Path) -> None:
     other = write_dataset(tmp_path / "dataset")
     words = train_arguments(other, tmp_path / "run", "max_train_steps=2", "train_batch_size=2")
-    said = run_ranks(lambda: main(["train", *words]), tmp_path / "log")
+    said = run_ranks(lambda: main(["train", *words, "cache_only=true"]), tmp_path / "log")
+    run_ranks(lambda: main(["train", *words]), tmp_path / "log-of-training")
+    dataset = write_dataset(tmp_path / "another")
+    run_training(train_config(dataset, tmp_path / "none", "cache_only=true"), [])
     assert "encode captions: 16/16" in said[0], "the first rank's share of 25 rows in groups of 8"
     alone = run_training(train_config(dataset, tmp_path / "alone", "max_train_steps=2", "resume=never"), [])
     assert losses(tmp_path / "run") == pytest.approx(losses(alone), rel=1e-3)
@@ -207,3 +308,20 @@ def test_what_one_rank_meets_ends_both_and_none_waits_for_the_other(tmp_path: Pa
             print(error)
 
     assert run_ranks(meet_a_problem, tmp_path / "log") == ["the slice has no finite latents\n"] * 2
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_rows_that_are_held_on_the_device_are_those_that_are_read_from_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], dtype: str
+) -> None:
+    monkeypatch.setattr("riffusion_train.training.caches._FIRST_STRETCH", 8)  # two steps, then as many as there are
+    dataset = write_dataset(tmp_path / "dataset")
+    words = ["max_train_steps=6", f"cache_dtype={dtype}", "method=distill"]
+    read = run_training(train_config(dataset, tmp_path / "read", *words), [])
+    held = run_training(train_config(dataset, tmp_path / "held", *words, "cache_on_device=true"), [])
+    assert losses(held) == losses(read)
+    assert "cache_on_device" not in capsys.readouterr().out
+    monkeypatch.setattr("riffusion_train.training.step_data.free_bytes", lambda device: 3000)
+    few = run_training(train_config(dataset, tmp_path / "few", *words, "cache_on_device=true"), [])
+    assert losses(few) == losses(read)
+    assert "are more than half of the" in capsys.readouterr().out

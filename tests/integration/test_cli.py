@@ -25,7 +25,7 @@ WITHOUT_TORCH = [
     ["train", "--help"],
     ["train", "dataset=d", "modle=tiny"],
     ["train", "dataset=nowhere"],
-    ["train", "dataset=s3://bucket/dataset"],
+    ["train", "dataset=memory://bucket/dataset"],
     ["train", "dataset=d", "run=s3://bucket/run"],
     ["train", "--multirun", "dataset=nowhere", "seed=0,1"],
 ]
@@ -46,7 +46,10 @@ def test_help_and_config_errors_do_not_import_torch() -> None:
     ("words", "problem"),
     [
         (["dataset=nowhere"], "nowhere: no such dataset folder; make it with"),
-        (["dataset=s3://bucket/dataset"], "dataset=s3://bucket/dataset: is a URL"),
+        (
+            ["dataset=memory://bucket/dataset"],
+            "dataset=memory://bucket/dataset: it has no stats.json; give the address",
+        ),
         (["dataset=d", "run=s3://bucket/run"], "run=s3://bucket/run: is a URL"),
         (["dataset=nowhere", "check=true"], "nowhere: no such dataset folder"),
         (["dataset=nowhere", "--multirun", "seed=0,1"], "nowhere: no such dataset folder"),
@@ -186,8 +189,11 @@ def test_a_url_where_only_folders_work_is_refused_at_once(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_reader_that_leaves_early_is_no_fault() -> None:
-    command = f"{sys.executable} -m riffusion_train train --help | head -1; exit ${{PIPESTATUS[0]}}"
+@pytest.mark.parametrize("words", ["train --help", "--help"])
+def test_a_reader_that_leaves_early_is_no_fault(words: str) -> None:
+    # With `true` the pipe is closed before anything is written.
+    reader = "head -1" if words != "--help" else "true"
+    command = f"(sleep 0.2; exec {sys.executable} -m riffusion_train {words}) | {reader}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

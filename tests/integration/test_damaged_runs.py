@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from support.nano import train_arguments, train_config, write_dataset
 
 from riffusion_train.cli.main import main
-from riffusion_train.config.export import ExportWeights
+from riffusion_train.config.model import ExportWeights
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT, InputError, StoppedError
 from riffusion_train.training.run import run_training
 from riffusion_train.training.run_folder import Checkpoints

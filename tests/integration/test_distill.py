@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from support.nano import train_config, write_dataset
 
 from riffusion_train.config.denoising import SchedulerName
-from riffusion_train.config.export import ExportFormat, ExportWeights
+from riffusion_train.config.model import ExportFormat, ExportWeights
 from riffusion_train.export.write import export_run
 from riffusion_train.model.loading import load_components, load_with_loras
 from riffusion_train.runtime.errors import InputError

@@ -17,10 +17,10 @@ import pytest
 from support.nano import NANO_MODEL, train_config, write_dataset
 from support.sampling import write_melody, write_nano_model
 
-from riffusion_train.audio.io.read import read_audio
-from riffusion_train.audio.io.write import write_audio
+from riffusion_train.audio.read import read_audio
+from riffusion_train.audio.write import write_audio
 from riffusion_train.cli.main import VERBS, main
-from riffusion_train.config.export import ExportFormat, LoraLayout
+from riffusion_train.config.model import ExportFormat, LoraLayout
 from riffusion_train.export.write import export_run, import_model
 from riffusion_train.runtime.errors import EXIT_DONE
 from riffusion_train.training.run import run_training
@@ -48,6 +48,8 @@ NOT_RUN = {
     r"--config-dir mypresets": "trains Stable Diffusion 1.5; test_compose.py",
     r"audio=corpus": "of a corpus that is composed first; tests/unit/data_prep/corpus",
     r"engine=ray": "needs a Ray cluster; test_prepare_on_ray.py",
+    r"out=s3:": "of a store; test_prepare_store.py",
+    r"dataset=\[?(folder|user/name|s3:)": "of the hub or a store, or beside them; test_store.py and test_caches.py",
     r"captioner=http": "needs a chat endpoint; test_prepare_captioner.py",
     r"^prepare page": "needs the manifest of a prepared dataset; test_prepare_page.py",
     r"real=dataset audio=songs": "needs the files that the dataset was made of; test_evaluate_score.py",

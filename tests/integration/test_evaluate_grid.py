@@ -10,7 +10,7 @@ import pytest
 from support.nano import train_config, write_dataset
 from support.sampling import write_model_without_codec
 
-from riffusion_train.audio.io.read import read_audio
+from riffusion_train.audio.read import read_audio
 from riffusion_train.cli.main import main
 from riffusion_train.export.write import export_run
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT

@@ -12,7 +12,7 @@ from riffusion_train.cli.main import main
 from riffusion_train.dataset.spectrograms import load_dataset
 from riffusion_train.evaluation.grid_scores import caption_matches
 from riffusion_train.export.write import export_run
-from riffusion_train.listening.caption_model import CaptionModel
+from riffusion_train.listening.captions import CaptionModel
 from riffusion_train.listening.embedder import Heard
 from riffusion_train.listening.judge import JudgedClip
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT

@@ -8,8 +8,8 @@ import pytest
 from support.nano import train_config, write_dataset
 
 from riffusion_train.cli.main import main
-from riffusion_train.config.evaluate import RunConfig
-from riffusion_train.config.export import ExportWeights
+from riffusion_train.config.model import ExportWeights
+from riffusion_train.config.sample import RunConfig
 from riffusion_train.evaluation.checkpoints import CheckpointScores
 from riffusion_train.evaluation.grid import GridModel
 from riffusion_train.evaluation.results import ResultRow

@@ -9,8 +9,8 @@ import pytest
 from support.nano import NANO_SPECTROGRAM, train_config, write_dataset
 
 import riffusion_train
-from riffusion_train.audio.codec.codec import make_codec
-from riffusion_train.audio.io.write import write_audio
+from riffusion_train.audio.codec import make_codec
+from riffusion_train.audio.write import write_audio
 from riffusion_train.cli.main import main
 from riffusion_train.dataset.spectrograms import load_dataset
 from riffusion_train.export.write import export_run

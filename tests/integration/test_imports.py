@@ -45,6 +45,6 @@ def test_samples_and_a_player_that_is_ready_have_imported_only_what_they_use(tmp
 def test_an_export_needs_no_judge_and_no_trackers(tmp_path: Path) -> None:
     code = (
         "from riffusion_train.cli.model import quieten_libraries; quieten_libraries()\n"
-        "import riffusion_train.cli.export, riffusion_train.export.write"
+        "import riffusion_train.cli.model, riffusion_train.export.write"
     )
     assert imported_by(code, tmp_path) <= {"riffusion_train.training", "riffusion_train.listening"}

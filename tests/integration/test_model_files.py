@@ -8,7 +8,7 @@ from support.models import nano_components
 
 from riffusion_train.cli.main import main
 from riffusion_train.model.diffusers_folder import write_model
-from riffusion_train.model.lazy import as_lazy_model
+from riffusion_train.model.weights import as_lazy_model
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 
 

@@ -8,7 +8,6 @@ import pytest
 from support.nano import train_config, write_dataset
 from support.sampling import write_nano_model
 
-import riffusion_train.runtime.pretrained as pretrained
 from riffusion_train import Sampler
 from riffusion_train.cli.main import main
 from riffusion_train.config.compose import compose
@@ -19,6 +18,7 @@ from riffusion_train.evaluation.clips import is_model
 from riffusion_train.evaluation.grid import find_models
 from riffusion_train.model.loading import open_model
 from riffusion_train.player.settings import make_settings
+from riffusion_train.runtime import hub
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 from riffusion_train.training.run import run_training
 
@@ -50,7 +50,7 @@ def folder(dataset: Path) -> Path:
 
 @pytest.fixture
 def packaged(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(pretrained, "FOLDER", folder.parent)
+    monkeypatch.setattr(hub, "PRETRAINED_FOLDER", folder.parent)
     (tmp_path / "laptop").mkdir()  # a folder of that name does not stand in the way
     monkeypatch.chdir(tmp_path)
     return folder
@@ -113,7 +113,7 @@ def test_a_dataset_of_another_preset_is_refused_with_the_command_that_prepares_i
     tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_nano_model(tmp_path / "pretrained" / "laptop", load_preset("laptop"))
-    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "pretrained")
+    monkeypatch.setattr(hub, "PRETRAINED_FOLDER", tmp_path / "pretrained")
     assert main(["train", f"dataset={dataset}", "experiment=laptop_finetune", f"run={tmp_path / 'x'}"]) == EXIT_INPUT
     error = capsys.readouterr().err.splitlines()[-1]
     assert "prepare the audio anew with riffusion prepare audio=… out=… spectrogram=laptop" in error
@@ -123,7 +123,7 @@ def test_a_dataset_of_another_preset_is_refused_with_the_command_that_prepares_i
 def test_without_weights_every_command_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], dataset: Path
 ) -> None:
-    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    monkeypatch.setattr(hub, "PRETRAINED_FOLDER", tmp_path)
     monkeypatch.chdir(tmp_path)
     commands = [
         ["sample", "--prompt", "a", "out=clips"],
@@ -142,12 +142,12 @@ def test_without_weights_every_command_says_so(
     assert not Path("run").exists()
 
 
-INSTALLED = pytest.mark.skipif(not pretrained.has_pretrained(), reason="the weights of laptop are not installed")
+INSTALLED = pytest.mark.skipif(not hub.has_pretrained(), reason="the weights of laptop are not installed")
 
 
 @INSTALLED
 def test_the_installed_model_makes_clips_and_is_small_enough_to_ship() -> None:
-    place = Path(pretrained.model_place("laptop"))
+    place = Path(hub.model_place("laptop"))
     assert sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) <= 32e6
     assert "license: mit" in (place / "README.md").read_text() and (place / "training.json").is_file()
     sampler = Sampler.load(device="cpu", num_inference_steps=2, quality="draft")

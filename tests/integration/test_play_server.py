@@ -78,23 +78,49 @@ def test_a_stream_says_what_it_is_and_every_segment_is_whole(player: Player):
             assert announced["discontinuity"] is False
 
 
-def test_a_prompt_typed_while_it_plays_is_heard_from_the_segment_that_the_answer_names(player: Player):
+def test_a_prompt_is_heard_at_once_and_replaces_what_was_made_ahead(player: Player):
+    session = player.begin(prompt="one")
+    with player.listen(session) as listening:
+        listening.credit(3, paused=True)  # time stands still, on however slow a machine
+        made = [listening.segment() for _ in range(3)]
+        answer = player.change(session, now="two", played_sample=100)
+        announced, pcm, png = listening.segment()  # nobody had to ask for it
+        assert announced["change"] == answer["change"] == 1
+        assert (announced["index"], announced["prompt_from"], announced["prompt_to"]) == (1, "two", "two")
+        start = announced["start_sample"]
+        assert 100 < start < SEGMENT and answer["delay_s"] > 0
+        assert len(pcm) == 2 * announced["n_samples"]
+        assert PIL.Image.open(io.BytesIO(png)).size == (announced["n_samples"] // 400, 32)
+        state = player.ask("GET", f"/api/sessions/{session['id']}")[1]
+        assert [(row["prompt"], row["from_segment"]) for row in state["queue"]] == [("one", 0), ("two", 1)]
+        # A recording has what is heard: the old sound, and from the change on the new one.
+        stop = start + announced["n_samples"]
+        address = f"/api/sessions/{session['id']}/recording.wav?last_s={stop / RATE_HZ!r}&to_sample={stop}"
+        wav, _ = samples_of(player.ask("GET", address)[1])
+        np.testing.assert_array_equal(wav[:start], np.frombuffer(made[0][1], "<i2")[:start])
+        np.testing.assert_array_equal(wav[start:], np.frombuffer(pcm, "<i2"))
+
+
+def test_a_queued_prompt_begins_at_once_and_takes_its_clips(player: Player):
     session = player.begin(prompt="one", clips=2)
     with player.listen(session) as listening:
-        listening.credit(1)
+        listening.credit(1, paused=True)
         listening.segment()
-        answer = player.change(session, prompt="two")
+        answer = player.change(session, prompt="two", played_sample=100)
         assert [(row["prompt"], row["state"]) for row in answer["queue"]] == [("one", "playing"), ("two", "next")]
-        for index in range(answer["takes_effect_at"]):
-            listening.credit(1, index * SEGMENT)
-            announced, _, _ = listening.segment()
-        assert announced["index"] == answer["takes_effect_at"] == answer["queue"][1]["from_segment"]
+        announced, _, _ = listening.segment()
+        assert announced["index"] == answer["takes_effect_at"] == answer["queue"][1]["from_segment"] == 1
         assert (announced["prompt_from"], announced["prompt_to"], announced["alpha"]) == ("one", "two", 0.5)
         listening.credit(1, announced["start_sample"] + 10)
         announced, _, _ = listening.segment()
         assert (announced["prompt_from"], announced["prompt_to"], announced["alpha"]) == ("two", "two", 0.0)
-        states = listening.messages[-2]
-        assert states["type"] == "queue" and states["queue"][1]["state"] == "playing"
+        states = [one for one in listening.messages if one["type"] == "queue"]
+        assert states[-1]["queue"][1]["state"] == "playing"
+
+
+def test_a_fader_of_a_lora_that_the_player_has_not_is_refused(player: Player):
+    status, body, _ = player.ask("POST", "/api/sessions", {"loras": [{"name": "mine", "scale": 1}]})
+    assert status == 400 and "started without --lora" in body["error"]
 
 
 def test_two_listeners_of_one_session_get_the_same_bytes_in_order(player: Player):

@@ -132,7 +132,7 @@ def test_templates_and_columns_are_checked_before_anything_is_decoded(argument, 
     audio = write_tones(tmp_path / "audio", 2)
     (audio / "captions.csv").write_text("file,caption,genre\ntone-000.wav,a tone,dub\n")
     with monkeypatch.context() as patched, pytest.raises(InputError, match=re.escape(WRONG[argument])):
-        patched.setattr(track_worker, "decode_audio", lambda path: pytest.fail("decoded"))
+        patched.setattr(track_worker, "decode_audio", lambda path, *rest: pytest.fail("decoded"))
         prepare(config_for(audio, tmp_path / "out", "measure=bpm", argument))
     assert not (tmp_path / "out").exists()
     prepare(config_for(audio, tmp_path / "out", "caption_template={genre} music"))
@@ -165,6 +165,6 @@ def test_a_run_that_fails_at_its_end_binds_nothing_and_keeps_what_it_has_cut(tmp
     arguments = ("captions=tags", "default_caption=a tone")
     with pytest.raises(InputError, match="balance_column=mood: no such column"):  # which no file turns out to have
         prepare(config_for(audio, tmp_path / "out", *arguments, "balance_column=mood"))
-    monkeypatch.setattr(track_worker, "decode_audio", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(track_worker, "decode_audio", lambda path, *rest: pytest.fail("decoded again"))
     folder = prepare(config_for(audio, tmp_path / "out", *arguments, "seed=3"))
     assert folder.num_slices("train") == 2

@@ -80,3 +80,12 @@ def test_without_a_check_nothing_is_heard(audio, tmp_path):
     folder, lines = prepared(audio, tmp_path / "out")
     assert captions_of(folder)["2"] == ["123 bpm"]
     assert all("heard" not in line and line["warnings"] == {} for line in lines.values())
+
+
+def test_the_check_of_a_finished_dataset_may_change_and_nothing_is_decoded_again(audio, tmp_path, monkeypatch):
+    """Warned of, then corrected."""
+    prepared(audio, tmp_path / "out", "check_captions=warn")
+    monkeypatch.setattr("data_prep.tracks.track_worker.decode_audio", None)
+    folder, lines = prepared(audio, tmp_path / "out", "check_captions=fix")
+    assert captions_of(folder) == {"0": [TRUE_BPM], "1": ["soft clicks", "clicks"]}
+    assert folder.stats["parameters"]["check_captions"] == "fix" and lines["2"]["reason"] == "caption contradicted"

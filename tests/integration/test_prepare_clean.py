@@ -77,7 +77,9 @@ def test_an_extended_dataset_cuts_no_copy_and_nothing_that_balance_left_out_agai
     (folder / "rare-2.json").write_text(rare.with_suffix(".json").read_text())
     decoded = []
     decode = track_worker.decode_audio
-    monkeypatch.setattr(track_worker, "decode_audio", lambda path: decoded.append(path.name) or decode(path))
+    monkeypatch.setattr(
+        track_worker, "decode_audio", lambda path, *rest: decoded.append(path.name) or decode(path, *rest)
+    )
     extended = manifest_of(folder, tmp_path / "out", *arguments)
     assert decoded == ["rare-2.wav"]
     assert extended == manifest_of(folder, tmp_path / "fresh", *arguments)

@@ -13,19 +13,20 @@ from support.corpus_files import tone, write_tones, write_track
 from support.doomed_work import make_doomed_work
 from support.ray_cluster import add_node, local_cluster
 
-from data_prep.engine.process_pool import WorkerDied
-from data_prep.engine.ray_cluster import TaskLost, connected, run_on_ray
+from data_prep.engine.workers import TaskLost, WorkerDied, connected, run_on_ray
 from data_prep.pipeline import prepare
 from riffusion_train.config.compose import compose
 from riffusion_train.config.prepare import PrepareConfig
 from riffusion_train.runtime.errors import InputError, StoppedError
 
 pytest.importorskip("ray")
-COUNT = 24
+COUNT = 12
 
 
 def config_for(audio, out, *arguments):
-    return compose("prepare", PrepareConfig, [f"audio={audio}", f"out={out}", "spectrogram=small", *arguments])
+    return compose(
+        "prepare", PrepareConfig, [f"audio={audio}", f"out={out}", "spectrogram=small", "page=false", *arguments]
+    )
 
 
 def files_of(folder):
@@ -46,7 +47,8 @@ def wait_for_tracks(out, count):
 
 @pytest.fixture(scope="module")
 def cluster():
-    with local_cluster() as running:
+    """A cluster that this process is connected to: for each connection, Ray starts new processes."""
+    with local_cluster() as running, connected(running.address):
         yield running
 
 
@@ -57,60 +59,6 @@ def audio(tmp_path_factory):
     (folder / "broken.mp3").write_bytes(b"this is no sound" * 100)
     (folder / "broken.txt").write_text("broken")
     return folder
-
-
-def test_a_run_killed_then_stopped_then_robbed_of_a_node_ends_in_the_local_engines_bytes(
-    cluster, audio, tmp_path, monkeypatch
-):
-    out = tmp_path / "out"
-    arguments = ["engine=ray", f"ray_address={cluster.address}"]
-    command = [sys.executable, "-m", "riffusion_train", "prepare", f"audio={audio}", f"out={out}", "spectrogram=small"]
-    killed = subprocess.Popen([*command, *arguments], env=os.environ | {"HF_HUB_OFFLINE": "1"})
-    wait_for_tracks(out, 3)
-    killed.kill()
-    killed.wait()
-    assert len(stored_tracks(out)) < COUNT
-
-    with connected(cluster.address):
-        kept = stored_tracks(out)
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                "riffusion_train.runtime.progress.ProgressReport.update",
-                lambda report, done, figures: os.kill(os.getpid(), signal.SIGINT) if done > len(kept) else None,
-            )
-            with pytest.raises(StoppedError, match=rf"of {COUNT + 2} tracks are finished; the same command continues"):
-                prepare(config_for(audio, out, *arguments))
-        before = len(stored_tracks(out))
-        assert before < COUNT
-        doomed = add_node(cluster)
-
-        def kill_a_node():
-            wait_for_tracks(out, before + 4)
-            cluster.remove_node(doomed, allow_graceful=False)
-
-        killer = threading.Thread(target=kill_a_node)
-        killer.start()
-        folder = prepare(config_for(audio, out, *arguments))
-        killer.join()
-    expected = prepare(config_for(audio, tmp_path / "local", "num_workers=0"))
-    assert files_of(folder.path) == files_of(expected.path)
-    assert folder.stats["totals"]["tracks"] == COUNT and folder.stats["rejected"] == {"silent": 1, "unreadable": 1}
-
-
-def test_a_crash_costs_its_task_only_and_is_reported_as_by_the_local_engine(cluster, tmp_path):
-    tasks = ["a", "crash", "b", "crash", "parent"]
-    with connected(cluster.address):
-        results = dict(run_on_ray(make_doomed_work, None, tasks, None, tmp_path / "log", retries=0))
-        assert results[0] == "A" and results[2] == "B"
-        assert all(isinstance(results[index], WorkerDied) and "SIGSEGV" in str(results[index]) for index in (1, 3))
-        assert isinstance(results[4], TaskLost) and "was lost each time" in str(results[4])
-        with pytest.raises(OSError, match="No space left"):
-            list(run_on_ray(make_doomed_work, None, ["a", "full"], 1, tmp_path / "log"))
-        with pytest.raises(RuntimeError, match="ZeroDivisionError: of ours"):
-            list(run_on_ray(make_doomed_work, None, ["bug"], 1, tmp_path / "log"))
-        with pytest.raises(InputError, match="does not see /nowhere/songs; all nodes share"):
-            list(run_on_ray(make_doomed_work, None, ["a"], 1, tmp_path / "log", folder="/nowhere/songs"))
-    assert [path.name for path in tmp_path.iterdir()] == ["log"]
 
 
 def test_without_a_cluster_or_without_ray_it_is_one_line_and_nothing_is_made(audio, tmp_path, monkeypatch):
@@ -129,3 +77,54 @@ def test_without_a_cluster_or_without_ray_it_is_one_line_and_nothing_is_made(aud
     with pytest.raises(InputError, match=r"pip install 'riffusion-train\[ray\]'"):
         prepare(config_for(audio, out, "engine=ray"))
     assert not out.exists()
+
+
+def test_a_run_killed_then_stopped_then_robbed_of_a_node_ends_in_the_local_engines_bytes(
+    cluster, audio, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    arguments = ["engine=ray", f"ray_address={cluster.address}"]
+    command = [sys.executable, "-m", "riffusion_train", "prepare", f"audio={audio}", f"out={out}", "spectrogram=small"]
+    killed = subprocess.Popen([*command, *arguments], env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    wait_for_tracks(out, 2)
+    killed.kill()
+    killed.wait()
+    kept = stored_tracks(out)
+    assert len(kept) < COUNT
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "riffusion_train.runtime.progress.ProgressReport.update",
+            lambda report, done, figures: os.kill(os.getpid(), signal.SIGINT) if done > len(kept) else None,
+        )
+        with pytest.raises(StoppedError, match=rf"of {COUNT + 2} tracks are finished; the same command continues"):
+            prepare(config_for(audio, out, *arguments))
+    before = len(stored_tracks(out))
+    assert before < COUNT
+    doomed = add_node(cluster)
+
+    def kill_a_node():
+        wait_for_tracks(out, before + 2)
+        cluster.remove_node(doomed, allow_graceful=False)
+
+    killer = threading.Thread(target=kill_a_node)
+    killer.start()
+    folder = prepare(config_for(audio, out, *arguments))
+    killer.join()
+    expected = prepare(config_for(audio, tmp_path / "local", "num_workers=0"))
+    assert files_of(folder.path) == files_of(expected.path)
+    assert folder.stats["totals"]["tracks"] == COUNT and folder.stats["rejected"] == {"silent": 1, "unreadable": 1}
+
+
+def test_a_crash_costs_its_task_only_and_is_reported_as_by_the_local_engine(cluster, tmp_path):
+    tasks = ["crash", "a", "parent"]
+    results = dict(run_on_ray(make_doomed_work, None, tasks, None, tmp_path / "log", retries=0))
+    assert isinstance(results[0], WorkerDied) and "SIGSEGV" in str(results[0]) and results[1] == "A"
+    assert isinstance(results[2], TaskLost) and "was lost each time" in str(results[2])
+    with pytest.raises(OSError, match="No space left"):
+        list(run_on_ray(make_doomed_work, None, ["a", "full"], 1, tmp_path / "log"))
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: of ours"):
+        list(run_on_ray(make_doomed_work, None, ["bug"], 1, tmp_path / "log"))
+    with pytest.raises(InputError, match="does not see /nowhere/songs; all nodes share"):
+        list(run_on_ray(make_doomed_work, None, ["a"], 1, tmp_path / "log", folder="/nowhere/songs"))
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]

@@ -14,7 +14,7 @@ from support.corpus_files import chord, noise, tone, write_track
 from data_prep.output.page import PageOptions, write_page
 from data_prep.pipeline import prepare
 from data_prep.tracks import track_worker
-from riffusion_train.audio.io.read import read_audio
+from riffusion_train.audio.read import read_audio
 from riffusion_train.cli.main import main
 from riffusion_train.config.compose import compose
 from riffusion_train.config.prepare import PrepareConfig
@@ -144,7 +144,7 @@ def test_edited_captions_come_back_and_nothing_is_decoded_again(audio, dataset, 
         table.writerows([track["source"], caption, track["split"]] for caption in captions)
     (tmp_path / "captions.csv").write_text("\ufeff" + sink.getvalue(), encoding="utf-8")
 
-    def refuse(path):
+    def refuse(path, *rest):
         raise AssertionError(f"{path} is decoded again")
 
     monkeypatch.setattr(track_worker, "decode_audio", refuse)

@@ -9,7 +9,7 @@ import soundfile
 from support.corpus_files import RATE_HZ, tone, write_tones, write_track
 from support.sounds import music
 
-from data_prep.engine.array_jobs import part_of
+from data_prep.engine.run_tracks import part_of
 from data_prep.tracks import track_worker
 from riffusion_train.cli.main import main
 
@@ -94,7 +94,7 @@ def test_parts_share_the_work_and_one_that_is_done_does_nothing(audio, parts, ca
     shares = [json.loads((folder / "part.json").read_text())["tracks"] for folder in sorted(parts.iterdir())]
     sources = [track["source"] for share in shares for track in share]
     assert len(sources) == len(set(sources)) == 15 and all(shares)
-    monkeypatch.setattr(track_worker, "decode_audio", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(track_worker, "decode_audio", lambda path, *rest: pytest.fail("decoded again"))
     run_parts(audio, parts.with_name("dataset"), 3, numbers=[2])
     assert "2-of-3 is complete" in capsys.readouterr().out
 

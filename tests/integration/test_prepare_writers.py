@@ -17,10 +17,10 @@ from support.corpus_files import chord, tone, write_tones, write_track
 from support.hub import StandInHub, serving
 from support.nano import train_config
 
+from data_prep.output.folder import command_line
 from data_prep.pipeline import prepare, run
-from data_prep.run import command_line
 from data_prep.tracks import track_worker
-from data_prep.writers.webdataset import TarWriter, read_tar
+from data_prep.writers.formats import TarWriter, read_tar
 from riffusion_train.cli.main import main
 from riffusion_train.config.compose import compose
 from riffusion_train.config.prepare import PrepareConfig
@@ -108,7 +108,7 @@ def test_the_card_shows_licence_fingerprint_captions_and_histograms(tmp_path, mo
     folder = prepared(audio, tmp_path / "out")
     assert DatasetCard.load(folder.path / "README.md").data.license == "unknown"
     assert folder.stats["histograms"]["tempo_bpm"] == {"start": 90.0, "step": 10.0, "counts": [2, 0, 0, 0, 0, 1]}
-    monkeypatch.setattr(track_worker, "decode_audio", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(track_worker, "decode_audio", lambda path, *rest: pytest.fail("decoded again"))
     folder = prepared(audio, tmp_path / "out", "license=cc-by-4.0")  # which changes the card alone
     card = (folder.path / "README.md").read_text()
     assert DatasetCard(card).data.license == "cc-by-4.0" and "| licence of the audio | cc-by-4.0 |" in card
@@ -268,7 +268,9 @@ def test_new_files_extend_each_layout_and_nothing_is_decoded_twice(writer, tmp_p
     write_tones(audio, 4)
     decoded = []
     decode = track_worker.decode_audio
-    monkeypatch.setattr(track_worker, "decode_audio", lambda path: decoded.append(path.name) or decode(path))
+    monkeypatch.setattr(
+        track_worker, "decode_audio", lambda path, *rest: decoded.append(path.name) or decode(path, *rest)
+    )
     prepared(audio, out, f"writer={writer}")
     assert decoded == ["tone-003.wav"]
     prepared(audio, tmp_path / "fresh", f"writer={writer}")
@@ -341,8 +343,10 @@ def test_a_dataset_is_uploaded_whole_and_replaces_an_earlier_one(audio, tmp_path
         run(config_for(audio, tmp_path / "out", *arguments), endpoint=hub.endpoint)
         assert hub.files == visible(tmp_path / "out") | {"notes.md": b"mine"}
         hub.files.clear()
-        run(config_for(audio, tmp_path / "out", *arguments), endpoint=hub.endpoint)  # only the upload is left to do
-    assert hub.files == visible(tmp_path / "out")
+        # only the upload is left to do, this time with the page
+        run(config_for(audio, tmp_path / "out", *arguments, "push_page=true"), endpoint=hub.endpoint)
+    everything = {name: content for name, content in files_of(tmp_path / "out").items() if not name.startswith(".")}
+    assert hub.files == everything and "index.html" in everything and set(everything) > set(visible(tmp_path / "out"))
     assert hub.created[0]["name"] == "mine" and hub.created[0]["type"] == "dataset"
     assert hub.created[0].get("private") is True or hub.created[0].get("visibility") == "private"
     assert b"\nlicense: cc-by-4.0\n" in hub.files["README.md"]

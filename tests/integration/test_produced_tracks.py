@@ -8,7 +8,7 @@ from PIL import Image
 from support.nano import NANO_MODEL
 from support.produced_tracks import write_folder
 
-from riffusion_train.audio.io.read import read_audio
+from riffusion_train.audio.read import read_audio
 from riffusion_train.cli.main import main
 
 NUM_TRACKS = 28

@@ -7,15 +7,15 @@ import torch
 from support.nano import train_config, write_dataset
 from support.sampling import write_model_without_codec
 
-from riffusion_train.audio.codec.codec import make_codec
-from riffusion_train.audio.codec.image_file import load_image
-from riffusion_train.audio.io.read import read_audio
+from riffusion_train.audio.codec import make_codec
+from riffusion_train.audio.image_file import load_image
+from riffusion_train.audio.read import read_audio
 from riffusion_train.cli.main import main
 from riffusion_train.config.denoising import SchedulerName
 from riffusion_train.export.write import export_run
 from riffusion_train.runtime.errors import EXIT_INPUT
-from riffusion_train.sampling.noise import initial_noise
 from riffusion_train.sampling.sampler import Sampler
+from riffusion_train.sampling.sources import initial_noise
 from riffusion_train.training.run import run_training
 
 

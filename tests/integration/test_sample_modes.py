@@ -12,11 +12,10 @@ from support.models import nano_components, nano_lora
 from support.nano import NANO_SPECTROGRAM
 from support.sampling import RATE_HZ, write_melody, write_nano_model
 
-from riffusion_train.audio.io.read import read_audio
-from riffusion_train.audio.io.write import write_audio
+from riffusion_train.audio.read import read_audio
+from riffusion_train.audio.write import write_audio
 from riffusion_train.cli.main import main
-from riffusion_train.config.sample import Quality
-from riffusion_train.config.spectrogram import Channels
+from riffusion_train.config.spectrogram import Channels, Quality
 from riffusion_train.model.lora import write_kohya_lora
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 from riffusion_train.sampling.modes.base import ModeOptions

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.sampling import COARSE, join_is_hidden, write_nano_model
 
-from riffusion_train.audio.io.read import read_audio
+from riffusion_train.audio.read import read_audio
 from riffusion_train.sampling.sampler import Sampler
 
 CLIP_SAMPLES = 32 * 400

@@ -9,8 +9,15 @@ import pytest
 from support.nano import train_arguments, write_dataset
 
 from riffusion_train.cli.main import main
-from riffusion_train.cli.sweep import STUDY_FILE, Ranking, plan, submit
+from riffusion_train.cli.train import STUDY_FILE, Ranking, plan, submit
 from riffusion_train.runtime.errors import InputError
+
+
+def test_each_run_has_a_folder_of_its_own_in_the_mirror() -> None:
+    jobs = plan(["seed=0,1", "mirror=s3://bucket/runs/", "run=sweep"])[1]
+    assert [job[1:] for job in jobs] == [
+        [f"mirror=s3://bucket/runs/{own}", f"run=sweep/{own}"] for own in ("000", "001")
+    ]
 
 
 def test_every_combination_becomes_a_run_with_a_folder_of_its_own() -> None:
@@ -67,7 +74,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_sweep_whose_runs_are_all_refused_leaves_nothing(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("riffusion_train.cli.sweep.SweepJob.__call__", lambda self: 2)
+    monkeypatch.setattr("riffusion_train.cli.train.SweepJob.__call__", lambda self: 2)
     assert main(["train", "-m", f"dataset={dataset}", f"run={tmp_path / 'deep' / 's'}", "seed=0,1"]) == 2
     assert "2 of 2 runs failed" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -105,7 +112,7 @@ def test_optuna_searches_an_interval_and_goes_on_after_a_stop(
         (Path(values["run"]) / "metrics.jsonl").write_text(json.dumps(loss))
         return 0
 
-    monkeypatch.setattr("riffusion_train.cli.sweep.SweepJob.__call__", train)
+    monkeypatch.setattr("riffusion_train.cli.train.SweepJob.__call__", train)
     arguments = ["train", "-m", "--sweeper", "optuna", "--trials", "5", "dataset=d", f"run={tmp_path / 's'}"]
     space = ["optimizer.lr=tag(log, interval(1e-5,1e-3))", "seed=interval(1,3)", "schedule=constant,cosine"]
     assert main([*arguments, *space, "validation=none"]) == 2

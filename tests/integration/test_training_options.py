@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from support.nano import NANO_SPECTROGRAM, train_config, write_dataset
 
-from riffusion_train.config.export import ExportWeights
+from riffusion_train.config.model import ExportWeights
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.model.loading import load_components

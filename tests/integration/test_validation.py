@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.nano import train_config, write_dataset
 
-from riffusion_train.config.export import ExportWeights
+from riffusion_train.config.model import ExportWeights
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.training.run import run_training
 from riffusion_train.training.run_model import open_run_model

@@ -11,7 +11,7 @@ from support.nano import train_arguments, train_config, write_dataset
 from support.processes import run_ranks
 
 from riffusion_train.cli.main import main
-from riffusion_train.config.export import ExportWeights
+from riffusion_train.config.model import ExportWeights
 from riffusion_train.runtime.errors import InputError, StoppedError
 from riffusion_train.training.run import run_training
 from riffusion_train.training.run_model import open_run_model

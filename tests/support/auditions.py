@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from support.nano import NANO_SPECTROGRAM
 
-from riffusion_train.audio.codec.codec import EncodedClip
-from riffusion_train.audio.codec.image_file import save_image
-from riffusion_train.audio.io.read import read_audio
-from riffusion_train.audio.io.write import write_audio
+from riffusion_train.audio.codec import EncodedClip
+from riffusion_train.audio.image_file import save_image
+from riffusion_train.audio.read import read_audio
+from riffusion_train.audio.write import write_audio
 from riffusion_train.audition.site import Cell, Site, Version
-from riffusion_train.listening.sound import measure_sound
+from riffusion_train.listening.heard import measure_sound
 
 EVIL = '<img src=x onerror="window.hacked=1">\'&amp;</script><script>window.hacked=2</script>'
 PROMPTS = ("a low band", EVIL)

@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import soundfile
-from support.local_server import local_server
+
+from benchmarks.local_server import local_server
 
 
 class ChatServer:

@@ -1,4 +1,4 @@
-"""Work for worker processes that ends badly on request. Imports nothing heavy, since each process imports it."""
+"""Work for worker processes that ends badly on request. Imports little, since each process imports it."""
 
 import errno
 import multiprocessing
@@ -6,14 +6,19 @@ import os
 import signal
 from collections.abc import Callable
 
+from riffusion_train.runtime.progress import report_share
+
 
 def make_doomed_work(setup: None) -> Callable[[str], str]:
     """Return work that converts to capitals, and fails on four tasks.
 
-    It crashes on `crash`, kills its parent on `parent`, meets a full disk on `full`, fails on `bug`.
+    On `long` it first reports a half. It crashes on `crash`, kills its parent on `parent`, meets a full disk on `full`, and
+    fails on `bug`.
     """
 
     def work(task: str) -> str:
+        if task == "long":
+            report_share(0.5)
         if task == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
         if task == "parent":

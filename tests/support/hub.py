@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from support.local_server import local_server
+from benchmarks.local_server import local_server
 
 _KINDS = ("/api/models/", "/api/datasets/")
 

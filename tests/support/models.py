@@ -10,13 +10,12 @@ from support.nano import NANO_MODEL, NANO_SPECTROGRAM
 from riffusion_train.config.compose import compose
 from riffusion_train.config.denoising import SchedulerName
 from riffusion_train.config.train import TrainConfig
-from riffusion_train.model.architecture import build_scheduler
-from riffusion_train.model.components import Components
+from riffusion_train.model.components import Components, build_scheduler
 from riffusion_train.model.loading import make_components
 from riffusion_train.model.lora import Lora, LoraLayer
-from riffusion_train.sampling.modes.text import TextRequest
-from riffusion_train.sampling.noise import initial_noise
+from riffusion_train.sampling.modes.base import TextRequest
 from riffusion_train.sampling.sampler import Sampler
+from riffusion_train.sampling.sources import initial_noise
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 

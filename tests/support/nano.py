@@ -53,8 +53,9 @@ def write_dataset(
     seed: int = 0,
     spectrogram: SpectrogramConfig = NANO_SPECTROGRAM,
     captions: Sequence[str] = (),
+    images: Sequence[np.ndarray] = (),
 ) -> Path:
-    """Write a dataset of images with one dark band each; captions name the band, or are `captions` where given."""
+    """Write a dataset of images with one dark band each, whose captions name it; or of `images` and `captions` where given."""
     (folder / "data").mkdir(parents=True)
     write_spectrogram(folder, spectrogram)
     rng = np.random.default_rng(seed)
@@ -65,6 +66,8 @@ def write_dataset(
         rows = [_row(index, spectrogram, rng) for index in range(count)]
         for row, caption in zip(rows, captions, strict=False):
             row["caption"] = [caption]
+        for row, image in zip(rows, images, strict=False):
+            row["image"] = _png(image)
         path = folder / "data" / shard_name(split, 0)
         pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema()), path)
         shards.append({"name": path.name, "split": split, "slices": count, "bytes": path.stat().st_size})
@@ -101,10 +104,8 @@ def _row(index: int, spectrogram: SpectrogramConfig, rng: np.random.Generator) -
     image = np.full((spectrogram.n_mels, spectrogram.width_px), 230, np.uint8)
     image[(5 * index) % 28 : (5 * index) % 28 + 4] = 30
     image = np.clip(image + rng.normal(0, 5, image.shape), 0, 255).astype(np.uint8)
-    png = io.BytesIO()
-    Image.fromarray(image).save(png, "PNG")
     return {
-        "image": {"bytes": png.getvalue(), "path": None},
+        "image": _png(image),
         "caption": [f"band {index}", f"a line, number {index}"],
         "track_id": f"track-{index}",
         "start_s": 0.0,
@@ -113,3 +114,10 @@ def _row(index: int, spectrogram: SpectrogramConfig, rng: np.random.Generator) -
         "max_value": 1e5,
         "source": f"{index}.wav",
     }
+
+
+def _png(image: np.ndarray) -> dict[str, object]:
+    """Return an image as a row holds it."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}

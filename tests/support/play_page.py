@@ -69,6 +69,14 @@ def pcm_of(frame: bytes) -> np.ndarray:
     return np.frombuffer(frame, np.int16, int.from_bytes(frame[8:12], "little") // 2, 16)
 
 
+def pcm_in_order(announced: list[dict[str, Any]], frames: list[bytes]) -> np.ndarray:
+    """Return the audio of a whole mono stream: a segment replaces everything from its first sample on."""
+    pcm = np.zeros(0, np.int16)
+    for one, frame in zip(announced, frames, strict=False):
+        pcm = np.concatenate([pcm[: one["start_sample"]], pcm_of(frame)])
+    return pcm
+
+
 def png_of(frame: bytes) -> bytes:
     """Return the image of a frame."""
     return frame[16 + int.from_bytes(frame[8:12], "little") :]

@@ -91,9 +91,9 @@ class Listening:
         self.messages: list[dict[str, Any]] = []
         self.hello = self.message("hello")
 
-    def credit(self, ahead: int, played_sample: int = 0) -> None:
-        """Ask for so many segments."""
-        self.socket.send(json.dumps({"type": "credit", "ahead": ahead, "played_sample": played_sample}))
+    def credit(self, ahead: int, played_sample: int = 0, **paused: bool) -> None:
+        """Ask for so many segments; `paused=True` where nothing plays."""
+        self.socket.send(json.dumps({"type": "credit", "ahead": ahead, "played_sample": played_sample, **paused}))
 
     def message(self, kind: str, timeout_s: float = 60.0) -> dict[str, Any]:
         """Return the next text message of a type."""

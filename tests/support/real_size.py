@@ -12,13 +12,12 @@ import torch
 
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.spectrogram import load_preset
+from riffusion_train.model.components import build_tokenizer
 from riffusion_train.model.diffusers_folder import write_model
-from riffusion_train.model.lazy import LazyModel
 from riffusion_train.model.loading import make_components, open_model
-from riffusion_train.model.safetensors_io import LazyTensor, open_tensors
 from riffusion_train.model.single_file import open_single_file, write_single_file
-from riffusion_train.model.tokenizer import build_tokenizer
-from riffusion_train.training.throughput import peak_memory_bytes
+from riffusion_train.model.weights import LazyModel, LazyTensor, open_tensors
+from riffusion_train.training.tracking import peak_memory_bytes
 
 _NOISE = 1_000_003
 """Number of random values; a prime, so that no two rows of a weight are equal."""

@@ -7,10 +7,10 @@ import numpy as np
 from support.models import nano_components
 from support.nano import NANO_SPECTROGRAM
 
-from riffusion_train.audio.io.write import write_audio
+from riffusion_train.audio.write import write_audio
 from riffusion_train.config.spectrogram import SPECTROGRAM_FILE, SpectrogramConfig
 from riffusion_train.model.diffusers_folder import write_model
-from riffusion_train.model.lazy import as_lazy_model
+from riffusion_train.model.weights import as_lazy_model
 
 RATE_HZ = 16000
 

@@ -6,9 +6,10 @@ import numpy as np
 from support.auditions import EVIL, write_clip
 from support.nano import write_dataset
 
-from riffusion_train.audio.io.read import read_audio
+from riffusion_train.audio.read import read_audio
 from riffusion_train.dataset.spectrograms import load_dataset
-from riffusion_train.evaluation.checkpoints import CheckpointScores, choose
+from riffusion_train.evaluation.checkpoints import CheckpointScores, RunPage, choose
+from riffusion_train.evaluation.checkpoints import write_page as write_page_of_run
 from riffusion_train.evaluation.clips import ClipFile
 from riffusion_train.evaluation.report import ScorePage, write_page
 from riffusion_train.evaluation.results import (
@@ -19,13 +20,10 @@ from riffusion_train.evaluation.results import (
     rows_of_sounds,
     write_scores,
 )
-from riffusion_train.evaluation.run_report import RunPage
-from riffusion_train.evaluation.run_report import write_page as write_page_of_run
 from riffusion_train.listening.copies import Nearest
 from riffusion_train.listening.embedder import Heard
-from riffusion_train.listening.heard import HeardClips
+from riffusion_train.listening.heard import HeardClips, measure_sound
 from riffusion_train.listening.judge import ClipScores, ScoreRow, Scores
-from riffusion_train.listening.sound import measure_sound
 
 CLIPS = 8
 CAPTIONS = ("slow piano, no drums", EVIL, "a fast band with a caption that is rather long and goes on, and on, and on")

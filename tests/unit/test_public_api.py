@@ -31,7 +31,7 @@ def test_a_public_name_is_the_class_itself_once_it_is_used() -> None:
     code = (
         "from riffusion_train import SpectrogramCodec\n"
         "codec = SpectrogramCodec.from_preset('tiny')\n"
-        "from riffusion_train.audio.codec.codec import SpectrogramCodec as Real\n"
+        "from riffusion_train.audio.codec import SpectrogramCodec as Real\n"
         "assert isinstance(codec, SpectrogramCodec) and isinstance(codec, Real)\n"
         "assert issubclass(Real, SpectrogramCodec) and not isinstance(1, SpectrogramCodec)\n"
         "assert isinstance(SpectrogramCodec(codec.config), Real)\n"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support.sounds import level_db, noise, tone
 
-from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
+from riffusion_train.audio.codec import SpectrogramCodec, make_codec
 from riffusion_train.config.spectrogram import load_preset
 
 
@@ -25,9 +25,9 @@ def test_the_level_comes_back_without_a_maximum(amplitude: float):
 def test_quiet_is_pale_and_every_image_has_the_same_black():
     loud, quiet = (hifi().encode_long(noise(1.0, 44100, amplitude=amplitude)) for amplitude in (0.1, 0.001))
     assert loud.max_value == quiet.max_value == hifi().config.reference_value
-    # A hundredth of the magnitude is the fourth root of that in darkness.
-    darkness = [255 - encoded.image[100:400].mean() for encoded in (loud, quiet)]
-    assert darkness[0] / darkness[1] == pytest.approx(100**0.25, rel=0.02)
+    # A hundredth of the magnitude is the fourth root of that in blackness.
+    blackness = [255 - encoded.image[100:400].mean() for encoded in (loud, quiet)]
+    assert blackness[0] / blackness[1] == pytest.approx(100**0.25, rel=0.02)
 
 
 def test_silence_is_white():

@@ -1,14 +1,14 @@
-"""What a GPU runs: torch's operations in place of numba's loops, here on the CPU, beside the loops."""
+"""What a GPU runs: torch's operations instead of numba's loops, here on the CPU, beside the loops."""
 
 import numpy as np
 import pytest
 import torch
 from support.sounds import noise, tone
 
-from riffusion_train.audio.codec.codec import make_codec
-from riffusion_train.audio.codec.levels import draw_images
+from riffusion_train.audio import kernels
+from riffusion_train.audio.codec import make_codec
 from riffusion_train.audio.compare import compare_sounds
-from riffusion_train.audio.inversion import kernels
+from riffusion_train.audio.mel import draw_images
 from riffusion_train.config.spectrogram import load_preset
 
 

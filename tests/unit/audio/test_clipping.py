@@ -2,7 +2,8 @@ import numpy as np
 from support.corpus_files import noise, tone
 
 from data_prep.tracks.measuring import pcm_hash
-from riffusion_train.audio.io.clipping import CLIPPED_SHARE, clipped_share
+from riffusion_train.audio.loudness import CLIPPED_SHARE, clipped_share
+from riffusion_train.audio.read import Samples
 
 
 def test_flat_tops_at_full_scale_are_clipping_and_a_high_peak_is_not():
@@ -20,7 +21,11 @@ def test_only_the_peaks_of_noise_do_not_count():
     assert clipped_share(wav / np.abs(wav).max()) == 0
 
 
+def hash_of(wav, rate_hz):
+    return pcm_hash(Samples.of(wav), rate_hz)
+
+
 def test_the_hash_of_samples_knows_samples_rate_and_shape():
     wav = tone(220, 0.1)
-    hashes = {pcm_hash(wav, 44100), pcm_hash(wav, 48000), pcm_hash(wav.reshape(2, -1), 44100), pcm_hash(-wav, 44100)}
-    assert len(hashes) == 4 and pcm_hash(wav.copy(), 44100) in hashes
+    hashes = {hash_of(wav, 44100), hash_of(wav, 48000), hash_of(wav.reshape(2, -1), 44100), hash_of(-wav, 44100)}
+    assert len(hashes) == 4 and hash_of(wav.copy(), 44100) in hashes

@@ -8,7 +8,7 @@ import torch
 from support.sounds import level_db, noise, pitch_hz, tone
 from torchaudio.functional import melscale_fbanks
 
-from riffusion_train.audio.codec.codec import UNKNOWN_LEVEL_PEAK, SpectrogramCodec, make_codec
+from riffusion_train.audio.codec import UNKNOWN_LEVEL_PEAK, SpectrogramCodec, make_codec
 from riffusion_train.config.spectrogram import Channels, SpectrogramConfig, load_preset
 from riffusion_train.runtime.errors import InputError
 

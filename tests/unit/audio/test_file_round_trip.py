@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from riffusion_train.audio.codec.codec import make_codec
-from riffusion_train.audio.codec.image_file import load_image, save_image
-from riffusion_train.audio.io.read import read_audio, resample
-from riffusion_train.audio.io.write import write_audio
+from riffusion_train.audio.codec import make_codec
+from riffusion_train.audio.image_file import load_image, save_image
+from riffusion_train.audio.read import read_audio, resample
+from riffusion_train.audio.write import write_audio
 from riffusion_train.config.spectrogram import Channels, load_preset
 
 PRESETS = ("riffusion_v1", "hifi", "hifi_stereo", "small", "tiny")
@@ -82,7 +82,7 @@ def test_any_sound_goes_through_files_and_comes_back(
 def test_any_image_keeps_its_pixels_and_what_it_says_of_itself(
     tmp_path: Path, preset: str, channels: Channels, width: int, seed: int, max_value: float, texts: dict[str, str]
 ):
-    from riffusion_train.audio.codec.codec import EncodedClip
+    from riffusion_train.audio.codec import EncodedClip
 
     config = dataclasses.replace(load_preset(preset), channels=channels)
     shape = (config.n_mels, width) if channels is Channels.mono else (config.n_mels, width, 3)

@@ -6,9 +6,8 @@ import pytest
 import soundfile
 from support.sounds import level_db, noise, pitch_hz, tone
 
-from riffusion_train.audio.io.read import read_audio, resample
-from riffusion_train.audio.io.tags import TAGS, read_tags
-from riffusion_train.audio.io.write import FORMATS, write_audio
+from riffusion_train.audio.read import read_audio, resample
+from riffusion_train.audio.write import FORMATS, TAGS, read_tags, write_audio
 from riffusion_train.runtime.errors import InputError
 
 

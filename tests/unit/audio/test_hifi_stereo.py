@@ -4,7 +4,7 @@ import functools
 import numpy as np
 from support.sounds import level_db, noise, tone
 
-from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
+from riffusion_train.audio.codec import SpectrogramCodec, make_codec
 from riffusion_train.config.spectrogram import Channels, load_preset
 
 RATE_HZ = 44100

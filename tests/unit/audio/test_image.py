@@ -6,8 +6,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from riffusion_train.audio.codec.codec import EncodedClip, make_codec
-from riffusion_train.audio.codec.image_file import load_image, save_image
+from riffusion_train.audio.codec import EncodedClip, make_codec
+from riffusion_train.audio.image_file import load_image, save_image
 from riffusion_train.config.spectrogram import Channels, SpectrogramConfig, load_preset
 from riffusion_train.runtime.errors import InputError
 

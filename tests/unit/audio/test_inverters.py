@@ -5,12 +5,11 @@ import pytest
 import torch
 from support.sounds import noise, pitch_hz, tone
 
-from riffusion_train.audio.codec.codec import EncodedClip, SpectrogramCodec, make_codec
-from riffusion_train.audio.inversion.denoise import noise_variance
-from riffusion_train.audio.inversion.kernels import BandedProduct, project
-from riffusion_train.audio.inversion.phase import heap_integrated_phase
-from riffusion_train.config.sample import Inverter
-from riffusion_train.config.spectrogram import load_preset
+from riffusion_train.audio.codec import EncodedClip, SpectrogramCodec, make_codec
+from riffusion_train.audio.decoder import noise_variance
+from riffusion_train.audio.kernels import BandedProduct, project
+from riffusion_train.audio.stft import heap_integrated_phase
+from riffusion_train.config.spectrogram import Inverter, load_preset
 from riffusion_train.runtime.errors import InputError
 
 INVERTERS = tuple(Inverter.__members__)

@@ -3,8 +3,8 @@ import pytest
 import torch
 from support.sounds import noise
 
-from riffusion_train.audio.codec.codec import make_codec
-from riffusion_train.audio.inversion.stft import CircularStft, resample_loop, stretch_loop
+from riffusion_train.audio.codec import make_codec
+from riffusion_train.audio.stft import CircularStft, resample_loop, stretch_loop
 from riffusion_train.config.spectrogram import load_preset
 
 

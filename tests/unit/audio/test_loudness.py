@@ -3,7 +3,7 @@ import pyloudnorm
 import pytest
 from support.corpus_files import chord, noise, tone
 
-from riffusion_train.audio.io.loudness import gain_db, measure_lufs, rms_dbfs
+from riffusion_train.audio.loudness import gain_db, measure_lufs, rms_dbfs
 
 
 def sine(level_dbfs, duration_s=3.0, rate_hz=48000):

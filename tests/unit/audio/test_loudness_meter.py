@@ -3,7 +3,7 @@ import pyloudnorm
 import pytest
 from support.sounds import noise, tone
 
-from riffusion_train.audio.io.loudness import LoudnessMeter, _k_weighting, loudness_gain, measure_loudness
+from riffusion_train.audio.loudness import LoudnessMeter, _k_weighting, loudness_gain, measure_loudness
 
 
 @pytest.mark.parametrize("rate_hz", [16000, 44100])

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from riffusion_train.audio.codec.image_file import png_bytes
-from riffusion_train.audio.io.write import write_audio
-from riffusion_train.audio.manifest import Certificate, check_signed_format, read_manifest, sign_files
-from riffusion_train.audio.marking import Mark, read_mark
+from riffusion_train.audio.image_file import png_bytes
+from riffusion_train.audio.marking import Certificate, Mark, check_signed_format, read_manifest, read_mark, sign_files
+from riffusion_train.audio.write import write_audio
 from riffusion_train.runtime.errors import InputError
 
 MARK = Mark("laptop", "0123", "fe98")

@@ -8,13 +8,12 @@ import PIL.Image
 import pytest
 import soundfile
 
-from riffusion_train.audio.codec.codec import EncodedClip
-from riffusion_train.audio.codec.image_file import save_image
+from riffusion_train.audio.codec import EncodedClip
 from riffusion_train.audio.convert import decode_images, encode_file
-from riffusion_train.audio.io.read import load_audio
-from riffusion_train.audio.io.tags import read_tags
-from riffusion_train.audio.io.write import write_audio
+from riffusion_train.audio.image_file import save_image
 from riffusion_train.audio.marking import SOUNDS, SOURCE_TYPE, XMP_TEXT, Mark, encode_image, read_mark
+from riffusion_train.audio.read import load_audio
+from riffusion_train.audio.write import read_tags, write_audio
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.runtime.errors import InputError
 

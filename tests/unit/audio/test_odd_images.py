@@ -11,8 +11,8 @@ import PIL.Image
 import pytest
 from PIL.PngImagePlugin import PngInfo
 
-from riffusion_train.audio.codec.codec import EncodedClip
-from riffusion_train.audio.codec.image_file import MAX_PIXELS, TEXT_KEY, load_image, save_image
+from riffusion_train.audio.codec import EncodedClip
+from riffusion_train.audio.image_file import MAX_PIXELS, TEXT_KEY, load_image, save_image
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_preset, to_data
 from riffusion_train.runtime.errors import InputError
 

@@ -9,10 +9,10 @@ import pytest
 import soundfile
 from support.sounds import noise, tone
 
-from riffusion_train.audio.codec.analysis import clipping_warnings, sound_warnings
-from riffusion_train.audio.codec.codec import make_codec
-from riffusion_train.audio.io.read import load_audio
-from riffusion_train.audio.io.write import write_audio
+from riffusion_train.audio.codec import make_codec
+from riffusion_train.audio.mel import clipping_warnings, sound_warnings
+from riffusion_train.audio.read import load_audio
+from riffusion_train.audio.write import write_audio
 from riffusion_train.config.spectrogram import Channels, load_preset
 from riffusion_train.runtime.errors import InputError
 

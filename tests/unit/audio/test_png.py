@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.sounds import noise, tone
 
-from riffusion_train.audio.codec.codec import make_codec
-from riffusion_train.audio.codec.image_file import png_bytes
+from riffusion_train.audio.codec import make_codec
+from riffusion_train.audio.image_file import png_bytes
 from riffusion_train.config.spectrogram import load_preset
 
 

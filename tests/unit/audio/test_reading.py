@@ -4,8 +4,9 @@ import soundfile
 from support import broken_files as broken
 from support.corpus_files import RATE_HZ, chord
 
-from riffusion_train.audio.io.read import (
+from riffusion_train.audio.read import (
     DecodedAudio,
+    Samples,
     declared_frames,
     decode_audio,
     decoding_problems,
@@ -77,7 +78,7 @@ def test_odd_files_are_decoded_and_doubted_for_what_they_are(tmp_path, row):
 
 
 def test_a_file_that_goes_on_after_its_declared_end_is_told():
-    decoded = DecodedAudio(np.zeros((1, 44100), np.float32), 44100, "MP3", 0.5, 0, False)
+    decoded = DecodedAudio(Samples.of(np.zeros((1, 44100), np.float32)), 44100, "MP3", 0.5, 0, False)
     assert set(decoding_problems(decoded)) == {"longer than declared"}
 
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.sounds import level_db
 
-from riffusion_train.audio.codec.codec import SpectrogramCodec, make_codec
-from riffusion_train.audio.io.read import resample
+from riffusion_train.audio.codec import SpectrogramCodec, make_codec
+from riffusion_train.audio.read import resample
 from riffusion_train.config.spectrogram import Channels, Scale, load_preset
 from riffusion_train.runtime.errors import InputError
 

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from riffusion_train.audio.codec.slices import slice_starts
+from riffusion_train.audio.convert import slice_starts
 from riffusion_train.runtime.errors import InputError
 
 

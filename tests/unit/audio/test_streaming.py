@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from support.sounds import noise, tone
 
-from riffusion_train.audio.codec.codec import UNKNOWN_LEVEL_PEAK, SpectrogramCodec, make_codec
-from riffusion_train.audio.codec.streaming import StreamingDecoder
+from riffusion_train.audio.codec import UNKNOWN_LEVEL_PEAK, SpectrogramCodec, StreamingDecoder, make_codec
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.runtime.errors import InputError
 
@@ -100,7 +99,7 @@ def test_a_long_image_is_decoded_in_chunks_like_a_short_one(monkeypatch: pytest.
     codec = codec_of("small")
     encoded = codec.encode_long(noise(4.0, codec.rate_hz) + tone(500.0, 4.0, codec.rate_hz))
     whole = codec.decode(encoded.image, encoded.max_value)
-    monkeypatch.setattr("riffusion_train.audio.codec.decoder._CHUNK_COLUMNS", 24)
+    monkeypatch.setattr("riffusion_train.audio.decoder._CHUNK_COLUMNS", 24)
     pieces = codec.decode(encoded.image, encoded.max_value)
     assert pieces.shape == whole.shape
     assert not np.array_equal(pieces, whole)

@@ -1,7 +1,7 @@
 import numpy as np
 from support.sounds import tone
 
-from riffusion_train.audio.codec.codec import make_codec
+from riffusion_train.audio.codec import make_codec
 from riffusion_train.config.spectrogram import load_preset
 
 

@@ -5,12 +5,12 @@ import pytest
 from support.auditions import write_clip
 from support.nano import NANO_SPECTROGRAM
 
-from riffusion_train.audio.codec.codec import make_codec
-from riffusion_train.audio.codec.image_file import save_image
-from riffusion_train.audio.io.loudness import measure_lufs
-from riffusion_train.audio.io.read import read_audio
-from riffusion_train.audio.io.write import write_audio
-from riffusion_train.audition.measures import heard_lufs, matching_target_lufs, measure_clip
+from riffusion_train.audio.codec import make_codec
+from riffusion_train.audio.image_file import save_image
+from riffusion_train.audio.loudness import measure_lufs
+from riffusion_train.audio.read import read_audio
+from riffusion_train.audio.write import write_audio
+from riffusion_train.audition.site import heard_lufs, matching_target_lufs, measure_clip
 
 
 def test_a_sine_of_full_scale_has_the_loudness_that_the_standard_gives() -> None:

@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 from support.auditions import make_site, write_clip, write_scores_beside
 
-from riffusion_train.audition.measures import METRICS
-from riffusion_train.audition.scores import nearest_text
-from riffusion_train.audition.site import Site, write_site
+from riffusion_train.audition.site import METRICS, Site, nearest_text, write_site
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from riffusion_train.cli.completion import candidates
 from riffusion_train.cli.main import VERBS, main
-from riffusion_train.cli.sweep import SWEEP_FLAGS, _sweep_parser
+from riffusion_train.cli.train import SWEEP_FLAGS, _sweep_parser
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 
 

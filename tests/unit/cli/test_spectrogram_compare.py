@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 from support.sounds import noise, tone
 
-from riffusion_train.audio.io.write import write_audio
+from riffusion_train.audio.write import write_audio
 from riffusion_train.cli.main import main
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 

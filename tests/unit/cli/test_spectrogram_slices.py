@@ -5,10 +5,10 @@ import PIL.Image
 import pytest
 from support.sounds import level_db, noise, tone
 
-from riffusion_train.audio.codec.image_file import load_image
 from riffusion_train.audio.compare import compare_sounds
-from riffusion_train.audio.io.read import read_audio
-from riffusion_train.audio.io.write import write_audio
+from riffusion_train.audio.image_file import load_image
+from riffusion_train.audio.read import read_audio
+from riffusion_train.audio.write import write_audio
 from riffusion_train.cli.main import main
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 

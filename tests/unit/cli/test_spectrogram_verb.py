@@ -6,9 +6,9 @@ import PIL.Image
 import pytest
 from support.sounds import pitch_hz, tone
 
-from riffusion_train.audio.codec.image_file import load_image
-from riffusion_train.audio.io.read import read_audio
-from riffusion_train.audio.io.write import write_audio
+from riffusion_train.audio.image_file import load_image
+from riffusion_train.audio.read import read_audio
+from riffusion_train.audio.write import write_audio
 from riffusion_train.cli.main import main
 from riffusion_train.config.spectrogram import Channels, load_preset, write_spectrogram
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT

@@ -8,12 +8,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from riffusion_train.config.compose import compose, conf_dir, config_keys, load_saved, search_path, write_config
-from riffusion_train.config.demo import DemoConfig
-from riffusion_train.config.export import ExportConfig, ImportConfig
-from riffusion_train.config.model import ModelName
+from riffusion_train.config.model import ExportConfig, ImportConfig, ModelName
 from riffusion_train.config.prepare import CaptionSource, MergeConfig, PageConfig, PrepareConfig
 from riffusion_train.config.reference import key_rows
-from riffusion_train.config.sample import GridConfig, PlayConfig, SampleConfig, SamplerConfig
+from riffusion_train.config.sample import DemoConfig, GridConfig, PlayConfig, SampleConfig, SamplerConfig
 from riffusion_train.config.train import MethodName, TrainConfig
 from riffusion_train.runtime.errors import InputError
 
@@ -138,7 +136,7 @@ def test_all_missing_keys_are_named_at_once() -> None:
         compose("export", ExportConfig, [])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1).filter(lambda text: text.strip() == text))
 def test_a_path_is_taken_literally(path: str) -> None:
     if path in ("null", "???") or (path[0] == path[-1] and path[0] in "'\""):

@@ -14,7 +14,7 @@ from riffusion_train.config.denoising import (
     read_recommended,
     recommended_data,
 )
-from riffusion_train.config.export import ExportConfig
+from riffusion_train.config.model import ExportConfig
 from riffusion_train.config.sample import SampleConfig
 from riffusion_train.runtime.errors import InputError
 

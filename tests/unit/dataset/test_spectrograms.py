@@ -7,12 +7,12 @@ import pytest
 import torch
 from support.nano import write_dataset
 
-from riffusion_train.dataset.cache import latent_cache, slice_keys
 from riffusion_train.dataset.captions import CaptionDraws
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.order import Address, AddressedBatches, EpochOrder, generator
-from riffusion_train.dataset.spectrograms import LatentItems, SpectrogramDataset, Texts
+from riffusion_train.dataset.spectrograms import LatentItems, SpectrogramDataset, Texts, slice_keys
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.training.caches import latent_cache
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from riffusion_train.demo.report import (
     write_page,
 )
 from riffusion_train.demo.steps import StepResult
-from riffusion_train.listening.words import Agreement
+from riffusion_train.listening.captions import Agreement
 from riffusion_train.runtime.errors import InputError
 
 EVIL = "<script>alert('&\"$x')</script>"

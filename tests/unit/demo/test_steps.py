@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from support.sampling import write_model_without_codec, write_nano_model
 
-import riffusion_train.runtime.pretrained as pretrained
 from riffusion_train.config.compose import compose
-from riffusion_train.config.demo import DemoConfig
 from riffusion_train.config.prepare import PrepareConfig
+from riffusion_train.config.sample import DemoConfig
 from riffusion_train.config.spectrogram import load_preset, load_spectrogram, preset_words
 from riffusion_train.demo.steps import HELD_OUT_STYLE, Base, DemoFolder, choose_base, plan_steps
+from riffusion_train.runtime import hub
 from riffusion_train.runtime.errors import InputError
 
 
@@ -45,7 +45,7 @@ def test_own_audio_is_not_composed() -> None:
 
 
 def test_the_base_is_the_packaged_model_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    monkeypatch.setattr(hub, "PRETRAINED_FOLDER", tmp_path)
     assert choose_base(DemoConfig()) is None
     with pytest.raises(InputError, match="laptop: the weights of this model are not in this installation"):
         choose_base(DemoConfig(base="laptop"))

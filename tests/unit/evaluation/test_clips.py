@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from riffusion_train.audio.io.write import write_audio
+from riffusion_train.audio.write import write_audio
 from riffusion_train.evaluation.clips import check_clips, choose_captions, find_clips, is_model
 from riffusion_train.runtime.errors import InputError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.models import nano_components
 
-from riffusion_train.audio.io.read import read_audio
+from riffusion_train.audio.read import read_audio
 from riffusion_train.config.sample import SamplerConfig
 from riffusion_train.evaluation.grid import Grid, GridModel
 from riffusion_train.runtime.errors import InputError, StoppedError

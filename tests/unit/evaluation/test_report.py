@@ -9,10 +9,10 @@ import pytest
 from support.auditions import EVIL
 from support.scores import write_score_page
 
-from riffusion_train.audio.codec.image_file import load_image
+from riffusion_train.audio.image_file import load_image
 from riffusion_train.evaluation.report import principal_axes
 from riffusion_train.evaluation.results import ResultRow, rows_of_sounds, shown
-from riffusion_train.listening.figures import MEANINGS
+from riffusion_train.listening.distances import MEANINGS
 from riffusion_train.listening.judge import FIGURES
 
 

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from riffusion_train.listening.sound import (
+from riffusion_train.listening.heard import (
     MEASURES,
     SoundMeasures,
     measure_bandwidth,

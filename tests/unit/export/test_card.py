@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from support.hub import StandInHub, serving
 
-from riffusion_train.config.export import ExportFormat, ExportWeights, LoraLayout
+from riffusion_train.config.model import ExportFormat, ExportWeights, LoraLayout
 from riffusion_train.export.card import Card, Form, card_of
 from riffusion_train.export.describe import describe
 from riffusion_train.export.summary import base_name, licence_of, summarise

@@ -16,15 +16,14 @@ from support.models import nano_components, predict
 from support.nano import NANO_SPECTROGRAM, train_config
 
 from riffusion_train.config.compose import write_config
-from riffusion_train.config.export import ExportDtype, ExportFormat, ExportWeights, LoraLayout
-from riffusion_train.config.model import ModelConfig, ModelName
+from riffusion_train.config.model import ExportDtype, ExportFormat, ExportWeights, LoraLayout, ModelConfig, ModelName
 from riffusion_train.export import write
 from riffusion_train.export.write import export_run
 from riffusion_train.model.components import fingerprint
 from riffusion_train.model.loading import load_components, make_components, open_model
 from riffusion_train.model.lora import LORA_FILE, read_lora
-from riffusion_train.model.safetensors_io import LazyTensor, in_memory
 from riffusion_train.model.single_file import ldm_names
+from riffusion_train.model.weights import LazyTensor, in_memory
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.files import safetensors_header
 from riffusion_train.training.run import run_training

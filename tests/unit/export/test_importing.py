@@ -11,15 +11,15 @@ from support.models import nano_components, nano_lora
 from support.nano import NANO_SPECTROGRAM
 
 from riffusion_train.cli.model import main_doctor
-from riffusion_train.config.export import ExportFormat, LoraLayout
+from riffusion_train.config.model import ExportFormat, LoraLayout
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.export.describe import describe
 from riffusion_train.export.write import import_model
 from riffusion_train.model.components import Components, fingerprint
 from riffusion_train.model.diffusers_folder import write_model
-from riffusion_train.model.lazy import as_lazy_model
 from riffusion_train.model.loading import load_components, open_model
 from riffusion_train.model.lora import LORA_FILE, Lora, write_diffusers_lora, write_kohya_lora
+from riffusion_train.model.weights import as_lazy_model
 from riffusion_train.runtime.errors import InputError
 
 

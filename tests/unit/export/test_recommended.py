@@ -7,7 +7,7 @@ import pytest
 
 from riffusion_train.cli.main import main
 from riffusion_train.config.denoising import RecommendedConfig, SchedulerName
-from riffusion_train.config.export import ExportFormat, ExportWeights
+from riffusion_train.config.model import ExportFormat, ExportWeights
 from riffusion_train.config.sample import PlayConfig, SamplerConfig
 from riffusion_train.evaluation.grid import find_models
 from riffusion_train.export.write import export_run

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from riffusion_train.listening.clap import load_clap
-from riffusion_train.listening.embedder import make_embedder
+from riffusion_train.listening.embedder import load_clap, make_embedder
 from riffusion_train.runtime.errors import InputError
 
 RATE_HZ = 48_000

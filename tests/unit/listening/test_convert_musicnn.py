@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from riffusion_train.listening import convert_musicnn
 from riffusion_train.listening.convert_musicnn import convert, read_checkpoint, read_table, write_weights
-from riffusion_train.listening.musicnn import MusicTagger
+from riffusion_train.listening.embedder import MusicTagger
 from riffusion_train.runtime.errors import EXIT_INPUT, InputError
 
 

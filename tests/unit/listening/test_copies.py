@@ -5,7 +5,7 @@ import pytest
 from support.rendered_clips import CODEC, render
 
 from benchmarks.planted_copies import KINDS, as_lines, calibrate
-from data_prep.corpus.score import attributes_of
+from data_prep.corpus.exercises import attributes_of
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.listening.copies import CopySearch, Nearest, TrainingSlices, _exceeded_by, band_centres_hz
 from riffusion_train.listening.distances import TooFewClipsError

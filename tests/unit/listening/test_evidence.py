@@ -1,15 +1,18 @@
-"""Evidence for statements about a sound: support for a tempo, notes for a key, percussion in bands."""
+"""Evidence for statements about a sound: support for a tempo, notes for a key, strokes in bands."""
 
 import numpy as np
 import pytest
 
-from riffusion_train.listening.attributes import RATE_HZ, chroma_of, key_fits, relative_key
-from riffusion_train.listening.evidence import (
+from riffusion_train.listening.attributes import (
     BANDS_HZ,
+    RATE_HZ,
     TEMPI_BPM,
     Evidence,
+    chroma_of,
     gather_evidence,
-    percussive_shares,
+    key_fits,
+    relative_key,
+    strokes_of,
     support_of,
 )
 
@@ -52,7 +55,7 @@ def test_noise_has_no_pulse_and_silence_and_short_sounds_no_evidence():
     assert support_of(evidence_of(noise).pulse, 120) < 100
     for sound in (np.zeros(6 * RATE_HZ, np.float32), noise[: RATE_HZ // 2]):
         evidence = evidence_of(sound)
-        assert evidence.pulse == evidence.chroma == evidence.percussive == ()
+        assert evidence.pulse == evidence.chroma == evidence.strokes == ()
 
 
 def test_the_notes_of_a_scale_fit_its_key_and_relative_best():
@@ -68,10 +71,43 @@ def test_relative_keys_have_the_same_notes():
     assert relative_key("A# major") == "G minor" and relative_key("C# minor") == "E major"
 
 
-def test_clicks_are_percussive_and_tones_are_not():
-    beats, tones = percussive_shares(clicks(120)), percussive_shares(scale([0, 4, 7, 12] * 3, 1.0))
-    assert len(beats) == len(tones) == len(BANDS_HZ)
-    assert min(beats[2:]) > 0.5 > 0.2 > max(tones[1:3])
+def plucks(duration_s=6.0):
+    """Tones with 40 partials that begin as suddenly as the clicks and ring on."""
+    time_s = np.arange(round(duration_s * RATE_HZ)) / RATE_HZ
+    since_s = np.mod(time_s, 0.5)
+    partials = [np.sin(2 * np.pi * 220 * number * since_s) / number for number in range(1, 41)]
+    return (0.2 * np.sum(partials, axis=0) * np.exp(-3 * since_s)).astype(np.float32)
+
+
+def by_band(mono):
+    """Return noisiness, highest noisiness, what is gone, and the product, one for each band."""
+    return np.array(strokes_of(mono)).reshape(4, len(BANDS_HZ))
+
+
+def test_strokes_are_noisy_and_over_soon_and_plucked_tones_are_neither():
+    strokes, tones = by_band(clicks(120)), by_band(plucks())
+    assert strokes[0, 1:].min() > 0.35 > 0.3 > tones[1, 1:].max()
+    assert strokes[2].min() > 0.9 > 0.6 > tones[2, 1:].max()
+    assert strokes[3, 1:].min() > 0.3 > 0.1 > tones[3, 1:].max()
+
+
+def test_hiss_is_no_stroke():
+    hiss = by_band(np.random.default_rng(1).standard_normal(6 * RATE_HZ).astype(np.float32))
+    assert hiss[0].min() > 0.3 > hiss[3, 1:].max()
+
+
+def test_strokes_are_over_soon_in_a_loud_tone_as_well():
+    tone = 0.3 * np.sin(2 * np.pi * 3000 * np.arange(6 * RATE_HZ) / RATE_HZ)
+    assert by_band((clicks(120) + tone).astype(np.float32))[2].min() > 0.9
+
+
+def test_a_band_without_sound_has_no_strokes():
+    swelling = np.sin(2 * np.pi * 300 * np.arange(3 * RATE_HZ) / RATE_HZ) * np.hanning(3 * RATE_HZ)
+    assert not by_band(swelling.astype(np.float32))[:, 3:].any()
+
+
+def test_evidence_of_another_version_is_read_without_what_it_lacks():
+    assert Evidence.from_data({"chroma": [0.5, 0.5], "percussive": [0.1]}) == Evidence(chroma=(0.5, 0.5))
 
 
 def test_evidence_survives_as_data():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from riffusion_train.listening.copies import TrainingSlices
+from riffusion_train.listening.embedder import make_heard
 from riffusion_train.listening.judge import FIGURES, Judge, JudgedClip, Reference
-from riffusion_train.listening.patches import make_heard
 
 DIM, REAL, RATE_HZ = 12, 90, 16000
 INSTRUMENTS = ("piano", "violin", "choir")

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from riffusion_train.audio.io.read import read_audio
-from riffusion_train.config.listening import EmbedderName
-from riffusion_train.listening.embedder import make_embedder
-from riffusion_train.listening.musicnn import HOP_LENGTH, N_FFT, N_MELS, RATE_HZ, TAGS, LogMel
+from riffusion_train.audio.read import read_audio
+from riffusion_train.config.sample import EmbedderName
+from riffusion_train.listening.embedder import HOP_LENGTH, N_FFT, N_MELS, RATE_HZ, TAGS, LogMel, make_embedder
 from riffusion_train.runtime.errors import InputError
 
 RATE_48K = 48_000

@@ -3,9 +3,17 @@ import math
 import numpy as np
 import pytest
 
-from riffusion_train.listening.caption_model import CaptionModel, phrases
+from riffusion_train.listening.captions import (
+    CaptionModel,
+    compare,
+    named_key,
+    named_tempo,
+    phrases,
+    retrieval,
+    same_tempo,
+    win_shares,
+)
 from riffusion_train.listening.distances import TooFewClipsError
-from riffusion_train.listening.words import compare, named_key, named_tempo, retrieval, same_tempo, win_shares
 
 INSTRUMENTS, SPEEDS = ("piano", "church organ", "violin"), ("slow", "fast")
 DIM = 24

@@ -10,8 +10,8 @@ from riffusion_train.config.compose import compose
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.model.components import Components, fingerprint
 from riffusion_train.model.diffusers_folder import write_model
-from riffusion_train.model.lazy import as_lazy_model
 from riffusion_train.model.loading import load_components, make_components
+from riffusion_train.model.weights import as_lazy_model
 from riffusion_train.runtime.errors import InputError
 
 

@@ -8,8 +8,8 @@ from support.models import nano_components
 
 from riffusion_train.model.components import Components, fingerprint
 from riffusion_train.model.diffusers_folder import write_model
-from riffusion_train.model.lazy import as_lazy_model, lazy_fingerprint, load_lazy_model
 from riffusion_train.model.loading import load_components, open_model
+from riffusion_train.model.weights import as_lazy_model, lazy_fingerprint, load_lazy_model
 from riffusion_train.runtime.errors import InputError
 
 

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from support.models import nano_components, nano_lora, predict
 
 from riffusion_train.model.components import Components, freeze
-from riffusion_train.model.lazy import as_lazy_model, load_lazy_model
 from riffusion_train.model.lora import (
     LORA_FILE,
     PEFT_FILE,
@@ -24,6 +23,7 @@ from riffusion_train.model.lora import (
     write_diffusers_lora,
     write_kohya_lora,
 )
+from riffusion_train.model.weights import as_lazy_model, load_lazy_model
 from riffusion_train.runtime.errors import InputError
 
 

@@ -3,7 +3,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from riffusion_train.config.denoising import SchedulerName
-from riffusion_train.model.architecture import build_scheduler, trained_scheduler
+from riffusion_train.model.components import build_scheduler, trained_scheduler
 from riffusion_train.sampling.schedulers import make_scheduler
 
 

@@ -6,7 +6,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from riffusion_train.model.safetensors_io import LazyTensor, in_memory, open_tensors, write_tensors
+from riffusion_train.model.weights import LazyTensor, in_memory, open_tensors, write_tensors
 from riffusion_train.runtime.errors import InputError
 
 TENSORS = {

@@ -13,12 +13,11 @@ from riffusion_train.config.compose import compose
 from riffusion_train.config.model import ModelConfig, ModelName
 from riffusion_train.config.train import TrainConfig
 from riffusion_train.model import single_file
-from riffusion_train.model.architecture import trained_scheduler
-from riffusion_train.model.components import Components, fingerprint
+from riffusion_train.model.components import Components, fingerprint, trained_scheduler
 from riffusion_train.model.diffusers_folder import write_model
-from riffusion_train.model.lazy import as_lazy_model, lazy_fingerprint
 from riffusion_train.model.loading import load_components, make_components, open_model
 from riffusion_train.model.single_file import CONFIGS_KEY, ldm_config, open_single_file, write_single_file
+from riffusion_train.model.weights import as_lazy_model, lazy_fingerprint
 from riffusion_train.runtime.errors import InputError
 
 PREFIX = "cond_stage_model.transformer.text_model."

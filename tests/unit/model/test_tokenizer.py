@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import riffusion_train.model.tokenizer as tokenizer_module
-from riffusion_train.model.tokenizer import (
+from riffusion_train.model import components
+from riffusion_train.model.components import (
     build_tokenizer,
     is_standard,
     load_tokenizer,
@@ -39,7 +39,7 @@ def test_transformers_4_finds_the_files_that_it_reads(tmp_path: Path) -> None:
     for name in ("vocab.json", "merges.txt"):
         # The sums of the files that Stable Diffusion 1.5 ships: transformers 4's slow tokenizer is built from these two.
         found = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
-        assert found == tokenizer_module._SHA256[name]
+        assert found == components._TOKENIZER_SHA256[name]
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert settings["tokenizer_class"] == "CLIPTokenizer"
     assert settings["pad_token"] == "<|endoftext|>"
@@ -75,7 +75,7 @@ def test_a_damaged_vocabulary_is_noticed(tmp_path: Path, monkeypatch: pytest.Mon
     vocabulary.mkdir()
     (vocabulary / clip_bpe.VOCABULARY_FILE).write_bytes(gzip.compress(b"not the vocabulary"))
     clip_bpe.read_vocabulary.cache_clear()
-    tokenizer_module._standard_files.cache_clear()
+    components._standard_files.cache_clear()
     monkeypatch.setattr(clip_bpe.resources, "files", lambda package: tmp_path)
     with pytest.raises(RuntimeError, match="the installation is damaged"):
         write_tokenizer(tmp_path / "out")

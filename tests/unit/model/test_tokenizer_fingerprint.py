@@ -1,4 +1,4 @@
-from riffusion_train.model.tokenizer import build_tokenizer, tokenizer_fingerprint
+from riffusion_train.model.components import build_tokenizer, tokenizer_fingerprint
 
 
 def test_one_tokenizer_has_one_fingerprint_whatever_it_was_asked_before() -> None:

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from riffusion_train import player
-from riffusion_train.player.settings import ClipSpec, Settings, apply_changes, settings_schema, typescript_types
+from riffusion_train.player.bodies import typescript_types
+from riffusion_train.player.settings import ClipSpec, Settings, apply_changes, settings_schema
 from riffusion_train.runtime.errors import InputError
 
 
@@ -62,7 +63,7 @@ def test_whitespace_in_a_prompt_is_collapsed():
 def test_a_page_is_shown_no_more_than_it_can_set():
     assert set(Settings().public()) == {
         "prompt", "negative_prompt", "seed", "place", "guidance_scale", "strength", "seed_image", "seed_upload",
-        "num_inference_steps", "clips", "guidance_from", "guidance_rescale",
+        "num_inference_steps", "clips", "guidance_from", "guidance_rescale", "prompt_weight", "mix", "loras",
     }  # fmt: skip
 
 
@@ -85,4 +86,4 @@ def test_the_schema_has_what_the_page_builds_its_fields_from():
 
 def test_the_committed_typescript_types_are_those_of_the_models():
     committed = Path(player.__file__).parent / "static" / "types.d.ts"
-    assert committed.read_text(encoding="utf-8") == typescript_types()  # python -m riffusion_train.player.settings
+    assert committed.read_text(encoding="utf-8") == typescript_types()  # python -m riffusion_train.player.bodies

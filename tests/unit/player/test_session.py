@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+from support.clock import Clock
 from support.models import nano_components
 from support.nano import NANO_SPECTROGRAM
 
@@ -26,19 +27,6 @@ RATE_HZ = 16000
 
 def changed(settings: Settings, **values: Any) -> Settings:
     return settings.model_copy(update=values)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture(scope="module")
-def maker() -> ClipMaker:
-    return ClipMaker(Sampler(nano_components(), num_inference_steps=2, guidance_scale=1.0))
 
 
 @pytest.fixture

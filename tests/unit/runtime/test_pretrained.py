@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-import riffusion_train.runtime.pretrained as pretrained
 from riffusion_train.export.summary import base_name
+from riffusion_train.runtime import hub
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.hub import check_source
-from riffusion_train.runtime.pretrained import has_pretrained, model_place
+from riffusion_train.runtime.hub import check_source, has_pretrained, model_place
 from riffusion_train.training.run_folder import whole_path
 
 
@@ -17,7 +16,7 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "pretrained" / "laptop"
     folder.mkdir(parents=True)
     (folder / "model_index.json").write_text("{}")
-    monkeypatch.setattr(pretrained, "FOLDER", folder.parent)
+    monkeypatch.setattr(hub, "PRETRAINED_FOLDER", folder.parent)
     return folder
 
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from riffusion_train.runtime.signals import StopRequest
+from riffusion_train.runtime.progress import StopRequest
 
 
 def send(number: int) -> None:

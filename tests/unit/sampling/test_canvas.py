@@ -5,8 +5,8 @@ import torch
 from support.models import nano_components
 
 from riffusion_train.sampling.denoise import window_starts
-from riffusion_train.sampling.noise import initial_noise, long_noise, slerp
 from riffusion_train.sampling.pipeline import Pipeline, circular_along_time
+from riffusion_train.sampling.sources import initial_noise, long_noise, slerp
 
 
 @pytest.fixture(scope="module")

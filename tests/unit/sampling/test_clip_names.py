@@ -2,8 +2,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from riffusion_train.sampling.clip import new_stem
+from riffusion_train.sampling.modes.base import TextRequest
 from riffusion_train.sampling.modes.long import LongRequest
-from riffusion_train.sampling.modes.text import TextRequest
 
 
 def write(folder: Path, request: TextRequest | LongRequest) -> str:

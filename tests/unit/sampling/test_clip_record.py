@@ -9,7 +9,8 @@ import pytest
 from support.models import nano_components
 
 from riffusion_train.config.denoising import GuidanceName, SchedulerName, TimestepSpacing
-from riffusion_train.config.sample import Dtype, Quality
+from riffusion_train.config.sample import Dtype
+from riffusion_train.config.spectrogram import Quality
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.clip import ClipRecord, load_record
 from riffusion_train.sampling.modes.long import LongRequest

@@ -12,14 +12,7 @@ from riffusion_train.config.denoising import GuidanceName, TimestepSpacing
 from riffusion_train.player.clips import ClipMaker
 from riffusion_train.player.settings import ClipSpec
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.guidance import (
-    Guidance,
-    NoiseLevel,
-    adaptive_projected,
-    classifier_free,
-    guide,
-    rescaled,
-)
+from riffusion_train.sampling.denoise import Guidance, NoiseLevel, adaptive_projected, classifier_free, guide, rescaled
 from riffusion_train.sampling.modes.base import ModeOptions
 from riffusion_train.sampling.modes.walk import WalkRequest, make_loops
 from riffusion_train.sampling.sampler import Sampler

@@ -10,15 +10,15 @@ import PIL.Image
 import pytest
 from support.sampling import write_nano_model
 
-from riffusion_train.audio.codec.codec import EncodedClip
-from riffusion_train.audio.codec.image_file import save_image
-from riffusion_train.audio.io.write import write_audio
+from riffusion_train.audio.codec import EncodedClip
+from riffusion_train.audio.image_file import save_image
 from riffusion_train.audio.marking import Mark, read_mark
+from riffusion_train.audio.write import write_audio
 from riffusion_train.cli.model import main_doctor
 from riffusion_train.export.describe import describe_clip
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.clip import RECORD_KEY, Clip, ClipRecord, load_record
-from riffusion_train.sampling.modes.text import TextRequest
+from riffusion_train.sampling.modes.base import TextRequest
 from riffusion_train.sampling.sampler import Sampler
 
 

@@ -8,11 +8,11 @@ import torch
 from support.models import nano_components
 
 from riffusion_train.config.denoising import SchedulerName, TimestepSpacing, usual_timesteps
-from riffusion_train.model.architecture import build_scheduler
+from riffusion_train.model.components import build_scheduler
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.sampling.noise import step_noise
 from riffusion_train.sampling.sampler import Sampler
 from riffusion_train.sampling.schedulers import ays_timesteps, make_scheduler, set_steps
+from riffusion_train.sampling.sources import step_noise
 
 
 def timesteps(name: SchedulerName, spacing: TimestepSpacing, steps: int) -> list[float]:

@@ -5,10 +5,10 @@ import pytest
 from support.nano import NANO_SPECTROGRAM
 from support.sampling import write_melody
 
-from riffusion_train.audio.codec.codec import make_codec
-from riffusion_train.audio.codec.image_file import load_image
+from riffusion_train.audio.codec import make_codec
+from riffusion_train.audio.image_file import load_image
 from riffusion_train.cli.main import main
-from riffusion_train.sampling.seed_images import SEED_IMAGES, load_seed_image
+from riffusion_train.sampling.sources import SEED_IMAGES, load_seed_image
 
 CODEC = make_codec(NANO_SPECTROGRAM)
 

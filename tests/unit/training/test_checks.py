@@ -13,6 +13,7 @@ from riffusion_train.config.train import MixedPrecision
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.runtime.errors import InputError
+from riffusion_train.training.caches import _with_plain_errors
 from riffusion_train.training.checks import (
     check_codec,
     check_config,
@@ -21,7 +22,6 @@ from riffusion_train.training.checks import (
     check_scaler,
     check_slices,
 )
-from riffusion_train.training.run import _with_plain_errors
 
 CPU = torch.device("cpu")
 

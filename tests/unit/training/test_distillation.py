@@ -6,7 +6,7 @@ from support.nano import NANO_MODEL
 from riffusion_train.config.compose import compose
 from riffusion_train.config.model import ModelConfig
 from riffusion_train.config.train import TrainConfig
-from riffusion_train.model.architecture import build_components
+from riffusion_train.model.components import build_components
 from riffusion_train.training.distillation import DistillationObjective
 from riffusion_train.training.objective import Batch
 

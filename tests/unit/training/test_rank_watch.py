@@ -1,6 +1,5 @@
 """Ranks that go silent, leave, or lose their launcher, over a store in this process."""
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from riffusion_train.runtime.signals import StopRequest
+from riffusion_train.runtime.progress import StopRequest
 from riffusion_train.training.rank_watch import RankWatch
 
 TIMEOUT_S = 0.5
@@ -21,7 +20,8 @@ def watch() -> Any:
 
     def start(rank: int, world_size: int, **options: Any) -> tuple[RankWatch, list[str]]:
         lines: list[str] = []
-        one = RankWatch(store, rank, world_size, TIMEOUT_S, end=lines.append, **options)
+        places = [f"process {rank} on a machine" for rank in range(world_size)]
+        one = RankWatch(store, rank, world_size, TIMEOUT_S, places=places, end=lines.append, **options)
         one.start()
         watches.append(one)
         return one, lines
@@ -41,7 +41,9 @@ def wait_for(condition: Callable[[], Any]) -> None:
 def test_a_rank_that_was_never_heard_is_named(watch: Any) -> None:
     _, lines = watch(0, 2)
     wait_for(lambda: lines)
-    assert lines[0].startswith("rank 1 has not answered for 0.5 s (rank_timeout_s); the newest checkpoint stands")
+    assert lines[0].startswith(
+        "rank 1 (process 1 on a machine) has not answered for 0.5 s (rank_timeout_s); the newest checkpoint stands"
+    )
 
 
 def test_ranks_that_answer_and_one_that_left_are_not_silent_and_one_that_falls_silent_is(
@@ -54,7 +56,7 @@ def test_ranks_that_answer_and_one_that_left_are_not_silent_and_one_that_falls_s
     ranks[1][0]._store = None  # its thread ends, as that of a stopped process would
     monkeypatch.setattr("threading.excepthook", lambda arguments: None)
     wait_for(lambda: ranks[0][1])
-    assert ranks[0][1][0].startswith(f"rank 1 (process {os.getpid()} on ")
+    assert ranks[0][1][0].startswith("rank 1 (process 1 on a machine) has not")
 
 
 def test_a_rank_whose_launcher_is_gone_is_asked_to_stop(

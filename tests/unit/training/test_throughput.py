@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from riffusion_train.model.components import Components
 from riffusion_train.model.lora import add_lora
-from riffusion_train.training.throughput import Speedometer, count_flops, peak_flops
+from riffusion_train.training.tracking import Speedometer, count_flops, peak_flops
 
 
 def attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
@@ -108,7 +108,7 @@ def test_a_peak_that_is_not_known_is_not_guessed(gpu: str | None, precision: str
 
 def test_pauses_do_not_count_and_waiting_does(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("riffusion_train.training.throughput.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("riffusion_train.training.tracking.time.perf_counter", lambda: now[0])
     speed = Speedometer(torch.device("cpu"), "bf16", images_per_step=6, world_size=2, clip_s=5.0)
     speed.flops_per_image = 1e12
     speed.peak_flops = 1e15

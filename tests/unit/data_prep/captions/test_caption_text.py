@@ -3,7 +3,7 @@ import random
 import pytest
 
 from data_prep.captions.text import clean_caption, clean_captions, count_tokens, read_sidecar
-from riffusion_train.model.tokenizer import build_tokenizer
+from riffusion_train.model.components import build_tokenizer
 from riffusion_train.runtime.clip_bpe import MAX_TOKENS
 from riffusion_train.runtime.errors import InputError
 

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.captions.heard import Heard
-from data_prep.captions.listening import find_facts, heard_tags, listened_captions, load_thresholds
-from data_prep.captions.phrases import CAPTION_TAGS
-from data_prep.tracks.hearing import patch_times
+from data_prep.captions.listening import CAPTION_TAGS, Heard, find_facts, heard_tags, listened_captions, load_thresholds
+from data_prep.tracks.measuring import patch_times
 
 HEARD = Heard(
     starts_s=(2.0, 12.0, 22.0, 32.0),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_prep.captions.statements import Kind, find_statements, without
+from data_prep.captions.checking import Kind, find_statements, without
 
 
 def drums_in(caption):

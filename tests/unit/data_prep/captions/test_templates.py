@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.captions.templates import CaptionTemplate, PathTemplate
+from data_prep.captions.text import CaptionTemplate, PathTemplate
 from riffusion_train.runtime.errors import InputError
 
 FIELDS = {"genre": "dub", "instrument": "organ", "bpm": 91.96, "key": "A minor", "live": None}

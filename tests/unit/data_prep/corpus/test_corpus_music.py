@@ -10,17 +10,15 @@ import pytest
 import soundfile
 
 from data_prep.captions.tables import read_table
+from data_prep.corpus import write_music
 from data_prep.corpus.__main__ import main
-from data_prep.corpus.corpus import write_music
-from data_prep.corpus.music.captions import NO_DRUMS
-from data_prep.corpus.music.clip import CLIP_S, RATE_HZ, Composer, chosen_styles
-from data_prep.corpus.music.drums import KITS, NOTES, PATTERNS
-from data_prep.corpus.music.harmony import MODES, TONICS, chord_of
-from data_prep.corpus.music.instruments import INSTRUMENTS, LEADS, registers_of
+from data_prep.corpus.exercises import default_soundfont
+from data_prep.corpus.music.clip import CLIP_S, NO_DRUMS, RATE_HZ, Composer, chosen_styles
+from data_prep.corpus.music.instruments import DRUM_KITS, DRUM_NOTES, DRUM_PATTERNS, INSTRUMENTS, LEADS, registers_of
+from data_prep.corpus.music.melody import MODES, TONICS, chord_of
 from data_prep.corpus.music.piece import LEAD_IN_S, compose_piece
 from data_prep.corpus.music.soundfont import DRUM_BANK
 from data_prep.corpus.music.styles import STYLES
-from data_prep.corpus.render import default_soundfont
 from riffusion_train.runtime.errors import InputError
 
 LENGTH_S = LEAD_IN_S + CLIP_S
@@ -117,7 +115,7 @@ def test_drums_fall_on_the_beat_of_the_tempo():
         for part in house.parts
         if part.role == "drums"
         for note in part.notes
-        if note.pitch == NOTES["kick"]
+        if note.pitch == DRUM_NOTES["kick"]
     ]
     intervals = np.diff(sorted(kicks)) * house.attributes.bpm / 60
     assert np.median(intervals) == pytest.approx(1, abs=0.02)
@@ -143,7 +141,7 @@ def test_the_tables_name_only_what_exists():
     for style in STYLES.values():
         for name in (*style.basses, *style.comps, *style.pads, *style.leads):
             assert name in INSTRUMENTS
-        assert set(style.drums) <= set(PATTERNS) and set(style.kits) <= set(KITS)
+        assert set(style.drums) <= set(DRUM_PATTERNS) and set(style.kits) <= set(DRUM_KITS)
         assert set(style.leads) <= set(LEADS)
         assert all(60 <= low <= high <= 180 for low, high in style.tempi.values())
         for grid in style.bass:

@@ -8,13 +8,11 @@ import pytest
 import soundfile
 from support.rendered_clips import render
 
+from data_prep import corpus
 from data_prep.captions.tables import read_table
-from data_prep.corpus import corpus
-from data_prep.corpus import render as rendering
-from data_prep.corpus.corpus import write_corpus
+from data_prep.corpus import exercises, write_corpus
+from data_prep.corpus.exercises import PEAK, RATE_HZ, Attributes, default_soundfont, load_soundfont
 from data_prep.corpus.palette import CLIP_S
-from data_prep.corpus.render import PEAK, RATE_HZ, default_soundfont, load_soundfont
-from data_prep.corpus.score import Attributes
 from riffusion_train.runtime.errors import InputError
 
 LOOP = Attributes("piano", "medium", 100, "none", "middle", "chords", "C", "major")
@@ -120,11 +118,11 @@ def test_a_truncated_soundfont_is_one_line(tmp_path):
 
 
 def test_without_the_demo_extra_the_fix_is_named(monkeypatch):
-    monkeypatch.setattr(rendering.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(exercises.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'riffusion-train\[demo\]'"):
-        rendering.default_soundfont()
+        exercises.default_soundfont()
     with pytest.raises(InputError, match=r"pip install 'riffusion-train\[demo\]'"):
-        rendering.require_renderer()
+        exercises.require_renderer()
 
 
 def test_the_command_writes_a_corpus_and_refuses_unknown_arguments(tmp_path):

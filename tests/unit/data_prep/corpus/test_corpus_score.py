@@ -6,7 +6,7 @@ import pytest
 
 from data_prep.captions.text import read_sidecar
 from data_prep.corpus import palette
-from data_prep.corpus.score import attributes_of, captions_of, compose_notes, prompt_of
+from data_prep.corpus.exercises import attributes_of, captions_of, compose_notes, prompt_of
 
 CLIPS = range(600)
 WORDS = {

@@ -17,3 +17,13 @@ def test_no_speed_is_shown_if_nothing_was_decoded():
     stats = RunStats(lambda: next(clock))
     stats.add(TrackResult("a", slices=1, duration_s=36.0, reused=True))
     assert stats.figures() == "0.01 h, 1 slices"
+
+
+def test_long_tracks_show_how_far_they_are_until_they_are_done():
+    clock = iter([0.0, 1.0, 2.0])
+    stats = RunStats(lambda: next(clock))
+    stats.note_share(3, 0.25)
+    stats.note_share(5, 0.5)
+    assert stats.figures().endswith("0 slices; long tracks at 25%, 50%")
+    stats.add(TrackResult("a", slices=900, duration_s=7200.0), 3)
+    assert stats.figures().endswith("900 slices; long tracks at 50%")

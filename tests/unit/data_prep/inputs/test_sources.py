@@ -3,9 +3,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.inputs.sources import _with_track_ids
+from data_prep.inputs.storage import find_audio
 from data_prep.inputs.tracks import Track
 from data_prep.pipeline import make_sources
-from data_prep.storage import find_audio
 from riffusion_train.config.prepare import CaptionSource, PrepareConfig
 from riffusion_train.runtime.errors import InputError
 

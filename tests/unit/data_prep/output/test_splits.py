@@ -4,7 +4,7 @@ from collections import defaultdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.output.splits import SplitMember, assign_splits
+from data_prep.output.selection import SplitMember, assign_splits
 
 members_of_random_corpora = st.lists(
     st.tuples(st.integers(0, 15), st.sampled_from([None, "Ann", "ann", "Bob", "Cy", "Di"]), st.integers(0, 30)),

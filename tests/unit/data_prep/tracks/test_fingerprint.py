@@ -6,7 +6,7 @@ import soundfile
 import soxr
 from support.sounds import RATE_HZ, music
 
-from data_prep.tracks.fingerprint import fingerprint_words, from_text, similar_pairs, similarity, to_text
+from data_prep.tracks.measuring import fingerprint_words, from_text, similar_pairs, similarity, to_text
 
 
 def mp3(wav):

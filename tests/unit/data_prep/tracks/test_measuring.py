@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data_prep.tracks.measuring import ATTRIBUTES, measure, parse_attributes
-from riffusion_train.audio.io.read import read_audio
+from riffusion_train.audio.read import read_audio
 from riffusion_train.listening.attributes import RATE_HZ
 from riffusion_train.runtime.errors import InputError
 

@@ -6,6 +6,7 @@ from support.corpus_files import tone
 
 from data_prep.tracks import windows
 from data_prep.tracks.windows import Window, fixed_windows
+from riffusion_train.audio.read import Samples
 
 CASES, A_TIME = 10_000, 20
 TRACKS = st.lists(
@@ -59,12 +60,12 @@ def test_slices_are_spread_over_the_whole_track():
 
 def test_stretches_lie_between_silences():
     wav = np.concatenate([np.zeros((1, 10000)), tone(200, 1, 8000), np.zeros((1, 8000)), tone(200, 1, 8000)], axis=1)
-    stretches = windows.sounding_stretches(wav.astype(np.float32), 8000, -60)
+    stretches = windows.sounding_stretches(Samples.of(wav.astype(np.float32)), 8000, -60)
     assert [(pytest.approx(start, abs=400), pytest.approx(length, abs=800)) for start, length in stretches] == [
         (10000, 8000),
         (26000, 8000),
     ]
-    assert windows.sounding_stretches(np.zeros((1, 100), np.float32), 8000, -60) == []
+    assert windows.sounding_stretches(Samples.of(np.zeros((1, 100), np.float32)), 8000, -60) == []
 
 
 def test_full_windows_touch_and_the_rest_is_kept_from_the_shortest_length_on():

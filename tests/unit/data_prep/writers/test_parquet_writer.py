@@ -4,8 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.writers.parquet import ROWS_PER_GROUP, ParquetWriter
-from data_prep.writers.shards import fingerprint
+from data_prep.writers.formats import ROWS_PER_GROUP, ParquetWriter, fingerprint
 from riffusion_train.dataset import layout
 
 

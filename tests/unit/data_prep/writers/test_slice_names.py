@@ -4,7 +4,7 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.writers.shards import slice_name
+from data_prep.writers.formats import slice_name
 
 CASES, A_TIME = 10_000, 20
 SEEDS = st.lists(st.integers(0, 2**32), min_size=A_TIME, max_size=A_TIME)

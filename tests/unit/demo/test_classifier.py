@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from support.rendered_clips import images_and_labels
 
-from riffusion_train.evaluation.classifier import ATTRIBUTES, CaptionClassifier, image_features
-from riffusion_train.listening.words import measure_agreement
+from riffusion_train.demo.judged import ATTRIBUTES, CaptionClassifier, image_features
+from riffusion_train.listening.captions import measure_agreement
 from riffusion_train.runtime.errors import InputError
 
 FITTED, OTHERS = range(110), range(110, 150)

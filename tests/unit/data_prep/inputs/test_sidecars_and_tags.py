@@ -3,8 +3,8 @@ import pytest
 from mutagen.id3 import COMM, TBPM, TCON, TIT2, TKEY, TPE1
 from support import broken_files as broken
 
-from data_prep.captions.sidecars import read_tags, sidecar_of
-from data_prep.storage import LocalFolder
+from data_prep.inputs.sources import read_tags, sidecar_of
+from data_prep.inputs.storage import LocalFolder
 
 EXPECTED = {"title": "Rain", "artist": "Ann", "genre": "Dub", "bpm": "90", "key": "Am", "comment": "slow dub"}
 

@@ -3,7 +3,7 @@ import errno
 import pytest
 from support.doomed_work import make_doomed_work, make_nothing, make_reader
 
-from data_prep.engine.process_pool import WorkerDied, run_in_processes
+from data_prep.engine.workers import ShareDone, SoleWorker, WorkerDied, run_in_processes
 
 
 def test_a_worker_that_crashes_costs_its_task_only(tmp_path):
@@ -11,6 +11,14 @@ def test_a_worker_that_crashes_costs_its_task_only(tmp_path):
     results = dict(run_in_processes(make_doomed_work, None, tasks, 2, tmp_path / "log"))
     assert [results[index] for index in (0, 2, 3, 5)] == ["A", "B", "C", "D"]
     assert all(isinstance(results[index], WorkerDied) and "SIGSEGV" in str(results[index]) for index in (1, 4))
+
+
+def test_a_long_task_reports_how_far_it_is_before_its_result(tmp_path):
+    answers = list(run_in_processes(make_doomed_work, None, ["a", "long"], 1, tmp_path / "log"))
+    assert answers == [(0, "A"), (1, ShareDone(0.5)), (1, "LONG")]
+    worker = SoleWorker(make_doomed_work, None, tmp_path / "log")
+    assert worker("long") == "LONG"
+    worker.stop()
 
 
 def test_workers_see_the_environment_of_later_runs(tmp_path, monkeypatch):
