@@ -134,6 +134,9 @@ class MethodConfig:
     """With `vae`: weight of a loss that compares edges and textures at three scales, for sharper images; 0 is off."""
     tagger_weight: float = 0.0
     """With `vae`: weight of a loss that compares what the shipped music tagger sees in the images; 0 is off."""
+    decoder_noise: float = 0.0
+    """With `vae`: largest deviation of noise that is added to the latents, in the scale of the UNet's before training. So
+    the decoder learns to make clean images of latents with small errors, as a UNet's are (Zheng et al. 2025); 0 is off."""
     discriminator_weight: float = 0.0
     """With `vae`: strength of a patch discriminator (Esser et al. 2021), relative to the gradient of the other losses at the
     last layer; 0 is off, 0.5 to 1 is usual."""

@@ -382,20 +382,36 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
 
 
 class PixelItems(Dataset[dict[str, torch.Tensor]]):
-    """Items for training the VAE, looked up by `Address`: `pixels` (3, H, W), `latent_noise` (C, h, w), `slice_index` ()."""
+    """Items for training the VAE, looked up by `Address`: `pixels` (3, H, W), `latent_noise` (C, h, w), `slice_index` ().
 
-    def __init__(self, dataset: SpectrogramDataset, *, latent_shape: tuple[int, int, int], seed: int) -> None:
+    With `most_added_noise` above zero also `added_noise` (C, h, w): noise whose standard deviation is drawn for each item,
+    uniformly up to this.
+    """
+
+    def __init__(
+        self,
+        dataset: SpectrogramDataset,
+        *,
+        latent_shape: tuple[int, int, int],
+        seed: int,
+        most_added_noise: float = 0.0,
+    ) -> None:
         self.dataset = dataset
         self.latent_shape = latent_shape
         self.seed = seed
+        self.most_added_noise = most_added_noise
 
     def __getitem__(self, address: Address) -> dict[str, torch.Tensor]:
-        latent_noise = normal(self.seed, "latent", self.latent_shape, address.step, address.position)
-        return {
-            "latent_noise": torch.from_numpy(latent_noise),
+        at = (address.step, address.position)
+        item = {
+            "latent_noise": torch.from_numpy(normal(self.seed, "latent", self.latent_shape, *at)),
             "pixels": self.dataset.pixels(address.slice_index),
             "slice_index": torch.tensor(address.slice_index),
         }
+        if self.most_added_noise:
+            deviation = np.float32(self.most_added_noise * generator(self.seed, "added noise strength", *at).random())
+            item["added_noise"] = torch.from_numpy(deviation * normal(self.seed, "added noise", self.latent_shape, *at))
+        return item
 
 
 def make_tokenize(tokenizer: Any) -> Tokenize:

@@ -314,7 +314,12 @@ class VaeMethod(FullMethod):
     def make_items(self, components: Components, dataset: SpectrogramDataset, caches: Caches) -> Dataset[Any]:
         """Return the images of the training split, looked up by address."""
         latent_shape = components.latent_shape(dataset.folder.spectrogram)
-        return PixelItems(dataset, latent_shape=latent_shape, seed=self.config.seed)
+        return PixelItems(
+            dataset,
+            latent_shape=latent_shape,
+            seed=self.config.seed,
+            most_added_noise=self.config.method.decoder_noise,
+        )
 
     def make_held_out(
         self, components: Components, dataset: SpectrogramDataset, device: torch.device

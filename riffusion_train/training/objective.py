@@ -421,7 +421,10 @@ class VaeObjective(nn.Module):
         pixels = batch["pixels"]
         with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
             moments = encode_moments(self.vae, pixels)
-        decoded = self.vae.decode(sample_moments(moments, batch["latent_noise"])).sample
+        latents = sample_moments(moments, batch["latent_noise"])
+        if "added_noise" in batch:  # in the scale of the UNet's latents
+            latents = latents + batch["added_noise"] / self.vae.config.scaling_factor
+        decoded = self.vae.decode(latents).sample
         if each:
             return F.l1_loss(decoded.float(), pixels, reduction="none").mean(dim=(1, 2, 3))
         loss = F.l1_loss(decoded.float(), pixels)

@@ -23,6 +23,7 @@ WORDS = [
     "method.train_vae_encoder=true",
     "method.perceptual_weight=0.5",
     "method.tagger_weight=0.5",
+    "method.decoder_noise=0.2",
     "method.discriminator_weight=0.5",
     f"method.discriminator_start_step={START}",
     "method.discriminator_channels=8",
@@ -106,6 +107,8 @@ def test_a_decoder_alone_is_trained_against_it(dataset: Path, tmp_path: Path) ->
     [
         (["method.perceptual_weight=1"], r"method\.perceptual_weight=1\.0: is of method=vae"),
         (["method.tagger_weight=1"], r"method\.tagger_weight=1\.0: is of method=vae"),
+        (["method.decoder_noise=1"], r"method\.decoder_noise=1\.0: is of method=vae"),
+        (["method=vae", "method.decoder_noise=-1"], r"method\.decoder_noise=-1\.0: "),
         (["method=lora", "method.discriminator_weight=1"], r"method\.discriminator_weight=1\.0: is of method=vae"),
         ([*WORDS, "max_train_steps=4"], r"discriminator_start_step=4: the run ends before, at max_train_steps=4"),
         ([*WORDS, "method.discriminator_lr=0"], r"discriminator_lr=0\.0: must be above 0"),

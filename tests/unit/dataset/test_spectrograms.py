@@ -10,7 +10,7 @@ from support.nano import write_dataset
 from riffusion_train.dataset.captions import CaptionDraws
 from riffusion_train.dataset.layout import open_dataset_folder
 from riffusion_train.dataset.order import Address, AddressedBatches, EpochOrder, generator
-from riffusion_train.dataset.spectrograms import LatentItems, SpectrogramDataset, Texts, slice_keys
+from riffusion_train.dataset.spectrograms import LatentItems, PixelItems, SpectrogramDataset, Texts, slice_keys
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.training.caches import latent_cache
 
@@ -40,6 +40,16 @@ def test_pixels_are_the_stored_levels_between_minus_one_and_one(table: Spectrogr
     pixels = table.pixels(3)
     assert pixels.shape == (3, 32, 32)
     assert torch.equal(((pixels + 1) * 127.5).round().to(torch.uint8)[0], torch.from_numpy(table.image(3)))
+
+
+def test_noise_for_the_decoder_is_of_many_strengths_up_to_the_largest(table: SpectrogramDataset) -> None:
+    items = PixelItems(table, latent_shape=(4, 32, 32), seed=0, most_added_noise=0.5)
+    strengths = torch.stack([items[Address(0, step, 0)]["added_noise"].std() for step in range(40)])
+    assert 0.4 < strengths.max() <= 0.52 and strengths.min() < 0.1
+    assert items[Address(0, 3, 1)]["added_noise"].equal(
+        items[Address(5, 3, 1)]["added_noise"]
+    )  # of its place in the run
+    assert "added_noise" not in PixelItems(table, latent_shape=(4, 32, 32), seed=0)[Address(0, 0, 0)]
 
 
 def flip_a_byte(path: Path, row: int) -> None:

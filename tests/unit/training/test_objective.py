@@ -2,9 +2,10 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
+from support.models import nano_components
 from torch import nn
 
-from riffusion_train.training.objective import DiffusionObjective, sample_moments
+from riffusion_train.training.objective import DiffusionObjective, VaeObjective, encode_moments, sample_moments
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -110,3 +111,21 @@ def test_the_loss_of_each_item_knows_no_weights() -> None:
     data = batch(500)
     each = objective("epsilon", 5.0)(data, each=True)
     assert torch.allclose(each, data["noise"].square().mean(dim=(1, 2, 3)))
+
+
+@torch.no_grad()
+def test_the_decoder_learns_clean_images_of_latents_with_noise_in_the_scale_of_the_unet() -> None:
+    vae = nano_components().vae
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
+    noise, added = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
+    loss = VaeObjective(vae, kl_weight=0.0, train_encoder=False)(
+        {"pixels": pixels, "latent_noise": noise, "added_noise": added}
+    )
+    latents = sample_moments(encode_moments(vae, pixels), noise) * vae.config.scaling_factor  # as the UNet has them
+    decoded = vae.decode((latents + added) / vae.config.scaling_factor).sample
+    assert loss.item() == pytest.approx((decoded - pixels).abs().mean().item(), rel=1e-5)
+    assert loss.item() != pytest.approx(
+        VaeObjective(vae, kl_weight=0.0, train_encoder=False)({"pixels": pixels, "latent_noise": noise}).item(),
+        rel=1e-4,
+    )
