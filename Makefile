@@ -31,7 +31,8 @@ demo: env
 	$(BIN)/riffusion demo out="$(OUT)" seed=$(SEED) $(if $(AUDIO),audio_dir="$(AUDIO)") $(if $(BASE),base="$(BASE)")
 
 test: env
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=30
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not real_time" --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=30
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real_time --durations=10
 
 check: env
 	$(BIN)/ruff format --check .

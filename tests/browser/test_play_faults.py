@@ -12,7 +12,7 @@ from support.player import Player, served_player
 
 from riffusion_train.player.session import Timeouts
 
-pytestmark = [pytest.mark.browser, pytest.mark.flaky(reruns=2)]  # real time, on a machine that has other work
+pytestmark = [pytest.mark.browser, pytest.mark.real_time]
 
 Open = Callable[..., Any]
 BANNER = "document.getElementById('banner').textContent"

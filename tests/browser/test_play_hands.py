@@ -8,7 +8,7 @@ import pytest
 from support.play_page import QUICK, frames_of, hear, open_player, pcm_in_order, press_play, report, wait, wav_of
 from support.player import Player, served_player
 
-pytestmark = [pytest.mark.browser, pytest.mark.flaky(reruns=2)]  # real time, on a machine that has other work
+pytestmark = [pytest.mark.browser, pytest.mark.real_time]
 
 Open = Callable[..., Any]
 

@@ -8,7 +8,7 @@ from support.chromium import SCREENSHOTS
 from support.play_page import LINK_RIGHTS, PHONE, QUICK, hear, open_player, press_play, report, wait
 from support.player import Player, served_player
 
-pytestmark = [pytest.mark.browser, pytest.mark.flaky(reruns=2)]  # real time, on a machine that has other work
+pytestmark = [pytest.mark.browser, pytest.mark.real_time]
 
 Open = Callable[..., Any]
 FOCUS = "document.activeElement.id"

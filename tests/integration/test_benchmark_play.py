@@ -2,7 +2,7 @@ import pytest
 
 from benchmarks.play import run
 
-pytestmark = [pytest.mark.browser, pytest.mark.flaky(reruns=2)]  # in real time; other work on the machine may delay it
+pytestmark = [pytest.mark.browser, pytest.mark.real_time]
 
 
 def test_the_player_s_benchmark_measures_first_sounds_the_page_changes_listeners_and_random_messages() -> None:

@@ -17,7 +17,7 @@ from support.sampling import write_nano_model
 from riffusion_train.cli.main import main
 from riffusion_train.runtime.errors import EXIT_DONE, EXIT_INPUT
 
-pytestmark = pytest.mark.flaky(reruns=2)  # real time, on a machine that has other work
+pytestmark = pytest.mark.real_time
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

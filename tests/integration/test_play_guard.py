@@ -18,7 +18,7 @@ from riffusion_train.player.serve import client_token
 from riffusion_train.player.settings import Limits
 from riffusion_train.runtime.errors import InputError
 
-pytestmark = pytest.mark.flaky(reruns=2)  # real time, on a machine that has other work
+pytestmark = pytest.mark.real_time
 
 SEGMENT = 32 * 400
 MOST_SOCKETS = 5

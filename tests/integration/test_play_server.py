@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 
 from riffusion_train.player.session import Timeouts
 
-pytestmark = pytest.mark.flaky(reruns=2)  # real time, on a machine that has other work
+pytestmark = pytest.mark.real_time
 
 SEGMENT = 32 * 400
 RATE_HZ = 16000
