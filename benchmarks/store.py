@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -133,12 +134,15 @@ def waiting_percent(dataset: Path, cache: Path | None, count: int, images: bool)
         slices = ([address.slice_index for address in batch] for batch in order)
         waits_s = []
         loader = iter(torch.utils.data.DataLoader(items, batch_sampler=order, num_workers=2))
-        with fetched_ahead(table, slices, images=images) as advance:
+        # A run on a GPU receives batches from the loader's processes in a thread (pin_memory=True), which needs a GPU itself.
+        with fetched_ahead(table, slices, images=images) as advance, ThreadPoolExecutor(1) as receiver:
+            batch = receiver.submit(next, loader)
             for number in range(count):
                 if number == _FIRST_BATCHES:
                     begin = time.perf_counter()
                 start = time.perf_counter()
-                next(loader)
+                batch.result()
+                batch = receiver.submit(next, loader, None)
                 advance()
                 waits_s.append(time.perf_counter() - start)
                 time.sleep(_BATCH_SIZE / _IMAGES_PER_S)

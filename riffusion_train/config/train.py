@@ -132,6 +132,8 @@ class MethodConfig:
     """With `vae` and a trained encoder: weight of the KL divergence."""
     perceptual_weight: float = 0.0
     """With `vae`: weight of a loss that compares edges and textures at three scales, for sharper images; 0 is off."""
+    texture_weight: float = 0.0
+    """With `vae`: weight of a loss that compares the strength of texture, so that noise does not turn grey; 0 is off."""
     tagger_weight: float = 0.0
     """With `vae`: weight of a loss that compares what the shipped music tagger sees in the images; 0 is off."""
     decoder_noise: float = 0.0

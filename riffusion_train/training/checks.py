@@ -60,6 +60,7 @@ _NOT_NEGATIVE = (
     "objective.input_perturbation",
     "method.kl_weight",
     "method.perceptual_weight",
+    "method.texture_weight",
     "method.tagger_weight",
     "method.decoder_noise",
     "method.discriminator_weight",
@@ -153,7 +154,7 @@ def _check_captions(captions: CaptionsConfig, method: MethodName) -> None:
 def _check_vae_losses(config: TrainConfig) -> None:
     """Refuse losses of the VAE where no VAE is trained, or that would never be used."""
     method = config.method
-    for key in ("perceptual_weight", "tagger_weight", "decoder_noise", "discriminator_weight"):
+    for key in ("perceptual_weight", "texture_weight", "tagger_weight", "decoder_noise", "discriminator_weight"):
         if getattr(method, key) and method.name is not MethodName.vae:
             raise InputError(f"method.{key}={getattr(method, key)}: is of method=vae; leave it out, or take method=vae")
     if method.discriminator_weight and method.discriminator_start_step >= config.max_train_steps:

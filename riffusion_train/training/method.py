@@ -306,6 +306,7 @@ class VaeMethod(FullMethod):
             kl_weight=method.kl_weight,
             train_encoder=method.train_vae_encoder,
             perceptual_weight=method.perceptual_weight,
+            texture_weight=method.texture_weight,
             tagger_weight=method.tagger_weight,
             codec=codec,
             adversary=adversary,

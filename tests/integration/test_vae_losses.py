@@ -23,6 +23,7 @@ WORDS = [
     "method.train_vae_encoder=true",
     "method.perceptual_weight=0.5",
     "method.tagger_weight=0.5",
+    "method.texture_weight=0.5",
     "method.decoder_noise=0.2",
     "method.discriminator_weight=0.5",
     f"method.discriminator_start_step={START}",
@@ -107,6 +108,7 @@ def test_a_decoder_alone_is_trained_against_it(dataset: Path, tmp_path: Path) ->
     [
         (["method.perceptual_weight=1"], r"method\.perceptual_weight=1\.0: is of method=vae"),
         (["method.tagger_weight=1"], r"method\.tagger_weight=1\.0: is of method=vae"),
+        (["method.texture_weight=1"], r"method\.texture_weight=1\.0: is of method=vae"),
         (["method.decoder_noise=1"], r"method\.decoder_noise=1\.0: is of method=vae"),
         (["method=vae", "method.decoder_noise=-1"], r"method\.decoder_noise=-1\.0: "),
         (["method=lora", "method.discriminator_weight=1"], r"method\.discriminator_weight=1\.0: is of method=vae"),

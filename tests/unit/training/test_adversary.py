@@ -14,6 +14,7 @@ from riffusion_train.training.objective import (
     TaggerLoss,
     local_deviation,
     perceptual_loss,
+    texture_loss,
 )
 
 CLIPS = Path(__file__).parents[3] / "docs" / "media" / "laptop"
@@ -163,6 +164,13 @@ def test_the_perceptual_loss_prefers_noise_of_the_right_strength_to_an_even_grey
     assert (grey - real).abs().mean() < (other - real).abs().mean()
     assert (local_deviation(other) - local_deviation(real)).abs().mean() < local_deviation(real).mean() / 4
     assert local_deviation(grey).max() < 0.01
+
+
+def test_the_texture_loss_prefers_other_noise_of_the_right_strength_to_an_even_grey() -> None:
+    real, other, grey = images(0), images(1), torch.zeros(2, 3, 32, 32)
+    assert texture_loss(real, real).item() == 0
+    assert texture_loss(other, real) < texture_loss(grey, real) / 3
+    assert texture_loss(real / 2, real) > 2 * texture_loss(other, real)
 
 
 def test_equal_pixels_have_a_finite_slope() -> None:
