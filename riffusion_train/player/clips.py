@@ -331,6 +331,10 @@ class Cost:
         """Return the seconds that a clip with so many steps is expected to take."""
         return self.rest_s + steps * self.step_s
 
+    def steps_within(self, time_s: float) -> int:
+        """Return how many steps fit into some seconds with everything else."""
+        return math.floor(max(time_s - self.rest_s, 0.0) / max(self.step_s, _MIN_STEP_S))
+
 
 class StepController:
     """Lowers the denoising steps of a stream before it runs dry, and raises them again when there is time.
@@ -356,10 +360,10 @@ class StepController:
             step_s: What a step takes, with the turns of other streams in between.
             rest_s: What everything else takes.
         """
-        last = requested if self._steps is None else min(self._steps, requested)
-        affordable = self._affordable(buffered_s, step_s, rest_s)
+        last, cost = self.limited(requested), Cost(step_s, rest_s)
+        affordable = cost.steps_within(buffered_s - _MARGIN_S)
         # Raised steps must also last: a segment must not take longer to make than it plays.
-        sustainable = self._affordable(self._segment_s + _MARGIN_S, step_s, rest_s)
+        sustainable = cost.steps_within(self._segment_s)
         relaxed = buffered_s >= _RELAXED_SEGMENTS * self._segment_s
         raised = min(last + _STEPS_UP, max(sustainable, last)) if relaxed else last
         fewest = min(self._min_steps, requested)
@@ -370,11 +374,6 @@ class StepController:
     def limited(self, requested: int) -> int:
         """Return the steps of something that is made out of turn: as many as the last segment had, or as were asked for."""
         return requested if self._steps is None else min(self._steps, requested)
-
-    def _affordable(self, time_s: float, step_s: float, rest_s: float) -> int:
-        """Return the steps that fit into a time, with a margin."""
-        left_s = time_s - _MARGIN_S - rest_s
-        return math.floor(max(left_s, 0.0) / max(step_s, _MIN_STEP_S))
 
 
 def capacity(real_time_factor: float) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import hmac
+import math
 import secrets
 import threading
 from collections.abc import Callable
@@ -19,6 +20,8 @@ LOOKAHEAD_SEGMENTS = 3
 """Segments are made at most so far ahead of what is heard."""
 GUARD_S = 0.15
 """What is played this soon is not changed any more: a change must reach the loudspeaker before it is due."""
+_TURN_S = 0.4
+"""A change that takes longer to make is made in fewer steps, but in half of a segment's at least."""
 _EARLY = 0.8
 """A change is drawn for the moment after this share of the time that it usually takes; it is heard when it is ready."""
 
@@ -280,8 +283,14 @@ class Session:
     def _turn_s(self) -> float:
         """Seconds that a change usually takes to make."""
         settings = self.prompts.settings
-        steps = self._step_controller.limited(settings.num_inference_steps)
+        steps = self._turn_steps(settings.num_inference_steps, settings.strength)
         return self._maker.turn_cost.of(int(steps * settings.strength + 1e-6))
+
+    def _turn_steps(self, requested: int, strength: float) -> int:
+        """Return the steps of a change, of which the strength is the share that is taken."""
+        usual = self._step_controller.limited(requested)
+        in_time = int(self._maker.turn_cost.steps_within(_TURN_S) / max(strength, 1 / usual))
+        return min(usual, max(in_time, math.ceil(usual / 2)))
 
     def plan_turn(self) -> PlannedTurn | None:
         """Return the change that was asked for; None if it is heard best from the next segment on."""
@@ -306,7 +315,7 @@ class Session:
         if anew:
             column = max(column, made.take.begin // self._grid.column_samples + 1)  # a part of the segment is left
             phase = (phase + column) % self._grid.width
-        change = {"num_inference_steps": self._step_controller.limited(planned.spec.num_inference_steps)}
+        change = {"num_inference_steps": self._turn_steps(planned.spec.num_inference_steps, planned.spec.strength)}
         spec = planned.spec.model_copy(update={**change, "phase": phase})
         self.turning = True
         planned = PlannedClip(spec, planned.share.model_copy(update=change), planned.progress)

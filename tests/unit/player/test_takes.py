@@ -10,7 +10,7 @@ from support.models import nano_components, nano_lora
 from support.nano import NANO_SPECTROGRAM
 
 from riffusion_train.config.spectrogram import Channels
-from riffusion_train.player.clips import ClipMaker, Cost
+from riffusion_train.player.clips import ClipMaker, Cost, StepController
 from riffusion_train.player.faders import LoraFaders, NamedLora
 from riffusion_train.player.session import GUARD_S, Session, Timeouts
 from riffusion_train.player.settings import MAX_TURNS, ClipSpec, LoraFader, Part, Settings, apply_changes
@@ -254,6 +254,26 @@ def test_a_change_that_was_made_too_late_is_asked_for_again(maker: ClipMaker):
     made = stream.turn()
     assert (made.segment.spec.prompt, made.segment.spec.seed, made.segment.spec.place) == ("at once", 77, 0.0)
     assert [row["prompt"] for row in session.queue()] == ["a band", "at once"]
+
+
+@pytest.mark.parametrize(
+    ("step_s", "strength", "steps"),
+    [(0.001, 1.0, 10), (0.04, 1.0, 7), (0.2, 1.0, 5), (0.04, 0.5, 10), (0.1, 0.5, 6), (0.1, 0.0, 10)],
+)
+def test_a_change_has_fewer_steps_where_it_would_be_heard_late_but_at_least_half(
+    maker: ClipMaker, step_s: float, strength: float, steps: int
+):
+    stream = Stream(maker, BEGIN.model_copy(update={"num_inference_steps": 10, "strength": strength}))
+    stream.play(2)
+    session = stream.session
+    session._step_controller = StepController(maker.segment_s)  # the first clips were made in few steps, to begin soon
+    session.prompts.replace("soon")
+    maker.turn_cost = Cost(step_s, 0.1, True)
+    session.ask_for_turn()
+    expected_s = 0.1 + int(steps * strength + 1e-6) * step_s
+    assert session.delay_s == pytest.approx(expected_s + GUARD_S)
+    planned = session.plan_turn()
+    assert planned.clip.spec.num_inference_steps == planned.clip.share.num_inference_steps == steps
 
 
 def test_listeners_get_the_change_without_asking_and_those_behind_get_everything(maker: ClipMaker):
