@@ -223,13 +223,16 @@ def test_the_last_seconds_are_saved_as_audio_and_image(opened: Open, player: Pla
 def test_the_queue_says_what_comes_next_and_can_be_changed(opened: Open, player: Player) -> None:
     page = open_player(opened, player.address)
     press_play(page)
+    page.keyboard.press("s")
+    page.locator("#clips").fill("8")  # what is made already cannot be moved: prompts last for long enough to do it
+    page.keyboard.press("Escape")
     for prompt in ("one", "two", "three", "four"):
         page.fill("#prompt", prompt)
         page.keyboard.press("Shift+Enter")
         wait(page, lambda: prompt in page.inner_text("#coming") + page.inner_text("#now"))  # noqa: B023
     coming = page.locator("#coming .prompt")
     wait(page, lambda: "in " in page.inner_text("#coming"))
-    page.click("#toggle")  # what is made already cannot be moved, and while it stands nothing is made
+    page.click("#toggle")  # nothing is made while it stands
     page.get_by_role("button", name="Remove: three").click()
     wait(page, lambda: "three" not in coming.all_inner_texts())
     page.get_by_role("button", name="Play next: four").click()
