@@ -3,13 +3,14 @@
 `corpus` holds composed clips of another seed than the model was trained on, `dataset` is a dataset of composed music for the
 classifier. The prompts are the first captions of the corpus. For three sampling seeds: KID to the corpus, and how often the
 classifier hears in the image what the prompt asks for, with shuffled prompts as the reference. Before them, what codec and VAE
-lose by themselves: KID of clips that went through them to other clips. With `--choices`, one sampling seed of many solvers,
-numbers of steps and kinds of guidance instead (`base_model_choices.json`).
+lose by themselves: KID of clips that went through them to other clips, and how often the classifier is right about real clips
+before and after the VAE. With `--choices`, one sampling seed of many solvers, numbers of steps and kinds of guidance instead
+(`base_model_choices.json`).
 """
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,20 @@ from benchmarks.command import arguments_of, exit_code, measure, parse_arguments
 from benchmarks.guidance import NOISY_PART, describe_choice
 from benchmarks.report import Row
 from benchmarks.timing import timed
+from riffusion_train.audio.codec import EncodedClip, SpectrogramCodec
 from riffusion_train.audio.read import read_audio, resample
 from riffusion_train.dataset.layout import open_dataset_folder
+from riffusion_train.dataset.order import spread
 from riffusion_train.dataset.spectrograms import SpectrogramDataset
 from riffusion_train.demo.judged import image_features
 from riffusion_train.listening.captions import Agreement, Labels, measure_agreement
 from riffusion_train.listening.distances import kernel_inception_distance
 from riffusion_train.listening.embedder import Clip, make_embedder
-from riffusion_train.model.components import freeze
+from riffusion_train.model.components import Components, freeze
 from riffusion_train.model.loading import load_components
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.modes.base import TextRequest
+from riffusion_train.sampling.pipeline import Pipeline
 from riffusion_train.sampling.sampler import Sampler
 
 _SEEDS = 3
@@ -43,7 +47,10 @@ _FEWEST = 40
 _LABELS = {"drums": "drums", "tempo": "tempo", "register": "register", "instrument": "lead", "style": "style"}
 """What is judged, and the column of the corpus that says it."""
 _TARGETS = {"drums": 0.95, "tempo": 0.9, "register": 0.9, "instrument": 0.8, "style": 0.8}
-_FOLDS = 5
+_LEARNED = 5000
+"""Slices that the classifier is fitted on."""
+_DECODED = 1500
+"""Of these, slices that it is fitted on once more after the VAE."""
 _OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "steps": ("num_inference_steps", int),
     "guidance": ("guidance_scale", float),
@@ -55,35 +62,50 @@ _Images = Sequence[npt.NDArray[np.uint8]]
 
 
 class Listener:
-    """Linear discriminants on the features of spectrogram images, one for each attribute.
+    """Classifiers of the features of spectrogram images, one for each attribute.
 
-    Attributes:
-        real: The share of right labels on clips of other folds, for each attribute: what a perfect model would reach.
+    They are fitted on images as they are, and on a part of them as the model's VAE decodes them. Fitted on the first alone, a
+    classifier takes the VAE's softer onsets for a slow tempo: it was right about the tempo of .90 of real images, and of .71
+    after the VAE, although the VAE moves no beat.
     """
 
-    def __init__(self, images: Iterator[npt.NDArray[np.uint8]], labels: Labels) -> None:
-        """Fit on real clips."""
-        from sklearn.model_selection import cross_val_predict
+    def __init__(self, images: _Images, labels: Labels, decoded: _Images) -> None:
+        """Fit on real clips.
 
-        features = np.stack([image_features(image) for image in images])
-        self.real: dict[str, float] = {}
+        Args:
+            images: Images of real clips.
+            labels: For every attribute, the label of each image.
+            decoded: The first of the images, after the VAE.
+        """
+        features = _features([*images, *decoded])
         self._models: dict[str, Any] = {}
         for name, values in labels.items():
-            predicted = cross_val_predict(_discriminant(), features, values, cv=_FOLDS)
-            self.real[name] = float(np.mean(predicted == np.asarray(values)))
-            self._models[name] = _discriminant().fit(features, values)
+            self._models[name] = _classifier(name).fit(features, [*values, *values[: len(decoded)]])
 
     def predict(self, images: _Images) -> dict[str, list[str]]:
         """Return the labels of images, for each attribute."""
-        features = np.stack([image_features(image) for image in images])
+        features = _features(images)
         return {name: [str(label) for label in model.predict(features)] for name, model in self._models.items()}
 
+    def accuracy(self, images: _Images, labels: Labels) -> dict[str, float]:
+        """Return the share of right labels, for each attribute."""
+        predicted = self.predict(images)
+        return {name: float(np.mean(np.asarray(predicted[name]) == np.asarray(labels[name]))) for name in predicted}
 
-def _discriminant() -> Any:
+
+def _features(images: _Images) -> npt.NDArray[np.float64]:
+    return np.stack([image_features(image) for image in images])
+
+
+def _classifier(attribute: str) -> Any:
+    """Return what was right about most of 200 real clips after the VAE: a kernel machine for two attributes, else LDA."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
 
+    if attribute in ("tempo", "register"):
+        return make_pipeline(StandardScaler(), SVC(C=10, gamma=5e-4))
     return make_pipeline(StandardScaler(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"))
 
 
@@ -97,6 +119,7 @@ class Judge:
         prompts: One caption of each clip that is sampled.
         expected: For every attribute, what each prompt asks for.
         listener: Says what is heard in an image.
+        heard: The share of labels that it is right about on those clips themselves, for each attribute.
         hear: Returns the embeddings of clips.
     """
 
@@ -105,10 +128,11 @@ class Judge:
     prompts: list[str]
     expected: dict[str, list[str]]
     listener: Listener
+    heard: dict[str, float]
     hear: Callable[[Sequence[Clip]], npt.NDArray[np.float32]]
 
     @classmethod
-    def open(cls, corpus: Path, dataset: Path, count: int) -> "Judge":
+    def open(cls, corpus: Path, dataset: Path, pipeline: Pipeline, count: int) -> "Judge":
         """Read the corpus, and fit the classifier on the training split of the dataset.
 
         Raises:
@@ -124,12 +148,11 @@ class Judge:
         def hear(some: Sequence[Clip]) -> npt.NDArray[np.float32]:
             return np.stack([heard.embedding for heard in embedder.hear(some)])
 
-        trained = SpectrogramDataset(open_dataset_folder(dataset), "train")
-        table = {column: [str(value) for value in trained.rows[column]] for column in _LABELS.values()}
-        listener = Listener((trained.image(index) for index in range(len(trained))), _labels(table))
+        listener = _fit_listener(SpectrogramDataset(open_dataset_folder(dataset), "train"), pipeline)
         prompts = [row["caption"][0] for row in rows[:count]]
         expected = _labels({column: [row[column] for row in rows[:count]] for column in _LABELS.values()})
-        return cls(clips, hear(clips), prompts, expected, listener, hear)
+        heard = listener.accuracy([_encode(pipeline.codec, clip).image for clip in clips[:count]], expected)
+        return cls(clips, hear(clips), prompts, expected, listener, heard, hear)
 
     def distance(self, sounds: Sequence[Clip]) -> float:
         """Return KID of sounds to the corpus."""
@@ -138,22 +161,36 @@ class Judge:
     def agreements(self, images: _Images) -> dict[str, Agreement]:
         """Return for every attribute how often the prompt's is heard in the images."""
         labels = self.listener.predict(images)
-        return {name: measure_agreement({name: labels[name]}, self.expected, self.listener.real)[0] for name in _LABELS}
+        return {name: measure_agreement({name: labels[name]}, self.expected, self.heard)[0] for name in _LABELS}
 
 
-def run(model: str, judge: Judge, options: Mapping[str, Any]) -> list[Row]:
+def _fit_listener(trained: SpectrogramDataset, pipeline: Pipeline) -> Listener:
+    """Fit on at most `_LEARNED` slices that have labels, and on `_DECODED` of them after the VAE."""
+    columns = {column: trained.rows[column] for column in _LABELS.values()}
+    labelled = [row for row in range(len(trained)) if columns["style"][row] is not None]
+    learned = [labelled[place] for place in spread(len(labelled), _LEARNED)]
+    images = [trained.image(row) for row in learned]
+    decoded = [pipeline.decode(pipeline.encode(image)) for image in images[:_DECODED]]
+    return Listener(
+        images, _labels({name: [str(values[row]) for row in learned] for name, values in columns.items()}), decoded
+    )
+
+
+def _encode(codec: SpectrogramCodec, clip: Clip) -> EncodedClip:
+    return codec.encode(resample(*clip, codec.rate_hz))
+
+
+def run(model: Components, judge: Judge, options: Mapping[str, Any]) -> list[Row]:
     """Measure a model as it is sampled, and what codec and VAE lose.
 
     Args:
-        model: A name, folder or file of a model.
+        model: The model, frozen.
         judge: What it is compared with; has the prompts.
         options: Options of the sampler, where they are not to be those that the model recommends.
     """
-    components = load_components(model)
-    freeze(components)
-    sampler = Sampler(components, unet_batch_size=_BATCH, **options)
-    count, trips = len(judge.prompts), min(_ROUND_TRIPS, len(judge.prompts))
-    rows = _losses(sampler, judge.clips[:trips], judge.real[:trips], judge.real[trips:], judge.hear)
+    sampler = Sampler(model, unet_batch_size=_BATCH, **options)
+    count = len(judge.prompts)
+    rows, decoded = _losses(sampler.pipeline, judge)
     kids, seconds, agreements = [], [], []
     for seed in range(_SEEDS):
         (images, sounds), cpu_s = timed(lambda seed=seed: _draw(sampler, judge.prompts, seed))  # type: ignore[misc]
@@ -162,9 +199,10 @@ def run(model: str, judge: Judge, options: Mapping[str, Any]) -> list[Row]:
         agreements.append(judge.agreements(images))
     rows.append(Row(f"{count} clips of the model: KID", "1", kids))
     for name, target in _TARGETS.items():
+        ceiling = f"real clips {judge.heard[name]:.3f}, after the VAE {decoded[name]:.3f}"
         rows.append(
             Row(
-                f"agreement, {name} (real clips {judge.listener.real[name]:.3f}, target {target})",
+                f"agreement, {name} ({ceiling}, target {target})",
                 "share of clips; reference: shuffled prompts",
                 [each[name].agreement for each in agreements],
                 [each[name].shuffled for each in agreements],
@@ -174,20 +212,18 @@ def run(model: str, judge: Judge, options: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def run_choices(model: str, judge: Judge) -> list[Row]:
+def run_choices(model: Components, judge: Judge) -> list[Row]:
     """Measure solvers, steps and guidance, one sampling seed each, beside what the model recommends.
 
     Args:
-        model: A name, folder or file of a model.
+        model: The model, frozen.
         judge: What it is compared with; has the prompts.
     """
-    components = load_components(model)
-    freeze(components)
     rows: list[Row] = []
     recommended: list[list[float]] = []
     for choice in [{}, *CHOICES]:
         name = describe_choice(choice) if choice else "as the model recommends"
-        sampler = Sampler(components, unet_batch_size=_BATCH, **choice)
+        sampler = Sampler(model, unet_batch_size=_BATCH, **choice)
         (images, sounds), cpu_s = timed(lambda sampler=sampler: _draw(sampler, judge.prompts, 0))  # type: ignore[misc]
         agreements = [agreement.agreement for agreement in judge.agreements(images).values()]
         values = [agreements, [judge.distance(sounds)], [cpu_s / len(images)]]
@@ -220,25 +256,31 @@ CHOICES: list[dict[str, Any]] = [
 """What `run_choices` measures: options of the sampler."""
 
 
-def _losses(sampler: Sampler, clips: Sequence[Clip], real: Any, others: Any, hear: Any) -> list[Row]:
-    """Return KID to other clips of clips as they are, through the codec, and through the VAE as well."""
-    codec, pipeline = sampler.codec, sampler.pipeline
-    coded: list[Clip] = []
-    learned: list[Clip] = []
-    psnr_db: list[float] = []
-    for wav, rate_hz in clips:
-        encoded = codec.encode(resample(wav, rate_hz, codec.rate_hz))
+def _losses(pipeline: Pipeline, judge: Judge) -> tuple[list[Row], dict[str, float]]:
+    """Return what codec and VAE lose.
+
+    Returns:
+        KID to other clips of clips as they are, through the codec, and through the VAE as well; and the classifier's share of
+        right labels on the last.
+    """
+    trips = min(_ROUND_TRIPS, len(judge.prompts))
+    codec, others = pipeline.codec, judge.real[trips:]
+    images, coded, learned, psnr_db = [], [], [], []
+    for clip in judge.clips[:trips]:
+        encoded = _encode(codec, clip)
         image = pipeline.decode(pipeline.encode(encoded.image))
         error = np.mean((image.astype(np.float64) - encoded.image) ** 2)
         psnr_db.append(float(10 * np.log10(255.0**2 / max(error, 1e-9))))
+        images.append(image)
         coded.append((codec.decode(encoded.image, encoded.max_value), codec.rate_hz))
         learned.append((codec.decode(image, encoded.max_value), codec.rate_hz))
-    stages = {"untouched": real, "codec": hear(coded), "codec and VAE": hear(learned)}
+    stages = {"untouched": judge.real[:trips], "codec": judge.hear(coded), "codec and VAE": judge.hear(learned)}
     rows = [
         Row(f"{name}: KID", "1", [kernel_inception_distance(heard, others, resamples=0).value])
         for name, heard in stages.items()
     ]
-    return [*rows, Row("VAE: PSNR", "dB", psnr_db)]
+    expected = {name: values[:trips] for name, values in judge.expected.items()}
+    return [*rows, Row("VAE: PSNR", "dB", psnr_db)], judge.listener.accuracy(images, expected)
 
 
 def _draw(sampler: Sampler, prompts: Sequence[str], seed: int) -> tuple[list[npt.NDArray[np.uint8]], list[Clip]]:
@@ -290,12 +332,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                     options[name] = kind(values[key])
                 except ValueError:
                     raise InputError(f"{key}={values[key]}: give a number") from None
-        model = values.get("model", "laptop")
         said = [f"{key}={values[key]}" for key in ("model", *_OPTIONS) if key in values]
         several = "--choices" in arguments.flags
 
         def measured(_quick: bool, number: int | None) -> list[Row]:
-            judge = Judge.open(Path(values["corpus"]), Path(values["dataset"]), number or 200)
+            model = load_components(values.get("model", "laptop"))
+            freeze(model)
+            judge = Judge.open(Path(values["corpus"]), Path(values["dataset"]), Pipeline(model), number or 200)
             return run_choices(model, judge) if several else run(model, judge, options)
 
         command = ["python -m benchmarks.base_model corpus=DIR dataset=DIR", *["--choices"] * several, *said]

@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from support.rendered_clips import images_and_labels
+
+from benchmarks.base_model import Listener
 
 from riffusion_train.demo.judged import ATTRIBUTES, CaptionClassifier, image_features
 from riffusion_train.listening.captions import measure_agreement
@@ -88,3 +91,17 @@ def test_unfit_input_is_named(classifier, others):
         classifier.predict([])
     with pytest.raises(InputError, match="too few to learn 'instrument'"):
         CaptionClassifier(images[:2], {name: labels[name][:2] for name in ATTRIBUTES})
+
+
+def test_the_base_model_s_classifier_also_hears_what_a_vae_has_softened(clips):
+    images, labels = clips
+    labels = {"tempo": labels["tempo"], "style": labels["instrument"]}
+    soft = [gaussian_filter(image.astype(np.float64), (0, 1.2)).round().astype(np.uint8) for image in images]
+    known, others = slice(0, FITTED.stop), slice(FITTED.stop, None)
+    fitted = {name: values[known] for name, values in labels.items()}
+    asked = {name: values[others] for name, values in labels.items()}
+    listener = Listener(images[known], fitted, soft[known])
+    sharp = Listener(images[known], fitted, [])
+    heard, missed = listener.accuracy(soft[others], asked), sharp.accuracy(soft[others], asked)
+    assert min(heard.values()) >= 0.85 and heard["style"] >= missed["style"] + 0.1, (heard, missed)
+    assert listener.accuracy(images[others], asked) == pytest.approx(heard, abs=0.1)  # sharp ones are still heard
