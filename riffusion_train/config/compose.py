@@ -9,10 +9,11 @@ are composed from the schema alone. Either way an unknown key in any preset or o
 import dataclasses
 import difflib
 import enum
+import functools
 import re
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,13 +52,17 @@ def group_options(group: str, folders: Sequence[Path] = ()) -> list[str]:
 
 def preset_groups(verb: str) -> list[str]:
     """Return the groups of presets that a command takes, in the order in which they apply."""
-    file = conf_dir() / f"{verb}.yaml"
+    return list(_groups_in(conf_dir() / f"{verb}.yaml"))
+
+
+@functools.cache  # asked for every key of a command line, and YAML is slow to read
+def _groups_in(file: Path) -> tuple[str, ...]:
     if not file.is_file():
-        return []
+        return ()
     from omegaconf import OmegaConf
 
     defaults: Any = OmegaConf.to_container(OmegaConf.load(file))
-    return [group for entry in defaults["defaults"] if isinstance(entry, dict) for group in entry]
+    return tuple(group for entry in defaults["defaults"] if isinstance(entry, dict) for group in entry)
 
 
 def search_path(folders: Sequence[str]) -> list[str]:
@@ -204,7 +209,8 @@ def write_config(path: Path, config: Any) -> None:
     write_atomically(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
-def config_keys(root: type, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
+@functools.cache
+def config_keys(root: type, prefix: str = "") -> Mapping[str, dataclasses.Field[Any]]:
     """Return every leaf key of a config dataclass, dotted, with its field."""
     keys: dict[str, dataclasses.Field[Any]] = {}
     hints = typing.get_type_hints(root)
