@@ -4,7 +4,6 @@ from scipy.ndimage import gaussian_filter
 from support.rendered_clips import images_and_labels
 
 from benchmarks.base_model import Listener
-
 from riffusion_train.demo.judged import ATTRIBUTES, CaptionClassifier, image_features
 from riffusion_train.listening.captions import measure_agreement
 from riffusion_train.runtime.errors import InputError
