@@ -8,7 +8,12 @@ well, but no wheel includes its library. The taggers hear patches that are sprea
 
 import base64
 import dataclasses
+import fcntl
+import functools
+import os
+import tempfile
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +46,8 @@ _DRUM_SHARE = 0.29
 """Share of percussive energy above `_DRUMS_HZ` from which a track has drums."""
 _DRUMS_LEAST_SHARE = 1e-5
 """Share of all energy above `_DRUMS_HZ` below which there is nothing to judge."""
+_COMPILED_S = 3
+"""Seconds of noise with which librosa's functions are compiled."""
 _BRIGHTNESS_HZ = (("dark", 900.0), ("balanced", 2200.0), ("bright", np.inf))
 """Names of the spectral centroid, with their upper limits."""
 
@@ -101,8 +108,27 @@ def measure(
     measured = Measured()
     if "loudness" in attributes and lufs is not None:
         measured = Measured(loudness=next(word for word, limit in _LOUDNESS_LUFS if lufs < limit))
-    if not set(attributes) - {"loudness"}:
+    heard = frozenset(attributes) - {"loudness"}
+    if not heard:
         return measured
+    _compile(heard)
+    return dataclasses.replace(_listen(wav, rate_hz, heard, longest_s), loudness=measured.loudness)
+
+
+@functools.cache
+def _compile(attributes: frozenset[str]) -> None:
+    """Let librosa compile what these attributes need, one process of this machine after the other.
+
+    Numba keeps the compiled functions in files for later processes. Where two processes write them at once the files can be
+    damaged, and every process that loads them crashes from then on (seen with numba 0.68 and two workers).
+    """
+    noise = np.random.default_rng(0).normal(0, 0.1, (1, _COMPILED_S * RATE_HZ)).astype(np.float32)
+    with (Path(tempfile.gettempdir()) / f"riffusion-compile-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        _listen(noise, RATE_HZ, attributes, LONGEST_S)
+
+
+def _listen(wav: npt.NDArray[np.float32], rate_hz: int, attributes: Collection[str], longest_s: float) -> Measured:
     import librosa
 
     mono = middle_mono(wav, rate_hz, longest_s)
@@ -123,7 +149,7 @@ def measure(
         found["brightness"] = next(word for word, limit in _BRIGHTNESS_HZ if centroid_hz < limit)
     if "drums" in attributes:
         found["drums"] = _has_drums(mono)
-    return dataclasses.replace(measured, **found)
+    return Measured(**found)
 
 
 def _has_drums(mono: npt.NDArray[np.float32]) -> bool:

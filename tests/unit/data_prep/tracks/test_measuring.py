@@ -1,6 +1,12 @@
+import fcntl
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
+from data_prep.tracks import measuring
 from data_prep.tracks.measuring import ATTRIBUTES, measure, parse_attributes
 from riffusion_train.audio.read import read_audio
 from riffusion_train.listening.attributes import RATE_HZ
@@ -60,3 +66,17 @@ def test_attributes_are_named_or_refused():
     assert parse_attributes("bpm, key") == ("bpm", "key") and parse_attributes(None) == ()
     with pytest.raises(InputError, match="unknown attribute 'tempo'; choose from: all, bpm"):
         parse_attributes("tempo")
+
+
+def test_what_librosa_compiles_is_compiled_by_one_process_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    measuring._compile.cache_clear()
+    sound = triad(220.0, 4)
+    with (tmp_path / f"riffusion-compile-{os.getuid()}.lock").open("w") as other, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        measured = pool.submit(measure, sound, RATE_HZ, None, ["key"])
+        with pytest.raises(TimeoutError):
+            measured.result(timeout=1)
+        fcntl.flock(other, fcntl.LOCK_UN)
+        assert measured.result().key is not None
+    assert measure(sound, RATE_HZ, None, ["key"]) == measured.result()  # and without waiting again
