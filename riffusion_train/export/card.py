@@ -340,7 +340,7 @@ def _sampler_lines(card: Card) -> str:
 
 def _diffusers_lines(card: Card) -> str:
     form = card.form
-    lines = ["from diffusers import StableDiffusionPipeline"]
+    lines = ["from diffusers import StableDiffusionPipeline", ""]
     if form.is_lora:
         lines.append(
             f'pipe = StableDiffusionPipeline.from_pretrained("{_base(card)}", safety_checker=None){_base_note(card)}'
