@@ -13,7 +13,7 @@ import functools
 import re
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -209,8 +209,7 @@ def write_config(path: Path, config: Any) -> None:
     write_atomically(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
-@functools.cache
-def config_keys(root: type, prefix: str = "") -> Mapping[str, dataclasses.Field[Any]]:
+def config_keys(root: type, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
     """Return every leaf key of a config dataclass, dotted, with its field."""
     keys: dict[str, dataclasses.Field[Any]] = {}
     hints = typing.get_type_hints(root)
