@@ -1,11 +1,10 @@
-"""The base model judged: `python -m benchmarks.base_model corpus=DIR dataset=DIR [--choices] [model=PATH] [clips=N] [out=DIR]`.
+"""The base model judged: `python -m benchmarks.base_model corpus=DIR dataset=DIR [model=PATH] [clips=N] [out=DIR]`.
 
 `corpus` holds composed clips of another seed than the model was trained on, `dataset` is a dataset of composed music for the
 classifier. The prompts are the first captions of the corpus. For three sampling seeds: KID to the corpus, and how often the
 classifier hears in the image what the prompt asks for, with shuffled prompts as the reference. Before them, what codec and VAE
 lose by themselves: KID of clips that went through them to other clips, and how often the classifier is right about real clips
-before and after the VAE. With `--choices`, one sampling seed of many solvers, numbers of steps and kinds of guidance instead
-(`base_model_choices.json`).
+before and after the VAE. `benchmarks.guidance` and `benchmarks.distill` judge in the same way.
 """
 
 import dataclasses
@@ -20,7 +19,6 @@ import pyarrow.json
 import torch
 
 from benchmarks.command import arguments_of, exit_code, measure, parse_arguments
-from benchmarks.guidance import NOISY_PART, describe_choice
 from benchmarks.report import Row
 from benchmarks.timing import timed
 from riffusion_train.audio.codec import EncodedClip, SpectrogramCodec
@@ -39,8 +37,9 @@ from riffusion_train.sampling.modes.base import TextRequest
 from riffusion_train.sampling.pipeline import Pipeline
 from riffusion_train.sampling.sampler import Sampler
 
-_SEEDS = 3
-_BATCH = 16
+SEEDS = 3
+"""Of the sampling."""
+UNET_BATCH = 16
 _ROUND_TRIPS = 96
 _FEWEST = 40
 """Clips of a corpus."""
@@ -154,6 +153,20 @@ class Judge:
         heard = listener.accuracy([_encode(pipeline.codec, clip).image for clip in clips[:count]], expected)
         return cls(clips, hear(clips), prompts, expected, listener, heard, hear)
 
+    def draw(self, sampler: Sampler, seed: int) -> tuple[list[npt.NDArray[np.uint8]], list[Clip]]:
+        """Return an image and a sound for every prompt; each has a noise of its own."""
+        requests = [
+            TextRequest(prompt=prompt, seed=seed * len(self.prompts) + index, guidance_scale=sampler.guidance_scale)
+            for index, prompt in enumerate(self.prompts)
+        ]
+        images = [
+            image
+            for first in range(0, len(requests), UNET_BATCH)
+            for image in sampler.images(requests[first : first + UNET_BATCH])
+        ]
+        codec = sampler.codec
+        return images, [(codec.decode(image), codec.rate_hz) for image in images]
+
     def distance(self, sounds: Sequence[Clip]) -> float:
         """Return KID of sounds to the corpus."""
         return float(kernel_inception_distance(self.hear(sounds), self.real, resamples=0).value)
@@ -188,12 +201,12 @@ def run(model: Components, judge: Judge, options: Mapping[str, Any]) -> list[Row
         judge: What it is compared with; has the prompts.
         options: Options of the sampler, where they are not to be those that the model recommends.
     """
-    sampler = Sampler(model, unet_batch_size=_BATCH, **options)
+    sampler = Sampler(model, unet_batch_size=UNET_BATCH, **options)
     count = len(judge.prompts)
     rows, decoded = _losses(sampler.pipeline, judge)
     kids, seconds, agreements = [], [], []
-    for seed in range(_SEEDS):
-        (images, sounds), cpu_s = timed(lambda seed=seed: _draw(sampler, judge.prompts, seed))  # type: ignore[misc]
+    for seed in range(SEEDS):
+        (images, sounds), cpu_s = timed(lambda seed=seed: judge.draw(sampler, seed))  # type: ignore[misc]
         seconds.append(cpu_s / count)
         kids.append(judge.distance(sounds))
         agreements.append(judge.agreements(images))
@@ -210,50 +223,6 @@ def run(model: Components, judge: Judge, options: Mapping[str, Any]) -> list[Row
         )
     rows.append(Row("a clip, image and sound", "CPU s", seconds))
     return rows
-
-
-def run_choices(model: Components, judge: Judge) -> list[Row]:
-    """Measure solvers, steps and guidance, one sampling seed each, beside what the model recommends.
-
-    Args:
-        model: The model, frozen.
-        judge: What it is compared with; has the prompts.
-    """
-    rows: list[Row] = []
-    recommended: list[list[float]] = []
-    for choice in [{}, *CHOICES]:
-        name = describe_choice(choice) if choice else "as the model recommends"
-        sampler = Sampler(model, unet_batch_size=_BATCH, **choice)
-        (images, sounds), cpu_s = timed(lambda sampler=sampler: _draw(sampler, judge.prompts, 0))  # type: ignore[misc]
-        agreements = [agreement.agreement for agreement in judge.agreements(images).values()]
-        values = [agreements, [judge.distance(sounds)], [cpu_s / len(images)]]
-        recommended = recommended or values
-        for unit, ours, reference in zip(("agreement", "KID", "CPU s a clip"), values, recommended, strict=True):
-            rows.append(Row(name, unit, ours, reference))
-        each = " ".join(f"{attribute} {value:.2f}" for attribute, value in zip(_LABELS, agreements, strict=True))
-        print(f"{name:<44} {np.mean(agreements):.3f} ({each}) KID {values[1][0]:.3f} {values[2][0]:.2f} s", flush=True)
-    return rows
-
-
-_EULER: dict[str, Any] = {"scheduler": "euler", "timesteps": "model", "num_inference_steps": 20}
-_DPM: dict[str, Any] = {"scheduler": "dpmsolver", "timesteps": "karras", "num_inference_steps": 20}
-CHOICES: list[dict[str, Any]] = [
-    *(_EULER | {"guidance_scale": scale} for scale in (1, 2, 3, 5)),
-    *(_DPM | {"guidance_scale": scale} for scale in (2, 3, 5)),
-    _DPM | {"guidance_scale": 3, "num_inference_steps": 10},
-    *(
-        _DPM | {"scheduler": "dpmsolver_sde", "guidance_scale": scale, "num_inference_steps": steps}
-        for scale, steps in ((2, 20), (3, 20), (3, 12))
-    ),
-    *(_EULER | {"guidance_scale": scale, "guidance_interval": NOISY_PART} for scale in (3, 5)),
-    _EULER | {"guidance_scale": 5, "guidance": "apg"},
-    _EULER | {"guidance_scale": 5, "guidance_rescale": 0.7},
-    _EULER | {"guidance_scale": 3, "num_inference_steps": 8},
-    _EULER | {"guidance_scale": 2, "num_inference_steps": 4},
-    *(_DPM | {"guidance_scale": 2, "num_inference_steps": 4, "timesteps": place} for place in ("trailing", "ays")),
-    _DPM | {"guidance_scale": 3, "num_inference_steps": 8, "timesteps": "trailing"},
-]
-"""What `run_choices` measures: options of the sampler."""
 
 
 def _losses(pipeline: Pipeline, judge: Judge) -> tuple[list[Row], dict[str, float]]:
@@ -283,18 +252,6 @@ def _losses(pipeline: Pipeline, judge: Judge) -> tuple[list[Row], dict[str, floa
     return [*rows, Row("VAE: PSNR", "dB", psnr_db)], judge.listener.accuracy(images, expected)
 
 
-def _draw(sampler: Sampler, prompts: Sequence[str], seed: int) -> tuple[list[npt.NDArray[np.uint8]], list[Clip]]:
-    requests = [
-        TextRequest(prompt=prompt, seed=seed * len(prompts) + index, guidance_scale=sampler.guidance_scale)
-        for index, prompt in enumerate(prompts)
-    ]
-    images = [
-        image for first in range(0, len(requests), _BATCH) for image in sampler.images(requests[first : first + _BATCH])
-    ]
-    codec = sampler.codec
-    return images, [(codec.decode(image), codec.rate_hz) for image in images]
-
-
 def _labels(columns: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     labels = {name: list(columns[column]) for name, column in _LABELS.items()}
     labels["drums"] = ["no" if beat == "none" else "yes" for beat in labels["drums"]]
@@ -312,18 +269,36 @@ def _read_rows(corpus: Path) -> list[dict[str, Any]]:
     return rows
 
 
+JUDGE_KEYS = ("corpus", "dataset", "model", "clips", "out")
+JUDGE_USAGE = "corpus=DIR, dataset=DIR, model=PATH, clips=N or out=DIR"
+
+
+def open_judge(values: Mapping[str, str], count: int | None) -> tuple[Components, Judge]:
+    """Load what the command line names: the model, frozen, and what judges it.
+
+    Args:
+        values: Of the command line, by `JUDGE_KEYS`.
+        count: Prompts; 200 where it is None.
+
+    Raises:
+        InputError: If `corpus` or `dataset` is missing or cannot be used.
+    """
+    for key in ("corpus", "dataset"):
+        if key not in values:
+            raise InputError(f"{key}=DIR is missing; docs/laptop.md says how it is made")
+    torch.set_num_threads(1)
+    model = load_components(values.get("model", "laptop"))
+    freeze(model)
+    return model, Judge.open(Path(values["corpus"]), Path(values["dataset"]), Pipeline(model), count or 200)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark. Returns the exit code: 0 done, 2 invalid input."""
     given = arguments_of(argv)
 
     def work() -> None:
-        keys = ("corpus", "dataset", "model", "clips", "out", *_OPTIONS)
-        usage = "corpus=DIR, dataset=DIR, --choices, model=PATH, clips=N or out=DIR"
-        arguments = parse_arguments(given, usage, flags=("--choices",), keys=keys)
-        for key in ("corpus", "dataset"):
-            if key not in arguments.values:
-                raise InputError(f"{key}=DIR is missing; docs/laptop.md says how it is made")
-        torch.set_num_threads(1)
+        usage = f"{JUDGE_USAGE}, steps=N, guidance=X or scheduler=NAME"
+        arguments = parse_arguments(given, usage, keys=(*JUDGE_KEYS, *_OPTIONS))
         values = arguments.values
         options: dict[str, Any] = {}
         for key, (name, kind) in _OPTIONS.items():
@@ -333,16 +308,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 except ValueError:
                     raise InputError(f"{key}={values[key]}: give a number") from None
         said = [f"{key}={values[key]}" for key in ("model", *_OPTIONS) if key in values]
-        several = "--choices" in arguments.flags
 
         def measured(_quick: bool, number: int | None) -> list[Row]:
-            model = load_components(values.get("model", "laptop"))
-            freeze(model)
-            judge = Judge.open(Path(values["corpus"]), Path(values["dataset"]), Pipeline(model), number or 200)
-            return run_choices(model, judge) if several else run(model, judge, options)
+            return run(*open_judge(values, number), options)
 
-        command = ["python -m benchmarks.base_model corpus=DIR dataset=DIR", *["--choices"] * several, *said]
-        measure("base_model_choices" if several else "base_model", " ".join(command), measured, arguments)
+        command = " ".join(["python -m benchmarks.base_model corpus=DIR dataset=DIR", *said])
+        measure("base_model", command, measured, arguments)
 
     return exit_code("benchmarks.base_model", work)
 

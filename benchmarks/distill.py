@@ -1,107 +1,75 @@
-"""Is distillation worth it? `python -m benchmarks.distill demo=DIR [steps=N] [out=DIR]`.
+"""Is distillation worth it? `python -m benchmarks.distill corpus=DIR dataset=DIR [lora=FILE] [model=PATH] [clips=N] [out=DIR]`.
 
-The model of a finished demo is distilled with three seeds, and sampled in 1, 2, 4 and 8 steps. It is compared with its teacher
-in 20 steps; the control is the teacher in 4 steps of Euler, which costs no training. The figures are those of
-`benchmarks.guidance`. The runs are kept in DIR/distilled; the same command continues.
+The base model with its adapters for few steps (or those of `lora`), in 1, 2, 4 and 8 steps, beside its teacher, the model without
+them in 20 steps, and a control that costs no training: the teacher in 4 steps of Euler with guidance 2. Three sampling seeds each.
+`corpus` and `dataset` are those of `benchmarks.base_model`, the figures those of `benchmarks.guidance`.
 """
 
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from benchmarks.base_model import JUDGE_KEYS, JUDGE_USAGE, SEEDS, Judge, open_judge
 from benchmarks.command import arguments_of, exit_code, measure, parse_arguments
-from benchmarks.guidance import UNITS, Judge, measure_choice
+from benchmarks.guidance import UNITS, measure_choice
 from benchmarks.report import Goal, Row
-from benchmarks.timing import run_riffusion
 from riffusion_train.model.components import Components, freeze
-from riffusion_train.model.loading import load_components
-from riffusion_train.runtime.errors import InputError
+from riffusion_train.model.loading import load_with_loras
 
-SEEDS = 3
-GUIDANCE = 2.0
-"""The strength at which the demo's model is best; it becomes part of the distilled one."""
-_STEPS = 800
-_TEACHER: dict[str, Any] = {
+_TEACHER: dict[str, Any] = {"scheduler": "dpmsolver", "num_inference_steps": 20, "guidance_scale": 3.0}
+_CONTROL: dict[str, Any] = {
     "scheduler": "euler",
     "timesteps": "model",
-    "num_inference_steps": 20,
-    "guidance_scale": GUIDANCE,
+    "num_inference_steps": 4,
+    "guidance_scale": 2.0,
 }
-_CONTROL = {**_TEACHER, "num_inference_steps": 4}
+_DISTILLED: dict[str, Any] = {"scheduler": "lcm", "timesteps": "model", "guidance_scale": 1.0}
 _STEP_COUNTS = (1, 2, 4, 8)
 _TARGET_STEPS = 2
 _AGREEMENT, _DISTANCE, _COST = 0.98, 0.03, 1 / 8
 """What 2 steps must reach: this share of the teacher's agreement, its distance and so much more, this share of its time."""
 
 
-def run(demo: Path, *, quick: bool = False, steps: int | None = None) -> list[Row]:
-    """Distil and measure.
+def run(teacher: Components, distilled: Components, judge: Judge) -> list[Row]:
+    """Measure.
 
     Args:
-        demo: The folder of a finished demo.
-        quick: One seed, three steps and few clips, to show that it runs.
-        steps: Training steps of each distillation.
-
-    Raises:
-        InputError: If the folder is no finished demo.
+        teacher: The model, frozen.
+        distilled: The same with its adapters, frozen.
+        judge: What both are compared with; has the prompts.
     """
-    for part in ("model", "dataset"):
-        if not (demo / part).is_dir():
-            raise InputError(f"demo={demo}: has no {part}/; give the out= of a finished riffusion demo base=none")
-    torch.set_num_threads(1)
-    count = 3 if quick else steps or _STEPS
-    runs = [_distil(demo, seed, count) for seed in range(1 if quick else SEEDS)]
-    teacher = _load(demo / "model")
-    judge = Judge.open(demo / "dataset", teacher, 4 if quick else 144)
-    reference = _values(teacher, judge, _TEACHER)
-    rows = _rows("teacher, Euler, 20 steps", reference, reference)
-    rows += _rows("control: teacher, Euler, 4 steps", _values(teacher, judge, _CONTROL), reference)
+    plain = dataclasses.replace(teacher, sampling={})
+    reference = _values("teacher", plain, judge, _TEACHER)
+    rows = _rows("teacher, DPM-Solver++, 20 steps, guidance 3", reference, reference)
+    rows += _rows("as the model recommends", _values("recommended", teacher, judge, {}), reference)
+    rows += _rows("control: Euler, 4 steps, guidance 2", _values("control", plain, judge, _CONTROL), reference)
     for number in _STEP_COUNTS:
-        options = {"scheduler": "lcm", "timesteps": "model", "num_inference_steps": number, "guidance_scale": 1.0}
-        measured = [_values(_load(path / "final"), judge, options) for path in runs]
-        values = [[seed[unit] for seed in measured] for unit in range(len(UNITS))]
+        options = {**_DISTILLED, "num_inference_steps": number}
+        values = _values(f"distilled, {number}", distilled, judge, options)
         rows += _rows(f"distilled, {number} steps", values, reference, is_target=number == _TARGET_STEPS)
     return rows
 
 
-def _distil(demo: Path, seed: int, steps: int) -> Path:
-    run_folder = demo / "distilled" / f"{steps}-steps-seed-{seed}"
-    words = ["experiment=laptop_lcm", "spectrogram_preset=null", "model=pretrained", f"model.path={demo / 'model'}"]
-    words += [f"dataset={demo / 'dataset'}", f"run={run_folder}", f"max_train_steps={steps}", f"seed={seed}"]
-    words += [f"method.distill_guidance=[{GUIDANCE},{GUIDANCE}]", "tracker=files", "num_threads=1", "resume=auto"]
-    run_riffusion(["train", *words])
-    return run_folder
+def _values(name: str, model: Components, judge: Judge, options: dict[str, Any]) -> list[list[float]]:
+    """Return mean agreement, KID and CPU seconds of a clip, of each sampling seed."""
+    measured = [measure_choice(model, judge, options, seed) for seed in range(SEEDS)]
+    values = [[float(np.mean(seed[unit])) for seed in measured] for unit in range(len(UNITS))]
+    print(f"{name}: " + " ".join(f"{np.mean(value):.3f}" for value in values), flush=True)
+    return values
 
 
-def _load(path: Path) -> Components:
-    model = dataclasses.replace(load_components(str(path)), sampling={})
-    freeze(model)
-    return model
-
-
-def _values(model: Components, judge: Judge, options: dict[str, Any]) -> list[float]:
-    """Return mean agreement, kernel distance and CPU seconds of a clip."""
-    agreements, distance, seconds = measure_choice(model, judge, options)
-    print(
-        f"{options['scheduler']}, {options['num_inference_steps']} steps: {np.mean(agreements):.3f} {distance:.3f}",
-        flush=True,
-    )
-    return [float(np.mean(agreements)), distance, seconds]
-
-
-def _rows(what: str, values: Sequence[Any], reference: Sequence[float], *, is_target: bool = False) -> list[Row]:
-    """Return a row for each unit; values are numbers, or lists with one for each seed."""
+def _rows(
+    what: str, values: Sequence[list[float]], reference: Sequence[list[float]], *, is_target: bool = False
+) -> list[Row]:
+    """Return a row for each unit."""
     goals = (Goal.ratio_at_least, Goal.ours_at_most, Goal.ratio_at_most)
-    limits = (_AGREEMENT, reference[1] + _DISTANCE, _COST)
+    limits = (_AGREEMENT, float(np.mean(reference[1])) + _DISTANCE, _COST)
     rows = []
-    for unit, value, base, goal, limit in zip(UNITS, values, reference, goals, limits, strict=True):
-        ours = list(value) if isinstance(value, list) else [value]
-        rows.append(Row(what, unit, ours, [base], goal if is_target else None, limit if is_target else 0.0))
+    for unit, ours, base, goal, limit in zip(UNITS, values, reference, goals, limits, strict=True):
+        rows.append(Row(what, unit, ours, base, goal if is_target else None, limit if is_target else 0.0))
     return rows
 
 
@@ -110,18 +78,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = arguments_of(argv)
 
     def work() -> None:
-        keys = ("demo", "steps", "out")
-        arguments = parse_arguments(given, "demo=DIR, steps=N, --quick or out=DIR", flags=("--quick",), keys=keys)
-        if "demo" not in arguments.values:
-            raise InputError("demo=DIR is missing; give the out= of a finished riffusion demo base=none")
-        demo = Path(arguments.values["demo"])
-        measure(
-            "distill",
-            "python -m benchmarks.distill demo=DIR",
-            lambda quick, number: run(demo, quick=quick, steps=number),
-            arguments,
-            number_key="steps",
-        )
+        arguments = parse_arguments(given, f"{JUDGE_USAGE}, lora=FILE", keys=(*JUDGE_KEYS, "lora"))
+        lora = arguments.values.get("lora", "laptop_lcm")
+
+        def measured(_quick: bool, number: int | None) -> list[Row]:
+            distilled = load_with_loras(arguments.values.get("model", "laptop"), [lora])
+            freeze(distilled)
+            teacher, judge = open_judge(arguments.values, number)
+            return run(teacher, distilled, judge)
+
+        measure("distill", "python -m benchmarks.distill corpus=DIR dataset=DIR", measured, arguments)
 
     return exit_code("benchmarks.distill", work)
 

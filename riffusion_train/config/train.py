@@ -201,13 +201,16 @@ class ScheduleConfig:
 class ObjectiveConfig:
     """The training objective of the UNet."""
 
-    prediction_type: PredictionType = PredictionType.epsilon
-    """What the UNet predicts; written into the exported scheduler."""
-    rescale_betas_zero_snr: bool = False
+    prediction_type: PredictionType | None = None
+    """What the UNet predicts; null goes on with what the model predicts. Written into the exported scheduler."""
+    rescale_betas_zero_snr: bool | None = None
     """Let the last timestep be pure noise (Lin et al. 2024), so that very loud and very quiet images can be made; needs
-    v_prediction. Written into the exported scheduler."""
+    v_prediction. Null goes on with what the model has. Written into the exported scheduler."""
     snr_gamma: float | None = None
     """Min-SNR weighting (Hang et al. 2023); 5.0 is the paper's value, null is off."""
+    timestep_shift: float = 1.0
+    """Where timesteps are drawn: of a share u of the noise schedule it makes s u / (1 + (s - 1) u) (Esser et al. 2024,
+    equation 23). 1 is uniform; below 1, steps with little noise are drawn more often, as suits latents scaled below 1."""
     noise_offset: float = 0.0
     """Strength of a per-channel offset in the noise."""
     input_perturbation: float = 0.0

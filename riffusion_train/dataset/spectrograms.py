@@ -328,6 +328,7 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
         captions: CaptionDraws,
         noise_offset: float,
         input_perturbation: float = 0.0,
+        timestep_shift: float = 1.0,
         texts: Texts | None = None,
         guidance_range: tuple[float, float] | None = None,
     ) -> None:
@@ -342,6 +343,7 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
         self.captions = captions
         self.noise_offset = noise_offset
         self.input_perturbation = input_perturbation
+        self.timestep_shift = timestep_shift
 
     def __getitem__(self, address: Address) -> dict[str, torch.Tensor]:
         at = (address.step, address.position)  # every draw is a function of the seed and this address
@@ -371,14 +373,17 @@ class LatentItems(Dataset[dict[str, torch.Tensor]]):
         return item | {"moments": torch.from_numpy(np.array(self.moments[address.slice_index]))}
 
     def _timestep(self, address: Address) -> int:
-        """Draw a timestep, uniform over all steps and spread evenly over the positions of one.
+        """Draw a timestep, over all steps uniform before it is shifted, and spread evenly over the positions of one.
 
         A golden-ratio sequence from a random start: the low-discrepancy sampler of Kingma et al. 2021 (arXiv:2107.00630)
         without having to know the size of the global batch. Its losses vary less from step to step.
         """
-        # t = floor(T * ((u + position * phi) mod 1)), with u uniform for each step and phi the golden ratio less one.
+        # v = (u + position * phi) mod 1, with u uniform for each step and phi the golden ratio less one.
         start = generator(self.seed, "timestep", address.step).random()
-        return int((start + address.position * _GOLDEN_RATIO) % 1 * self.num_train_timesteps)
+        share = (start + address.position * _GOLDEN_RATIO) % 1
+        # t = floor(T * s v / (1 + (s - 1) v)), the shift of Esser et al. 2024 (arXiv:2403.03206, equation 23).
+        shifted = self.timestep_shift * share / (1 + (self.timestep_shift - 1) * share)
+        return min(int(shifted * self.num_train_timesteps), self.num_train_timesteps - 1)
 
 
 class PixelItems(Dataset[dict[str, torch.Tensor]]):

@@ -110,7 +110,7 @@ def summarise(
         method=config.method.name.value,
         step=model.step,
         weights=model.weights.value,
-        prediction_type=config.objective.prediction_type.value,
+        prediction_type=str(model.base.skeleton.scheduler.config.prediction_type),  # type: ignore[attr-defined]
         learning_rate=config.optimizer.lr,
         slices_per_step=per_process * manifest["world_size"],
         seed=config.seed,

@@ -240,7 +240,7 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def trained_scheduler(scheduler: Any, *, prediction_type: str, rescale_betas_zero_snr: bool) -> Any:
+def trained_scheduler(scheduler: Any, *, prediction_type: str | None, rescale_betas_zero_snr: bool | None) -> Any:
     """Return a scheduler whose config says what was trained, so that samplers use the same target and schedule.
 
     A terminal signal-to-noise ratio of zero (Lin et al. 2024, arXiv:2305.08891) needs DDIM's scheduler: the one that Stable
@@ -249,14 +249,23 @@ def trained_scheduler(scheduler: Any, *, prediction_type: str, rescale_betas_zer
 
     Args:
         scheduler: The base model's diffusers scheduler.
-        prediction_type: `epsilon` or `v_prediction`.
-        rescale_betas_zero_snr: Whether the last timestep is pure noise.
+        prediction_type: `epsilon` or `v_prediction`; None is what it says already.
+        rescale_betas_zero_snr: Whether the last timestep is pure noise; None is what it says already.
+
+    Raises:
+        InputError: If epsilon would be predicted from pure noise.
     """
     from diffusers import DDIMScheduler
 
     config = dict(scheduler.config)
     was_rescaled = bool(config.get("rescale_betas_zero_snr"))
-    if rescale_betas_zero_snr:
+    prediction_type = prediction_type or config["prediction_type"]
+    if was_rescaled if rescale_betas_zero_snr is None else rescale_betas_zero_snr:
+        if prediction_type == "epsilon":
+            raise InputError(
+                "objective.rescale_betas_zero_snr=true: pure noise says nothing about epsilon; take "
+                "objective.prediction_type=v_prediction"
+            )
         return DDIMScheduler.from_config(
             config,
             prediction_type=prediction_type,

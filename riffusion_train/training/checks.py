@@ -15,7 +15,6 @@ from riffusion_train.config.train import (
     MixedPrecision,
     Monitor,
     OptimizerName,
-    PredictionType,
     Resume,
     ScheduleName,
     TrackerConfig,
@@ -76,6 +75,7 @@ _ABOVE_ZERO = (
     "max_grad_norm",
     "method.lora_alpha",
     "method.latent_std",
+    "objective.timestep_shift",
     "method.discriminator_lr",
     "ema.inv_gamma",
     "ema.power",
@@ -98,12 +98,7 @@ def check_config(config: TrainConfig) -> None:
     _check_range(config, _AT_LEAST_ONE_OR_NULL, lambda value: value is None or value >= 1, "must be 1 or more, or null")
     _check_range(config, _BELOW_ONE, lambda value: 0 <= value < 1, "must be from 0 to below 1")
     _check_range(config, ("objective.proportion_empty_prompts",), lambda value: 0 <= value <= 1, "must be from 0 to 1")
-    objective, method = config.objective, config.method
-    if objective.rescale_betas_zero_snr and objective.prediction_type is PredictionType.epsilon:
-        raise InputError(
-            "objective.rescale_betas_zero_snr=true: pure noise says nothing about epsilon; take "
-            "objective.prediction_type=v_prediction"
-        )
+    method = config.method
     if method.train_text_encoder and method.name is MethodName.vae:
         raise InputError("method.train_text_encoder=true: method=vae trains on images alone; take method=full or lora")
     if config.compile and (config.compile_regions or method.discriminator_weight):
@@ -117,9 +112,7 @@ def check_config(config: TrainConfig) -> None:
         raise InputError("method.text_encoder_lr is set; add method.train_text_encoder=true")
     _check_captions(config.captions, method.name)
     if config.cache_part > config.cache_parts:
-        raise InputError(
-            f"cache_part={config.cache_part}: there are cache_parts={config.cache_parts}; give one of these"
-        )
+        raise InputError(f"cache_part={config.cache_part}: give one of the cache_parts={config.cache_parts}")
     if not config.validation.every_steps and (config.validation.patience or config.validation.keep_best):
         raise InputError("validation.patience and validation.keep_best need validation.every_steps")
     _check_judge(config)

@@ -141,6 +141,7 @@ class FullMethod:
             captions=self.caption_draws(),
             noise_offset=objective.noise_offset,
             input_perturbation=objective.input_perturbation,
+            timestep_shift=objective.timestep_shift,
             guidance_range=self.guidance_range,
         )
 
@@ -356,6 +357,21 @@ def unfreeze_vae(vae: nn.Module, *, encoder: bool) -> None:
         unfreeze(getattr(vae, part))
 
 
+def as_trained(components: Components, config: TrainConfig) -> Components:
+    """Return a model, or one without its weights, whose scheduler says what the run trains: target, noise, distillation.
+
+    Raises:
+        InputError: If the objective cannot be trained.
+    """
+    target, zero_snr = config.objective.prediction_type, config.objective.rescale_betas_zero_snr
+    scheduler = trained_scheduler(
+        components.scheduler,
+        prediction_type=None if target is None else target.value,
+        rescale_betas_zero_snr=zero_snr,
+    )
+    return say_distilled(dataclasses.replace(components, scheduler=scheduler), config.method)
+
+
 def apply_method(config: TrainConfig, method: FullMethod, folder: DatasetFolder, base: Components) -> Components:
     """Fit the model to the dataset, and choose its trainable weights.
 
@@ -364,12 +380,7 @@ def apply_method(config: TrainConfig, method: FullMethod, folder: DatasetFolder,
     """
     components = dataclasses.replace(base, spectrogram=folder.spectrogram)
     check_image_size(components, folder)
-    components.scheduler = trained_scheduler(
-        components.scheduler,
-        prediction_type=config.objective.prediction_type.value,
-        rescale_betas_zero_snr=config.objective.rescale_betas_zero_snr,
-    )
-    components = say_distilled(components, config.method)
+    components = as_trained(components, config)
     freeze(components)
     method.make_trainable(components)
     if config.gradient_checkpointing:

@@ -8,14 +8,13 @@ from typing import Any
 from riffusion_train.config.model import ExportWeights, ModelConfig, ModelName
 from riffusion_train.config.spectrogram import SpectrogramConfig, load_spectrogram
 from riffusion_train.config.train import MethodName, OptimizerName, TrainConfig
-from riffusion_train.model.components import Components, freeze, trained_scheduler
+from riffusion_train.model.components import Components, freeze
 from riffusion_train.model.loading import is_lora, make_components, open_model
 from riffusion_train.model.lora import LORA_FILE, Lora, merge_lora, read_lora
 from riffusion_train.model.weights import LazyModel, as_lazy_model, lazy_fingerprint, load_lazy_model, open_tensors
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.hub import MODELS, model_place
-from riffusion_train.training.distillation import say_distilled
-from riffusion_train.training.method import make_method
+from riffusion_train.training.method import as_trained, make_method
 from riffusion_train.training.run_folder import CHECKPOINT_DIR, RUN_FILE, Checkpoints, RunFolder, require_whole, step_of
 
 FINAL, NEWEST, BEST, JUDGED = "final", "newest", "best", "judged"
@@ -178,7 +177,7 @@ class _OpenRun:
             )
         if not self.config.method.trains_adapters:
             model = open_model(str(folder))
-            model = dataclasses.replace(model, skeleton=say_distilled(model.skeleton, self.config.method))
+            model = dataclasses.replace(model, skeleton=as_trained(model.skeleton, self.config))
             return RunModel(self.run, self.config, self.manifest, step, weights, model, None)
         base = self.base_model()
         lora = read_lora(folder / LORA_FILE, base.skeleton.modules, "the run's base")
@@ -224,13 +223,8 @@ class _OpenRun:
                 f"run={self.run.path}: its base {model.skeleton.source} is not what it was trained from "
                 f"({', '.join(changed)} changed); give the old one with base=PATH, or export a finished run"
             )
-        scheduler = trained_scheduler(
-            model.skeleton.scheduler,
-            prediction_type=config.objective.prediction_type.value,
-            rescale_betas_zero_snr=config.objective.rescale_betas_zero_snr,
-        )
-        skeleton = dataclasses.replace(model.skeleton, scheduler=scheduler, spectrogram=self._codec())
-        return dataclasses.replace(model, skeleton=say_distilled(skeleton, config.method))
+        skeleton = dataclasses.replace(model.skeleton, spectrogram=self._codec())
+        return dataclasses.replace(model, skeleton=as_trained(skeleton, config))
 
     def _base_place(self) -> str:
         """Return where the base model is: version 0.1.0 kept relative paths, which may be relative to a folder of the run's."""

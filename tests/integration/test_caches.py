@@ -135,7 +135,7 @@ def test_parts_of_the_caches_are_filled_by_machines_on_their_own(
     run_training(train_config(dataset, tmp_path / "none", "cache_only=true"), [])
     run_training(train_config(dataset, tmp_path / "run", "max_train_steps=3"), [])
     assert written == []
-    with pytest.raises(InputError, match="cache_part=4: there are cache_parts=3"):
+    with pytest.raises(InputError, match="cache_part=4: give one of the cache_parts=3"):
         run_training(train_config(dataset, tmp_path / "none", "cache_part=4", "cache_parts=3"), [])
 
 

@@ -21,7 +21,12 @@ def table(tmp_path: Path) -> SpectrogramDataset:
 
 
 def slices(
-    table: SpectrogramDataset, texts: Texts | None = None, *, noise_offset: float = 0.0, **captions: Any
+    table: SpectrogramDataset,
+    texts: Texts | None = None,
+    *,
+    noise_offset: float = 0.0,
+    timestep_shift: float = 1.0,
+    **captions: Any,
 ) -> LatentItems:
     return LatentItems(
         table,
@@ -33,7 +38,20 @@ def slices(
         num_train_timesteps=1000,
         captions=CaptionDraws(seed=0, **captions),
         noise_offset=noise_offset,
+        timestep_shift=timestep_shift,
     )
+
+
+@pytest.mark.parametrize(("shift", "below_a_tenth", "above_nine_tenths"), [(1.0, 0.1, 0.1), (0.25, 0.31, 0.027)])
+def test_a_shift_draws_timesteps_with_little_noise_more_often(
+    table: SpectrogramDataset, shift: float, below_a_tenth: float, above_nine_tenths: float
+) -> None:
+    # Of u / (4 - 3 u), the shift by a quarter, a tenth is reached at u = .4 / 1.3 and nine tenths at u = 3.6 / 3.7.
+    items = slices(table, timestep_shift=shift)
+    drawn = torch.stack([items[Address(0, step, position)]["timestep"] for step in range(40) for position in range(8)])
+    assert drawn.min() >= 0 and drawn.max() <= 999
+    assert float((drawn < 100).float().mean()) == pytest.approx(below_a_tenth, abs=0.03)
+    assert float((drawn >= 900).float().mean()) == pytest.approx(above_nine_tenths, abs=0.02)
 
 
 def test_pixels_are_the_stored_levels_between_minus_one_and_one(table: SpectrogramDataset) -> None:

@@ -4,6 +4,7 @@ from diffusers import DDPMScheduler
 
 from riffusion_train.config.denoising import SchedulerName
 from riffusion_train.model.components import build_scheduler, trained_scheduler
+from riffusion_train.runtime.errors import InputError
 from riffusion_train.sampling.schedulers import make_scheduler
 
 
@@ -31,6 +32,20 @@ def test_pure_noise_at_the_last_timestep_is_written_and_read_back(tmp_path: obje
     assert float(read.alphas_cumprod[-1]) == 0
     trained_on = DDPMScheduler.from_config(read.config)
     assert torch.equal(trained_on.alphas_cumprod, read.alphas_cumprod)
+
+
+def test_what_a_model_predicts_stays_where_nothing_else_is_asked_for() -> None:
+    kept = trained_scheduler(rescaled(), prediction_type=None, rescale_betas_zero_snr=None)
+    assert (kept.config.prediction_type, kept.config.rescale_betas_zero_snr) == ("v_prediction", True)
+    usual = trained_scheduler(build_scheduler(), prediction_type=None, rescale_betas_zero_snr=None)
+    assert dict(usual.config) == dict(build_scheduler().config)
+
+
+@pytest.mark.parametrize(("target", "zero_snr"), [(None, True), ("epsilon", True), ("epsilon", None)])
+def test_epsilon_is_not_predicted_from_pure_noise(target: str | None, zero_snr: bool | None) -> None:
+    scheduler = build_scheduler() if zero_snr else rescaled()
+    with pytest.raises(InputError, match=r"take objective\.prediction_type=v_prediction"):
+        trained_scheduler(scheduler, prediction_type=target, rescale_betas_zero_snr=zero_snr)
 
 
 def test_a_rescaled_base_that_is_trained_as_usual_says_so() -> None:

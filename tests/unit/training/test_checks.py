@@ -64,7 +64,6 @@ def with_rows(folder: Path, change: object) -> Path:
         (["captions.weights=[1,-1]"], "the others 0 or more"),
         (["captions.weights=[1,inf]"], "the others 0 or more"),
         (["captions=tags", "method=vae"], "trains on images alone; take captions=default"),
-        (["objective.rescale_betas_zero_snr=true"], r"take objective\.prediction_type=v_prediction"),
         (["method=vae", "method.train_text_encoder=true"], "take method=full or lora"),
         (["method.text_encoder_lr=1e-5"], r"add method\.train_text_encoder=true"),
         (["validation=none", "validation.keep_best=true"], r"need validation\.every_steps"),
