@@ -1,8 +1,8 @@
 """Is distillation worth it? `python -m benchmarks.distill corpus=DIR dataset=DIR [lora=FILE] [model=PATH] [clips=N] [out=DIR]`.
 
-The base model with its adapters for few steps (or those of `lora`), in 1, 2, 4 and 8 steps, beside its teacher, the model without
-them in 20 steps, and a control that costs no training: the teacher in 4 steps of Euler with guidance 2. Three sampling seeds each.
-`corpus` and `dataset` are those of `benchmarks.base_model`, the figures those of `benchmarks.guidance`.
+The base model with its adapters for few steps (or those of `lora`), in 1, 2, 4 and 8 steps, beside its teacher, which is the
+model without them in 20 steps, and a control that costs no training, the teacher in 4 steps of Euler with guidance 2. Three
+sampling seeds each. `corpus` and `dataset` are those of `benchmarks.base_model`, the figures those of `benchmarks.guidance`.
 """
 
 import dataclasses
