@@ -19,6 +19,7 @@ from websockets.sync.client import connect
 from benchmarks.play_load import Received, fuzz, listen
 from benchmarks.play_page import change_rows, page_rows
 from benchmarks.report import Goal, Row
+from riffusion_train.runtime.hub import DEFAULT_ADAPTERS, DEFAULT_MODEL, has_pretrained
 
 LISTENERS = 50
 LOAD_S = 60.0
@@ -37,8 +38,8 @@ def run(*, quick: bool = False, max_clips: int | None = None, model: str | None 
     Args:
         quick: Few steps, repeats, listeners and seconds, to show that it runs.
         max_clips: Repeats of the first sounds.
-        model: What changes are measured with, with the sampling that it recommends; None takes random weights of the size of
-            the base model, in few steps and without guidance.
+        model: What changes are measured with, with the sampling that it recommends; None takes what `riffusion play` takes, or
+            random weights of that size, in few steps and without guidance, where these weights are not installed.
     """
     repeats = 2 if quick else max_clips or 9
     with run_player(steps=2 if quick else 20) as (address, process_id):
@@ -46,8 +47,12 @@ def run(*, quick: bool = False, max_clips: int | None = None, model: str | None 
         rows += page_rows(address, 2.0 if quick else PAGE_S)
         rows += _load(address, process_id, 5 if quick else LISTENERS, 4.0 if quick else LOAD_S)
         rows.append(_fuzz(address, 500 if quick else RANDOM_MESSAGES))
-    what = f"{'random weights of the base model' if model is None else Path(model).name}: changes every 3 s"
-    with run_player(steps=CHANGES_STEPS, model=_SMALL if quick and model is None else model or _LAPTOP) as (address, _):
+    usual = DEFAULT_MODEL if has_pretrained() else _LAPTOP
+    model = model or (_SMALL if quick else usual)
+    what = f"{'random weights' if model in _RANDOM else Path(model).name}: changes every 3 s"
+    with run_player(steps=CHANGES_STEPS, model=model) as (address, _):
+        opened = f"{Path(model).name}: from pressing play to the first segment"
+        rows.append(Row(opened, "s", [_segment_times(address, {})[0][0]], (), Goal.ours_at_most, 0.5))
         rows += change_rows(address, what, 10.0 if quick else CHANGES_S)
     return rows
 
@@ -98,7 +103,8 @@ def _serve(pipe: Connection, steps: int, model: str) -> None:
         options: dict[str, Any] = {"scheduler": "lcm", "guidance_scale": 1.0} if model == _LAPTOP else {}
         sampler = Sampler(components, num_inference_steps=steps, **options)
     else:
-        sampler = Sampler.load(model, device="cpu")
+        has_adapters = model == DEFAULT_MODEL and has_pretrained(DEFAULT_ADAPTERS)
+        sampler = Sampler.load(model, device="cpu", loras=[DEFAULT_ADAPTERS] if has_adapters else [])
     torch.set_num_threads(1 if model == _SMALL else 2)
     application = create_app(sampler, max_streams=1000)
     with open_socket("127.0.0.1", 0) as socket:

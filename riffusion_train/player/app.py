@@ -16,6 +16,7 @@ from riffusion_train.player.bodies import ErrorAnswer
 from riffusion_train.player.clips import ClipMaker
 from riffusion_train.player.faders import LoraFaders
 from riffusion_train.player.loop import RETRY_AFTER_S, BusyError, FullError, GenerationLoop
+from riffusion_train.player.prompts import PromptQueue
 from riffusion_train.player.security import Guard
 from riffusion_train.player.serve import is_loopback
 from riffusion_train.player.session import Timeouts
@@ -79,7 +80,7 @@ def create_app(
         loopback: Whether only this machine is served.
         origins: Further origins whose pages may steer.
         token: What every client must know; None serves everybody who can reach the port.
-        warm_up: Whether to make two clips and two changes first, which compiles what is compiled and measures the machine.
+        warm_up: Whether to make a few clips and changes first: `takes.warm_up`.
         loras: The faders of the model's LoRAs.
 
     Returns:
@@ -88,8 +89,9 @@ def create_app(
     maker = ClipMaker(sampler, loras=loras)
     maker.mark  # noqa: B018 - hashes the weights once, before a listener waits for it
     limits = limits or Limits()
+    defaults = defaults or Settings(prompt=first_prompt(sampler), **settings_of(sampler))
     if warm_up:
-        takes.warm_up(maker)
+        takes.warm_up(maker, PromptQueue(defaults).next().spec)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -110,7 +112,7 @@ def create_app(
         lifespan=lifespan,
         responses={400: {"model": ErrorAnswer}},
     )
-    app.state.defaults = defaults or Settings(prompt=first_prompt(sampler), **settings_of(sampler))
+    app.state.defaults = defaults
     app.state.model_name = Path(sampler.components.source).name
     app.include_router(routes.router)
     _answer_errors(app)

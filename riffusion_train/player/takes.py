@@ -20,6 +20,8 @@ from riffusion_train.sampling.modes.walk import crossfade_columns, crossfade_ima
 
 FADE_S = 0.06
 """The crossfade at a change."""
+_OPENING_S = 3.0
+"""The first clip is made before anybody listens if it takes no longer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,10 +304,18 @@ def _with_turns(maker: ClipMaker, take: Take, turns: tuple[Turn, ...], report: S
     return take
 
 
-def warm_up(maker: ClipMaker) -> None:
-    """Make two clips and two changes of few steps, which compiles what is compiled and measures what they cost."""
+def warm_up(maker: ClipMaker, opening: ClipSpec) -> None:
+    """Make two clips and two changes of few steps, which compiles what is compiled and measures what they cost.
+
+    Args:
+        maker: The model.
+        opening: The clip that streams begin with where nothing else is asked for. Unless it takes long, it is made as well, so
+            that the first of them begins at once.
+    """
     maker.warm_up()
     take = begin(maker, ClipSpec(num_inference_steps=1), None)
+    if maker.cost.of(opening.num_inference_steps) <= _OPENING_S:
+        maker.make(opening)
     for steps in (1, 2):
         maker.turn_cost = Cost()
         redraw(maker, take, ClipSpec(num_inference_steps=steps, strength=1.0), Grid.of(maker).width // 2)

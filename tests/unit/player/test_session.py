@@ -16,8 +16,10 @@ from support.nano import NANO_SPECTROGRAM
 from riffusion_train.config.spectrogram import Channels
 from riffusion_train.player.clips import ClipMaker, Cost
 from riffusion_train.player.loop import RETRY_AFTER_S, FullError, GenerationLoop
+from riffusion_train.player.prompts import PromptQueue
 from riffusion_train.player.session import Session, Timeouts
 from riffusion_train.player.settings import ClipSpec, Settings
+from riffusion_train.player.takes import warm_up
 from riffusion_train.sampling.sampler import Sampler
 
 BEGIN = Settings(prompt="a band", guidance_scale=1.0, num_inference_steps=2)
@@ -324,6 +326,19 @@ def test_the_time_of_a_clip_is_learned_from_those_that_were_made():
     for _ in range(20):
         cost.add(20, 2.0, 0.2)
     assert cost.of(20) == pytest.approx(2.2, rel=0.01)
+
+
+def test_the_first_clip_is_made_before_anybody_listens(maker: ClipMaker, clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    fresh = ClipMaker(maker.sampler)
+    warm_up(fresh, PromptQueue(BEGIN).next().spec)
+    made: list[ClipSpec] = []
+    make = fresh._make
+    monkeypatch.setattr(fresh, "_make", lambda spec, report: made.append(spec) or make(spec, report))
+    session = Session(BEGIN, fresh, clock, Timeouts())
+    play(session, 1)
+    assert not made
+    play(session, 1)
+    assert len(made) == 1
 
 
 def test_making_a_clip_measures_it_and_keeps_it(maker: ClipMaker):
