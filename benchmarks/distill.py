@@ -1,8 +1,8 @@
-"""Is distillation worth it? `python -m benchmarks.distill corpus=DIR dataset=DIR [lora=FILE] [model=PATH] [clips=N] [out=DIR]`.
+"""Is distillation worth it? `python -m benchmarks.distill corpus=DIR dataset=DIR lora=FILE [model=PATH] [clips=N] [out=DIR]`.
 
-The base model with its adapters for few steps (or those of `lora`), in 1, 2, 4 and 8 steps, beside its teacher, which is the
-model without them in 20 steps, and a control that costs no training, the teacher in 4 steps of Euler with guidance 2. Three
-sampling seeds each. `corpus` and `dataset` are those of `benchmarks.base_model`, the figures those of `benchmarks.guidance`.
+The base model with adapters of `experiment=laptop_lcm`, in 1, 2, 4 and 8 steps, beside its teacher, which is the model without
+them in 20 steps, and a control that costs no training: the teacher in 4 steps of Euler with guidance 3. Three seeds each.
+`corpus` and `dataset` are those of `benchmarks.base_model`, the figures those of `benchmarks.guidance`.
 """
 
 import dataclasses
@@ -18,13 +18,14 @@ from benchmarks.guidance import UNITS, measure_choice
 from benchmarks.report import Goal, Row
 from riffusion_train.model.components import Components, freeze
 from riffusion_train.model.loading import load_with_loras
+from riffusion_train.runtime.errors import InputError
 
 _TEACHER: dict[str, Any] = {"scheduler": "dpmsolver", "num_inference_steps": 20, "guidance_scale": 3.0}
 _CONTROL: dict[str, Any] = {
     "scheduler": "euler",
     "timesteps": "model",
     "num_inference_steps": 4,
-    "guidance_scale": 2.0,
+    "guidance_scale": 3.0,
 }
 _DISTILLED: dict[str, Any] = {"scheduler": "lcm", "timesteps": "model", "guidance_scale": 1.0}
 _STEP_COUNTS = (1, 2, 4, 8)
@@ -45,7 +46,7 @@ def run(teacher: Components, distilled: Components, judge: Judge) -> list[Row]:
     reference = _values("teacher", plain, judge, _TEACHER)
     rows = _rows("teacher, DPM-Solver++, 20 steps, guidance 3", reference, reference)
     rows += _rows("as the model recommends", _values("recommended", teacher, judge, {}), reference)
-    rows += _rows("control: Euler, 4 steps, guidance 2", _values("control", plain, judge, _CONTROL), reference)
+    rows += _rows("control: Euler, 4 steps, guidance 3", _values("control", plain, judge, _CONTROL), reference)
     for number in _STEP_COUNTS:
         options = {**_DISTILLED, "num_inference_steps": number}
         values = _values(f"distilled, {number}", distilled, judge, options)
@@ -79,15 +80,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         arguments = parse_arguments(given, f"{JUDGE_USAGE}, lora=FILE", keys=(*JUDGE_KEYS, "lora"))
-        lora = arguments.values.get("lora", "laptop_lcm")
+        if "lora" not in arguments.values:
+            raise InputError("lora=FILE is missing; export a run of experiment=laptop_lcm with format=lora")
 
         def measured(_quick: bool, number: int | None) -> list[Row]:
-            distilled = load_with_loras(arguments.values.get("model", "laptop"), [lora])
+            distilled = load_with_loras(arguments.values.get("model", "laptop"), [arguments.values["lora"]])
             freeze(distilled)
             teacher, judge = open_judge(arguments.values, number)
             return run(teacher, distilled, judge)
 
-        measure("distill", "python -m benchmarks.distill corpus=DIR dataset=DIR", measured, arguments)
+        measure("distill", "python -m benchmarks.distill corpus=DIR dataset=DIR lora=FILE", measured, arguments)
 
     return exit_code("benchmarks.distill", work)
 

@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 from benchmarks.play_load import Received, fuzz, listen
 from benchmarks.play_page import change_rows, page_rows
 from benchmarks.report import Goal, Row
-from riffusion_train.runtime.hub import DEFAULT_ADAPTERS, DEFAULT_MODEL, has_pretrained
+from riffusion_train.runtime.hub import DEFAULT_MODEL, has_pretrained
 
 LISTENERS = 50
 LOAD_S = 60.0
@@ -103,8 +103,7 @@ def _serve(pipe: Connection, steps: int, model: str) -> None:
         options: dict[str, Any] = {"scheduler": "lcm", "guidance_scale": 1.0} if model == _LAPTOP else {}
         sampler = Sampler(components, num_inference_steps=steps, **options)
     else:
-        has_adapters = model == DEFAULT_MODEL and has_pretrained(DEFAULT_ADAPTERS)
-        sampler = Sampler.load(model, device="cpu", loras=[DEFAULT_ADAPTERS] if has_adapters else [])
+        sampler = Sampler.load(model, device="cpu")
     torch.set_num_threads(1 if model == _SMALL else 2)
     application = create_app(sampler, max_streams=1000)
     with open_socket("127.0.0.1", 0) as socket:

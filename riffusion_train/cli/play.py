@@ -7,17 +7,17 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-from riffusion_train.cli.arguments import Command, Flag
+from riffusion_train.cli.arguments import DEFAULT_MODEL_NOTE, Command, Flag
 from riffusion_train.config.denoising import check_denoising
 from riffusion_train.config.sample import DemoConfig, PlayConfig, sampler_options
 from riffusion_train.runtime.errors import InputError
-from riffusion_train.runtime.hub import DEFAULT_ADAPTERS, DEFAULT_MODEL, check_source, has_pretrained
+from riffusion_train.runtime.hub import DEFAULT_MODEL, check_source
 
 _PLAY = Command(
     name="play",
     root=PlayConfig,
     usage="[MODEL] [--lora FILE[:WEIGHT]]",
-    notes=f"\nWithout MODEL it is {DEFAULT_MODEL} with {DEFAULT_ADAPTERS}, which come with the package.",
+    notes=DEFAULT_MODEL_NOTE,
     takes_positionals=True,
     flags=(Flag("--lora", "FILE[:WEIGHT]", "a LoRA as a fader; repeat it for several", repeats=True),),
 )
@@ -38,11 +38,9 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"{len(parsed.positionals)} models: riffusion play [MODEL] [key=value …]")
     model = parsed.positionals[0] if parsed.positionals else DEFAULT_MODEL
     check_source(model)
-    # A change should be heard soon, so the model of the package plays in few steps.
-    few_steps = [] if parsed.positionals or not has_pretrained(DEFAULT_ADAPTERS) else [DEFAULT_ADAPTERS]
     if any(importlib.util.find_spec(module) is None for module in _PLAY_NEEDS):
         raise InputError('the player needs FastAPI, uvicorn and more: pip install "riffusion-train[play]"')
-    _play(parsed.config, model, [*few_steps, *parsed.flags.lora])
+    _play(parsed.config, model, parsed.flags.lora)
 
 
 def _play(config: PlayConfig, model: str, loras: Sequence[str]) -> None:

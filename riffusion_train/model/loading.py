@@ -223,21 +223,21 @@ def recommended_by_lora(lora: Lora) -> dict[str, Any]:
 
 
 def split_lora(text: str) -> tuple[Path, float]:
-    """Split `FILE:WEIGHT` into the file and its weight; `laptop_lcm` is the folder of these adapters in the package.
+    """Split `FILE:WEIGHT` into the file and its weight.
 
     Raises:
         InputError: If the weight is no number.
     """
     name, separator, weight = text.rpartition(":")
     if not separator or Path(text).expanduser().exists():
-        return Path(model_place(text)).expanduser(), 1.0
+        return Path(text).expanduser(), 1.0
     try:
         number = float(weight)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
         raise InputError(f"--lora {text}: '{weight}' is not a number; write FILE:0.8")
-    return Path(model_place(name)).expanduser(), number
+    return Path(name).expanduser(), number
 
 
 EXPORT_DTYPES = {ExportDtype.fp32: torch.float32, ExportDtype.fp16: torch.float16, ExportDtype.bf16: torch.bfloat16}

@@ -28,21 +28,18 @@ Value = TypeVar("Value")
 DEFAULT_MODEL = "laptop"
 """The model that commands take where none is named."""
 
-DEFAULT_ADAPTERS = "laptop_lcm"
-"""Adapters for that model, distilled to few steps: the live player takes them where no model is named."""
-
-MODELS = (DEFAULT_MODEL, DEFAULT_ADAPTERS)
+MODELS = (DEFAULT_MODEL,)
 """The names. As with presets, a name comes before a file or folder of that name, which is `./laptop`."""
 
 PRETRAINED_FOLDER = Path(__file__).resolve().parent.parent / "pretrained"
 """Where they are: a folder for each, as `riffusion export` writes it."""
 
-_MAIN_FILES = {DEFAULT_MODEL: "model_index.json", DEFAULT_ADAPTERS: "pytorch_lora_weights.safetensors"}
+_INDEX_FILE = "model_index.json"
 
 
 def has_pretrained(name: str = DEFAULT_MODEL) -> bool:
     """Whether the weights of a model that comes with the package are here; a checkout of the source may lack them."""
-    return (PRETRAINED_FOLDER / name / _MAIN_FILES[name]).is_file()
+    return (PRETRAINED_FOLDER / name / _INDEX_FILE).is_file()
 
 
 def model_place(source: str | Path) -> str:

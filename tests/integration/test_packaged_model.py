@@ -1,7 +1,6 @@
 """The model that comes with the package, by its name in every command; and the weights themselves, where they are installed."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,8 @@ from support.nano import train_config, write_dataset
 from support.sampling import write_nano_model
 
 from riffusion_train import Sampler
-from riffusion_train.cli import play
 from riffusion_train.cli.main import main
 from riffusion_train.config.compose import compose
-from riffusion_train.config.denoising import SchedulerName
 from riffusion_train.config.sample import PlayConfig
 from riffusion_train.config.spectrogram import load_preset
 from riffusion_train.config.train import TrainConfig
@@ -110,37 +107,6 @@ def test_a_run_goes_on_from_it_and_inherits_licence_and_recommendation(packaged:
         assert summary["prompts"] == ["a high band", "a low band"]
         assert "The base model's licence carries over: mit" in Path(f"{method}-model", "README.md").read_text()
     assert main(["export", "run=full", "out=other", "licence=cc0-1.0"]) == EXIT_INPUT
-
-
-def test_play_without_a_model_takes_its_adapters_for_few_steps(
-    packaged: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    played: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(play, "_play", lambda config, model, loras: played.append((model, list(loras))))
-    assert main(["play", "--lora", "mine"]) == EXIT_DONE  # they are not there yet
-    words = [
-        f"dataset={dataset}",
-        "model=laptop",
-        "method=distill",
-        "method.distill_adapters=true",
-        "method.lora_rank=2",
-    ]
-    words += ["method.distill_guidance=[3,3]", "objective.proportion_empty_prompts=0", "max_train_steps=1"]
-    assert main(["train", *words, "run=fast", "tracker=files", "num_threads=1", "train_batch_size=2"]) == EXIT_DONE
-    adapters = packaged.parent / "laptop_lcm"
-    assert main(["export", "run=fast", "format=lora", f"out={adapters}"]) == EXIT_DONE
-    try:
-        assert main(["play", "--lora", "mine"]) == main(["play", "laptop"]) == EXIT_DONE
-        assert played == [("laptop", ["mine"]), ("laptop", ["laptop_lcm", "mine"]), ("laptop", [])]
-        assert main(["doctor", "laptop_lcm"]) == EXIT_DONE
-        assert "LoRA" in capsys.readouterr().out
-        sampler = Sampler.load(loras=["laptop_lcm"], device="cpu", quality="draft")
-        assert (sampler.scheduler, sampler.num_inference_steps) == (SchedulerName.lcm, 4)
-        assert sampler.model_fingerprint != Sampler.load(device="cpu").model_fingerprint
-        half = Sampler.load(loras=["laptop_lcm:0.5"], device="cpu")
-        assert len({half.model_fingerprint, sampler.model_fingerprint}) == 2
-    finally:
-        shutil.rmtree(adapters)
 
 
 def test_a_dataset_of_another_preset_is_refused_with_the_command_that_prepares_it(
