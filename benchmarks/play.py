@@ -104,7 +104,7 @@ def _serve(pipe: Connection, steps: int, model: str) -> None:
         sampler = Sampler(components, num_inference_steps=steps, **options)
     else:
         sampler = Sampler.load(model, device="cpu")
-    torch.set_num_threads(1 if model == _SMALL else 2)
+    torch.set_num_threads(1)  # the page draws on the other core
     application = create_app(sampler, max_streams=1000)
     with open_socket("127.0.0.1", 0) as socket:
         pipe.send(socket.getsockname()[1])

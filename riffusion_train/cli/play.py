@@ -4,6 +4,7 @@ The demo makes a model from nothing on this machine, with a page to listen to it
 """
 
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 
@@ -59,7 +60,8 @@ def _play(config: PlayConfig, model: str, loras: Sequence[str]) -> None:
         check_denoising(config)
         # A distilled LoRA decides how the model is sampled: it is merged.
         merged = distilled_among(model, loras)
-        sampler = load_sampler(model, merged, config.num_threads, **sampler_options(config))
+        threads = config.num_threads or max((os.cpu_count() or 1) - 1, 1)
+        sampler = load_sampler(model, merged, threads, **sampler_options(config))
         faders = load_faders(sampler.components, [lora for lora in loras if lora not in merged])
         defaults = make_settings(config, sampler)
         print("warming up: two short clips and changes, which also measure this machine", file=sys.stderr)

@@ -184,6 +184,8 @@ class PlayConfig(SamplerConfig):
     """Denoising steps at most; fewer are done if time is short; null takes what the model recommends, usually 20."""
     max_streams: int | None = None
     """Sessions that play at once; null allows as many as the measured speed of this machine permits."""
+    num_threads: int | None = None
+    """Threads that compute; null leaves one core to the browser, without which changes are heard later."""
     sockets_per_address: int = 64
     """Connections from one address; all users of a network may share one."""
 

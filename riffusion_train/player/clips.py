@@ -32,6 +32,8 @@ _RELAXED_SEGMENTS = 1.5
 """With so many segments buffered the steps may rise again, by two at a time."""
 _STEPS_UP = 2
 _MIN_STEP_S = 1e-6
+_CONTEXT = 2
+"""Columns of latents that a change is decoded with, before those that are new."""
 _COST_WEIGHT = 1 / 3
 """What the newest clip counts in the running average of the cost."""
 
@@ -154,7 +156,7 @@ class ClipMaker:
             return latents, self.sampler.pipeline.decode(latents, circular=True)
 
     def redraw(
-        self, spec: ClipSpec, known: Tensor, held: int, column: int, report: StepReport | None
+        self, spec: ClipSpec, known: Tensor, shown: np.ndarray, held: int, column: int, report: StepReport | None
     ) -> tuple[Tensor, np.ndarray]:
         """Return latents and image of a canvas that is drawn anew, but for its first columns, which are held fast.
 
@@ -164,6 +166,7 @@ class ClipMaker:
         Args:
             spec: The settings that are new.
             known: The latents of the canvas, (C, h, w).
+            shown: Its image; the held columns stay as they are, and are not decoded again.
             held: How many of its columns are held.
             column: Its first column, counted from the beginning of the groove.
             report: Called after every step.
@@ -196,7 +199,10 @@ class ClipMaker:
                 report=report,
                 guidance=self._guidance(spec),
             )[0]
-            return latents, pipeline.decode(latents)
+            # A few held columns are decoded as well, since the first new ones depend on them.
+            begin, scale = max(held - _CONTEXT, 0), pipeline.downsampling
+            new = pipeline.decode(latents[..., begin:])[:, (held - begin) * scale :]
+            return latents, np.concatenate([shown[:, : held * scale], new], axis=1)
 
     @staticmethod
     def ring_from(latents: Tensor, column: int) -> Tensor:

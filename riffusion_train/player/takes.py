@@ -263,11 +263,12 @@ def redraw(
     first = column - grid.held
     with (cost or maker.turn_cost).measured(report) as timer:
         ring = maker.ring_from(take.latents, first - take.column)
-        latents, image = maker.redraw(clip, ring, grid.held, clip.phase + first, timer)
+        shown = np.roll(take.image, (take.column - first) * grid.scale, axis=1)
+        latents, image = maker.redraw(clip, ring, shown, grid.held, clip.phase + first, timer)
         join = column * grid.column_samples
         before = take.own.between(join - (grid.known + grid.around) * grid.hop, join + grid.around * grid.hop)
-        shown = image[:, grid.held * grid.scale - grid.known :]
-        new = maker.sampler.codec.decode_after(shown, before, quality=Quality.draft, seed=clip.seed)
+        sounding = image[:, grid.held * grid.scale - grid.known :]
+        new = maker.sampler.codec.decode_after(sounding, before, quality=Quality.draft, seed=clip.seed)
         start = first * grid.column_samples
         # One sound at one level: what was heard, and how it goes on.
         wav = np.concatenate([take.own.between(start, join), new], axis=1) * np.float32(maker.gain_of(new))
