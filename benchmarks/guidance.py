@@ -77,7 +77,7 @@ def run(model: Components, judge: Judge, guide: Components | None) -> list[Row]:
     rows: list[Row] = []
     usual: list[Sequence[float]] = []
     for choice in choices(guide):
-        values = measure_choice(model, judge, USUAL | choice)
+        values: list[Sequence[float]] = [*measure_choice(model, judge, USUAL | choice)]
         usual = usual or values
         for unit, ours, reference in zip(UNITS, values, usual, strict=True):
             rows.append(Row(describe_choice(choice), unit, ours, reference))
