@@ -393,7 +393,7 @@ def check_validation_split(config: TrainConfig, folder: DatasetFolder) -> None:
 
 _FREE_TO_CHANGE = (
     "cache_dir",
-    "cache_dtype",  # hardly; see `with_cache_dtype`
+    "cache_dtype",  # hardly; see `as_begun`
     "cache_gb",
     "cache_on_device",
     "cache_only",

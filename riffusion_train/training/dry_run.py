@@ -23,8 +23,8 @@ from riffusion_train.training.run_folder import (
     Checkpoints,
     RunFolder,
     TrainingState,
+    as_begun,
     new_run_path,
-    with_cache_dtype,
 )
 from riffusion_train.training.tracking import peak_memory_bytes
 
@@ -48,7 +48,7 @@ def check_training(config: TrainConfig, arguments: Sequence[str]) -> list[str]:
         InputError: For whatever the run itself would refuse before and during its first steps.
     """
     check_tracker(config.tracker)
-    config = with_cache_dtype(config)
+    config = as_begun(config)
     run = RunFolder(new_run_path(config))
     check_resumable(run, config)
     check_mirror(config, run)

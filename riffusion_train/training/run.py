@@ -40,10 +40,10 @@ from riffusion_train.training.previews import make_preview, preview_prompts
 from riffusion_train.training.run_folder import (
     Checkpoints,
     RunFolder,
+    as_begun,
     config_values,
     new_run_path,
     whole_path,
-    with_cache_dtype,
 )
 from riffusion_train.training.run_model import load_start
 from riffusion_train.training.step_data import Caches
@@ -85,7 +85,7 @@ def run_training(config: TrainConfig, arguments: Sequence[str]) -> Path:
         InputError: For anything in the config or the dataset that cannot be used, before the first step.
         StoppedError: If asked to stop; the state is saved.
     """
-    config = with_cache_dtype(config)
+    config = as_begun(config)
     with leased_mirror(config) as lease:
         return _run(config, arguments, lease)
 

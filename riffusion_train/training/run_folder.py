@@ -202,19 +202,26 @@ def new_run_path(config: TrainConfig) -> Path:
     return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.name}"
 
 
-def with_cache_dtype(config: TrainConfig) -> TrainConfig:
-    """Return a config that says how caches store numbers: as asked, as the run was begun with, else in fp16.
+def as_begun(config: TrainConfig) -> TrainConfig:
+    """Return a config in which what was left open is as its run was begun with, where there is one.
 
-    A run goes on with its caches as they are; before the key existed they were fp32.
+    Caches store numbers as before: in fp16, or in fp32 if the key did not exist yet. What the UNet predicts was said by every
+    run of earlier versions, and is the model's own where neither says it.
 
     Raises:
         InputError: If the config of the run that is there cannot be read.
     """
-    if config.cache_dtype is not None:
-        return config
     run = RunFolder(new_run_path(config))
-    noted = (run.read_config().cache_dtype or CacheDtype.fp32) if run.config_file.is_file() else CacheDtype.fp16
-    return dataclasses.replace(config, cache_dtype=noted)
+    if not run.config_file.is_file():
+        return dataclasses.replace(config, cache_dtype=config.cache_dtype or CacheDtype.fp16)
+    begun = run.read_config()
+    objective, before = config.objective, begun.objective
+    if objective.prediction_type is None:
+        objective = dataclasses.replace(objective, prediction_type=before.prediction_type)
+    if objective.rescale_betas_zero_snr is None:
+        objective = dataclasses.replace(objective, rescale_betas_zero_snr=before.rescale_betas_zero_snr)
+    cache_dtype = config.cache_dtype or begun.cache_dtype or CacheDtype.fp32
+    return dataclasses.replace(config, cache_dtype=cache_dtype, objective=objective)
 
 
 def config_values(config: Any) -> dict[str, Any]:
