@@ -4,7 +4,6 @@ The demo makes a model from nothing on this machine, with a page to listen to it
 """
 
 import importlib.util
-import os
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from riffusion_train.config.denoising import check_denoising
 from riffusion_train.config.sample import DemoConfig, PlayConfig, sampler_options
 from riffusion_train.runtime.errors import InputError
 from riffusion_train.runtime.hub import DEFAULT_MODEL, check_source
+from riffusion_train.runtime.provenance import usable_cores
 
 _PLAY = Command(
     name="play",
@@ -60,7 +60,7 @@ def _play(config: PlayConfig, model: str, loras: Sequence[str]) -> None:
         check_denoising(config)
         # A distilled LoRA decides how the model is sampled: it is merged.
         merged = distilled_among(model, loras)
-        threads = config.num_threads or max((os.cpu_count() or 1) - 1, 1)
+        threads = config.num_threads or max(usable_cores() - 1, 1)
         sampler = load_sampler(model, merged, threads, **sampler_options(config))
         faders = load_faders(sampler.components, [lora for lora in loras if lora not in merged])
         defaults = make_settings(config, sampler)

@@ -115,6 +115,7 @@ def _default(field: "dataclasses.Field[Any]") -> str:
 
 def _meaning(root: type, name: str, kind: Any) -> str:
     text = field_meanings(root).get(name, "")
+    kind = next((one for one in typing.get_args(kind) if one is not type(None)), kind)  # of a key that may be null
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         meanings = field_meanings(kind)
         text += " " + "; ".join(
