@@ -49,6 +49,16 @@ def wait(page: Any, condition: str) -> None:
     raise AssertionError(f"never came true: {condition}")
 
 
+def _reload_until(page: Any, text: str) -> None:
+    """Reload until the page shows a text; a new process of Chromium may not yet have what the old one has just stored."""
+    for _ in range(20):
+        page.reload()
+        if text in page.inner_text("main"):
+            return
+        page.wait_for_timeout(250)
+    raise AssertionError(f"not shown after reloading: {text}")
+
+
 def test_it_shows_texts_as_texts_and_filters_by_click_and_search(opened: Open, page_file: Path) -> None:
     page = opened(page_file)
     assert EVIL in page.inner_text("main") and page.evaluate("window.hacked") is None
@@ -79,8 +89,8 @@ def test_an_edited_caption_is_saved_as_a_table_that_prepare_reads(
     page.get_by_role("button", name="Edit the captions of low.wav").click()
     page.fill("#captions", 'a new "caption", with a comma\n=another')
     page.locator("#editor .main").click()
-    page.reload()
     assert 'a new "caption", with a comma' in page.inner_text("main")
+    _reload_until(page, 'a new "caption", with a comma')
     with page.expect_download() as download:
         page.click("#save")
     path = tmp_path / "captions.csv"

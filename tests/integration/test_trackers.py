@@ -2,6 +2,7 @@ import importlib.util
 import io
 import json
 import struct
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,7 +74,7 @@ def test_wandb_offline_holds_scalars_spectrograms_and_audio(
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = run_training(train_config(dataset, tmp_path / "run", *PREVIEWED, "tracker=wandb"), [])
-    rows, settings = _read_wandb(next((run / "wandb").rglob("*.wandb")))
+    rows, settings = _read_finished_wandb(next((run / "wandb").rglob("*.wandb")))
     assert [row["loss"] for row in rows if "loss" in row] == pytest.approx(losses(run))
     assert all({"lr", "grad_norm", "images_per_s", "data_wait_percent"} <= row.keys() for row in rows if "loss" in row)
     assert settings["optimizer.lr"] == 1e-3
@@ -138,20 +139,33 @@ def test_previews_are_of_distinct_captions_held_out_and_trained(tmp_path: Path) 
     assert preview_prompts(PreviewConfig(prompts=["mine"]), trained, None) == ["mine"]
 
 
-def _read_wandb(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Read the history rows and the settings back from wandb's own log."""
+def _read_finished_wandb(file: Path, timeout_s: float = 60) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Read the log once it is whole: wandb's own process writes its last block after `finish` has returned."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        rows, settings, finished = _read_wandb(file)
+        if finished:
+            return rows, settings
+        time.sleep(0.1)
+    raise AssertionError(f"{file} has no exit record after {timeout_s} s")
+
+
+def _read_wandb(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any], bool]:
+    """Read the history rows and the settings back from wandb's own log, and whether it has its last record."""
     from wandb.proto import wandb_internal_pb2
 
     rows: list[dict[str, Any]] = []
     settings: dict[str, Any] = {}
+    kind = None
     for data in _leveldb_records(file.read_bytes()[7:]):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
+        kind = record.WhichOneof("record_type")
+        if kind == "history":
             rows.append(_plain(record.history.item))
         for items in (record.config.update, record.run.config.update):
             settings |= _plain(items)
-    return rows, settings
+    return rows, settings, kind == "exit"
 
 
 def _plain(items: Iterable[Any]) -> dict[str, Any]:
