@@ -8,6 +8,7 @@ held-out tracks. Nothing is done twice in DIR; the times count only what this ca
 
 import csv
 import dataclasses
+import functools
 import json
 import shutil
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 from benchmarks.caption_tags import produced_tracks
 from benchmarks.command import arguments_of, exit_code, measure, parse_arguments
 from benchmarks.report import Goal, Row
-from benchmarks.timing import run_riffusion
+from benchmarks.timing import run_in_process, run_riffusion
 from riffusion_train.model.diffusers_folder import write_model
 from riffusion_train.model.loading import load_components
 from riffusion_train.model.weights import as_lazy_model
@@ -68,7 +69,7 @@ def run(work: Path, *, quick: bool = False, max_clips: int | None = None) -> lis
         model = folder / "model"
         if not model.exists():
             start = time.monotonic()
-            given = words if name != _NOTHING else [*words, f"model={_write_untrained(folder / 'untrained')}"]
+            given = words if name != _NOTHING else [*words, f"model={_untrained(folder / 'untrained')}"]
             steps = ["max_train_steps=2"] * quick
             run_riffusion(["train", f"dataset={dataset}", f"run={folder / 'run'}", "resume=auto", *given, *steps])
             minutes[name] = (time.monotonic() - start) / 60
@@ -116,13 +117,21 @@ def _write_audio(folder: Path) -> Path:
     return folder
 
 
-def _write_untrained(folder: Path) -> Path:
-    """Write the base model with random weights in its UNet and text encoder."""
+def _untrained(folder: Path) -> Path:
+    """Return a folder with the base model with random weights in its UNet and text encoder.
+
+    A process of its own writes it: one that has computed with torch's threads must not fork, as later commands do.
+    """
+    if not folder.exists():
+        run_in_process(functools.partial(_write_untrained, folder))
+    return folder
+
+
+def _write_untrained(folder: Path) -> None:
     base = load_components(_BASE)
     unet = type(base.unet).from_config(base.unet.config)
     text_encoder = type(base.text_encoder)(base.text_encoder.config)
     write_model(folder, as_lazy_model(dataclasses.replace(base, unet=unet, text_encoder=text_encoder)))
-    return folder
 
 
 def _score(model: str, dataset: Path, out: Path, count: int) -> dict[str, dict[str, Any]]:
