@@ -193,7 +193,7 @@ def _leveldb_records(log: bytes, head: int = 7, block: int = 32768) -> Iterator[
             at += block - at % block
             continue
         length, kind = struct.unpack_from("<HB", log, at + 4)
-        if kind == 0:
+        if kind == 0 or at + head + length > len(log):  # the end, or one that is still being written
             return
         parts = (b"" if kind in (1, 2) else parts) + log[at + head : at + head + length]
         at += head + length
