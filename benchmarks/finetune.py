@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.caption_tags import produced_tracks
 from benchmarks.command import arguments_of, exit_code, measure, parse_arguments
 from benchmarks.report import Goal, Row
@@ -69,9 +71,11 @@ def run(work: Path, *, quick: bool = False, max_clips: int | None = None) -> lis
         model = folder / "model"
         if not model.exists():
             start = time.monotonic()
-            given = words if name != _NOTHING else [*words, f"model={_untrained(folder / 'untrained')}"]
+            if name == _NOTHING:
+                run_in_process(functools.partial(_write_untrained, folder / "untrained"))
+                words = [*words, f"model={folder / 'untrained'}"]
             steps = ["max_train_steps=2"] * quick
-            run_riffusion(["train", f"dataset={dataset}", f"run={folder / 'run'}", "resume=auto", *given, *steps])
+            run_riffusion(["train", f"dataset={dataset}", f"run={folder / 'run'}", "resume=auto", *words, *steps])
             minutes[name] = (time.monotonic() - start) / 60
             run_riffusion(["export", f"run={folder / 'run'}", f"out={model}"])
         models[name] = str(model)
@@ -117,17 +121,12 @@ def _write_audio(folder: Path) -> Path:
     return folder
 
 
-def _untrained(folder: Path) -> Path:
-    """Return a folder with the base model with random weights in its UNet and text encoder.
-
-    A process of its own writes it: one that has computed with torch's threads must not fork, as later commands do.
-    """
-    if not folder.exists():
-        run_in_process(functools.partial(_write_untrained, folder))
-    return folder
-
-
 def _write_untrained(folder: Path) -> None:
+    """Write the base model with random weights in its UNet and text encoder, the same every time.
+
+    Call it in a process of its own: one that has computed with torch's threads must not fork, as later commands do.
+    """
+    torch.manual_seed(0)
     base = load_components(_BASE)
     unet = type(base.unet).from_config(base.unet.config)
     text_encoder = type(base.text_encoder)(base.text_encoder.config)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import play_page
 from support.chromium import SCREENSHOTS
 from support.corpus_files import tone, write_track
 
@@ -49,16 +50,6 @@ def wait(page: Any, condition: str) -> None:
     raise AssertionError(f"never came true: {condition}")
 
 
-def _reload_until(page: Any, text: str) -> None:
-    """Reload until the page shows a text; a new process of Chromium may not yet have what the old one has just stored."""
-    for _ in range(20):
-        page.reload()
-        if text in page.inner_text("main"):
-            return
-        page.wait_for_timeout(250)
-    raise AssertionError(f"not shown after reloading: {text}")
-
-
 def test_it_shows_texts_as_texts_and_filters_by_click_and_search(opened: Open, page_file: Path) -> None:
     page = opened(page_file)
     assert EVIL in page.inner_text("main") and page.evaluate("window.hacked") is None
@@ -90,7 +81,12 @@ def test_an_edited_caption_is_saved_as_a_table_that_prepare_reads(
     page.fill("#captions", 'a new "caption", with a comma\n=another')
     page.locator("#editor .main").click()
     assert 'a new "caption", with a comma' in page.inner_text("main")
-    _reload_until(page, 'a new "caption", with a comma')
+
+    def shown_again() -> bool:  # a new process of Chromium may not yet have what the old one has just stored
+        page.reload()
+        return 'a new "caption", with a comma' in page.inner_text("main")
+
+    play_page.wait(page, shown_again)
     with page.expect_download() as download:
         page.click("#save")
     path = tmp_path / "captions.csv"
