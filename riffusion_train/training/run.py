@@ -33,7 +33,14 @@ from riffusion_train.training.checks import (
     check_validation_split,
 )
 from riffusion_train.training.distribution import Distribution, broadcast, join_processes, make_distribution
-from riffusion_train.training.method import FullMethod, apply_method, continue_adapters, make_method, write_final
+from riffusion_train.training.method import (
+    FullMethod,
+    apply_method,
+    choose_attention,
+    continue_adapters,
+    make_method,
+    write_final,
+)
 from riffusion_train.training.mirror import fetch_together, leased_mirror, mirrored
 from riffusion_train.training.optimizer import make_ema, make_optimizer, make_schedule, parameter_groups
 from riffusion_train.training.previews import make_preview, preview_prompts
@@ -185,6 +192,7 @@ def build_job(
     if adapters is not None:
         continue_adapters(components, method, adapters)
     components.to(distribution.device)
+    choose_attention(components, config.mixed_precision, distribution.device)
     distribution.shard(components)
     order = noted_order(dataset, run.read_manifest() if run.manifest_file.is_file() else manifest)
     learning = _make_learning(config, distribution, method, components, dataset, order, run)

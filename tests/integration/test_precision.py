@@ -71,3 +71,17 @@ def test_autocast_leaves_no_product_in_fp32_and_everything_kept_is(
     kept = [*trainer.parameters, *moments, *losses, *job.learning.ema.shadow_params]
     assert len(moments) == 2 * len(trainer.parameters) and losses
     assert {value.dtype for value in kept} == {torch.float32}
+
+
+@pytest.mark.parametrize(("precision", "fused"), [("bf16", False), ("no", True)])
+def test_attention_is_fused_except_in_bf16_on_a_cpu(
+    dataset: Path, tmp_path: Path, precision: str, fused: bool
+) -> None:
+    config = train_config(dataset, tmp_path / "run", f"mixed_precision={precision}", "train_batch_size=2")
+    job = build_job(config, [], *start_run(config))
+    processors = {type(processor).__name__ for processor in job.components.unet.attn_processors.values()}
+    assert processors == {"AttnProcessor2_0" if fused else "AttnProcessor"}
+    batch = next(iter(job.learning.batches(0)))
+    with Products() as products, job.distribution.autocast():
+        job.learning.objective(batch).backward()
+    assert any(name.startswith(PRODUCTS[-1]) for name in products.dtypes) == fused
