@@ -388,12 +388,13 @@ def apply_method(config: TrainConfig, method: FullMethod, folder: DatasetFolder,
     return components
 
 
-_FEW_POSITIONS = 1024
-"""Of latents: up to so many, the matrices of attention take little memory beside the rest of a step."""
+_FEW_POSITIONS = (
+    1024  # of latents: up to so many, the matrices of attention take little memory beside the rest of a step
+)
 
 
 def choose_attention(components: Components, precision: MixedPrecision, device: torch.device) -> None:
-    """Compute the UNet's attention by matrix products where that is faster: on a CPU in bf16, on small latents.
+    """Compute attention by matrix products where that is faster: on a CPU in bf16, on small latents.
 
     The backward pass of torch's fused attention is slow there: without it, a step of `laptop` is 1.3 times as fast. The fused
     one keeps no matrix, which grows with the square of the number of positions, so large latents stay with it.
@@ -404,6 +405,7 @@ def choose_attention(components: Components, precision: MixedPrecision, device: 
     _, height, width = components.latent_shape(components.spectrogram)
     if precision is MixedPrecision.bf16 and device.type == "cpu" and height * width <= _FEW_POSITIONS:
         components.unet.set_attn_processor(AttnProcessor())
+        components.text_encoder.set_attn_implementation("eager")
 
 
 _REGIONS = ("ResnetBlock2D", "BasicTransformerBlock")

@@ -74,10 +74,9 @@ def test_autocast_leaves_no_product_in_fp32_and_everything_kept_is(
 
 
 @pytest.mark.parametrize(("precision", "fused"), [("bf16", False), ("no", True)])
-def test_attention_is_fused_except_in_bf16_on_a_cpu(
-    dataset: Path, tmp_path: Path, precision: str, fused: bool
-) -> None:
-    config = train_config(dataset, tmp_path / "run", f"mixed_precision={precision}", "train_batch_size=2")
+def test_attention_is_fused_except_in_bf16_on_a_cpu(dataset: Path, tmp_path: Path, precision: str, fused: bool) -> None:
+    words = [f"mixed_precision={precision}", "train_batch_size=2", "method.train_text_encoder=true"]
+    config = train_config(dataset, tmp_path / "run", *words)
     job = build_job(config, [], *start_run(config))
     processors = {type(processor).__name__ for processor in job.components.unet.attn_processors.values()}
     assert processors == {"AttnProcessor2_0" if fused else "AttnProcessor"}
