@@ -388,9 +388,7 @@ def apply_method(config: TrainConfig, method: FullMethod, folder: DatasetFolder,
     return components
 
 
-_FEW_POSITIONS = (
-    1024  # of latents: up to so many, the matrices of attention take little memory beside the rest of a step
-)
+_FEW_POSITIONS = 1024  # of latents, whose matrices of attention take little memory beside the rest of a step
 
 
 def choose_attention(components: Components, precision: MixedPrecision, device: torch.device) -> None:
